@@ -1,0 +1,1 @@
+"""Ray actors: agents, workflows, supervision."""

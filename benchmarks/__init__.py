@@ -1,0 +1,1 @@
+"""One harness for every comparison: ours and peers, interleaved in one run."""

@@ -1,0 +1,1 @@
+"""What we compare with, each as its own users would write it."""

@@ -1,0 +1,1 @@
+"""One module a theme, each with `run(options) -> ThemeResult`."""

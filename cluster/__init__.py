@@ -1,0 +1,1 @@
+"""Machines: the Ray head of this machine, its processes and their state."""

@@ -1,0 +1,90 @@
+"""What `ironcliw status` shows: the service's own report, and the settings with their origin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+
+from ironcliw.console import megabytes, write_line, write_table
+from ironcliw.errors import ClusterError, NotRunningError
+from ironcliw.settings import Settings, effective_settings, load_settings_with_origins
+
+
+def settings_rows() -> list[tuple[str, Any, str]]:
+    """(dotted name, value, origin) of every setting; secrets are masked."""
+    settings, origins = load_settings_with_origins()
+    values = effective_settings(settings)
+    return [(name, values[name], origins[name]) for name in sorted(values)]
+
+
+def fetch_status(settings: Settings) -> dict[str, Any]:
+    """The report of `GET /v1/status`.
+
+    Raises:
+        NotRunningError: nobody listens.
+        ClusterError: the service answers with an error.
+    """
+    headers = {}
+    if settings.client.api_key is not None:
+        headers["authorization"] = f"Bearer {settings.client.api_key.get_secret_value()}"
+    url = settings.base_url + "/v1/status"
+    try:
+        response = httpx.get(url, headers=headers, timeout=10.0)
+    except httpx.HTTPError as error:
+        raise NotRunningError(
+            f"the service at {settings.base_url} does not answer ({error}); its logs are in "
+            f"{settings.state_dir / 'logs'}; `ironcliw up` starts it again"
+        ) from error
+    if response.status_code != 200:
+        raise ClusterError(f"{url} answered {response.status_code}: {response.text}")
+    report: dict[str, Any] = response.json()
+    return report
+
+
+def write_status(report: dict[str, Any]) -> None:
+    """Draw a report as tables."""
+    if "base_url" in report:
+        write_line(f"API {report['base_url']}/v1   dashboard {report['dashboard_url']}")
+    for reason in report["degraded"]:
+        write_line(f"DEGRADED  {reason}")
+    if not report["degraded"]:
+        write_line("nothing is degraded")
+    write_line("")
+    write_table(
+        ("node", "address", "state", "cpus", "memory"),
+        [
+            (
+                node["name"] + (" (head)" if node["head"] else ""),
+                node["address"],
+                "alive" if node["alive"] else "dead",
+                node["cpus"],
+                megabytes(node["memory_bytes"]),
+            )
+            for node in report["nodes"]
+        ],
+    )
+    write_line("")
+    for variant in report["variants"]:
+        write_line(
+            f"models on {variant['name']}: {megabytes(variant.get('resident_bytes')) or '0 MB'} of "
+            f"{megabytes(variant.get('budget_bytes')) or 'unknown'} budget, process "
+            f"{megabytes(variant.get('process_bytes')) or 'unknown'}"
+        )
+    queues = report["queues"]
+    write_table(
+        ("model", "state", "device", "precision", "memory", "uses", "avg ms", "waiting tokens"),
+        [
+            (
+                row["id"],
+                row["state"] + (" (pinned)" if row["pinned"] else ""),
+                row["device"],
+                row["precision"],
+                megabytes(row["bytes"]),
+                row["uses"],
+                row["average_ms"],
+                queues.get(row["id"], {}).get("waiting_tokens", 0),
+            )
+            for row in report["models"]
+        ],
+    )

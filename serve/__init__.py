@@ -1,0 +1,1 @@
+"""The HTTP service: ingress, batcher, model cache, engines."""

@@ -1,0 +1,288 @@
+"""Embeddings from request to answer: check, tokenise, look up, batch, finish."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ironcliw.catalog import Catalog
+from ironcliw.errors import ContextLengthError, RequestError, RequestTooLargeError
+from ironcliw.schemas import EmbeddingRequest
+from ironcliw.settings import ServeSettings
+from serve.answers import embedding_body, shorten
+from serve.batcher import BatchLimits, Priority
+from serve.batching import BatchObserver, BatchQueue
+from serve.content_cache import ContentCache
+from serve.engines.protocol import Encoded, PackedTokens, Tokens, Vectors
+from serve.engines.registry import Prepared, load_preparer, require_embedding
+from serve.host import Computed
+from serve.variants import Variant
+
+# Tokenising this many characters takes about a millisecond, longer inputs leave the event loop.
+_INLINE_CHARACTERS = 4096
+_PRIORITIES = {
+    "critical": Priority.CRITICAL,
+    "high": Priority.HIGH,
+    "normal": Priority.NORMAL,
+    "low": Priority.LOW,
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Served:
+    """Who answered: the `x-ironcliw-*` headers.
+
+    Attributes:
+        model: Model id.
+        variant: Group of replicas.
+        node: Machine that computed the last batch.
+        degraded: Why the answer is less than was asked for; None when it is not.
+        cached: Every vector came from the content cache.
+    """
+
+    model: str
+    variant: str
+    node: str
+    degraded: str | None = None
+    cached: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EmbeddingResult:
+    """Vectors of one request.
+
+    Attributes:
+        vectors: float32 [B, D], in the order of the inputs.
+        tokens: Tokens over all inputs, special tokens included.
+        truncated: (index, dropped tokens) of each input that was cut.
+        served: Who answered.
+    """
+
+    vectors: Vectors
+    tokens: int
+    truncated: list[tuple[int, int]]
+    served: Served
+
+
+class EmbeddingService:
+    """Answers embedding requests through a variant.
+
+    Args:
+        catalog: The known models.
+        settings: Limits.
+        variant: Where batches are computed.
+        cache_dir: Where fetched models are kept.
+        observer: Told of every batch, by model.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        settings: ServeSettings,
+        variant: Variant,
+        cache_dir: Path,
+        observer: Callable[[str], BatchObserver] | None = None,
+    ) -> None:
+        self._catalog = catalog
+        self._settings = settings
+        self._variant = variant
+        self._cache_dir = cache_dir
+        self._observer = observer
+        self._cache = ContentCache(settings.embedding_cache_bytes)
+        self._prepared: dict[str, asyncio.Task[Prepared]] = {}
+        self._lanes: dict[str, _Lane] = {}
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="tokenise")
+
+    @property
+    def content_cache(self) -> ContentCache:
+        """Vectors kept by content."""
+        return self._cache
+
+    def lanes(self) -> dict[str, BatchQueue]:
+        """The queue of each model that was asked for."""
+        return {model: lane.queue for model, lane in self._lanes.items()}
+
+    async def answer(
+        self, request: EmbeddingRequest, deadline: float | None
+    ) -> tuple[bytes, EmbeddingResult]:
+        """JSON bytes of an `EmbeddingResponse`, and what it was made from."""
+        result = await self.embed(request, deadline)
+        body = embedding_body(
+            result.vectors, request.model, result.tokens, result.truncated, request.encoding_format
+        )
+        return body, result
+
+    async def embed(self, request: EmbeddingRequest, deadline: float | None) -> EmbeddingResult:
+        """Vectors of a request.
+
+        Args:
+            request: Already of the right form.
+            deadline: On the clock of `time.monotonic`, or None.
+
+        Raises:
+            IroncliwError: see the error tree.
+        """
+        card = self._catalog[request.model]
+        require_embedding(card)
+        if card.dimensions:
+            _check_dimensions(request, card.dimensions)
+        inputs = self._inputs(request)
+        prepared = await self._prepare(card.id)
+        encoded = await self._encode(prepared, request, inputs)
+        self._check_tokens(request, encoded)
+        vectors, served = await self._vectors(
+            card.id, [item.tokens for item in encoded], _PRIORITIES[request.priority], deadline
+        )
+        _check_dimensions(request, vectors.shape[1])
+        return EmbeddingResult(
+            shorten(vectors, request.dimensions),
+            sum(len(item.tokens) for item in encoded),
+            [(i, item.truncated) for i, item in enumerate(encoded) if item.truncated],
+            served,
+        )
+
+    async def close(self) -> None:
+        """Fail what waits and stop."""
+        for lane in self._lanes.values():
+            await lane.queue.close()
+        self._threads.shutdown(wait=False)
+
+    def _inputs(self, request: EmbeddingRequest) -> Any:
+        given = request.input
+        items: Any = given
+        if isinstance(given, str) or (given and isinstance(given[0], int)):
+            items = [given]
+        if not items:
+            raise RequestError("input is an empty list; give at least one text", param="input")
+        if len(items) > self._settings.max_batch_items:
+            raise RequestTooLargeError(
+                f"input has {len(items)} items; at most {self._settings.max_batch_items} are "
+                "allowed in one request",
+                param="input",
+            )
+        for index, item in enumerate(items):
+            if len(item) == 0:
+                raise RequestError(f"input[{index}] is empty", param="input")
+        return items
+
+    async def _prepare(self, model_id: str) -> Prepared:
+        task = self._prepared.get(model_id)
+        if task is None or (task.done() and (task.cancelled() or task.exception())):
+            card = self._catalog[model_id]
+            task = asyncio.create_task(asyncio.to_thread(load_preparer, card, self._cache_dir))
+            self._prepared[model_id] = task
+        # shielded: one client that leaves must not cancel it for the others
+        return await asyncio.shield(task)
+
+    async def _encode(
+        self, prepared: Prepared, request: EmbeddingRequest, inputs: Any
+    ) -> list[Encoded]:
+        prompt = _prompt(prepared, request)
+        if isinstance(inputs[0], str):
+            texts: list[str] = inputs
+            if sum(map(len, texts)) <= _INLINE_CHARACTERS:
+                return prepared.encoder.encode(texts, prompt)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._threads, prepared.encoder.encode, texts, prompt)
+        return [prepared.encoder.check(tokens) for tokens in inputs]
+
+    def _check_tokens(self, request: EmbeddingRequest, encoded: Sequence[Encoded]) -> None:
+        if not request.truncate:
+            for index, item in enumerate(encoded):
+                if item.truncated:
+                    given = len(item.tokens) + item.truncated
+                    raise ContextLengthError(
+                        f"input[{index}] has {given} tokens; {request.model} reads "
+                        f"{len(item.tokens)} at most, and truncate is false",
+                        param="input",
+                    )
+        total = sum(len(item.tokens) for item in encoded)
+        if total > self._settings.max_request_tokens:
+            raise RequestTooLargeError(
+                f"input has {total} tokens over all items; at most "
+                f"{self._settings.max_request_tokens} are allowed in one request",
+                param="input",
+            )
+
+    async def _vectors(
+        self, model_id: str, sequences: list[Tokens], priority: Priority, deadline: float | None
+    ) -> tuple[Vectors, Served]:
+        rows = [self._cache.get(model_id, tokens) for tokens in sequences]
+        missing = [index for index, row in enumerate(rows) if row is None]
+        lane = self._lane(model_id)
+        if missing:
+            computed = await lane.queue.submit(
+                [sequences[index] for index in missing], priority=priority, deadline=deadline
+            )
+            for index, row in zip(missing, computed, strict=True):
+                rows[index] = row
+                self._cache.put(model_id, sequences[index], row)
+        vectors = np.stack([row for row in rows if row is not None])
+        return vectors, Served(
+            model_id, self._variant.name, lane.node, cached=not missing and bool(rows)
+        )
+
+    def _lane(self, model_id: str) -> _Lane:
+        lane = self._lanes.get(model_id)
+        if lane is None:
+            observer = self._observer(model_id) if self._observer else None
+            lane = self._lanes[model_id] = _Lane(model_id, self._variant, self._settings, observer)
+        return lane
+
+
+class _Lane:
+    """The queue of one model, and who computed its last batch."""
+
+    def __init__(
+        self,
+        model_id: str,
+        variant: Variant,
+        settings: ServeSettings,
+        observer: BatchObserver | None,
+    ) -> None:
+        self.node = ""
+        self._model_id = model_id
+        self._variant = variant
+        self._timeout = settings.request_timeout_seconds
+        limits = BatchLimits(
+            max_batch_tokens=settings.batch_tokens,
+            max_batch_items=settings.batch_items,
+            max_queue_tokens=settings.max_queue_tokens,
+            max_queue_seconds=settings.max_queue_seconds,
+        )
+        self.queue = BatchQueue(limits, self._run, observer=observer)
+
+    async def _run(self, sequences: list[Tokens]) -> Vectors:
+        batch = PackedTokens.pack(sequences)
+        computed: Computed = await self._variant.embed(
+            self._model_id, batch, time.monotonic() + self._timeout
+        )
+        self.node = computed.node
+        return computed.vectors
+
+
+def _check_dimensions(request: EmbeddingRequest, most: int) -> None:
+    if request.dimensions is not None and request.dimensions > most:
+        raise RequestError(
+            f"dimensions is {request.dimensions}; {request.model} has {most}", param="dimensions"
+        )
+
+
+def _prompt(prepared: Prepared, request: EmbeddingRequest) -> str:
+    if request.prompt_name is None:
+        return prepared.default_prompt
+    try:
+        return prepared.prompts[request.prompt_name]
+    except KeyError:
+        known = ", ".join(sorted(prepared.prompts)) or "none"
+        raise RequestError(
+            f"prompt_name is {request.prompt_name!r}; {request.model} has these prompts: {known}",
+            param="prompt_name",
+        ) from None

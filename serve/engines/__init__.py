@@ -1,0 +1,1 @@
+"""Model engines and what they read."""

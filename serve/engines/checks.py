@@ -1,0 +1,53 @@
+"""What every engine asks of a batch before a device sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ironcliw.errors import ContextLengthError, RequestError
+from serve.engines.protocol import PackedTokens
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """Of one model.
+
+    Attributes:
+        vocabulary: Token ids go from 0 to one less.
+        window: The most tokens of a text.
+    """
+
+    vocabulary: int
+    window: int
+
+    def check(self, batch: PackedTokens) -> None:
+        """Refuse a batch that would read outside the weights.
+
+        Raises:
+            RequestError: a token id is outside the vocabulary, or the lengths contradict the tokens.
+            ContextLengthError: a text is longer than the window.
+        """
+        tokens, lengths = batch.tokens, batch.lengths
+        if len(lengths) == 0 or lengths.min() < 1 or int(lengths.sum()) != len(tokens):
+            raise RequestError(
+                f"{len(lengths)} lengths ({str(lengths):.60}) do not describe {len(tokens)} tokens; "
+                "each must be positive and their sum the number of tokens"
+            )
+        if lengths.max() > self.window:
+            text = int(lengths.argmax())
+            raise ContextLengthError(
+                f"text {text} has {lengths[text]} tokens, this model reads {self.window}; shorten it",
+                param="input",
+            )
+        # seen as unsigned, a negative id is a huge one: one pass finds both
+        if tokens.view(np.uint32).max() >= self.vocabulary:
+            index = int(np.flatnonzero((tokens < 0) | (tokens >= self.vocabulary))[0])
+            text = int(np.searchsorted(np.cumsum(lengths), index, side="right"))
+            place = index - int(lengths[:text].sum())
+            raise RequestError(
+                f"token {place} of text {text} is {tokens[index]}; this model's ids go from 0 to "
+                f"{self.vocabulary - 1}",
+                param="input",
+            )

@@ -1,0 +1,105 @@
+"""Weights from safetensors files to the device, one tensor at a time, never two whole copies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from ironcliw.errors import ModelLoadError
+from serve.engines.safetensors_files import StoredTensor
+
+_RENAMED = {".weight": ".gamma", ".bias": ".beta"}
+"""Layer norms of checkpoints that once came from TensorFlow."""
+
+
+class Weights:
+    """Open weight files; a context manager, since the files stay mapped until it ends.
+
+    Args:
+        tensors: What the files hold, as read by `stored_tensors`.
+        anchor: A tensor that must exist; what stands before it in its name is the prefix of all.
+        dtype: The element type to convert to.
+        device: Where to put what is taken.
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, StoredTensor],
+        anchor: str,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self._tensors = tensors
+        self._dtype = dtype
+        self._device = device
+        self._stack = ExitStack()
+        self._files: dict[str, Any] = {}
+        found = [name for name in tensors if name == anchor or name.endswith("." + anchor)]
+        if len(found) != 1:
+            raise ModelLoadError(
+                f"{self._where()} has {len(found)} tensors named {anchor!r} and should have one; its "
+                "config.json is of another architecture"
+            )
+        self._prefix = found[0].removesuffix(anchor)
+
+    def __enter__(self) -> Weights:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._files.clear()
+        self._stack.close()
+
+    def take(self, name: str, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """A tensor that owns its memory, converted and moved.
+
+        Args:
+            name: Below the prefix.
+            shape: What it must be; -1 where any size will do.
+            dtype: Instead of the usual one.
+        """
+        stored_name, stored = self._find(name)
+        if len(stored.shape) != len(shape) or any(
+            want not in (-1, have) for want, have in zip(shape, stored.shape, strict=True)
+        ):
+            raise ModelLoadError(
+                f"{stored.file}: tensor {stored_name!r} has shape {list(stored.shape)} and "
+                f"config.json asks for {list(shape)}; the two are of different models"
+            )
+        try:
+            tensor: torch.Tensor = self._open(stored).get_tensor(stored_name)
+        except (SafetensorError, OSError) as error:
+            raise ModelLoadError(f"{stored.file} cannot be read ({error})") from error
+        # copy=True: the file's mapping must not outlive this object
+        return tensor.to(self._device, dtype or self._dtype, copy=True)
+
+    def _find(self, name: str) -> tuple[str, StoredTensor]:
+        full = self._prefix + name
+        for ending, old in _RENAMED.items():
+            if full not in self._tensors and full.endswith(ending):
+                full = full.removesuffix(ending) + old
+        stored = self._tensors.get(full) or self._tensors.get(self._prefix + name)
+        if stored is None:
+            raise ModelLoadError(
+                f"{self._where()} lacks the tensor {self._prefix + name!r} that its config.json "
+                "calls for; download the model again"
+            )
+        return full, stored
+
+    def _open(self, stored: StoredTensor) -> Any:
+        key = str(stored.file)
+        if key not in self._files:
+            self._files[key] = self._stack.enter_context(safe_open(key, framework="pt"))
+        return self._files[key]
+
+    def _where(self) -> str:
+        return str(next(iter(self._tensors.values())).file) if self._tensors else "the model"

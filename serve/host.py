@@ -1,0 +1,152 @@
+"""The models of one process: loaded on demand within a memory budget, computed one at a time.
+
+Used by an engine replica of the cluster and, in process, by `TransformerManager`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from ironcliw.catalog import Catalog
+from ironcliw.settings import ServeSettings
+from serve.cache import ModelCache
+from serve.engines.protocol import EmbeddingEngine, PackedTokens, Vectors
+from serve.engines.registry import estimate_bytes, load_engine, require_embedding
+from serve.residency import ModelResidency
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Computed:
+    """The vectors of one batch and who computed them.
+
+    Attributes:
+        vectors: float32 [B, D].
+        seconds: Time that the device took.
+        node: Name of the machine.
+        device: Device of the engine.
+        precision: Precision of the engine.
+    """
+
+    vectors: Vectors
+    seconds: float
+    node: str
+    device: str
+    precision: str
+
+
+class ModelHost:
+    """Loads, holds and runs models.
+
+    Args:
+        catalog: What may be loaded.
+        settings: Budget, device and precision.
+        cache_dir: Where fetched models are kept.
+        node: Name of this machine, for answers.
+    """
+
+    def __init__(
+        self, catalog: Catalog, settings: ServeSettings, cache_dir: Path, node: str
+    ) -> None:
+        self._catalog = catalog
+        self._settings = settings
+        self._cache_dir = cache_dir
+        self._node = node
+        self.budget_bytes = memory_budget(settings)
+        cache = ModelCache(self.budget_bytes, ttl_seconds=settings.model_ttl_seconds)
+        self.residency: ModelResidency[EmbeddingEngine] = ModelResidency(
+            cache, self._load, self._estimate
+        )
+        # one batch at a time: engines use every core, two at once would only slow each other
+        self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
+        self._estimates: dict[str, int] = {}
+
+    async def embed(self, model_id: str, batch: PackedTokens) -> Computed:
+        """Vectors of a batch; loads the model first where it must.
+
+        Raises:
+            ModelNotFoundError, RequestError, ModelLoadError, MemoryBudgetError
+        """
+        require_embedding(self._catalog[model_id])
+        async with self.residency.use(model_id) as engine:
+            loop = asyncio.get_running_loop()
+            started = time.perf_counter()
+            vectors = await loop.run_in_executor(self._compute, engine.embed, batch)
+            seconds = time.perf_counter() - started
+            self.residency.record(model_id, seconds * 1000, len(batch.lengths))
+            return Computed(vectors, seconds, self._node, engine.device, engine.precision)
+
+    async def load(self, model_id: str, *, pin: bool = False, ttl: float | None = None) -> None:
+        """Load a model and keep it until it is evicted or unloaded."""
+        require_embedding(self._catalog[model_id])
+        await self.residency.load(model_id, pin=pin, ttl=ttl)
+
+    async def unload(self, model_id: str, *, force: bool = False) -> None:
+        """Free a model; waits until requests that use it are done."""
+        self._catalog[model_id]
+        await self.residency.unload(model_id, force=force)
+
+    async def probe(self, model_id: str) -> float:
+        """A real forward pass of the shortest input; returns its milliseconds."""
+        tokens = PackedTokens.pack([_probe_tokens()])
+        return (await self.embed(model_id, tokens)).seconds * 1000
+
+    async def events(self, model_id: str) -> AsyncIterator[dict[str, Any]]:
+        """State changes of a model, each as `{model, state, fraction, error}`, without end."""
+        with self.residency.events() as events:
+            async for event in events:
+                if event.model == model_id:
+                    yield dataclasses.asdict(event)
+
+    def stats(self) -> dict[str, Any]:
+        """Budget, bytes held, and a row a model."""
+        models = [dataclasses.asdict(row) for row in self.residency.stats()]
+        return {
+            "node": self._node,
+            "budget_bytes": self.budget_bytes,
+            "resident_bytes": sum(row["bytes"] for row in models),
+            "process_bytes": psutil.Process().memory_info().rss,
+            "models": models,
+        }
+
+    async def close(self) -> None:
+        """Free every model."""
+        await self.residency.close()
+        self._compute.shutdown(wait=True)
+
+    def _load(self, model_id: str) -> EmbeddingEngine:
+        started = time.perf_counter()
+        engine = load_engine(self._catalog[model_id], self._settings, self._cache_dir)
+        seconds = time.perf_counter() - started
+        logger.info("loaded %s in %.2f s on %s", model_id, seconds, engine.device)
+        return engine
+
+    def _estimate(self, model_id: str) -> int:
+        # asked at every use, so a model's files are looked at once
+        if model_id not in self._estimates:
+            self._estimates[model_id] = estimate_bytes(self._catalog[model_id], self._cache_dir)
+        return self._estimates[model_id]
+
+
+def memory_budget(settings: ServeSettings) -> int:
+    """Bytes that loaded models may hold on this machine."""
+    if settings.memory_bytes is not None:
+        return settings.memory_bytes
+    return int(psutil.virtual_memory().total * settings.memory_fraction)
+
+
+def _probe_tokens() -> Any:
+    import numpy as np
+
+    # id 0 exists in every vocabulary
+    return np.zeros(2, dtype=np.int32)

@@ -1,0 +1,125 @@
+"""The ingress replica: it listens on the public port itself.
+
+Why not Serve's own direct ingress (`RAY_SERVE_ENABLE_DIRECT_INGRESS`), which also lets a replica
+listen? Read in Ray 2.60's `serve/_private/replica.py` and `http_util.py`: its socket is bound
+without SO_REUSEADDR and a busy port is blocked for good, so that an ingress that died with open
+connections could not come back on its port for a minute; a proxy process of 130 MB is started
+beside it; its 404, 408, 499 and 503 are plain text, sent around the application; and it reads a
+whole body before the application can refuse it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from typing import Any
+
+import httpx
+import ray
+import uvicorn
+from ray.serve.handle import DeploymentHandle
+
+from ironcliw import logs
+from ironcliw.errors import UnavailableError
+from ironcliw.settings import Settings
+from serve.gateway import Gateway
+from serve.routes import create_app
+from serve.service import Service
+from serve.variants import ServeVariant
+
+logger = logging.getLogger(__name__)
+
+_BACKLOG = 2048
+_DRAIN_SECONDS = 3.0
+
+
+class Ingress:
+    """One replica on the head: HTTP in front, handles to engine replicas behind.
+
+    Args:
+        settings: As given to `up`; replicas do not read the environment.
+        local: Handle of the engine deployment on the head.
+    """
+
+    async def __init__(self, settings: Settings, local: DeploymentHandle[Any]) -> None:  # type: ignore[misc]
+        logs.configure(settings.log)
+        self._metrics_client = httpx.AsyncClient(timeout=5.0)
+        self._metrics_url = f"http://127.0.0.1:{settings.cluster.metrics_port}/metrics"
+        service = Service(settings, ServeVariant("local", local), _nodes, self._relay)
+        self._service = service
+        self._gateway = Gateway(create_app(service), settings.serve, service.metrics.on_request)
+        config = uvicorn.Config(
+            self._gateway,
+            http="httptools",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_keep_alive=75,
+        )
+        self._server = uvicorn.Server(config)
+        self._listener = open_listener(settings.serve.host, settings.serve.port)
+        self._tasks = [
+            asyncio.create_task(self._server._serve(sockets=[self._listener])),
+            asyncio.create_task(service.run()),
+        ]
+
+    async def check_health(self) -> None:
+        """Called by Serve: raises when the listener or the housekeeping has ended."""
+        for task in self._tasks:
+            if task.done():
+                raise RuntimeError(f"the ingress has stopped: {task!r}")
+
+    async def __del__(self) -> None:
+        self._listener.close()
+        await self._gateway.drain(_DRAIN_SECONDS)
+        self._server.should_exit = True
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._tasks[0], _DRAIN_SECONDS)
+        self._tasks[1].cancel()
+        await self._metrics_client.aclose()
+        await self._service.close()
+
+    async def _relay(self) -> bytes:
+        try:
+            response = await self._metrics_client.get(self._metrics_url)
+            response.raise_for_status()
+        except httpx.HTTPError as error:
+            raise UnavailableError(f"Ray's metrics agent does not answer: {error}") from error
+        return response.content
+
+
+def open_listener(host: str, port: int) -> socket.socket:
+    """A listening socket that a successor can open again at once.
+
+    SO_REUSEPORT lets a new ingress start before the old one has drained; `ironcliw up` has made
+    sure that the port was free.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind((host, port))
+    listener.listen(_BACKLOG)
+    listener.setblocking(False)
+    return listener
+
+
+def _nodes() -> list[dict[str, Any]]:
+    rows = []
+    for node in ray.nodes():  # type: ignore[no-untyped-call]
+        resources = node.get("Resources", {})
+        rows.append(
+            {
+                "id": node["NodeID"],
+                "name": node.get("NodeManagerHostname", ""),
+                "address": node.get("NodeManagerAddress", ""),
+                "alive": node["Alive"],
+                "cpus": resources.get("CPU", 0),
+                "memory_bytes": int(resources.get("memory", 0)),
+                "head": "node:__internal_head__" in resources,
+            }
+        )
+    return rows

@@ -1,0 +1,88 @@
+"""What the service exports through Ray's metrics agent; `/metrics` relays the agent's page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ray.util.metrics import Counter, Gauge, Histogram
+
+_SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60]
+_TOKENS = [16.0, 64, 256, 512, 1024, 2048, 4096, 8192]
+
+
+class IngressMetrics:
+    """Counters and histograms of the ingress."""
+
+    def __init__(self) -> None:
+        self._requests = Counter(
+            "ironcliw_http_requests_total", "Requests answered.", ("method", "route", "status")
+        )
+        self._latency = Histogram(
+            "ironcliw_http_request_seconds", "Time to the whole answer.", _SECONDS, ("route",)
+        )
+        self._tokens = Counter("ironcliw_embedding_tokens_total", "Tokens computed.", ("model",))
+        self._items = Counter("ironcliw_embedding_texts_total", "Texts computed.", ("model",))
+        self._batch = Histogram("ironcliw_batch_tokens", "Tokens in a batch.", _TOKENS, ("model",))
+        self._queue = Histogram(
+            "ironcliw_queue_seconds", "Wait before the first batch.", _SECONDS, ("model",)
+        )
+        self._compute = Histogram(
+            "ironcliw_batch_seconds", "From sending a batch to its answer.", _SECONDS, ("model",)
+        )
+        self._waiting = Gauge("ironcliw_queue_tokens", "Tokens waiting.", ("model",))
+        self._cache_hits = Gauge("ironcliw_content_cache_hits", "Vectors found by content.")
+        self._resident = Gauge(
+            "ironcliw_model_resident_bytes", "Bytes of a loaded model.", ("model", "device")
+        )
+        self._loaded = Gauge("ironcliw_model_loaded", "1 while a model is loaded.", ("model",))
+        self._uses = Gauge("ironcliw_model_uses", "Times a model was used.", ("model",))
+        self._average = Gauge("ironcliw_model_average_ms", "Mean time of a batch.", ("model",))
+
+    def on_request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count one request."""
+        self._requests.inc(1, {"method": method, "route": route, "status": str(status)})
+        self._latency.observe(seconds, {"route": route})
+
+    def for_model(self, model: str) -> ModelObserver:
+        """The observer of one model's batches."""
+        return ModelObserver(self, model)
+
+    def on_batch(
+        self, model: str, tokens: int, items: int, waits: Sequence[float], seconds: float
+    ) -> None:
+        """Count one batch."""
+        tags = {"model": model}
+        self._tokens.inc(tokens, tags)
+        self._items.inc(items, tags)
+        self._batch.observe(tokens, tags)
+        self._compute.observe(seconds, tags)
+        for wait in waits:
+            self._queue.observe(wait, tags)
+
+    def on_stats(self, waiting: dict[str, int], hits: int, models: list[dict[str, Any]]) -> None:
+        """Set the gauges; called every few seconds."""
+        for model, tokens in waiting.items():
+            self._waiting.set(tokens, {"model": model})
+        self._cache_hits.set(hits)
+        for row in models:
+            tags = {"model": row["id"]}
+            self._resident.set(row["bytes"], {**tags, "device": row["device"] or "none"})
+            self._loaded.set(float(row["state"] in {"ready", "in_use"}), tags)
+            self._uses.set(row["uses"], tags)
+            if row["average_ms"] is not None:
+                self._average.set(row["average_ms"], tags)
+
+
+class ModelObserver:
+    """A `BatchObserver` for one model."""
+
+    def __init__(self, metrics: IngressMetrics, model: str) -> None:
+        self._metrics = metrics
+        self._model = model
+
+    def on_batch(
+        self, tokens: int, items: int, queue_seconds: Sequence[float], seconds: float
+    ) -> None:
+        """Count one batch."""
+        self._metrics.on_batch(self._model, tokens, items, queue_seconds, seconds)

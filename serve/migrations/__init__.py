@@ -1,0 +1,1 @@
+"""The revisions of the tables that `serve` owns (the Alembic branch `serve`)."""

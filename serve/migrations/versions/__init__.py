@@ -1,0 +1,1 @@
+"""One file a revision, named after it: `serve_NNNN_what`."""

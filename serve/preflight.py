@@ -1,0 +1,39 @@
+"""What must hold before a head starts; light enough to run in the command line's process."""
+
+from __future__ import annotations
+
+from ironcliw.catalog import Catalog
+from ironcliw.errors import SettingsError
+from ironcliw.settings import Settings
+from ironcliw.store import Store
+from serve.keys import ApiKeys
+
+
+def check(settings: Settings) -> None:
+    """Migrate the store, and refuse an unsafe bind or a pinned model that nobody knows.
+
+    Raises:
+        SettingsError: with what to change.
+    """
+    catalog = Catalog(settings.models)
+    unknown = [name for name in settings.serve.pinned_models if name not in catalog]
+    if unknown:
+        raise SettingsError(
+            f"setting serve.pinned_models names {', '.join(unknown)}; known models: "
+            f"{', '.join(sorted(catalog, key=str.lower))}"
+        )
+    store = Store(settings.store_url)
+    store.migrate()
+    keys = [key for key in ApiKeys(store).list() if key.revoked_at is None]
+    store.close()
+    if not keys and not settings.is_loopback:
+        raise SettingsError(
+            f"setting serve.host is {settings.serve.host!r}, which other machines can reach, and "
+            "there is no API key: run `ironcliw keys create NAME --scope infer` first, or listen "
+            "on 127.0.0.1"
+        )
+    if not keys and settings.serve.auth == "required":
+        raise SettingsError(
+            "setting serve.auth is 'required' and there is no API key: run `ironcliw keys create "
+            "NAME --scope infer` first"
+        )

@@ -1,0 +1,56 @@
+"""The engine replica: a Serve deployment around `ModelHost`."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from ironcliw import logs
+from ironcliw.catalog import Catalog
+from ironcliw.settings import Settings
+from serve.engines.protocol import PackedTokens
+from serve.host import Computed, ModelHost
+
+
+class EngineReplica:
+    """Holds models and computes batches. All its methods are idempotent.
+
+    Args:
+        settings: As given to `up`; replicas do not read the environment.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        logs.configure(settings.log)
+        self._host = ModelHost(
+            Catalog(settings.models),
+            settings.serve,
+            Path(settings.state_dir) / "models",
+            socket.gethostname(),
+        )
+
+    async def embed(self, model_id: str, batch: PackedTokens) -> Computed:
+        """Vectors of a batch."""
+        return await self._host.embed(model_id, batch)
+
+    async def load(self, model_id: str, pin: bool, ttl: float | None) -> None:
+        """Load a model."""
+        await self._host.load(model_id, pin=pin, ttl=ttl)
+
+    async def unload(self, model_id: str, force: bool) -> None:
+        """Free a model."""
+        await self._host.unload(model_id, force=force)
+
+    async def probe(self, model_id: str) -> float:
+        """A real forward pass; returns its milliseconds."""
+        return await self._host.probe(model_id)
+
+    async def stats(self) -> dict[str, Any]:
+        """Budget, bytes and models."""
+        return self._host.stats()
+
+    async def events(self, model_id: str) -> AsyncIterator[dict[str, Any]]:
+        """State changes of a model, without end."""
+        async for event in self._host.events(model_id):
+            yield event

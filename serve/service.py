@@ -1,0 +1,233 @@
+"""What the routes work on: the parts of one ingress, put together.
+
+`Service` knows nothing of Ray Serve, so that a test can run it around a `LocalVariant`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from ironcliw.catalog import Catalog, ModelCard
+from ironcliw.errors import IroncliwError, StoreError, UnavailableError
+from ironcliw.settings import Settings
+from ironcliw.store import Store
+from serve.access import Gatekeeper
+from serve.embeddings import EmbeddingService
+from serve.keyring import KeyRing
+from serve.keys import ApiKeys
+from serve.metrics import IngressMetrics
+from serve.variants import Variant
+
+logger = logging.getLogger(__name__)
+
+_STATS_SECONDS = 10.0
+_FLUSH_SECONDS = 60.0
+_FRESH_SECONDS = 0.5
+_KEYS_SECONDS = 2.0
+
+NodeFacts = Callable[[], list[dict[str, Any]]]
+
+
+class Service:
+    """The state behind the routes.
+
+    Args:
+        settings: As given to `up`.
+        variant: Where models run.
+        nodes: Facts about the cluster's nodes; blocking.
+        relay: Body of the metrics agent's page.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        variant: Variant,
+        nodes: NodeFacts = list,
+        relay: Callable[[], Awaitable[bytes]] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.catalog = Catalog(settings.models)
+        self.variant = variant
+        self.relay = relay
+        self.started = int(time.time())
+        self.metrics = IngressMetrics()
+        self.embeddings = EmbeddingService(
+            self.catalog,
+            settings.serve,
+            variant,
+            Path(settings.state_dir) / "models",
+            self.metrics.for_model,
+        )
+        self._store = Store(settings.store_url)
+        self._store.migrate()
+        # refreshed by `run`, a little more often than it would by itself
+        self.keys = KeyRing(ApiKeys(self._store), refresh_seconds=_KEYS_SECONDS * 1.5)
+        self.keys.refresh()
+        self.gatekeeper = Gatekeeper(settings.serve, self.keys)
+        self._nodes = nodes
+        self._stats: dict[str, Any] = {"models": []}
+        self._stats_at = 0.0
+        self._ready: dict[str, float] = {}
+
+    async def run(self) -> None:
+        """Keep keys and gauges fresh, until cancelled."""
+        exported = flushed = 0.0
+        while True:
+            now = time.monotonic()
+            try:
+                await asyncio.to_thread(self.keys.refresh)
+                if now - flushed >= _FLUSH_SECONDS:
+                    flushed = now
+                    await asyncio.to_thread(self.keys.flush)
+            except (UnavailableError, StoreError) as error:
+                logger.warning("API keys: %s", error)
+            if now - exported >= _STATS_SECONDS:
+                exported = now
+                await self._export()
+            await asyncio.sleep(_KEYS_SECONDS)
+
+    async def stats(self) -> dict[str, Any]:
+        """What the replicas report, at most half a second old.
+
+        Raises:
+            UnavailableError: no replica answers.
+        """
+        if time.monotonic() - self._stats_at > _FRESH_SECONDS:
+            self._stats = await self.variant.stats()
+            self._stats_at = time.monotonic()
+        return self._stats
+
+    async def models(self) -> list[dict[str, Any]]:
+        """A row a model of the catalogue: `ironcliw.schemas.Model`."""
+        try:
+            rows = {row["id"]: row for row in (await self.stats())["models"]}
+        except UnavailableError as error:
+            logger.warning("models are listed without their state: %s", error)
+            rows = {}
+        return [self._row(card, rows.get(card.id, {})) for card in self.catalog.values()]
+
+    async def ready(self) -> dict[str, float]:
+        """Milliseconds of a real forward pass of each pinned model, in the replicas.
+
+        Raises:
+            IroncliwError: one of them cannot answer.
+        """
+        for model in self.settings.serve.pinned_models:
+            if self.catalog[model].task in {"embedding", "encoder"}:
+                self._ready[model] = await self.variant.probe(model)
+        return self._ready
+
+    async def load(self, model_id: str, pin: bool, ttl: float | None) -> None:
+        """Load a model."""
+        self.embeddings.content_cache.forget(model_id)
+        await self.variant.load(model_id, pin, ttl)
+        self._stats_at = 0.0
+
+    async def unload(self, model_id: str, force: bool) -> None:
+        """Free a model, and forget its answers: it may come back with other weights."""
+        await self.variant.unload(model_id, force)
+        self.embeddings.content_cache.forget(model_id)
+        self._stats_at = 0.0
+
+    async def load_events(
+        self, model_id: str, pin: bool, ttl: float | None
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Load a model; yields its state changes and, last, `ready` or an error body."""
+        loading = asyncio.ensure_future(self.load(model_id, pin, ttl))
+        events = self.variant.events(model_id)
+        following = asyncio.ensure_future(anext(events))
+        try:
+            while not loading.done():
+                await asyncio.wait({loading, following}, return_when=asyncio.FIRST_COMPLETED)
+                if following.done() and not loading.done():
+                    yield following.result()
+                    following = asyncio.ensure_future(anext(events))
+            loading.result()
+            yield {"model": model_id, "state": "ready", "fraction": 1.0, "error": None}
+        except IroncliwError as error:
+            yield error.body()
+        finally:
+            following.cancel()
+
+    async def status(self) -> dict[str, Any]:
+        """Nodes, models, memory, queues, and what is degraded and why."""
+        degraded = [] if self.keys.degraded is None else [f"API keys: {self.keys.degraded}"]
+        try:
+            stats = await self.stats()
+        except UnavailableError as error:
+            stats = {"models": []}
+            degraded.append(f"variant {self.variant.name}: {error}")
+        degraded += [
+            f"model {row['id']}: {row['error']}" for row in stats["models"] if row["error"]
+        ]
+        queues = {
+            model: {
+                "waiting_items": queue.stats().waiting_items,
+                "waiting_tokens": queue.stats().waiting_tokens,
+                "batches_in_flight": queue.stats().in_flight,
+                "estimated_wait_seconds": queue.stats().estimated_wait_seconds,
+            }
+            for model, queue in self.embeddings.lanes().items()
+        }
+        cache = self.embeddings.content_cache
+        return {
+            "nodes": await asyncio.to_thread(self._nodes),
+            "variants": [self._variant_row(stats)],
+            "models": stats["models"],
+            "queues": queues,
+            "content_cache": {
+                "bytes": cache.bytes,
+                "hits": cache.hits,
+                "misses": cache.misses,
+            },
+            "uptime_seconds": int(time.time()) - self.started,
+            "degraded": degraded,
+        }
+
+    async def close(self) -> None:
+        """Stop."""
+        await self.embeddings.close()
+        self._store.close()
+
+    async def _export(self) -> None:
+        waiting = {
+            model: queue.stats().waiting_tokens for model, queue in self.embeddings.lanes().items()
+        }
+        try:
+            models = (await self.stats())["models"]
+        except IroncliwError as error:
+            logger.warning("no statistics: %s", error)
+            return
+        self.metrics.on_stats(waiting, self.embeddings.content_cache.hits, models)
+
+    def _variant_row(self, stats: dict[str, Any]) -> dict[str, Any]:
+        figures = {name: value for name, value in stats.items() if name != "models"}
+        return {"name": self.variant.name, **figures}
+
+    def _row(self, card: ModelCard, row: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "id": card.id,
+            "object": "model",
+            "created": self.started,
+            "owned_by": card.owner,
+            "task": card.task,
+            "bytes": card.bytes,
+            "dimensions": card.dimensions,
+            "context": card.context,
+            "licence": card.licence,
+            "available": card.source is not None,
+            "state": row.get("state", "absent"),
+            "device": row.get("device"),
+            "precision": row.get("precision"),
+            "resident_bytes": row.get("bytes", 0),
+            "pinned": row.get("pinned", False),
+            "loads": row.get("loads", 0),
+            "uses": row.get("uses", 0),
+            "average_ms": row.get("average_ms"),
+            "error": row.get("error"),
+        }
