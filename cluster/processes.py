@@ -10,8 +10,6 @@ import contextlib
 import logging
 import os
 import socket
-import time
-from collections.abc import Iterable
 
 import psutil
 
@@ -19,8 +17,7 @@ from cluster.ray_environment import SESSION_VARIABLE
 
 logger = logging.getLogger(__name__)
 
-# Ended first, so that nothing restarts what is ended after it.
-_LEADERS = ("raylet", "gcs_server")
+_KILL_SECONDS = 2.0
 
 
 def tagged_processes(session: str | None) -> list[psutil.Process]:
@@ -65,28 +62,24 @@ def _posix_session(pid: int) -> int | None:
         return None
 
 
-def end_processes(session: str, *, grace_seconds: float = 2.0) -> int:
+def end_processes(session: str, *, grace_seconds: float = 1.5) -> int:
     """End every process of a session; returns how many there were.
 
-    Leaders get SIGTERM first (the raylet then stops its workers), the rest after them, and
-    whatever is left once the grace is over is killed.
+    All get SIGTERM at once, the raylet and the GCS too, so that nothing starts what has just ended
+    anew; whatever is left when the grace is over is killed, and what it had started meanwhile.
     """
     processes = tagged_processes(session)
-    total = len(processes)
-    leaders = [process for process in processes if _name(process) in _LEADERS]
-    _signal(leaders)
-    psutil.wait_procs(leaders, timeout=grace_seconds / 2)
-    deadline = time.monotonic() + grace_seconds
-    remaining = tagged_processes(session)
-    _signal(remaining)
-    while remaining and time.monotonic() < deadline:
-        psutil.wait_procs(remaining, timeout=0.1)
-        remaining = tagged_processes(session)
-    for process in remaining:
+    for process in processes:
         with contextlib.suppress(psutil.Error):
-            process.kill()
-    psutil.wait_procs(remaining, timeout=grace_seconds)
-    return total
+            process.terminate()
+    _, remaining = psutil.wait_procs(processes, timeout=grace_seconds)
+    while remaining:
+        for process in remaining:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(remaining, timeout=_KILL_SECONDS)
+        remaining = tagged_processes(session)
+    return len(processes)
 
 
 def end_ray_client_server(session: str) -> None:
@@ -122,15 +115,3 @@ def _describe_listener(port: int) -> str | None:
                 name = psutil.Process(connection.pid).name() if connection.pid else "a process"
                 return f"{name} (pid {connection.pid})"
     return None
-
-
-def _name(process: psutil.Process) -> str:
-    with contextlib.suppress(psutil.Error):
-        return str(process.name())
-    return ""
-
-
-def _signal(processes: Iterable[psutil.Process]) -> None:
-    for process in processes:
-        with contextlib.suppress(psutil.Error):
-            process.terminate()

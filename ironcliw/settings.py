@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -288,8 +289,13 @@ def effective_settings(settings: Settings) -> dict[str, Any]:
 
 
 def process_environment(**changes: str) -> dict[str, str]:
-    """A copy of this process's environment with changes, for a child process."""
-    return {**os.environ, **changes}
+    """A copy of this process's environment with changes, for a child process.
+
+    The folder of this Python comes first on its PATH: `python` in a Ray job must mean the one that
+    Ray and the project are installed in, also when the virtual environment is not activated.
+    """
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
+    return {**os.environ, "PATH": path, **changes}
 
 
 def export_environment(values: Mapping[str, str]) -> None:

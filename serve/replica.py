@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ironcliw import logs
 from ironcliw.catalog import Catalog
+from ironcliw.errors import IroncliwError
 from ironcliw.settings import Settings
 from serve.engines.protocol import PackedTokens
 from serve.host import Computed, ModelHost
+
+logger = logging.getLogger(__name__)
 
 
 class EngineReplica:
@@ -21,7 +26,7 @@ class EngineReplica:
         settings: As given to `up`; replicas do not read the environment.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]
         logs.configure(settings.log)
         self._host = ModelHost(
             Catalog(settings.models),
@@ -29,6 +34,16 @@ class EngineReplica:
             Path(settings.state_dir) / "models",
             socket.gethostname(),
         )
+        # not awaited: the replica answers, and says what it is loading, while it loads
+        self._pinning = asyncio.create_task(self._pin(settings.serve.pinned_models))
+
+    async def _pin(self, model_ids: Sequence[str]) -> None:
+        for model_id in model_ids:
+            try:
+                await self._host.load(model_id, pin=True)
+            except IroncliwError as error:
+                # `/readyz` and `ironcliw status` show it too
+                logger.error("pinned model %s was not loaded: %s", model_id, error)
 
     async def embed(self, model_id: str, batch: PackedTokens) -> Computed:
         """Vectors of a batch."""
