@@ -13,7 +13,7 @@ import pytest
 MakeFolder = Callable[..., Path]
 
 _VOCABULARY = 100
-_SIZES = {
+_SIZES: dict[str, Any] = {
     "vocab_size": _VOCABULARY,
     "hidden_size": 32,
     "num_hidden_layers": 2,

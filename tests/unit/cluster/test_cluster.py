@@ -1,0 +1,206 @@
+"""Processes, records and checks around the head; the head itself is in tests/integration."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cluster import examples, head
+from cluster.names import load_by_name
+from cluster.processes import end_processes, listener, session_tags, tagged_processes
+from cluster.ray_environment import client_environment, head_environment
+from cluster.record import HeadRecord, ensure_token, record_path
+from ironcliw.errors import ClusterError, PortInUseError, SettingsError
+from ironcliw.settings import Settings, process_environment
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(state_dir=tmp_path / "state")
+
+
+class TestProcesses:
+    def start(self, tag: str, code: str) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "IRONCLIW_SESSION": tag}
+        return subprocess.Popen(
+            [sys.executable, "-c", code],
+            env=environment,
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+        )
+
+    def test_a_whole_session_is_ended_and_no_other(self) -> None:
+        parent = self.start(
+            "test-a",
+            "import subprocess, sys, time\n"
+            # a child that has lost its tag, as Ray's processes that set their title
+            "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], env={})\n"
+            "print('ready', flush=True); time.sleep(60)",
+        )
+        other = self.start("test-b", "print('ready', flush=True); import time; time.sleep(60)")
+        for process in (parent, other):
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+        try:
+            assert len(tagged_processes("test-a")) == 2
+            assert {"test-a", "test-b"} <= session_tags()
+            assert end_processes("test-a") == 2
+            assert tagged_processes("test-a") == []
+            assert other.poll() is None
+        finally:
+            end_processes("test-b")
+            for process in (parent, other):
+                process.communicate()
+
+    def test_one_that_ignores_sigterm_is_killed(self) -> None:
+        stubborn = self.start(
+            "test-c",
+            "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+            "print('ready', flush=True); time.sleep(60)",
+        )
+        assert stubborn.stdout is not None
+        assert stubborn.stdout.readline() == b"ready\n"
+        started = time.monotonic()
+        assert end_processes("test-c", grace_seconds=0.2) == 1
+        assert time.monotonic() - started < 5
+        stubborn.communicate()
+
+    def test_a_listener_is_described(self) -> None:
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", 0))
+            other.listen()
+            port = other.getsockname()[1]
+            assert f"(pid {os.getpid()})" in str(listener("127.0.0.1", port))
+        assert listener("127.0.0.1", port) is None
+
+
+class TestRecord:
+    def test_it_reads_what_it_wrote(self, tmp_path: Path) -> None:
+        record = HeadRecord("tag", "http://a", "http://b", 1.5)
+        path = record_path(tmp_path / "new")
+        record.write(path)
+        assert HeadRecord.read(path) == record
+        assert path.stat().st_mode & 0o777 == 0o600
+
+    def test_no_file_is_no_head(self, tmp_path: Path) -> None:
+        assert HeadRecord.read(tmp_path / "head.json") is None
+
+    def test_a_newer_format_is_refused(self, tmp_path: Path) -> None:
+        record = dataclasses.asdict(HeadRecord("tag", "http://a", "http://b", 1.5))
+        path = tmp_path / "head.json"
+        path.write_text(json.dumps({**record, "format_version": 2}))
+        with pytest.raises(ClusterError, match="has format 2, this release reads up to 1"):
+            HeadRecord.read(path)
+
+    @pytest.mark.parametrize("text", ["{", "{}", '{"format_version": 1}', "[]"])
+    def test_a_damaged_file_is_named(self, tmp_path: Path, text: str) -> None:
+        path = tmp_path / "head.json"
+        path.write_text(text)
+        with pytest.raises(ClusterError, match=r"head\.json is damaged .*`ironcliw down --all`"):
+            HeadRecord.read(path)
+
+    def test_the_token_is_made_once_and_private(self, tmp_path: Path) -> None:
+        path = tmp_path / "state" / "token"
+        ensure_token(path)
+        token = path.read_text()
+        ensure_token(path)
+        assert path.read_text() == token
+        assert len(token) == 64
+        assert path.stat().st_mode & 0o777 == 0o600
+
+
+class TestChecks:
+    def test_a_long_ray_folder_is_refused(self, settings: Settings, tmp_path: Path) -> None:
+        cluster = settings.cluster.model_copy(update={"temp_dir": tmp_path / ("x" * 60)})
+        with pytest.raises(SettingsError, match=r"cluster\.temp_dir is .*at most"):
+            head.check_settings(settings.model_copy(update={"cluster": cluster}))
+
+    @pytest.mark.parametrize("name", ["serve.port", "cluster.gcs_port", "cluster.dashboard_port"])
+    def test_a_taken_port_names_setting_and_holder(self, settings: Settings, name: str) -> None:
+        section, field = name.split(".")
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", 0))
+            other.listen()
+            port = other.getsockname()[1]
+            changed = getattr(settings, section).model_copy(update={field: port})
+            with pytest.raises(PortInUseError, match=rf"port {port} \({name}\) is taken by .*pid"):
+                head.check_ports(settings.model_copy(update={section: changed}))
+
+    def test_a_stale_record_without_processes_is_removed(self, settings: Settings) -> None:
+        path = record_path(settings.state_dir)
+        HeadRecord("gone", "http://a", "http://b", 1.5).write(path)
+        told: list[str] = []
+        assert head.running_head(settings) is None
+        head.clean_stale(settings, told.append)
+        assert not path.exists()
+        assert "earlier run that was not stopped (0 processes ended)" in told[0]
+
+    def test_nothing_to_stop(self, settings: Settings) -> None:
+        assert head.stop_head(settings) == 0
+
+
+def test_the_clients_environment_survives_a_shell(settings: Settings) -> None:
+    state = settings.state_dir.with_name("with space")
+    for name, value in client_environment(settings.model_copy(update={"state_dir": state})).items():
+        line = f"export {name}={shlex.quote(value)}; printenv {name}"
+        assert subprocess.check_output(["bash", "-c", line], text=True).strip() == value
+
+
+def test_the_heads_environment_is_text_and_tagged(settings: Settings) -> None:
+    environment = head_environment(settings, "tag")
+    assert environment["IRONCLIW_SESSION"] == "tag"
+    assert environment["RAY_AUTH_MODE"] == "token"
+    assert all(isinstance(value, str) for value in environment.values())
+
+
+def test_python_comes_first_on_a_childs_path() -> None:
+    assert process_environment()["PATH"].startswith(str(Path(sys.executable).parent))
+
+
+def test_names_are_loaded_or_explained() -> None:
+    assert load_by_name("cluster.names:load_by_name") is load_by_name
+    for name in ("cluster.names:nothing", "no.such.module:x", "plain"):
+        with pytest.raises(SettingsError, match="cannot be loaded"):
+            load_by_name(name)
+
+
+def test_the_welcome_text_holds_runnable_examples(settings: Settings) -> None:
+    record = HeadRecord("tag", "http://127.0.0.1:8000", "http://127.0.0.1:8265", 0)
+    text = examples.welcome(settings, record, started=True, seconds=3.21)
+    assert "ready in 3.2 s" in text
+    assert 'eval "$(ironcliw env)"' in text
+    for shell in ("curl -s", "ironcliw embed", "python -c"):
+        assert shell in text
+    source = text.split("python -c '")[1].split("'")[0]
+    compile(source, "example", "exec")
+
+
+def test_the_cluster_file_is_valid_for_ray() -> None:
+    script = (
+        "import yaml; from ray.autoscaler._private.util import validate_config\n"
+        "config = yaml.safe_load(open('ray_cluster.yaml'))\n"
+        "validate_config(config); print('valid')"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert result.stdout.strip().endswith("valid"), result.stderr
