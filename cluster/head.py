@@ -6,6 +6,7 @@ keeps it in the foreground.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import pickle
@@ -23,7 +24,7 @@ from cluster.names import load_by_name
 from cluster.processes import end_processes, end_ray_client_server, listener, tagged_processes
 from cluster.ray_environment import head_environment, token_path
 from cluster.record import HeadRecord, ensure_token, record_path
-from ironcliw.errors import ClusterError, PortInUseError, SettingsError
+from ironcliw.errors import ClusterError, PortInUseError, SettingsError, UnsupportedError
 from ironcliw.settings import Settings, process_environment
 
 logger = logging.getLogger(__name__)
@@ -49,10 +50,15 @@ def start_head(settings: Settings, report: Report = logger.info) -> tuple[HeadRe
         The head's record, and whether it was started by this call.
 
     Raises:
+        UnsupportedError: Ray is not installed.
         SettingsError: a setting makes a safe start impossible.
         PortInUseError: somebody else listens on a port we need.
         ClusterError: a step failed or took too long; whatever had started is ended again.
     """
+    if importlib.util.find_spec("ray") is None:
+        raise UnsupportedError(
+            "a head needs Ray, which is not installed: pip install 'ironcliw[local]'"
+        )
     check_settings(settings)
     record = running_head(settings)
     if record is not None:

@@ -42,6 +42,8 @@ def head_environment(settings: Settings, session: str) -> dict[str, str]:
         # idle worker processes cost about 60 MB each and save a second at first use
         "RAY_enable_worker_prestart": "0",
         "RAY_prestart_worker_first_driver": "0",
+        # Ray's workers run at nice 15; ours answer people who wait
+        "RAY_worker_niceness": "0",
         "RAY_event_stats": "0",
         "RAY_task_events_report_interval_ms": "0",
         "RAY_metrics_report_interval_ms": "10000",

@@ -27,7 +27,12 @@ __all__ = ["AsyncClient", "Client", "TransformerManager", "__version__"]
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'ironcliw' has no attribute {name!r}")
-    return getattr(importlib.import_module(_LAZY[name]), name)
+    try:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"ironcliw.{name} needs the package {error.name!r}: pip install 'ironcliw[local]'"
+        ) from error
 
 
 def __dir__() -> list[str]:

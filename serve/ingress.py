@@ -57,12 +57,13 @@ class Ingress:
             access_log=False,
             log_config=None,
             server_header=False,
+            proxy_headers=False,
             timeout_keep_alive=75,
         )
         self._server = uvicorn.Server(config)
         self._listener = open_listener(settings.serve.host, settings.serve.port)
         self._tasks = [
-            asyncio.create_task(self._server._serve(sockets=[self._listener])),
+            asyncio.create_task(self._server.serve(sockets=[self._listener])),
             asyncio.create_task(service.run()),
         ]
 
