@@ -16,9 +16,10 @@ from benchmarks import machine, report
 from benchmarks.harness import CAPS, Options, ThemeResult
 from benchmarks.peers import infinity_peer
 from benchmarks.servers import MODEL
+from ironcliw import logs
 from ironcliw.catalog import Catalog
 from ironcliw.errors import IroncliwError
-from ironcliw.settings import load_settings
+from ironcliw.settings import LogSettings, load_settings
 from ironcliw.sources import locate
 
 # Imported only when asked for: a theme may need what another's user has not installed.
@@ -118,4 +119,6 @@ def _facts(argv: Sequence[str], started: datetime.datetime, load: float) -> dict
 
 
 if __name__ == "__main__":
+    # progress on standard error; a caller in process has its own logging
+    logs.configure(LogSettings())
     sys.exit(main(sys.argv[1:]))

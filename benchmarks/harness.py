@@ -187,7 +187,7 @@ class Options:
             "TOKENIZERS_PARALLELISM": "true",
             **(CAPS[self.cap] if self.cap else {}),
         }
-        return process_environment(**shared, **changes)
+        return process_environment(**{**shared, **changes})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -115,14 +115,16 @@ async def offer(
     pool = _Pool(parts.hostname or "", parts.port or 80)
     loop = asyncio.get_running_loop()
     start = loop.time()
-    tasks = []
-    for index, due in enumerate(schedule):
-        await asyncio.sleep(start + due - loop.time())
-        exchange = _exchange(pool, head, body(index), due, start, give_up_after)
-        tasks.append(asyncio.create_task(exchange))
-    outcomes = await asyncio.gather(*tasks)
-    await pool.close()
-    return LoadResult(tuple(outcomes), seconds)
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = []
+            for index, due in enumerate(schedule):
+                await asyncio.sleep(start + due - loop.time())
+                exchange = _exchange(pool, head, body(index), due, start, give_up_after)
+                tasks.append(group.create_task(exchange))
+    finally:
+        await pool.close()
+    return LoadResult(tuple(task.result() for task in tasks), seconds)
 
 
 class _Pool:
@@ -172,6 +174,8 @@ async def _exchange(
         return Outcome(due, loop.time() - start, 0, error="no answer in time")
     except (OSError, EOFError, ValueError) as error:
         return Outcome(due, loop.time() - start, 0, error=type(error).__name__)
+    if status == 0:
+        return Outcome(due, loop.time() - start, 0, error="no HTTP answer")
     usable = fields.get("retry-after", "").isdigit()
     return Outcome(due, loop.time() - start, status, usable)
 
@@ -186,8 +190,9 @@ async def _post(pool: _Pool, head: bytes, body: bytes) -> tuple[int, dict[str, s
         pairs = (line.partition(":") for line in lines[1:] if line)
         fields = {name.strip().lower(): value.strip() for name, _, value in pairs}
         await _skip_body(reader, fields)
-        finished = fields.get("connection", "").lower() != "close"
-        return int(lines[0].split()[1]), fields
+        status = int(lines[0].split(" ")[1]) if lines[0].startswith("HTTP/1.1 ") else 0
+        finished = status > 0 and fields.get("connection", "").lower() != "close"
+        return status, fields
     finally:
         # a connection with half an answer on it cannot be used again
         if finished:

@@ -11,7 +11,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from ironcliw.errors import UnsupportedError
@@ -60,10 +60,15 @@ def parse_pss(smaps_rollup: bytes) -> int:
     return int(found.group(1)) * 1024 if found else 0
 
 
-def cpu_seconds(pids: Iterable[int], proc: Path = PROC) -> float:
-    """User and system time that the processes have used so far."""
-    ticks = sum(parse_ticks(_read(proc / str(pid) / "stat")) for pid in pids)
-    return ticks / os.sysconf("SC_CLK_TCK")
+def cpu_seconds(pids: Iterable[int], proc: Path = PROC) -> dict[int, float]:
+    """User and system time that each process has used so far."""
+    hertz = os.sysconf("SC_CLK_TCK")
+    return {pid: parse_ticks(_read(proc / str(pid) / "stat")) / hertz for pid in pids}
+
+
+def cpu_used(before: Mapping[int, float], after: Mapping[int, float]) -> float:
+    """Seconds used between two looks; what a process used that ended in between is not known."""
+    return sum(max(0.0, seconds - before.get(pid, 0.0)) for pid, seconds in after.items())
 
 
 def parse_ticks(stat: bytes) -> int:
@@ -75,10 +80,9 @@ def parse_ticks(stat: bytes) -> int:
 
 def idle_cpu(tag: str, seconds: float) -> float:
     """Share of one core that a server's processes burn while nobody asks anything."""
-    pids = members(tag)
-    before, started = cpu_seconds(pids), time.monotonic()
+    before, started = cpu_seconds(members(tag)), time.monotonic()
     time.sleep(seconds)
-    return (cpu_seconds(pids) - before) / (time.monotonic() - started)
+    return cpu_used(before, cpu_seconds(members(tag))) / (time.monotonic() - started)
 
 
 def wait_gone(tag: str, seconds: float) -> bool:

@@ -35,11 +35,10 @@ class Server:
 
     Args:
         name: How reports call it.
-        command: Starts it; it may stay in the foreground or return once it runs.
+        command: Starts it and stays in the foreground; SIGTERM stops it.
         url: Address of its embeddings route.
         environment: The whole environment, without the tag.
         folder: For its log.
-        stop_command: Stops it where the command has returned; None: a signal is enough.
     """
 
     def __init__(
@@ -49,18 +48,15 @@ class Server:
         url: str,
         environment: Mapping[str, str],
         folder: Path,
-        stop_command: list[str] | None = None,
     ) -> None:
         self.name, self.url = name, url
         self.tag = secrets.token_hex(8)
-        self._environment = {**environment, processes.TAG: self.tag}
-        self._stop_command = stop_command
         self._log = folder / f"{name.replace(' ', '-')}.log"
         self.started = time.monotonic()
         with self._log.open("wb") as output:
             self._process = subprocess.Popen(
                 command,
-                env=self._environment,
+                env={**environment, processes.TAG: self.tag},
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -87,7 +83,7 @@ class Server:
         """
 
         def answers() -> bool:
-            if self._process.poll() not in (None, 0):
+            if self._process.poll() is not None:
                 raise BenchmarkError(f"{self.name} did not start:\n{self._tail()}")
             return post(self.url, ["ready"])[0] == 200
 
@@ -98,17 +94,14 @@ class Server:
         return time.monotonic() - self.started
 
     def stop(self) -> float:
-        """Stop it as a user would (Ctrl-C, or its command); seconds until all of it is gone.
+        """Stop it as a user would; returns the seconds until all of it is gone.
 
         What does not leave in time is killed.
         """
         started = time.monotonic()
         if self._process.poll() is None:
-            self._process.send_signal(signal.SIGINT)
-        elif self._stop_command and processes.members(self.tag):
-            subprocess.run(
-                self._stop_command, env=self._environment, cwd=ROOT, check=False, timeout=60
-            )
+            # as Ctrl-C does, but no shell can have told its children to ignore it
+            self._process.send_signal(signal.SIGTERM)
         # a process that has ended but was not waited for would still count as ours
         gone = processes.wait_until(self._is_gone, _STOP_SECONDS)
         if not gone:
@@ -155,7 +148,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def start_ours(options: Options, folder: Path) -> Server:
-    """Our server by `ironcliw up`, with a state directory and ports of its own."""
+    """Our server as `make serve` starts it, with a state directory and ports of its own."""
     port, gcs, dashboard, metrics, agent = free_ports(5)
     first = _worker_ports(200)
     variables = {
@@ -170,9 +163,9 @@ def start_ours(options: Options, folder: Path) -> Server:
     }
     # no thread count: ours is measured with the one that it chooses for itself
     environment = process_environment(**(CAPS[options.cap] if options.cap else {}), **variables)
-    program = [sys.executable, "-m", "ironcliw.cli"]
+    command = [sys.executable, "-m", "ironcliw.cli", "up", "--foreground"]
     url = f"http://127.0.0.1:{port}/v1/embeddings"
-    return Server("ironcliw", [*program, "up"], url, environment, folder, [*program, "down"])
+    return Server("ironcliw", command, url, environment, folder)
 
 
 def start_ray_peers(options: Options, folder: Path) -> Server:
@@ -180,9 +173,12 @@ def start_ray_peers(options: Options, folder: Path) -> Server:
     (port,) = free_ports(1)
     command = [sys.executable, "-m", "benchmarks.peers.ray_serve", f"--port={port}"]
     command += [f"--model={options.model}", f"--temp-dir={folder / 'ray'}"]
+    token = folder / "token"
+    # Ray turns token authentication on by itself, and would write one to the home folder
+    token.write_text(secrets.token_hex(32), encoding="ascii")
     variables = {
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
+        "RAY_AUTH_TOKEN_PATH": str(token),
         "PYTHONPATH": str(ROOT),
     }
     environment = options.child_environment(**variables)

@@ -135,7 +135,9 @@ def parse(output: str, url: str, complaint: str = "") -> WrkResult:
     if line is None:
         raise BenchmarkError(f"wrk on {url} gave no figures: {output[-500:]}{complaint[-500:]}")
     values = json.loads(line)
-    if values["failed"] or values["broken"] or not values["requests"]:
+    if not values["requests"]:
+        raise BenchmarkError(f"wrk on {url}: no request was answered in the time given")
+    if values["failed"] or values["broken"]:
         raise BenchmarkError(
             f"wrk on {url}: {values['failed']} of {values['requests']} requests were refused, "
             f"{values['broken']} broke; look at the server's log"

@@ -42,5 +42,5 @@ def command(model: Path, served_name: str, port: int) -> list[str]:
         "port": port,
     }
     flags = [f"--{name}={value}" for name, value in options.items()]
-    # BetterTransformer needs optimum, which has no release for these versions
+    # BetterTransformer needs optimum below 2.0, which is not installed
     return [str(PROGRAM), "v2", *flags, "--no-bettertransformer"]

@@ -1,6 +1,7 @@
 """What Ray Serve itself costs: a FastAPI deployment that answers one fixed embedding."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: Serve pickles the class, and FastAPI could then not
+# resolve annotations that are strings (it would take the body for a query parameter).
 
 from typing import Any
 

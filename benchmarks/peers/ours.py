@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from serve.engines.encoder import load_encoder
-
 from benchmarks.child import Embed
+from serve.engines.encoder import load_encoder
 from serve.engines.folder import EncoderFolder
 from serve.engines.protocol import PackedTokens
 from serve.engines.tokenizer import TextEncoder

@@ -1,6 +1,7 @@
 """Ray Serve as its documentation shows it: FastAPI, `@serve.batch`, sentence-transformers fp32."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: Serve pickles the class, and FastAPI could then not
+# resolve annotations that are strings (it would take the body for a query parameter).
 
 import asyncio
 from typing import Any

@@ -6,9 +6,11 @@ alternation on the same texts. The share of the GEMM ceiling says how much room 
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,8 @@ import numpy as np
 from benchmarks.child import Child
 from benchmarks.harness import Figure, Goal, NotRun, Options, Row, Samples, ThemeResult, interleave
 from benchmarks.texts import mixed_texts, short_texts
+
+logger = logging.getLogger(__name__)
 
 THEME = "engines"
 OURS = "ironcliw"
@@ -45,21 +49,16 @@ def run(options: Options) -> ThemeResult:
     rows: list[Row] = []
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        logger.info("loading %d contestants", len(BUILDERS))
         children, missing = _start(stack, options, work)
         for name, chosen in texts.items():
+            logger.info("%s texts, %d rounds", name, rounds)
             for child in children.values():
                 child.call(op="texts", name=name, texts=chosen)
                 child.call(op="time", name=name)  # warm-up, not counted
             cosines = _cosines(children, name, work)
-            times = interleave(
-                {
-                    contestant: lambda child=child, name=name: float(  # type: ignore[misc]
-                        child.call(op="time", name=name)["seconds"]
-                    )
-                    for contestant, child in children.items()
-                },
-                rounds,
-            )
+            timers = {who: partial(_seconds, child, name) for who, child in children.items()}
+            times = interleave(timers, rounds)
             rates = {who: [len(chosen) / value for value in taken] for who, taken in times.items()}
             figures: dict[str, Figure] = {who: Samples.of(rate) for who, rate in rates.items()}
             tokens = _tokens(options.model, chosen) / len(chosen)
@@ -140,6 +139,10 @@ def _start(
             missing[name] = reason
             del children[name]
     return children, missing
+
+
+def _seconds(child: Child, kind: str) -> float:
+    return float(child.call(op="time", name=kind)["seconds"])
 
 
 def _cosines(children: Mapping[str, Child], kind: str, work: Path) -> dict[str, float]:

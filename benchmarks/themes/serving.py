@@ -9,8 +9,10 @@ the same for whoever is measured.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -20,9 +22,11 @@ from benchmarks.peers import infinity_peer
 from benchmarks.servers import MODEL, Server, start_infinity, start_ours, start_ray_peers
 from benchmarks.texts import short_texts
 from benchmarks.themes.batching_tax import batching_tax
-from benchmarks.themes.serving_latency import Contestants, gateway_rows, http_rows
+from benchmarks.themes.serving_latency import SECONDS, Contestants, gateway_rows, http_rows
 from benchmarks.themes.serving_overload import overload_rows
 from benchmarks.wrk import Wrk
+
+logger = logging.getLogger(__name__)
 
 THEME = "serving"
 STOCK = "stock Ray Serve"
@@ -37,7 +41,7 @@ def run(options: Options) -> ThemeResult:
     Raises:
         BenchmarkError: our server does not start, or a request fails.
     """
-    rounds = options.rounds or (2 if options.quick else 5)
+    rounds = options.rounds or (1 if options.quick else 5)
     texts = short_texts(options.data, _TEXTS, options.seed)
     rows: list[Row] = []
     starts: list[float] = []
@@ -54,12 +58,12 @@ def run(options: Options) -> ThemeResult:
             _cycles(options, work, 2, starts, stops)
         ours = stack.enter_context(start_ours(options, _folder(work, "ours")))
         starts.append(ours.wait_ready())
+        logger.info("our server is up")
         rows += _footprint_rows(ours, options, footprint)
         rows += overload_rows(ours.url, texts, options)
         contestants = _start_peers(stack, ours, options, work)
-        seconds = 1.0 if options.quick else 5.0
-        rows += http_rows(contestants, wrk, rounds, seconds)
-        rows += gateway_rows(contestants, wrk, rounds, seconds)
+        rows += http_rows(contestants, wrk, rounds, options.quick)
+        rows += gateway_rows(contestants, wrk, rounds, options.quick)
         # the last in, first out: peers leave before our stop is timed
         for peer in contestants.peers:
             peer.stop()
@@ -69,12 +73,11 @@ def run(options: Options) -> ThemeResult:
         Row(THEME, "installed start to first answer", "s", Samples.of(starts), goal=START_GOAL),
         Row(THEME, "stop to last process gone", "s", Samples.of(stops), goal=STOP_GOAL),
     ]
-    return ThemeResult(rows, _remarks(rounds, seconds))
+    return ThemeResult(rows, _remarks(rounds, options.quick))
 
 
 def _folder(work: Path, name: str) -> Path:
-    folder = Path(tempfile.mkdtemp(prefix=name[:1], dir=work))
-    return folder
+    return Path(tempfile.mkdtemp(prefix=name[:1], dir=work))
 
 
 def _cycles(
@@ -94,7 +97,9 @@ def _peer_footprint(options: Options, work: Path) -> tuple[Figure, Figure]:
 
 
 def _footprint(server: Server, options: Options) -> tuple[Samples, Samples]:
-    idle = processes.idle_cpu(server.tag, 5.0 if options.quick else 30.0)
+    # what a start still has to tidy up after the first answer is not idling
+    time.sleep(2.0 if options.quick else 15.0)
+    idle = processes.idle_cpu(server.tag, 3.0 if options.quick else 30.0)
     memory = server.memory_bytes() / 1e9
     return Samples.of([memory]), Samples.of([100 * idle])
 
@@ -108,6 +113,7 @@ def _footprint_rows(ours: Server, options: Options, peer: tuple[Figure, Figure])
 
 
 def _start_peers(stack: ExitStack, ours: Server, options: Options, work: Path) -> Contestants:
+    logger.info("starting the peers")
     ray_peers = stack.enter_context(start_ray_peers(options, _folder(work, "peers")))
     missing = infinity_peer.missing()
     infinity: Server | NotRun
@@ -121,10 +127,12 @@ def _start_peers(stack: ExitStack, ours: Server, options: Options, work: Path) -
     return Contestants(ours, ray_peers, infinity)
 
 
-def _remarks(rounds: int, seconds: float) -> list[str]:
+def _remarks(rounds: int, quick: bool) -> list[str]:
+    lengths = [pair[1 if quick else 0] for pair in SECONDS.values()]
     load = (
-        f"HTTP figures: wrk on the same cores, {seconds:.0f} s a figure, {rounds} rounds in "
-        "alternation; every text is new to the server, except for the gateway figures."
+        f"HTTP figures: wrk on the same cores, {min(lengths)} to {max(lengths)} s a figure, "
+        f"{rounds} rounds in alternation; every text is new to the server, except for the "
+        "gateway figures."
     )
     peers = (
         "Ray Serve peers run through Serve's Python proxy with its default settings; both share "

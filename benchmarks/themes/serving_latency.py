@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import logging
 from collections.abc import Callable, Mapping
 
 from benchmarks.harness import Figure, Goal, NotRun, Row, Samples, interleave
 from benchmarks.servers import Server, post
 from benchmarks.wrk import Wrk, WrkResult
 
+logger = logging.getLogger(__name__)
+
 THEME = "serving"
+# Seconds of a run by (connections, texts a request), full and quick. What is in flight at the end
+# is not counted, so a run must be long against a slow peer's latency, or it would favour us.
+SECONDS = {(1, 1): (5, 1), (16, 1): (10, 1), (64, 1): (10, 2), (4, 32): (15, 4)}
+_WARM_UP_SECONDS = 1.0
 OURS, STOCK, INFINITY, NOOP = "ironcliw", "stock Ray Serve", "infinity bf16", "no-op Ray Serve"
 
 
@@ -81,7 +89,7 @@ MEASURES = (
 )
 
 
-def http_rows(contestants: Contestants, wrk: Wrk, rounds: int, seconds: float) -> list[Row]:
+def http_rows(contestants: Contestants, wrk: Wrk, rounds: int, quick: bool) -> list[Row]:
     """One row a measure and peer; measures of the same load share one run."""
     urls = {OURS: contestants.ours.url, STOCK: contestants.ray.url}
     if isinstance(contestants.infinity, Server):
@@ -89,10 +97,8 @@ def http_rows(contestants: Contestants, wrk: Wrk, rounds: int, seconds: float) -
     missing = {INFINITY: contestants.infinity}
     taken: dict[tuple[int, int], dict[str, list[WrkResult]]] = {}
     for load in dict.fromkeys((item.connections, item.per_request) for item in MEASURES):
-        runs = {name: _runner(wrk, url, *load, seconds) for name, url in urls.items()}
-        for run in runs.values():
-            run()  # warm-up, not counted
-        taken[load] = interleave(runs, rounds)
+        logger.info("HTTP, %d connections, %d texts a request", *load)
+        taken[load] = _alternate(wrk, urls, load, rounds, quick)
     absent = {name: why for name, why in missing.items() if isinstance(why, NotRun)}
     return [
         row
@@ -123,19 +129,16 @@ def measure_rows(
     ]
 
 
-def gateway_rows(contestants: Contestants, wrk: Wrk, rounds: int, seconds: float) -> list[Row]:
+def gateway_rows(contestants: Contestants, wrk: Wrk, rounds: int, quick: bool) -> list[Row]:
     """Our ingress answering an embedding that it has kept, beside a no-op deployment."""
     goals = {1: Goal(0.6, at_most=True), 16: Goal(2500.0)}
     names = {1: ("gateway, cached answer, c=1 p50", "ms"), 16: ("gateway, c=16", "requests/s")}
+    urls = {OURS: contestants.ours.url, NOOP: contestants.noop_url}
     rows = []
     for connections, goal in goals.items():
-        runs = {
-            OURS: _runner(wrk, contestants.ours.url, connections, 1, seconds, repeat=True),
-            NOOP: _runner(wrk, contestants.noop_url, connections, 1, seconds, repeat=True),
-        }
-        for run in runs.values():
-            run()
-        results = interleave(runs, rounds)
+        logger.info("gateway, %d connections", connections)
+        load = (connections, 1)
+        results = _alternate(wrk, urls, load, rounds, quick, repeat=True)
         figures: dict[str, Figure] = {
             name: Samples.of(result.p50_ms if connections == 1 else result.rate for result in taken)
             for name, taken in results.items()
@@ -153,9 +156,24 @@ def _is_cached(server: Server) -> bool:
     return post(server.url, text)[1].get("x-ironcliw-cache") == "hit"
 
 
-def _runner(
-    wrk: Wrk, url: str, connections: int, per_request: int, seconds: float, repeat: bool = False
-) -> Callable[[], WrkResult]:
-    return lambda: wrk.run(
-        url, connections=connections, seconds=seconds, per_request=per_request, repeat=repeat
-    )
+def _alternate(
+    wrk: Wrk,
+    urls: Mapping[str, str],
+    load: tuple[int, int],
+    rounds: int,
+    quick: bool,
+    repeat: bool = False,
+) -> dict[str, list[WrkResult]]:
+    """One kind of load on each server in turn, after a warm-up that is not counted."""
+    connections, per_request = load
+
+    def run(url: str, seconds: float) -> WrkResult:
+        return wrk.run(
+            url, connections=connections, seconds=seconds, per_request=per_request, repeat=repeat
+        )
+
+    for url in urls.values():
+        run(url, _WARM_UP_SECONDS if per_request == 1 else SECONDS[load][1])
+    seconds = SECONDS[load][1 if quick else 0]
+    runs = {name: functools.partial(run, url, seconds) for name, url in urls.items()}
+    return interleave(runs, rounds)

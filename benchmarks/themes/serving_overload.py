@@ -13,12 +13,15 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import logging
 import time
 from collections.abc import Callable, Sequence
 
 from benchmarks.harness import BenchmarkError, Goal, NotRun, Options, Row, Samples
 from benchmarks.load import LoadResult, offer, poisson_schedule
 from benchmarks.servers import MODEL
+
+logger = logging.getLogger(__name__)
 
 THEME = "serving"
 TEXTS_A_REQUEST = 32
@@ -40,7 +43,7 @@ class Plan:
 
 
 FULL = Plan(10.0, 30.0, 15.0, 60.0, (0.7, 0.8, 0.9, 1.0, 1.1))
-QUICK = Plan(3.0, 5.0, 4.0, 10.0, (0.85, 1.0))
+QUICK = Plan(3.0, 5.0, 3.0, 10.0, (0.85, 1.0))
 
 
 def overload_rows(url: str, texts: Sequence[str], options: Options) -> list[Row]:
@@ -59,10 +62,12 @@ def overload_rows(url: str, texts: Sequence[str], options: Options) -> list[Row]
             f"{dict(half.improper)}; nothing can be said about overload"
         )
     slo = SLO_FACTOR * half.latency(0.99)
+    logger.info("capacity %.1f requests/s, objective %.3f s", capacity, slo)
     swept = [load.open(capacity * share, plan.sweep, slo) for share in plan.shares]
     peak = max(result.goodput(slo) for result in swept)
     if peak <= 0:
         raise BenchmarkError(f"no answer of the sweep came within the objective of {slo:.3f} s")
+    logger.info("peak goodput %.1f requests/s; overloading", peak)
     over = load.open(OVERLOAD * capacity, plan.overload, slo)
     return build_rows(over, peak, slo, OVERLOAD * capacity)
 

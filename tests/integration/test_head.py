@@ -210,7 +210,7 @@ class TestStartingAndStopping:
         assert not (head.state / "head.json").exists()
 
     def test_foreground_killed_then_up_then_ctrl_c(self, tmp_path: Path) -> None:
-        """A `kill -9` leaves a head behind: the next `up` joins it or cleans it, then Ctrl-C ends it."""
+        """A `kill -9` leaves a head behind: the next `up` cleans it, then Ctrl-C ends all."""
         head = Head(tmp_path)
         first = self.foreground(head)
         session = session_of(head)

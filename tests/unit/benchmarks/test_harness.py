@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.harness import (
+    Figure,
     Goal,
     NotRun,
     Options,
@@ -102,7 +104,7 @@ def test_a_row_without_goal_is_never_missed() -> None:
 
 
 def test_json_has_the_agreed_keys_and_says_why_a_peer_is_missing() -> None:
-    peers = {"a": Samples.of([1.0, 3.0]), "b": NotRun("no wheel")}
+    peers: dict[str, Figure] = {"a": Samples.of([1.0, 3.0]), "b": NotRun("no wheel")}
     row = Row("engines", "short", "texts/s", Samples.of([4.0]), peers, Goal(2.0, relative=True))
     assert row.as_json() == {
         "theme": "engines",
@@ -123,7 +125,7 @@ def test_contestants_alternate_and_the_order_reverses() -> None:
         calls.append(name)
         return len(calls)
 
-    results = interleave({name: lambda name=name: contestant(name) for name in "abc"}, 3)
+    results = interleave({name: functools.partial(contestant, name) for name in "abc"}, 3)
     assert "".join(calls) == "abccbaabc"
     assert results == {"a": [1, 6, 7], "b": [2, 5, 8], "c": [3, 4, 9]}
 

@@ -32,6 +32,13 @@ def test_cpu_time_is_read_behind_a_name_with_spaces_and_parentheses() -> None:
     assert processes.parse_ticks(b"") == 0
 
 
+def test_a_process_that_ends_in_between_takes_nothing_away() -> None:
+    before, after = {1: 5.0, 2: 30.0}, {1: 5.5, 3: 0.25}
+    assert processes.cpu_used(before, after) == 0.75
+    # read as it ended: no ticks any more
+    assert processes.cpu_used({1: 5.0}, {1: 0.0}) == 0.0
+
+
 def test_descendants_follow_the_tree_and_nothing_else() -> None:
     parents = {2: 1, 3: 2, 4: 3, 5: 1, 6: 5}
     assert processes.descendants([2], parents) == {2, 3, 4}
@@ -79,7 +86,8 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
 def test_a_real_process_is_measured_and_seen_to_end(sleeper: subprocess.Popen[bytes]) -> None:
     assert processes.members("sleeper-test") == {sleeper.pid}
     assert processes.pss_bytes([sleeper.pid]) > 1_000_000
-    assert processes.cpu_seconds([sleeper.pid]) >= 0
+    assert processes.cpu_seconds([sleeper.pid])[sleeper.pid] >= 0
+    assert 0 <= processes.idle_cpu("sleeper-test", 0.05) < 1
     assert not processes.wait_gone("sleeper-test", 0.0)
     assert processes.kill_members("sleeper-test") == 1
     assert processes.wait_gone("sleeper-test", 10.0)

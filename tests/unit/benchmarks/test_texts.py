@@ -51,7 +51,7 @@ def test_too_few_sentences_are_refused(data: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("", "is empty"), ("not json\n", "no JSON-lines file")]
+    ("content", "message"), [("", "is empty"), ("not json\n", "is no JSON-lines file")]
 )
 def test_a_damaged_file_is_named(data: Path, content: str, message: str) -> None:
     (data / "intent/clinc150_train.jsonl").write_text(content)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.engines.rows import MAX_WASTE, ROW, plan_blocks
+from serve.engines.rows import MAX_WASTE, ROW, Index, RowGroup, plan_blocks
 
 lengths_strategy = st.lists(st.integers(1, 300), min_size=1, max_size=80)
 
@@ -35,10 +37,10 @@ def test_every_text_stands_whole_in_one_row(lengths: list[int], budget: int) -> 
     assert sorted(seen) == list(range(len(lengths)))
 
 
-def _segments(groups: object) -> np.ndarray:  # type: ignore[type-arg]
+def _segments(groups: Sequence[RowGroup]) -> Index:
     """One label a token; a group without segments has one text a row."""
     labels, base = [], 0
-    for group in groups:  # type: ignore[attr-defined]
+    for group in groups:
         inside = group.segments
         if inside is None:
             inside = np.repeat(np.arange(group.rows), group.width).reshape(group.rows, -1)
