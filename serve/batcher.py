@@ -169,8 +169,8 @@ class Batcher:
         )
         self._waiting.push(request_id, range(len(lengths)))
         if deadline is not None:
-            own = 0.0 if probe else self._service.alone(tokens)
-            heapq.heappush(self._timers, (deadline - own, request_id))
+            latest = self._latest_start(self._requests[request_id])
+            heapq.heappush(self._timers, (latest, request_id))
         return request_id
 
     def next(self, now: float) -> Plan:
@@ -251,7 +251,7 @@ class Batcher:
                 f"{limits.max_queue_seconds:g} s; retry later",
                 retry_after=self._retry_after(wait - limits.max_queue_seconds),
             )
-        end = now + wait + self._service.alone(tokens)
+        end = now + wait + self._service.alone(tokens) + self._service.margin
         if deadline is not None and end > deadline:
             raise OverloadedError(
                 f"the deadline is in {deadline - now:.3g} s, the estimated end in "
@@ -297,7 +297,7 @@ class Batcher:
             return math.inf
         if request.started or request.probe:
             return request.deadline
-        return request.deadline - self._service.alone(request.tokens)
+        return request.deadline - self._service.alone(request.tokens) - self._service.margin
 
     def _fill(self, now: float, shed: list[int]) -> Batch | None:
         """The next batch: in order of rank, up to the budget.
@@ -309,6 +309,7 @@ class Batcher:
         if not self._waiting.items:
             return None
         ready = now + self._remaining(now)
+        tightest = math.inf  # a batch answers as a whole: it must end before its first deadline
         buckets = self._waiting.buckets()
         heads = [(entry, b) for b in buckets if (entry := self._head(b, ready, shed))]
         if not heads:
@@ -322,6 +323,10 @@ class Batcher:
                 request = self._requests[entry.request]
                 length = request.lengths[entry.item]
                 if items and not self._fits(len(items) + 1, tokens + length, max(longest, length)):
+                    break
+                tightest = min(tightest, self._promise(request))
+                end = ready + self._service.alone(tokens + length) + self._service.margin
+                if items and end > tightest:
                     break
                 self._waiting.pop(bucket)
                 longest = max(longest, length)
@@ -343,6 +348,12 @@ class Batcher:
             shed.append(entry.request)
             self._remove(entry.request)
         return None
+
+    def _promise(self, request: Request) -> float:
+        """The deadline that the estimates said would be kept; none for a probe."""
+        if request.deadline is None or request.probe:
+            return math.inf
+        return request.deadline
 
     def _fits(self, items: int, tokens: int, longest: int) -> bool:
         cost = longest * items if self.limits.padded else tokens

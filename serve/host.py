@@ -18,6 +18,7 @@ import psutil
 
 from ironcliw.catalog import Catalog
 from ironcliw.settings import ServeSettings
+from ironcliw.sources import locate
 from serve.cache import ModelCache
 from serve.engines.protocol import EmbeddingEngine, PackedTokens, Vectors
 from serve.engines.registry import estimate_bytes, load_engine, require_embedding
@@ -88,7 +89,10 @@ class ModelHost:
 
     async def load(self, model_id: str, *, pin: bool = False, ttl: float | None = None) -> None:
         """Load a model and keep it until it is evicted or unloaded."""
-        require_embedding(self._catalog[model_id])
+        card = self._catalog[model_id]
+        if card.source is None:
+            locate(card, self._cache_dir)  # says which setting is missing
+        require_embedding(card)
         await self.residency.load(model_id, pin=pin, ttl=ttl)
 
     async def unload(self, model_id: str, *, force: bool = False) -> None:

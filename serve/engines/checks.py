@@ -11,7 +11,7 @@ from serve.engines.protocol import PackedTokens
 
 
 @dataclass(frozen=True, slots=True)
-class BatchLimits:
+class InputLimits:
     """Of one model.
 
     Attributes:
@@ -26,19 +26,20 @@ class BatchLimits:
         """Refuse a batch that would read outside the weights.
 
         Raises:
-            RequestError: a token id is outside the vocabulary, or the lengths contradict the tokens.
+            RequestError: a token id is outside the vocabulary, or lengths and tokens disagree.
             ContextLengthError: a text is longer than the window.
         """
         tokens, lengths = batch.tokens, batch.lengths
         if len(lengths) == 0 or lengths.min() < 1 or int(lengths.sum()) != len(tokens):
             raise RequestError(
-                f"{len(lengths)} lengths ({str(lengths):.60}) do not describe {len(tokens)} tokens; "
+                f"{len(lengths)} lengths ({lengths!s:.60}) do not describe {len(tokens)} tokens: "
                 "each must be positive and their sum the number of tokens"
             )
         if lengths.max() > self.window:
             text = int(lengths.argmax())
             raise ContextLengthError(
-                f"text {text} has {lengths[text]} tokens, this model reads {self.window}; shorten it",
+                f"text {text} has {lengths[text]} tokens, this model reads {self.window}; "
+                "shorten it",
                 param="input",
             )
         # seen as unsigned, a negative id is a huge one: one pass finds both

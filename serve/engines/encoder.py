@@ -104,10 +104,10 @@ def choose_precision(device: torch.device, wanted: str) -> torch.dtype:
 def _cpu_has_bfloat16() -> bool:
     """Whether the CPU multiplies bf16 natively and nothing caps PyTorch or oneDNN below it.
 
-    oneDNN alone is not enough to ask: it counts AVX-512 without bf16 instructions, where it emulates
-    them at less than fp32's speed.
+    oneDNN alone is not enough to ask: it counts AVX-512 without bf16 instructions, where it
+    emulates them at less than fp32's speed.
     """
-    if not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return False

@@ -1,4 +1,4 @@
-"""A model folder as sentence-transformers or transformers writes it, read and checked without torch.
+"""A model folder as sentence-transformers or transformers writes it, read without torch.
 
 Covered: transformer, pooling, dense, layer norm and normalise modules, prompts, safetensors in one
 file or in shards. Not covered: pickled weights, code that travels with a model, modules other than
@@ -139,8 +139,8 @@ def _optional_object(path: Path) -> dict[str, Any]:
 def _refuse_own_code(folder: Path, config: Mapping[str, Any]) -> None:
     if "AutoModel" in (config.get("auto_map") or {}):
         raise ModelLoadError(
-            f"{folder / 'config.json'} asks to run code that comes with the model (auto_map), which "
-            "is never done here; use a model of an architecture that transformers knows"
+            f"{folder / 'config.json'} asks to run code that comes with the model (auto_map), "
+            "which is never done here; use a model of an architecture that transformers knows"
         )
 
 
@@ -182,8 +182,8 @@ def _modules(path: Path) -> tuple[Path, tuple[HeadModule, ...]]:
         raise ModelLoadError(f"{listing} names folders outside its own; do not use this model")
     if kinds[:2] != ["Transformer", "Pooling"]:
         raise ModelLoadError(
-            f"{listing} begins with {', '.join(kinds[:2]) or 'nothing'}; supported are folders that "
-            "begin with Transformer, Pooling"
+            f"{listing} begins with {', '.join(kinds[:2]) or 'nothing'}; supported are folders "
+            "that begin with Transformer, Pooling"
         )
     head = [
         _head_module(kind, folder)

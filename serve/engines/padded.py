@@ -14,7 +14,7 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
 
 from ironcliw.errors import ModelLoadError, UnavailableError
-from serve.engines.checks import BatchLimits
+from serve.engines.checks import InputLimits
 from serve.engines.folder import EncoderFolder
 from serve.engines.pooling import Head
 from serve.engines.protocol import PackedTokens, Vectors
@@ -23,7 +23,7 @@ STEP_TOKENS = 2048
 """Tokens of one step, padding included; a longer text is a step of its own."""
 
 _ENCODER_OF_PAIR = frozenset({"t5", "mt5", "umt5"})
-"""Encoder-decoder types of which only the encoder makes embeddings, as sentence-transformers has it."""
+"""Encoder-decoders of which sentence-transformers, too, takes the encoder alone."""
 
 
 class PaddedEncoder:
@@ -44,7 +44,7 @@ class PaddedEncoder:
         words = self._model.get_input_embeddings()
         with torch.inference_mode():
             self._head = Head(folder.head, _hidden(self._model.config), device)
-        self._limits = BatchLimits(int(words.weight.shape[0]), folder.max_tokens)
+        self._limits = InputLimits(int(words.weight.shape[0]), folder.max_tokens)
         self._pad = int(folder.config.get("pad_token_id") or 0)
 
     @property
@@ -64,7 +64,7 @@ class PaddedEncoder:
         if self._model is None:
             return self._head.resident_bytes
         # parameters() and buffers() name a shared tensor once
-        held = [*self._model.parameters(), *self._model.buffers()]
+        held: list[torch.Tensor] = [*self._model.parameters(), *self._model.buffers()]
         return sum(tensor.nbytes for tensor in held) + self._head.resident_bytes
 
     def embed(self, batch: PackedTokens) -> Vectors:
@@ -123,7 +123,8 @@ def _load(folder: EncoderFolder, dtype: torch.dtype) -> Any:
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ModelLoadError(
-            f"{path}: transformers cannot load a {folder.config.get('model_type')!r} model ({error})"
+            f"{path}: transformers cannot load a {folder.config.get('model_type')!r} model "
+            f"({error})"
         ) from error
     missing = sorted(name for name in found["missing_keys"] if "pooler" not in name)
     if missing:

@@ -24,18 +24,18 @@ class Head:
     """The modules behind a transformer.
 
     Args:
-        modules: As the folder lists them, pooling first.
+        listed: The modules as the folder lists them, pooling first.
         hidden: D of a token's vector.
         device: Where token vectors are.
     """
 
-    def __init__(self, modules: Sequence[HeadModule], hidden: int, device: torch.device) -> None:
-        self._modes = _modes(modules)
+    def __init__(self, listed: Sequence[HeadModule], hidden: int, device: torch.device) -> None:
+        self._modes = _modes(listed)
         self._tensors: list[torch.Tensor] = []
         self._steps: list[Step] = []
         self.dimensions = hidden * len(self._modes)
         self._device = device
-        for module in modules[1:]:
+        for module in listed[1:]:
             self._steps.append(self._step(module))
 
     @property

@@ -1,4 +1,4 @@
-"""Lay texts of many lengths into rows of few widths, so that nothing is padded and little is masked.
+"""Lay texts of many lengths into rows of few widths: next to no padding, and little masked.
 
 Matrix products do not care where a text ends, so the tokens of a batch stand end to end. Attention
 does: it runs over rows of one width S, and a row may hold several texts, kept apart by a mask. Rows
@@ -48,8 +48,8 @@ class Block:
 
     Attributes:
         groups: Rows by width, in the order of the tokens.
-        source: int64 [T], where in the batch each token stands (anything at empty places).
-        positions: int64 [T], each token's place in its text.
+        source: int64 [T], where in the batch each token stands (0 at empty places).
+        positions: int64 [T], each token's place in its text (0 at empty places).
         texts: int64 [B], indices of the texts in the batch.
         starts: int64 [B], where each of them begins in the block.
         lengths: int64 [B], its tokens.
@@ -127,9 +127,10 @@ def _block(rows: Sequence[_Row], lengths: Sequence[int], offsets: Index) -> Bloc
     piece, size = np.array(texts), np.array(sizes)
     starts = np.cumsum(size) - size
     place = np.repeat(np.arange(len(piece)), size)
-    positions = np.arange(int(size.sum())) - starts[place]
     real = piece >= 0
-    source = np.where(real, offsets[piece], 0)[place] + positions * real[place]
+    # empty places read token 0 at position 0, which exist in every batch and model
+    positions = (np.arange(len(place)) - starts[place]) * real[place]
+    source = np.where(real, offsets[piece], 0)[place] + positions
     return Block(
         groups=_groups(rows, place),
         source=source,

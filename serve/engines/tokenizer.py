@@ -61,7 +61,7 @@ class TextEncoder:
         tokens = np.array(encoding.ids, dtype=np.int32)
         if len(tokens) < self._window:
             return Encoded(tokens)
-        # the library splits what did not fit into pieces of the window's size, each with special tokens
+        # what did not fit comes in pieces of the window's size, each with special tokens
         cut = sum(len(piece) - self._special for piece in encoding.overflowing)
         return Encoded(tokens, cut)
 
@@ -125,8 +125,8 @@ def _convert(folder: EncoderFolder) -> tokenizers.Tokenizer:
     )
     if not any((folder.transformer / name).exists() for name in names):
         raise ModelLoadError(
-            f"{folder.transformer} has no tokenizer (tokenizer.json or {', '.join(names)}); copy the "
-            "whole model folder again",
+            f"{folder.transformer} has no tokenizer (tokenizer.json or {', '.join(names)}); copy "
+            "the whole model folder again",
             code="model_file_absent",
         )
     # imported here: it costs 100 MB, and most folders have a tokenizer.json

@@ -42,8 +42,8 @@ class Weights:
         found = [name for name in tensors if name == anchor or name.endswith("." + anchor)]
         if len(found) != 1:
             raise ModelLoadError(
-                f"{self._where()} has {len(found)} tensors named {anchor!r} and should have one; its "
-                "config.json is of another architecture"
+                f"{self._where()} has {len(found)} tensors named {anchor!r} and should have one; "
+                "its config.json is of another architecture"
             )
         self._prefix = found[0].removesuffix(anchor)
 
