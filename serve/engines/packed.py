@@ -18,6 +18,7 @@ from serve.engines.linear import Linear, make_linear
 from serve.engines.pooling import Head
 from serve.engines.protocol import PackedTokens, Vectors
 from serve.engines.rows import Block, RowGroup, plan_blocks
+from serve.engines.threads import threads_for
 from serve.engines.weights import Weights
 
 # measured from 256 to 4096 on the CPU: best from 2048 on, 5 % to 20 % above 512
@@ -95,7 +96,7 @@ class PackedEncoder:
         if self._closed:
             raise UnavailableError("this engine was closed; load the model again")
         self._limits.check(batch)
-        with torch.inference_mode():
+        with torch.inference_mode(), threads_for(self._device, len(batch.tokens)):
             if len(batch.lengths) == 1:
                 return self._embed_one(batch)
             result = torch.empty(len(batch.lengths), self.dimensions)

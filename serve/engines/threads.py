@@ -1,0 +1,33 @@
+"""How many threads a batch is worth.
+
+Two threads meet at a barrier in every operator: some sixty times a batch. For a few hundred tokens
+they gain a third at best, and as soon as somebody else wants a core (the ingress itself does, while
+requests come in) each barrier waits for that core: measured at twice the time of one thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+SMALL_BATCH_TOKENS = 256
+"""Batches up to this size are computed by one thread."""
+
+
+@contextmanager
+def threads_for(device: torch.device, tokens: int) -> Iterator[None]:
+    """Give PyTorch one thread for a small batch, what it had for a larger one.
+
+    The number belongs to the calling thread; it is put back afterwards.
+    """
+    usual = torch.get_num_threads()
+    if device.type != "cpu" or tokens > SMALL_BATCH_TOKENS or usual == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(usual)
