@@ -11,7 +11,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 import orjson
@@ -33,6 +33,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Observe = Callable[[str, str, int, float], None]
+# (request state, body) to (status, headers, JSON body)
+Direct = Callable[[dict[str, Any], bytes], Awaitable[tuple[int, dict[str, str], bytes]]]
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _MOST_SECONDS = 3600.0
@@ -48,13 +50,22 @@ class Gateway:
         app: The routes.
         settings: Body limit and default deadline.
         observe: Told method, route, status and seconds of every request.
+        direct: Handlers by method and path that are called at once: FastAPI's layers cost more
+            than a cached embedding.
     """
 
-    def __init__(self, app: App, settings: ServeSettings, observe: Observe | None = None) -> None:
+    def __init__(
+        self,
+        app: App,
+        settings: ServeSettings,
+        observe: Observe | None = None,
+        direct: Mapping[tuple[str, str], Direct] | None = None,
+    ) -> None:
         self._app = app
         self._settings = settings
         self._observe = observe
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._direct = direct or {}
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,8 +83,7 @@ class Gateway:
                 raise UnavailableError("the service is stopping", retry_after=5.0)
             seconds = _timeout(headers, self._settings.request_timeout_seconds)
             state["deadline"] = started + seconds
-            body = await self._read_body(scope, receive, headers, seconds)
-            await self._run(scope, _Body(body, receive), answer, seconds)
+            await self._guarded(scope, receive, answer, seconds)
         except _ClientGoneError:
             answer.status = 499
         except IroncliwError as error:
@@ -84,8 +94,8 @@ class Gateway:
             await answer.fail(internal_error(request_id.decode()))
         finally:
             if self._observe is not None:
-                seconds = time.monotonic() - started
-                self._observe(scope["method"], state["route"], answer.status, seconds)
+                elapsed = time.monotonic() - started
+                self._observe(scope["method"], state["route"], answer.status, elapsed)
 
     @property
     def running(self) -> int:
@@ -98,10 +108,42 @@ class Gateway:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=seconds)
 
-    async def _read_body(
-        self, scope: Scope, receive: Receive, headers: dict[bytes, bytes], seconds: float
-    ) -> bytes:
-        most = self._settings.max_body_bytes
+    async def _guarded(
+        self, scope: Scope, receive: Receive, answer: _Answer, seconds: float
+    ) -> None:
+        """Answer, but stop at the deadline and when the client leaves."""
+        task = asyncio.current_task()
+        assert task is not None
+        guard = _Guard(task)
+        timer = asyncio.get_running_loop().call_later(seconds, guard.stop, "deadline")
+        watcher: asyncio.Task[None] | None = None
+        self._tasks.add(task)
+        try:
+            body = await self._read_body(scope, receive)
+            watcher = asyncio.create_task(guard.watch(receive))
+            direct = self._direct.get((scope["method"], scope["path"]))
+            if direct is None:
+                await self._app(scope, _Body(body, guard), answer)
+            else:
+                await answer.whole(*await direct(scope["state"], body))
+        except asyncio.CancelledError:
+            if guard.reason is None:
+                raise
+            task.uncancel()
+            if guard.reason == "gone":
+                raise _ClientGoneError from None
+            raise DeadlineExceededError(
+                f"the request was not answered within its {seconds:g} s; ask for longer with the "
+                "x-request-timeout-seconds header"
+            ) from None
+        finally:
+            self._tasks.discard(task)
+            timer.cancel()
+            if watcher is not None:
+                watcher.cancel()
+
+    async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
+        headers, most = scope["state"]["headers"], self._settings.max_body_bytes
         declared = headers.get(b"content-length")
         if declared is None and b"transfer-encoding" not in headers:
             return b""
@@ -109,47 +151,17 @@ class Gateway:
             raise _too_large(int(declared), most)
         chunks: list[bytes] = []
         size = 0
-        try:
-            async with asyncio.timeout(seconds):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise _ClientGoneError
-                    chunk = message.get("body", b"")
-                    size += len(chunk)
-                    if size > most:
-                        raise _too_large(size, most)
-                    chunks.append(chunk)
-                    if not message.get("more_body", False):
-                        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        except TimeoutError:
-            raise DeadlineExceededError(
-                f"the request body did not arrive within {seconds:g} s"
-            ) from None
-
-    async def _run(self, scope: Scope, body: _Body, answer: _Answer, seconds: float) -> None:
-        task = asyncio.ensure_future(self._app(scope, body, answer))
-        watcher = asyncio.ensure_future(body.disconnected())
-        self._tasks.add(task)
-        try:
-            await asyncio.wait(
-                {task, watcher}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
-            )
-            if task.done():
-                return task.result()
-            gone = watcher.done()
-            await _cancel(task)
-            if gone:
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
                 raise _ClientGoneError
-            raise DeadlineExceededError(
-                f"the request was not answered within its {seconds:g} s; ask for longer with the "
-                "x-request-timeout-seconds header"
-            )
-        finally:
-            self._tasks.discard(task)
-            watcher.cancel()
-            if not task.done():
-                await _cancel(task)
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size > most:
+                raise _too_large(size, most)
+            chunks.append(chunk)
+            if not message.get("more_body", False):
+                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 def internal_error(request_id: str) -> IroncliwError:
@@ -164,29 +176,44 @@ class _ClientGoneError(Exception):
     """The client closed the connection: nobody is left to answer."""
 
 
+class _Guard:
+    """Cancels a request's task, once, and remembers why."""
+
+    def __init__(self, task: asyncio.Task[Any]) -> None:
+        self.reason: str | None = None
+        self.gone = asyncio.Event()
+        self._task = task
+
+    def stop(self, reason: str) -> None:
+        if self.reason is None:
+            self.reason = reason
+            self._task.cancel()
+
+    async def watch(self, receive: Receive) -> None:
+        """Stop the task when the client leaves; to be cancelled when the answer is out."""
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.gone.set()
+        self.stop("gone")
+
+
 class _Body:
     """Gives the application the body that was read already, then tells of a disconnect."""
 
-    def __init__(self, body: bytes, receive: Receive) -> None:
+    def __init__(self, body: bytes, guard: _Guard) -> None:
         self._message: Message | None = {
             "type": "http.request",
             "body": body,
             "more_body": False,
         }
-        self._receive = receive
-        self._gone = asyncio.Event()
+        self._guard = guard
 
     async def __call__(self) -> Message:
         if self._message is not None:
             message, self._message = self._message, None
             return message
-        await self._gone.wait()
+        await self._guard.gone.wait()
         return {"type": "http.disconnect"}
-
-    async def disconnected(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self._gone.set()
 
 
 class _Answer:
@@ -211,22 +238,20 @@ class _Answer:
             # too late for a status; ending the body early tells the client that it is not whole
             self.status = error.status
             return
-        body = orjson.dumps(error.body())
-        headers = {
-            "content-type": "application/json",
-            "content-length": str(len(body)),
-            **error.headers(),
-        }
-        raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+        headers = error.headers()
         if isinstance(error, RequestTooLargeError):
-            raw.append((b"connection", b"close"))
-        await self({"type": "http.response.start", "status": error.status, "headers": raw})
+            headers["connection"] = "close"
+        await self.whole(error.status, headers, orjson.dumps(error.body()))
+
+    async def whole(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        """Answer with a JSON body in one piece."""
+        raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+        raw += [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+        ]
+        await self({"type": "http.response.start", "status": status, "headers": raw})
         await self({"type": "http.response.body", "body": body})
-
-
-async def _cancel(task: asyncio.Future[None]) -> None:
-    task.cancel()
-    await asyncio.wait({task})
 
 
 def _request_id(headers: dict[bytes, bytes]) -> bytes:

@@ -26,6 +26,9 @@ from serve.residency import ModelResidency
 
 logger = logging.getLogger(__name__)
 
+# About one short text or two: a few milliseconds on a slow core.
+_INLINE_TOKENS = 48
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Computed:
@@ -54,10 +57,18 @@ class ModelHost:
         settings: Budget, device and precision.
         cache_dir: Where fetched models are kept.
         node: Name of this machine, for answers.
+        inline: Compute small batches in the event loop itself: right for a replica, whose loop has
+            nothing else to do.
     """
 
     def __init__(
-        self, catalog: Catalog, settings: ServeSettings, cache_dir: Path, node: str
+        self,
+        catalog: Catalog,
+        settings: ServeSettings,
+        cache_dir: Path,
+        node: str,
+        *,
+        inline: bool = False,
     ) -> None:
         self._catalog = catalog
         self._settings = settings
@@ -68,6 +79,8 @@ class ModelHost:
         self.residency: ModelResidency[EmbeddingEngine] = ModelResidency(
             cache, self._load, self._estimate
         )
+        self._inline = inline
+        self._computing = 0
         # one batch at a time: engines use every core, two at once would only slow each other
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self._estimates: dict[str, int] = {}
@@ -80,9 +93,8 @@ class ModelHost:
         """
         require_embedding(self._catalog[model_id])
         async with self.residency.use(model_id) as engine:
-            loop = asyncio.get_running_loop()
             started = time.perf_counter()
-            vectors = await loop.run_in_executor(self._compute, engine.embed, batch)
+            vectors = await self._embed(engine, batch)
             seconds = time.perf_counter() - started
             self.residency.record(model_id, seconds * 1000, len(batch.lengths))
             return Computed(vectors, seconds, self._node, engine.device, engine.precision)
@@ -127,6 +139,17 @@ class ModelHost:
         """Free every model."""
         await self.residency.close()
         self._compute.shutdown(wait=True)
+
+    async def _embed(self, engine: EmbeddingEngine, batch: PackedTokens) -> Vectors:
+        if self._inline and len(batch.tokens) <= _INLINE_TOKENS and not self._computing:
+            # two hand-overs between threads cost more than the loop's few milliseconds of silence
+            return engine.embed(batch)
+        self._computing += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._compute, engine.embed, batch)
+        finally:
+            self._computing -= 1
 
     def _load(self, model_id: str) -> EmbeddingEngine:
         started = time.perf_counter()

@@ -25,7 +25,7 @@ from ironcliw import logs
 from ironcliw.errors import UnavailableError
 from ironcliw.settings import Settings
 from serve.gateway import Gateway
-from serve.routes import create_app
+from serve.routes import create_app, direct_routes
 from serve.service import Service
 from serve.variants import ServeVariant
 
@@ -49,7 +49,12 @@ class Ingress:
         self._metrics_url = f"http://127.0.0.1:{settings.cluster.metrics_port}/metrics"
         service = Service(settings, ServeVariant("local", local), _nodes, self._relay)
         self._service = service
-        self._gateway = Gateway(create_app(service), settings.serve, service.metrics.on_request)
+        self._gateway = Gateway(
+            create_app(service),
+            settings.serve,
+            service.metrics.on_request,
+            direct_routes(service),
+        )
         config = uvicorn.Config(
             self._gateway,
             http="httptools",

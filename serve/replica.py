@@ -33,6 +33,7 @@ class EngineReplica:
             settings.serve,
             Path(settings.state_dir) / "models",
             socket.gethostname(),
+            inline=True,
         )
         # not awaited: the replica answers, and says what it is loading, while it loads
         self._pinning = asyncio.create_task(self._pin(settings.serve.pinned_models))

@@ -30,7 +30,7 @@ from ironcliw.schemas import (
     UnloadRequest,
 )
 from serve.embeddings import Served
-from serve.gateway import internal_error
+from serve.gateway import Direct, internal_error
 from serve.keys import ApiKey, Scope
 from serve.service import Service
 
@@ -89,7 +89,31 @@ def _add_error_handlers(app: FastAPI) -> None:
         return await ours(request, internal_error(request.state.request_id))
 
 
+def direct_routes(service: Service) -> dict[tuple[str, str], Direct]:
+    """The routes that the gateway calls without FastAPI in between."""
+    return {("POST", "/v1/embeddings"): embeddings_handler(service)}
+
+
+def embeddings_handler(service: Service) -> Direct:
+    """`POST /v1/embeddings` from bytes to bytes."""
+
+    async def answer(state: dict[str, Any], body: bytes) -> tuple[int, dict[str, str], bytes]:
+        state["route"] = "/v1/embeddings"
+        key = service.gatekeeper.authenticate(state["headers"], Scope.INFER)
+        with service.gatekeeper.slot(key):
+            wanted = _parse_bytes(body, EmbeddingRequest)
+            content, result = await service.embeddings.answer(wanted, state["deadline"])
+        headers = _served_headers(result.served)
+        if result.truncated:
+            headers["x-ironcliw-truncated"] = str(len(result.truncated))
+        return 200, headers, content
+
+    return answer
+
+
 def _add_inference(app: FastAPI, service: Service) -> None:
+    answer = embeddings_handler(service)
+
     @app.post(
         "/v1/embeddings",
         response_model=EmbeddingResponse,
@@ -99,13 +123,8 @@ def _add_inference(app: FastAPI, service: Service) -> None:
     )
     async def embeddings(request: Request) -> Response:
         """Vectors of one text, several texts, or token arrays."""
-        with service.gatekeeper.slot(_enter(request, service, "/v1/embeddings", Scope.INFER)):
-            wanted = await _parse(request, EmbeddingRequest)
-            body, result = await service.embeddings.answer(wanted, request.state.deadline)
-            headers = _served_headers(result.served)
-            if result.truncated:
-                headers["x-ironcliw-truncated"] = str(len(result.truncated))
-            return Response(body, headers=headers, media_type="application/json")
+        status, headers, body = await answer(request.scope["state"], await request.body())
+        return Response(body, status, headers, "application/json")
 
     async def not_yet(request: Request) -> Response:
         _enter(request, service, request.url.path, Scope.INFER)
@@ -201,8 +220,10 @@ def _enter(request: Request, service: Service, route: str, scope: Scope) -> ApiK
 
 async def _parse(request: Request, form: type[BodyT], *, optional: bool = False) -> BodyT:
     body = await request.body()
-    if not body and optional:
-        body = b"{}"
+    return _parse_bytes(b"{}" if not body and optional else body, form)
+
+
+def _parse_bytes(body: bytes, form: type[BodyT]) -> BodyT:
     try:
         return form.model_validate_json(body)
     except ValidationError as error:

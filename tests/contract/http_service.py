@@ -17,7 +17,7 @@ from ironcliw.settings import Settings
 from serve.gateway import Gateway
 from serve.host import ModelHost
 from serve.ingress import open_listener
-from serve.routes import create_app
+from serve.routes import create_app, direct_routes
 from serve.service import Service
 from serve.variants import LocalVariant, Variant
 
@@ -59,7 +59,9 @@ class HttpService:
             Catalog(settings.models), settings.serve, settings.state_dir / "models", "test-node"
         )
         self.service = Service(settings, self._variant or LocalVariant(self.host))
-        self.gateway = Gateway(create_app(self.service), settings.serve)
+        self.gateway = Gateway(
+            create_app(self.service), settings.serve, direct=direct_routes(self.service)
+        )
         self._server = uvicorn.Server(
             uvicorn.Config(self.gateway, lifespan="off", log_config=None, access_log=False)
         )
