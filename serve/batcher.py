@@ -57,7 +57,7 @@ class BatchLimits:
     """Longest estimated wait before a request starts."""
     slots: int = 2
     """Batches in flight at once: the next one is at the replica while the current one computes."""
-    eager_second_slot_tokens: int = 256
+    eager_second_slot_tokens: int = 64
     """Fewest waiting tokens for which a slot beyond the first is used; fewer wait to be joined."""
     padded: bool = False
     """The engine pads to the longest item: a batch costs its longest length times its items."""
