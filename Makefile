@@ -50,9 +50,8 @@ $(VENV)/.bench: $(VENV)/.installed
 	$(PY) -m pip install --quiet --progress-bar off --editable '.[dev,bench]'
 	@touch $@
 
-bench: $(VENV)/.bench ## all benchmark themes against the peers that are installed
-	$(PY) -m benchmarks engines
-	$(PY) -m benchmarks serving
+bench: $(VENV)/.bench ## all benchmark themes against the peers that are installed; fails where a goal is missed
+	@missed=0; for theme in engines serving; do $(PY) -m benchmarks $$theme || missed=1; done; exit $$missed
 
 bench-peers: $(VENV)/.bench $(PEERS)/infinity/.installed ## install the peers that need environments of their own
 
@@ -62,4 +61,4 @@ $(PEERS)/infinity/.installed: benchmarks/requirements-peers.txt
 	@touch $@
 
 clean: ## remove what make has made
-	rm -rf $(VENV) $(PEERS) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PEERS) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .infinity_cache

@@ -13,8 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from cluster.examples import welcome
-from cluster.head import running_head, start_head, stop_head
-from cluster.processes import end_processes, session_tags
+from cluster.head import running_head, start_head, stop_every_head, stop_head
 from cluster.ray_environment import client_environment
 from cluster.record import HeadRecord, record_path
 from cluster.status import fetch_status, settings_rows, write_status
@@ -66,7 +65,7 @@ def _down(
 ) -> None:
     """Stop all that `up` started; returns when the last process is gone."""
     settings = command_settings()
-    ended = stop_head(settings) if not everything else _end_every_head(settings)
+    ended = stop_every_head(settings, note) if everything else stop_head(settings, note)
     if as_json:
         write_json({"ended_processes": ended})
     else:
@@ -89,8 +88,9 @@ def _status(
             write_table(("setting", "value", "origin"), [(n, str(v), o) for n, v, o in rows])
         return
     settings = command_settings()
-    record = running_head(settings)
-    if record is None and settings.client.base_url is None:
+    # with client.base_url set, another service is meant than the one that may run here
+    record = None if settings.client.base_url else running_head(settings)
+    if record is None and not settings.client.base_url:
         raise NotRunningError(
             f"no head runs for the state directory {settings.state_dir}; start one with "
             "`ironcliw up` (or `make serve`)"
@@ -117,12 +117,6 @@ def _facts(record: HeadRecord) -> dict[str, Any]:
     return {"base_url": record.base_url, "dashboard_url": record.dashboard_url}
 
 
-def _end_every_head(settings: Settings) -> int:
-    ended = sum(end_processes(tag) for tag in session_tags())
-    record_path(settings.state_dir).unlink(missing_ok=True)
-    return ended
-
-
 def _stay(settings: Settings, record: HeadRecord, *, started: bool) -> None:
     note(
         "Ctrl-C stops everything" if started else "joined a running head; Ctrl-C leaves it running"
@@ -136,7 +130,7 @@ def _stay(settings: Settings, record: HeadRecord, *, started: bool) -> None:
             return
     if started:
         note("stopping")
-        stop_head(settings)
+        stop_head(settings, note)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -12,12 +12,19 @@ from ironcliw.settings import Settings
 
 # Marks every process of one head, so that `down` can find them all without guessing by name.
 SESSION_VARIABLE = "IRONCLIW_SESSION"
+# Whoever reaches the dashboard can run jobs, given the token: it stays on this machine.
+DASHBOARD_HOST = "127.0.0.1"
+
+
+def dashboard_url(settings: Settings) -> str:
+    """Address of the Ray dashboard, which listens on loopback whatever `cluster.node_ip` is."""
+    return f"http://{DASHBOARD_HOST}:{settings.cluster.dashboard_port}"
 
 
 def client_environment(settings: Settings) -> dict[str, str]:
     """What a user's shell needs for `ray job submit` and the `ray` command line."""
     return {
-        "RAY_ADDRESS": f"http://{settings.cluster.node_ip}:{settings.cluster.dashboard_port}",
+        "RAY_ADDRESS": dashboard_url(settings),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_path(settings)),
     }

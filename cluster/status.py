@@ -7,8 +7,13 @@ from typing import Any
 import httpx
 
 from ironcliw.console import megabytes, write_line, write_table
-from ironcliw.errors import ClusterError, NotRunningError
-from ironcliw.settings import Settings, effective_settings, load_settings_with_origins
+from ironcliw.errors import ClusterError, NotRunningError, SettingsError
+from ironcliw.settings import (
+    LOOPBACK_HOSTS,
+    Settings,
+    effective_settings,
+    load_settings_with_origins,
+)
 
 
 def settings_rows() -> list[tuple[str, Any, str]]:
@@ -23,6 +28,7 @@ def fetch_status(settings: Settings) -> dict[str, Any]:
 
     Raises:
         NotRunningError: nobody listens.
+        SettingsError: `client.base_url` is no URL.
         ClusterError: the service answers with an error.
     """
     headers = {}
@@ -30,11 +36,22 @@ def fetch_status(settings: Settings) -> dict[str, Any]:
         headers["authorization"] = f"Bearer {settings.client.api_key.get_secret_value()}"
     url = settings.base_url + "/v1/status"
     try:
-        response = httpx.get(url, headers=headers, timeout=10.0)
+        # a proxy of the environment cannot reach this machine's loopback
+        trust_env = httpx.URL(url).host not in LOOPBACK_HOSTS
+        response = httpx.get(url, headers=headers, timeout=10.0, trust_env=trust_env)
+    except httpx.InvalidURL as error:
+        raise SettingsError(
+            f"client.base_url is {settings.base_url!r}, which is no URL: {error}"
+        ) from error
     except httpx.HTTPError as error:
+        advice = (
+            "check client.base_url"
+            if settings.client.base_url
+            else f"its logs are in {settings.state_dir / 'logs'} and "
+            f"{settings.ray_temp_dir / 'session_latest' / 'logs'}; `ironcliw up` starts it again"
+        )
         raise NotRunningError(
-            f"the service at {settings.base_url} does not answer ({error}); its logs are in "
-            f"{settings.state_dir / 'logs'}; `ironcliw up` starts it again"
+            f"the service at {settings.base_url} does not answer ({error}); {advice}"
         ) from error
     if response.status_code != 200:
         raise ClusterError(f"{url} answered {response.status_code}: {response.text}")

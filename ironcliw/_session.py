@@ -23,6 +23,9 @@ from ironcliw.settings import LOOPBACK_HOSTS, load_settings
 # A load may take long, but says so: a stream silent for this time has lost its server.
 STREAM_SILENCE_SECONDS = 600.0
 
+# The server takes deadlines up to an hour (serve/gateway.py); a client may wait for longer.
+LONGEST_DEADLINE_SECONDS = 3600.0
+
 
 class Session:
     """Where to, with which key, how long: the same for both clients."""
@@ -62,7 +65,7 @@ class Session:
             arguments["timeout"] = httpx.Timeout(self.timeout, read=STREAM_SILENCE_SECONDS)
         else:
             # the server drops the request when nobody waits for it any more
-            arguments["headers"] = {"x-request-timeout-seconds": f"{self.timeout:g}"}
+            arguments["headers"] = {"x-request-timeout-seconds": _deadline(self.timeout)}
         return arguments
 
     def translated(self, call: Call[Any], error: httpx.RequestError) -> IroncliwError:
@@ -95,6 +98,12 @@ def checked(response: httpx.Response, call: Call[Any]) -> Answer:
         response.status_code, dict(response.headers), b"" if streamed else response.content
     )
     return check(answer, str(response.url))
+
+
+def _deadline(timeout: float) -> str:
+    """Seconds in plain digits, to the millisecond, within what the server takes."""
+    seconds = min(max(timeout, 0.001), LONGEST_DEADLINE_SECONDS)
+    return f"{seconds:.3f}".rstrip("0").rstrip(".")
 
 
 def _checked_timeout(default: float, given: float | None) -> float:

@@ -142,14 +142,14 @@ class Client:
         return self.model(model_id)
 
     def unload_model(self, model_id: str, *, force: bool = False) -> Model:
-        """Unload a model.
+        """Unload a model; waits until the requests that use it are done.
 
         Args:
             model_id: A loaded model.
             force: Unload it although it is pinned.
 
         Raises:
-            ConflictError: it is in use, or pinned.
+            ConflictError: it is pinned, and `force` is not given.
         """
         self._run(calls.unload_call(model_id, force))
         return self.model(model_id)

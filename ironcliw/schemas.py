@@ -12,7 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Strict
 
 Priority = Literal["critical", "high", "normal", "low"]
 Scope = Literal["infer", "workflow", "admin"]
-TokenIds = Annotated[list[StrictInt], Field(min_length=1)]
+# Fail fast: collecting an error for each of a hundred thousand wrong items takes gigabytes.
+Strings = Annotated[list[StrictStr], Field(fail_fast=True)]
+Tokens = Annotated[list[StrictInt], Field(fail_fast=True)]
 
 
 class _Request(BaseModel):
@@ -27,7 +29,7 @@ class EmbeddingRequest(_Request):
     """`POST /v1/embeddings`. The fields after `user` are extensions of ours."""
 
     model: StrictStr = Field(description="A model id of `GET /v1/models`.")
-    input: StrictStr | list[StrictStr] | list[StrictInt] | list[list[StrictInt]] = Field(
+    input: StrictStr | Strings | Tokens | Annotated[list[Tokens], Field(fail_fast=True)] = Field(
         description="One text, several texts, one token array or several token arrays."
     )
     dimensions: Annotated[StrictInt, Field(ge=1)] | None = Field(

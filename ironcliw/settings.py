@@ -222,14 +222,33 @@ class Settings(BaseSettings):
 
     @property
     def ray_temp_dir(self) -> Path:
-        """Ray's session folder. A socket path may have 103 bytes on macOS, so it is short."""
-        return self.cluster.temp_dir or Path("/tmp") / f"ironcliw-{os.getuid()}"
+        """Ray's session folder. A socket path may have 103 bytes on macOS, so it is short.
+
+        Ray opens its folder to everybody; the one around it is private (`cluster.temp_folder`).
+        """
+        return self.cluster.temp_dir or Path("/tmp") / f"ironcliw-{os.getuid()}" / "ray"
 
     @property
     def base_url(self) -> str:
-        """Where this machine's HTTP service listens, or the one named in `client.base_url`."""
-        if self.client.base_url:
-            return self.client.base_url.rstrip("/")
+        """The service that clients mean: the one in `client.base_url`, else this machine's.
+
+        It is given without the `/v1` that the `openai` client wants at its end.
+
+        Raises:
+            SettingsError: `client.base_url` is neither http nor https.
+        """
+        url = self.client.base_url
+        if not url:
+            return self.service_url
+        if not url.startswith(("http://", "https://")):
+            raise SettingsError(
+                f"client.base_url is {url!r}; it must start with http:// or https://"
+            )
+        return url.rstrip("/").removesuffix("/v1")
+
+    @property
+    def service_url(self) -> str:
+        """Where this machine's HTTP service listens."""
         host = "127.0.0.1" if self.serve.host in {"0.0.0.0", "::"} else self.serve.host
         return f"http://{f'[{host}]' if ':' in host else host}:{self.serve.port}"
 
@@ -296,6 +315,11 @@ def process_environment(**changes: str) -> dict[str, str]:
     """
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
     return {**os.environ, "PATH": path, **changes}
+
+
+def is_on_path(folder: Path) -> bool:
+    """Whether a shell with our environment finds the programs of a folder by their name."""
+    return str(folder) in os.environ.get("PATH", os.defpath).split(os.pathsep)
 
 
 def export_environment(values: Mapping[str, str]) -> None:

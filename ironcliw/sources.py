@@ -7,7 +7,9 @@ directory by their own libraries.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
+import tempfile
 from pathlib import Path
 
 from ironcliw.catalog import ModelCard
@@ -85,18 +87,32 @@ def _from_hub(card: ModelCard, rest: str, cache_dir: Path) -> Path:
 
 
 def _from_bucket(card: ModelCard, cache_dir: Path) -> Path:
-    target = cache_dir / "gs" / card.id
-    if (target / ".complete").exists():
+    assert card.source is not None
+    # named by the source: a model whose source was changed must not get the old one's files
+    target = cache_dir / "gs" / hashlib.sha256(card.source.encode()).hexdigest()[:32]
+    if target.exists():
         return target
     try:
         import fsspec
 
-        filesystem, root = fsspec.core.url_to_fs(card.source)
-        filesystem.get(root.rstrip("/") + "/", str(target), recursive=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f"{target.name}.", dir=target.parent) as work:
+            fetched = Path(work) / "model"
+            filesystem, root = fsspec.core.url_to_fs(card.source)
+            filesystem.get(root.rstrip("/") + "/", str(fetched), recursive=True)
+            _publish(fetched, target)
     except (ImportError, OSError, ValueError) as error:
         raise ModelLoadError(
             f"model {card.id!r}: could not fetch {card.source}: {error}; the extra `gcp` reads "
             "buckets"
         ) from error
-    (target / ".complete").touch()
     return target
+
+
+def _publish(fetched: Path, target: Path) -> None:
+    """Give a whole copy its name; where another process was first, its copy stays."""
+    try:
+        fetched.rename(target)
+    except OSError:
+        if not target.exists():
+            raise

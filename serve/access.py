@@ -24,7 +24,7 @@ class Gatekeeper:
     Args:
         settings: Bind address, `auth` and the default limit.
         keys: The keys in force.
-        retry_after: Seconds until a key's request is likely to be done.
+        retry_after: Seconds after which a caller over its limit should ask again.
     """
 
     def __init__(
@@ -40,8 +40,12 @@ class Gatekeeper:
         self._retry_after = retry_after
         self._running: Counter[str] = Counter()
 
-    def authenticate(self, headers: Headers, scope: Scope) -> ApiKey | None:
+    def authenticate(self, headers: Headers, scope: Scope | None) -> ApiKey | None:
         """The caller's key; None for the owner on loopback.
+
+        Args:
+            headers: Names in lower case.
+            scope: What the caller wants to do; None while that is not known.
 
         Raises:
             AuthenticationError: no key, or one that is not known.
@@ -64,7 +68,7 @@ class Gatekeeper:
             raise AuthenticationError(
                 f"the API key {secret[:12]}... is not known here, or was revoked"
             )
-        if not key.allows(scope):
+        if scope is not None and not key.allows(scope):
             raise PermissionDeniedError(
                 f"the API key {key.name!r} has the scopes {' '.join(sorted(key.scopes))}; this "
                 f"needs {scope.value}"
@@ -113,7 +117,10 @@ def _refuse_web_pages(headers: Headers) -> None:
         if value is None:
             continue
         text = value.decode("latin-1")
-        host = urlsplit(text if name == b"origin" else "//" + text).hostname
+        try:
+            host = urlsplit(text if name == b"origin" else "//" + text).hostname
+        except ValueError:
+            host = None
         if host not in LOOPBACK_HOSTS:
             raise PermissionDeniedError(
                 f"the request's {name.decode()} is {text!r}: without an API key only this machine "

@@ -23,10 +23,14 @@ from serve.content_cache import ContentCache
 from serve.engines.protocol import Encoded, PackedTokens, Tokens, Vectors
 from serve.engines.registry import Prepared, load_preparer, require_embedding
 from serve.host import Computed
-from serve.variants import Variant
+from serve.variants import ReplicaLostError, Variant
 
 # Tokenising this many characters takes about a millisecond, longer inputs leave the event loop.
 _INLINE_CHARACTERS = 4096
+# A request that takes its replica down each time must not go on doing so.
+_MAX_LOSSES = 5
+# Longer ones would hold a tokenising thread for seconds, to be cut to a few hundred tokens.
+_MOST_CHARACTERS = 1_000_000
 # Kept of a deadline for writing and sending the answer.
 _ANSWER_SECONDS = 0.005
 _PRIORITIES = {
@@ -100,7 +104,7 @@ class EmbeddingService:
         self._cache = ContentCache(settings.embedding_cache_bytes)
         self._prepared: dict[str, asyncio.Task[Prepared]] = {}
         self._lanes: dict[str, _Lane] = {}
-        self._threads = ThreadPoolExecutor(1, thread_name_prefix="tokenise")
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="tokenise")
 
     @property
     def content_cache(self) -> ContentCache:
@@ -150,6 +154,11 @@ class EmbeddingService:
             served,
         )
 
+    def forget(self, model_id: str) -> None:
+        """Drop a model's tokenizer and answers: it may come back with other files."""
+        self._prepared.pop(model_id, None)
+        self._cache.forget(model_id)
+
     async def close(self) -> None:
         """Fail what waits and stop."""
         for lane in self._lanes.values():
@@ -172,6 +181,12 @@ class EmbeddingService:
         for index, item in enumerate(items):
             if len(item) == 0:
                 raise RequestError(f"input[{index}] is empty", param="input")
+            if len(item) > _MOST_CHARACTERS:
+                raise RequestTooLargeError(
+                    f"input[{index}] has {len(item)} characters; at most {_MOST_CHARACTERS} are "
+                    "allowed in one text",
+                    param="input",
+                )
         return items
 
     async def _prepare(self, model_id: str) -> Prepared:
@@ -261,7 +276,13 @@ class _Lane:
             max_queue_tokens=settings.max_queue_tokens,
             max_queue_seconds=settings.max_queue_seconds,
         )
-        self.queue = BatchQueue(limits, self._run, observer=observer)
+        self.queue = BatchQueue(
+            limits,
+            self._run,
+            observer=observer,
+            retry_on=(ReplicaLostError,),
+            max_losses=_MAX_LOSSES,
+        )
 
     async def _run(self, sequences: list[Tokens]) -> Vectors:
         batch = PackedTokens.pack(sequences)

@@ -33,6 +33,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Observe = Callable[[str, str, int, float], None]
+Admit = Callable[[str, dict[bytes, bytes]], None]
 # (request state, body) to (status, headers, JSON body)
 Direct = Callable[[dict[str, Any], bytes], Awaitable[tuple[int, dict[str, str], bytes]]]
 
@@ -50,6 +51,7 @@ class Gateway:
         app: The routes.
         settings: Body limit and default deadline.
         observe: Told method, route, status and seconds of every request.
+        admit: Told path and headers before the body is read; raises to refuse the request.
         direct: Handlers by method and path that are called at once: FastAPI's layers cost more
             than a cached embedding.
     """
@@ -59,11 +61,13 @@ class Gateway:
         app: App,
         settings: ServeSettings,
         observe: Observe | None = None,
+        admit: Admit = lambda path, headers: None,
         direct: Mapping[tuple[str, str], Direct] | None = None,
     ) -> None:
         self._app = app
         self._settings = settings
         self._observe = observe
+        self._admit = admit
         self._direct = direct or {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = False
@@ -81,8 +85,10 @@ class Gateway:
         try:
             if self._closing:
                 raise UnavailableError("the service is stopping", retry_after=5.0)
-            seconds = _timeout(headers, self._settings.request_timeout_seconds)
+            seconds = _timeout(headers, self._default_seconds(scope["path"]))
             state["deadline"] = started + seconds
+            # before the body is read: strangers shall not fill the memory
+            self._admit(scope["path"], headers)
             await self._guarded(scope, receive, answer, seconds)
         except _ClientGoneError:
             answer.status = 499
@@ -107,6 +113,12 @@ class Gateway:
         self._closing = True
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=seconds)
+
+    def _default_seconds(self, path: str) -> float:
+        """A load may fetch gigabytes first, so it gets the longest deadline there is."""
+        if path.startswith("/v1/models/") and path.endswith(("/load", "/unload")):
+            return _MOST_SECONDS
+        return self._settings.request_timeout_seconds
 
     async def _guarded(
         self, scope: Scope, receive: Receive, answer: _Answer, seconds: float

@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,9 @@ from serve.residency import ModelResidency
 
 logger = logging.getLogger(__name__)
 
-# About one short text or two: a few milliseconds on a slow core.
+# One short text or two, of a model that was seen to take only so long for them.
 _INLINE_TOKENS = 48
+_INLINE_SECONDS = 0.02
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -81,6 +84,7 @@ class ModelHost:
         )
         self._inline = inline
         self._computing = 0
+        self._small_seconds: dict[str, float] = {}
         # one batch at a time: engines use every core, two at once would only slow each other
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self._estimates: dict[str, int] = {}
@@ -94,9 +98,11 @@ class ModelHost:
         require_embedding(self._catalog[model_id])
         async with self.residency.use(model_id) as engine:
             started = time.perf_counter()
-            vectors = await self._embed(engine, batch)
+            vectors = await self._embed(model_id, engine, batch)
             seconds = time.perf_counter() - started
             self.residency.record(model_id, seconds * 1000, len(batch.lengths))
+            if len(batch.tokens) <= _INLINE_TOKENS:
+                self._small_seconds[model_id] = seconds
             return Computed(vectors, seconds, self._node, engine.device, engine.precision)
 
     async def load(self, model_id: str, *, pin: bool = False, ttl: float | None = None) -> None:
@@ -140,8 +146,9 @@ class ModelHost:
         await self.residency.close()
         self._compute.shutdown(wait=True)
 
-    async def _embed(self, engine: EmbeddingEngine, batch: PackedTokens) -> Vectors:
-        if self._inline and len(batch.tokens) <= _INLINE_TOKENS and not self._computing:
+    async def _embed(self, model_id: str, engine: EmbeddingEngine, batch: PackedTokens) -> Vectors:
+        fast = self._inline and self._small_seconds.get(model_id, math.inf) < _INLINE_SECONDS
+        if fast and len(batch.tokens) <= _INLINE_TOKENS and not self._computing:
             # two hand-overs between threads cost more than the loop's few milliseconds of silence
             return engine.embed(batch)
         self._computing += 1
@@ -153,7 +160,12 @@ class ModelHost:
 
     def _load(self, model_id: str) -> EmbeddingEngine:
         started = time.perf_counter()
-        engine = load_engine(self._catalog[model_id], self._settings, self._cache_dir)
+        engine = load_engine(
+            self._catalog[model_id],
+            self._settings,
+            self._cache_dir,
+            progress=partial(self.residency.report_progress, model_id),
+        )
         seconds = time.perf_counter() - started
         logger.info("loaded %s in %.2f s on %s", model_id, seconds, engine.device)
         return engine
@@ -161,7 +173,9 @@ class ModelHost:
     def _estimate(self, model_id: str) -> int:
         # asked at every use, so a model's files are looked at once
         if model_id not in self._estimates:
-            self._estimates[model_id] = estimate_bytes(self._catalog[model_id], self._cache_dir)
+            self._estimates[model_id] = estimate_bytes(
+                self._catalog[model_id], self._cache_dir, precision=self._settings.precision
+            )
         return self._estimates[model_id]
 
 

@@ -17,17 +17,20 @@ import socket
 from typing import Any
 
 import httpx
+import orjson
 import ray
 import uvicorn
 from ray.serve.handle import DeploymentHandle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ironcliw import logs
-from ironcliw.errors import UnavailableError
+from ironcliw.errors import RequestError, UnavailableError
 from ironcliw.settings import Settings
 from serve.gateway import Gateway
+from serve.metrics import IngressMetrics
 from serve.routes import create_app, direct_routes
+from serve.serve_variant import ServeVariant
 from serve.service import Service
-from serve.variants import ServeVariant
 
 logger = logging.getLogger(__name__)
 
@@ -45,27 +48,19 @@ class Ingress:
 
     async def __init__(self, settings: Settings, local: DeploymentHandle[Any]) -> None:  # type: ignore[misc]
         logs.configure(settings.log)
-        self._metrics_client = httpx.AsyncClient(timeout=5.0)
+        self._metrics_client = httpx.AsyncClient(timeout=5.0, trust_env=False)
         self._metrics_url = f"http://127.0.0.1:{settings.cluster.metrics_port}/metrics"
-        service = Service(settings, ServeVariant("local", local), _nodes, self._relay)
+        metrics = IngressMetrics()
+        service = Service(settings, ServeVariant("local", local), _nodes, self._relay, metrics)
         self._service = service
         self._gateway = Gateway(
             create_app(service),
             settings.serve,
-            service.metrics.on_request,
+            metrics.on_request,
+            service.admit,
             direct_routes(service),
         )
-        config = uvicorn.Config(
-            self._gateway,
-            http="httptools",
-            lifespan="off",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=75,
-        )
-        self._server = uvicorn.Server(config)
+        self._server = uvicorn.Server(server_config(self._gateway))
         self._listener = open_listener(settings.serve.host, settings.serve.port)
         self._tasks = [
             asyncio.create_task(self._server.serve(sockets=[self._listener])),
@@ -95,6 +90,36 @@ class Ingress:
         except httpx.HTTPError as error:
             raise UnavailableError(f"Ray's metrics agent does not answer: {error}") from error
         return response.content
+
+
+class _Protocol(HttpToolsProtocol):
+    """HTTP/1.1 whose answer to a line that is no HTTP is in our form as well."""
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer and close."""
+        error = RequestError(f"this is no valid HTTP request: {msg}", code="bad_http")
+        body = orjson.dumps(error.body())
+        head = (
+            b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
+            b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        )
+        self.transport.write(head + body)
+        self.transport.close()
+
+
+def server_config(app: Gateway) -> uvicorn.Config:
+    """How uvicorn serves the gateway."""
+    return uvicorn.Config(
+        app,
+        http=_Protocol,
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=75,
+    )
 
 
 def open_listener(host: str, port: int) -> socket.socket:

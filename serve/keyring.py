@@ -22,7 +22,8 @@ class KeyRing:
     is never missed for longer.
 
     An event loop that must not wait for the store calls `refresh` in a thread, a little more often
-    than every `refresh_seconds`; `lookup` then never reads the store itself.
+    than every `refresh_seconds`; `lookup` then never reads the store itself, and it answers from
+    the last view while such a read is under way, however long the store takes.
 
     Args:
         keys: The keys in the store.
@@ -94,37 +95,46 @@ class KeyRing:
             raise
 
     def _current(self) -> Mapping[str, StoredKey]:
-        if self._due():
-            with self._lock:
+        if self._due() and self._lock.acquire(blocking=self._read_at is None):
+            try:
                 if self._due():  # nobody else did it while we waited
                     self._read()
+            finally:
+                self._lock.release()
         if self._read_at is None or self._clock() - self._read_at > self._limit():
             raise self._refusal()
         return self._view
 
     def _due(self) -> bool:
-        return self._tried_at is None or self._clock() - self._tried_at >= self._refresh_seconds
+        if self._tried_at is None:
+            return True
+        return self._clock() - self._tried_at >= self._refresh_seconds
 
     def _limit(self) -> float:
         return max(self._stale_seconds, self._refresh_seconds)
 
     def _read(self) -> None:
         now = self._clock()  # before the query: the view may not count as newer than it is
+        if self._read_at is not None:
+            # a server that is away costs seconds to find out: nobody else shall try meanwhile
+            self._tried_at = now
         try:
             self._view = self._keys.active()
         except StoreError as error:
-            # the next try waits as well: a server that is away costs seconds to find out
+            # and the next try waits as well
             self._tried_at = self._clock()
             self.degraded = error.message
             logger.warning("API keys were not refreshed: %s", error)
             if self._read_at is None or now - self._read_at > self._limit():
                 raise self._refusal() from error
             return
-        self._read_at = self._tried_at = now
+        self._read_at = now
+        self._tried_at = self._clock()
         self.degraded = None
 
     def _refusal(self) -> UnavailableError:
+        reason = self.degraded or "the store does not answer"
         return UnavailableError(
-            f"API keys cannot be checked: {self.degraded}; try again when the store is back",
+            f"API keys cannot be checked: {reason}; try again when the store is back",
             retry_after=self._refresh_seconds,
         )

@@ -53,7 +53,7 @@ class TransformerManager:
     async def unload_model(self, model_name: str, *, force: bool = False) -> None:
         """Free a model's memory once nothing uses it; `force` unloads a pinned one too."""
         await self._host.unload(model_name, force=force)
-        self._embeddings.content_cache.forget(model_name)
+        self._embeddings.forget(model_name)
 
     async def generate_embedding(self, text: str, model_name: str = DEFAULT_MODEL) -> list[float]:
         """The vector of one text, D numbers."""

@@ -31,12 +31,20 @@ class IngressMetrics:
             "ironcliw_batch_seconds", "From sending a batch to its answer.", _SECONDS, ("model",)
         )
         self._waiting = Gauge("ironcliw_queue_tokens", "Tokens waiting.", ("model",))
-        self._cache_hits = Gauge("ironcliw_content_cache_hits", "Vectors found by content.")
-        self._resident = Gauge(
-            "ironcliw_model_resident_bytes", "Bytes of a loaded model.", ("model", "device")
+        self._cache_hits = Counter("ironcliw_content_cache_hits_total", "Vectors found by content.")
+        self._cache_misses = Counter(
+            "ironcliw_content_cache_misses_total", "Vectors looked for and not found by content."
         )
-        self._loaded = Gauge("ironcliw_model_loaded", "1 while a model is loaded.", ("model",))
+        self._resident = Gauge(
+            "ironcliw_model_resident_bytes", "Bytes of a loaded model.", ("model",)
+        )
+        self._loaded = Gauge(
+            "ironcliw_model_loaded", "1 on the device where a model is loaded.", ("model", "device")
+        )
+        self._loads = Gauge("ironcliw_model_loads", "Times a model was loaded.", ("model",))
         self._uses = Gauge("ironcliw_model_uses", "Times a model was used.", ("model",))
+        self._hits = self._misses = 0
+        self._devices: dict[str, str] = {}
         self._average = Gauge("ironcliw_model_average_ms", "Mean time of a batch.", ("model",))
 
     def on_request(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -60,18 +68,36 @@ class IngressMetrics:
         for wait in waits:
             self._queue.observe(wait, tags)
 
-    def on_stats(self, waiting: dict[str, int], hits: int, models: list[dict[str, Any]]) -> None:
+    def on_stats(
+        self, waiting: dict[str, int], hits: int, misses: int, models: list[dict[str, Any]]
+    ) -> None:
         """Set the gauges; called every few seconds."""
         for model, tokens in waiting.items():
             self._waiting.set(tokens, {"model": model})
-        self._cache_hits.set(hits)
+        for counter, before, now in (
+            (self._cache_hits, self._hits, hits),
+            (self._cache_misses, self._misses, misses),
+        ):
+            if now > before:
+                counter.inc(now - before)
+        self._hits, self._misses = hits, misses
         for row in models:
             tags = {"model": row["id"]}
-            self._resident.set(row["bytes"], {**tags, "device": row["device"] or "none"})
-            self._loaded.set(float(row["state"] in {"ready", "in_use"}), tags)
+            self._resident.set(row["bytes"], tags)
+            self._loads.set(row["loads"], tags)
             self._uses.set(row["uses"], tags)
+            self._set_device(row["id"], row["device"])
             if row["average_ms"] is not None:
                 self._average.set(row["average_ms"], tags)
+
+    def _set_device(self, model: str, device: str | None) -> None:
+        # a series that is no longer set would keep its last value for ever
+        before = self._devices.pop(model, None)
+        if before is not None and before != device:
+            self._loaded.set(0, {"model": model, "device": before})
+        if device is not None:
+            self._devices[model] = device
+            self._loaded.set(1, {"model": model, "device": device})
 
 
 class ModelObserver:

@@ -6,6 +6,7 @@ from ironcliw.catalog import Catalog
 from ironcliw.errors import SettingsError
 from ironcliw.settings import Settings
 from ironcliw.store import Store
+from serve.engines.registry import EMBEDDING_TASKS
 from serve.keys import ApiKeys
 
 
@@ -22,6 +23,12 @@ def check(settings: Settings) -> None:
             f"setting serve.pinned_models names {', '.join(unknown)}; known models: "
             f"{', '.join(sorted(catalog, key=str.lower))}"
         )
+    for name in settings.serve.pinned_models:
+        if catalog[name].task not in EMBEDDING_TASKS:
+            raise SettingsError(
+                f"setting serve.pinned_models names {name}, which is for {catalog[name].task}; "
+                "this release serves embeddings only"
+            )
     store = Store(settings.store_url)
     store.migrate()
     keys = [key for key in ApiKeys(store).list() if key.revoked_at is None]

@@ -8,19 +8,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ironcliw.catalog import Catalog, ModelCard
 from ironcliw.errors import IroncliwError, StoreError, UnavailableError
 from ironcliw.settings import Settings
 from ironcliw.store import Store
 from serve.access import Gatekeeper
+from serve.batching import BatchObserver
 from serve.embeddings import EmbeddingService
 from serve.keyring import KeyRing
 from serve.keys import ApiKeys
-from serve.metrics import IngressMetrics
 from serve.variants import Variant
 
 logger = logging.getLogger(__name__)
@@ -29,6 +29,22 @@ _STATS_SECONDS = 10.0
 _FLUSH_SECONDS = 60.0
 _FRESH_SECONDS = 0.5
 _KEYS_SECONDS = 2.0
+_PROBE_FRESH_SECONDS = 1.0
+
+
+class ServiceMetrics(Protocol):
+    """Where the service's figures go; `serve.metrics` has the one for Ray."""
+
+    def for_model(self, model: str) -> BatchObserver:
+        """The observer of one model's batches."""
+        ...
+
+    def on_stats(
+        self, waiting: dict[str, int], hits: int, misses: int, models: list[dict[str, Any]]
+    ) -> None:
+        """Set the gauges."""
+        ...
+
 
 NodeFacts = Callable[[], list[dict[str, Any]]]
 
@@ -41,6 +57,7 @@ class Service:
         variant: Where models run.
         nodes: Facts about the cluster's nodes; blocking.
         relay: Body of the metrics agent's page.
+        metrics: Where figures go.
     """
 
     def __init__(
@@ -49,19 +66,20 @@ class Service:
         variant: Variant,
         nodes: NodeFacts = list,
         relay: Callable[[], Awaitable[bytes]] | None = None,
+        metrics: ServiceMetrics | None = None,
     ) -> None:
         self.settings = settings
         self.catalog = Catalog(settings.models)
         self.variant = variant
         self.relay = relay
         self.started = int(time.time())
-        self.metrics = IngressMetrics()
+        self._metrics = metrics
         self.embeddings = EmbeddingService(
             self.catalog,
             settings.serve,
             variant,
             Path(settings.state_dir) / "models",
-            self.metrics.for_model,
+            metrics.for_model if metrics else None,
         )
         self._store = Store(settings.store_url)
         self._store.migrate()
@@ -72,7 +90,9 @@ class Service:
         self._nodes = nodes
         self._stats: dict[str, Any] = {"models": []}
         self._stats_at = 0.0
-        self._ready: dict[str, float] = {}
+        self._probing: asyncio.Task[dict[str, float]] | None = None
+        self._probed_at = 0.0
+        self._loads: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Keep keys and gauges fresh, until cancelled."""
@@ -88,7 +108,7 @@ class Service:
                 logger.warning("API keys: %s", error)
             if now - exported >= _STATS_SECONDS:
                 exported = now
-                await self._export()
+                await self._export()  # ends within two seconds also when no replica answers
             await asyncio.sleep(_KEYS_SECONDS)
 
     async def stats(self) -> dict[str, Any]:
@@ -112,39 +132,72 @@ class Service:
         return [self._row(card, rows.get(card.id, {})) for card in self.catalog.values()]
 
     async def ready(self) -> dict[str, float]:
-        """Milliseconds of a real forward pass of each pinned model, in the replicas.
+        """Milliseconds of a real forward pass of each pinned model, at most a second old.
+
+        However many ask, one probe runs at a time. A pinned model that was unloaded by force stays
+        so: it is not probed, and `status` says that it is missing.
 
         Raises:
             IroncliwError: one of them cannot answer.
         """
-        for model in self.settings.serve.pinned_models:
-            if self.catalog[model].task in {"embedding", "encoder"}:
-                self._ready[model] = await self.variant.probe(model)
-        return self._ready
+        fresh = time.monotonic() - self._probed_at < _PROBE_FRESH_SECONDS
+        if self._probing is None or (self._probing.done() and not fresh):
+            self._probing = asyncio.create_task(self._probe())
+        return await asyncio.shield(self._probing)
+
+    async def _probe(self) -> dict[str, float]:
+        try:
+            missing = set(self._unloaded((await self.variant.stats())["models"]))
+            return {
+                model: await self.variant.probe(model)
+                for model in self.settings.serve.pinned_models
+                if model not in missing
+            }
+        finally:
+            self._probed_at = time.monotonic()
+
+    def _unloaded(self, models: list[dict[str, Any]]) -> list[str]:
+        """Pinned models that were loaded once and are not now."""
+        pinned = self.settings.serve.pinned_models
+        return [
+            row["id"]
+            for row in models
+            if row["id"] in pinned and row["state"] == "absent" and row["loads"]
+        ]
 
     async def load(self, model_id: str, pin: bool, ttl: float | None) -> None:
         """Load a model."""
-        self.embeddings.content_cache.forget(model_id)
+        self.embeddings.forget(model_id)
         await self.variant.load(model_id, pin, ttl)
         self._stats_at = 0.0
 
     async def unload(self, model_id: str, force: bool) -> None:
-        """Free a model, and forget its answers: it may come back with other weights."""
+        """Free a model."""
         await self.variant.unload(model_id, force)
-        self.embeddings.content_cache.forget(model_id)
+        self.embeddings.forget(model_id)
         self._stats_at = 0.0
 
     async def load_events(
         self, model_id: str, pin: bool, ttl: float | None
     ) -> AsyncIterator[dict[str, Any]]:
         """Load a model; yields its state changes and, last, `ready` or an error body."""
-        loading = asyncio.ensure_future(self.load(model_id, pin, ttl))
+        loading = asyncio.create_task(self.load(model_id, pin, ttl))
+        # a client that leaves does not stop the load; somebody has to take its error all the same
+        self._loads.add(loading)
+        loading.add_done_callback(self._loads.discard)
+        loading.add_done_callback(_take_error)
         events = self.variant.events(model_id)
-        following = asyncio.ensure_future(anext(events))
+        following: asyncio.Future[dict[str, Any]] | None = asyncio.ensure_future(anext(events))
         try:
             while not loading.done():
-                await asyncio.wait({loading, following}, return_when=asyncio.FIRST_COMPLETED)
-                if following.done() and not loading.done():
+                waiting: set[asyncio.Future[Any]] = {loading}
+                if following is not None:
+                    waiting.add(following)
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                if following is not None and following.done() and not loading.done():
+                    if following.exception() is not None:
+                        following = None  # the replica with the events died; the load goes on
+                        continue
                     yield following.result()
                     following = asyncio.ensure_future(anext(events))
             loading.result()
@@ -152,33 +205,36 @@ class Service:
         except IroncliwError as error:
             yield error.body()
         finally:
-            following.cancel()
+            if following is not None:
+                following.cancel()
 
     async def status(self) -> dict[str, Any]:
         """Nodes, models, memory, queues, and what is degraded and why."""
+        # before the replica is asked, which may be busy with what waits here
+        queues = {
+            model: {
+                "waiting_items": queue.waiting_items,
+                "waiting_tokens": queue.waiting_tokens,
+                "batches_in_flight": queue.in_flight,
+                "estimated_wait_seconds": queue.estimated_wait_seconds,
+            }
+            for model, lane in self.embeddings.lanes().items()
+            for queue in [lane.stats()]
+        }
         degraded = [] if self.keys.degraded is None else [f"API keys: {self.keys.degraded}"]
         try:
             stats = await self.stats()
         except UnavailableError as error:
             stats = {"models": []}
             degraded.append(f"variant {self.variant.name}: {error}")
-        degraded += [
-            f"model {row['id']}: {row['error']}" for row in stats["models"] if row["error"]
-        ]
-        queues = {
-            model: {
-                "waiting_items": queue.stats().waiting_items,
-                "waiting_tokens": queue.stats().waiting_tokens,
-                "batches_in_flight": queue.stats().in_flight,
-                "estimated_wait_seconds": queue.stats().estimated_wait_seconds,
-            }
-            for model, queue in self.embeddings.lanes().items()
-        }
+        rows = stats["models"]
+        degraded += [f"model {row['id']}: {row['error']}" for row in rows if row["error"]]
+        degraded += [f"pinned model {model} was unloaded" for model in self._unloaded(rows)]
         cache = self.embeddings.content_cache
         return {
             "nodes": await asyncio.to_thread(self._nodes),
             "variants": [self._variant_row(stats)],
-            "models": stats["models"],
+            "models": rows,
             "queues": queues,
             "content_cache": {
                 "bytes": cache.bytes,
@@ -189,12 +245,23 @@ class Service:
             "degraded": degraded,
         }
 
+    def admit(self, path: str, headers: Mapping[bytes, bytes]) -> None:
+        """Refuse strangers before their body is read; health and documents are for everybody.
+
+        Raises:
+            AuthenticationError, PermissionDeniedError: see `Gatekeeper`.
+        """
+        if path.startswith("/v1/"):
+            self.gatekeeper.authenticate(headers, None)
+
     async def close(self) -> None:
         """Stop."""
         await self.embeddings.close()
         self._store.close()
 
     async def _export(self) -> None:
+        if self._metrics is None:
+            return
         waiting = {
             model: queue.stats().waiting_tokens for model, queue in self.embeddings.lanes().items()
         }
@@ -203,7 +270,8 @@ class Service:
         except IroncliwError as error:
             logger.warning("no statistics: %s", error)
             return
-        self.metrics.on_stats(waiting, self.embeddings.content_cache.hits, models)
+        cache = self.embeddings.content_cache
+        self._metrics.on_stats(waiting, cache.hits, cache.misses, models)
 
     def _variant_row(self, stats: dict[str, Any]) -> dict[str, Any]:
         figures = {name: value for name, value in stats.items() if name != "models"}
@@ -231,3 +299,8 @@ class Service:
             "average_ms": row.get("average_ms"),
             "error": row.get("error"),
         }
+
+
+def _take_error(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.info("a load ended with: %s", error)

@@ -18,6 +18,11 @@ large batches correct the opposite mistake within a second.
 """
 
 
+_ODD_FACTOR = 5.0
+_ODD_SECONDS = 0.1
+"""A batch that takes over five times its estimate, and a tenth of a second more, is an outlier."""
+
+
 class ServiceTime:
     """Estimated seconds of service, from observed batches; 0 until `learned`."""
 
@@ -26,6 +31,7 @@ class ServiceTime:
         self._observed = -1  # the first batch pays for loading and warming up: it is not counted
         self._tokens = self._seconds = 0.0  # faded means
         self._variance = self._covariance = 0.0
+        self._odd = 0  # outliers in a row
         self._error = 0.0  # faded mean of the absolute error
         self.per_token = 0.0
         self.fixed = 0.0
@@ -38,7 +44,7 @@ class ServiceTime:
     def observe(self, tokens: int, seconds: float) -> None:
         """Learn from one finished batch: its tokens, and the seconds that it alone took."""
         self._observed += 1
-        if not self.learned:
+        if not self.learned or self._is_outlier(tokens, seconds):
             return
         gain = max(_GAIN, 1 / self._observed)
         if self._observed > 1:
@@ -52,6 +58,13 @@ class ServiceTime:
         # neither cost can be negative
         self.per_token = min(max(slope, 0.0), self._seconds / self._tokens)
         self.fixed = max(0.0, self._seconds - self.per_token * self._tokens)
+
+    def _is_outlier(self, tokens: int, seconds: float) -> bool:
+        """Whether a batch took so long that something else must have happened: a reload, a lost
+        replica. A second one in a row is taken for the truth."""
+        odd = self._observed > 1 and seconds > _ODD_FACTOR * self.alone(tokens) + _ODD_SECONDS
+        self._odd = self._odd + 1 if odd else 0
+        return self._odd == 1
 
     @property
     def margin(self) -> float:

@@ -3,7 +3,7 @@
     closed loop      -> capacity (requests a second)
     half of it       -> p99; the objective (SLO) is twice that
     open-loop sweep  -> peak goodput: answers within the objective
-    twice the peak   -> goodput, rejections, errors
+    twice capacity   -> goodput, rejections, errors
 
 From the sweep on each request says by `x-request-timeout-seconds` when its answer is worthless.
 """

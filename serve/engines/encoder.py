@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
+from collections.abc import Callable
 
 import torch
 
@@ -11,6 +12,7 @@ from ironcliw.errors import SettingsError
 from serve.engines.architecture import bert_like
 from serve.engines.folder import EncoderFolder
 from serve.engines.protocol import EmbeddingEngine
+from serve.engines.weights import LoadCounter
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +29,7 @@ def load_encoder(
     device: str = "auto",
     precision: str = "auto",
     threads: int | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> EmbeddingEngine:
     """Load a model; blocking, for seconds.
 
@@ -36,6 +39,8 @@ def load_encoder(
         precision: Of the matrix products: `auto` (what the device computes natively in 16 bits,
             else `float32`), `float32`, `bfloat16` or `float16`.
         threads: Compute threads of this process; None leaves PyTorch's choice.
+        progress: Told the fraction of the weights' bytes that was taken, rising to 1; called in
+            this thread.
 
     Raises:
         SettingsError: no such device or precision here.
@@ -46,16 +51,19 @@ def load_encoder(
     place = choose_device(device)
     dtype = choose_precision(place, precision)
     architecture = bert_like(folder.config)
+    stored = (*folder.tensors.values(), *folder.head_tensors)
+    counter = LoadCounter(sum(tensor.nbytes for tensor in stored), progress)
     engine: EmbeddingEngine
     if architecture is not None:
         from serve.engines.packed import PackedEncoder
 
-        engine = PackedEncoder(folder, architecture, place, dtype)
+        engine = PackedEncoder(folder, architecture, place, dtype, counter)
     else:
         # imported here: transformers costs 100 MB, and the BERT family does without it
         from serve.engines.padded import PaddedEncoder
 
-        engine = PaddedEncoder(folder, place, dtype)
+        engine = PaddedEncoder(folder, place, dtype, counter)
+    counter.finish()
     logger.info(
         "loaded %s on %s in %s: %d dimensions, %d bytes",
         folder.path,

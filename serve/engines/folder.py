@@ -131,6 +131,12 @@ class EncoderFolder:
         """How many token ids the model knows."""
         return int(self.config.get("vocab_size", 0))
 
+    @property
+    def head_tensors(self) -> tuple[StoredTensor, ...]:
+        """Weights of the modules behind the transformer."""
+        holders = [module for module in self.head if isinstance(module, Dense | LayerNorm)]
+        return tuple(tensor for holder in holders for tensor in holder.tensors.values())
+
 
 def _optional_object(path: Path) -> dict[str, Any]:
     return read_object(path) if path.exists() else {}

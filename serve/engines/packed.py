@@ -17,9 +17,9 @@ from serve.engines.folder import EncoderFolder
 from serve.engines.linear import Linear, make_linear
 from serve.engines.pooling import Head
 from serve.engines.protocol import PackedTokens, Vectors
-from serve.engines.rows import Block, RowGroup, plan_blocks
+from serve.engines.rows import Block, RowGroup, plan_blocks, shape_size
 from serve.engines.threads import threads_for
-from serve.engines.weights import Weights
+from serve.engines.weights import LoadCounter, Weights
 
 # measured from 256 to 4096 on the CPU: best from 2048 on, 5 % to 20 % above 512
 CPU_BLOCK_TOKENS = 2048
@@ -50,6 +50,7 @@ class PackedEncoder:
         architecture: What `bert_like` made of its config.
         device: Where to compute.
         dtype: Precision of the matrix products; pooling and normalisation are fp32.
+        counter: Told of the weights that are taken.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class PackedEncoder:
         architecture: Architecture,
         device: torch.device,
         dtype: torch.dtype,
+        counter: LoadCounter | None = None,
     ) -> None:
         self._architecture = architecture
         self._device = device
@@ -65,8 +67,8 @@ class PackedEncoder:
         self._block = CPU_BLOCK_TOKENS if device.type == "cpu" else ACCELERATOR_BLOCK_TOKENS
         self._layers: list[_Layer] = []
         with torch.inference_mode():
-            self._words, self._places, self._norm = self._load(folder)
-            self._head = Head(folder.head, architecture.hidden, device)
+            self._words, self._places, self._norm = self._load(folder, counter)
+            self._head = Head(folder.head, architecture.hidden, device, counter)
         self._limits = InputLimits(len(self._words), min(folder.max_tokens, len(self._places)))
         self._closed = False
 
@@ -117,17 +119,25 @@ class PackedEncoder:
         tokens = torch.from_numpy(batch.tokens.copy()).to(self._device)
         length = len(tokens)
         hidden = F.embedding(tokens, self._words) + self._places[:length]
-        hidden = self._forward(hidden, [(1, length, None)])
-        return self._head.one(hidden).cpu().numpy()
+        hidden = self._forward(self._padded(hidden), [(1, length, None)])
+        return self._head.one(hidden[:length]).cpu().numpy()
 
     def _embed_block(self, batch: PackedTokens, block: Block) -> torch.Tensor:
         device = self._device
         tokens = torch.from_numpy(batch.tokens[block.source]).to(device)
         positions = torch.from_numpy(block.positions).to(device)
         hidden = F.embedding(tokens, self._words).add_(F.embedding(positions, self._places))
+        hidden = self._padded(hidden)
         hidden = self._forward(hidden, [self._masked(group) for group in block.groups])
         starts, lengths = (torch.from_numpy(a).to(device) for a in (block.starts, block.lengths))
         return self._head(hidden, starts, lengths)
+
+    def _padded(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[T, D] with zero rows up to the next of few sizes, which attention leaves out."""
+        missing = shape_size(len(hidden)) - len(hidden)
+        if missing == 0 or self._device.type != "cpu":
+            return hidden
+        return F.pad(hidden, (0, 0, 0, missing))
 
     def _masked(self, group: RowGroup) -> tuple[int, int, torch.Tensor | None]:
         """R, S and the additive mask [R, 1, S, S] in the products' precision."""
@@ -167,12 +177,16 @@ class PackedEncoder:
             context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
             contexts.append(context.transpose(1, 2).reshape(rows * width, hidden))
             start = end
+        if start < len(qkv):
+            contexts.append(qkv.new_zeros(len(qkv) - start, hidden))
         return contexts[0] if len(contexts) == 1 else torch.cat(contexts)
 
-    def _load(self, folder: EncoderFolder) -> tuple[torch.Tensor, torch.Tensor, _Norm]:
+    def _load(
+        self, folder: EncoderFolder, counter: LoadCounter | None
+    ) -> tuple[torch.Tensor, torch.Tensor, _Norm]:
         """Take every layer; returns word vectors, position vectors and their norm."""
         anchor = "embeddings.word_embeddings.weight"
-        with Weights(folder.tensors, anchor, self._dtype, self._device) as weights:
+        with Weights(folder.tensors, anchor, self._dtype, self._device, counter) as weights:
             width = self._architecture.hidden
             words = weights.take(anchor, -1, width)
             places = self._position_table(weights)

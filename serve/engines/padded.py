@@ -18,6 +18,7 @@ from serve.engines.checks import InputLimits
 from serve.engines.folder import EncoderFolder
 from serve.engines.pooling import Head
 from serve.engines.protocol import PackedTokens, Vectors
+from serve.engines.weights import LoadCounter
 
 STEP_TOKENS = 2048
 """Tokens of one step, padding included; a longer text is a step of its own."""
@@ -33,17 +34,27 @@ class PaddedEncoder:
         folder: The model's folder, read and checked.
         device: Where to compute.
         dtype: Precision of the model; pooling and normalisation are fp32.
+        counter: Told of the weights that are taken: the transformer's at once, for transformers
+            does not say how far it is.
     """
 
-    def __init__(self, folder: EncoderFolder, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        folder: EncoderFolder,
+        device: torch.device,
+        dtype: torch.dtype,
+        counter: LoadCounter | None = None,
+    ) -> None:
         self._device = device
         self._dtype = dtype
         self._model: Any = _load(folder, dtype).to(device)
+        if counter is not None:
+            counter.add(sum(tensor.nbytes for tensor in folder.tensors.values()))
         accepted = inspect.signature(self._model.forward).parameters
         self._fixed = {"use_cache": False} if "use_cache" in accepted else {}
         words = self._model.get_input_embeddings()
         with torch.inference_mode():
-            self._head = Head(folder.head, _hidden(self._model.config), device)
+            self._head = Head(folder.head, _hidden(self._model.config), device, counter)
         self._limits = InputLimits(int(words.weight.shape[0]), folder.max_tokens)
         self._pad = int(folder.config.get("pad_token_id") or 0)
 

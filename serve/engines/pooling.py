@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from ironcliw.errors import ModelLoadError
 from serve.engines import folder as modules
 from serve.engines.folder import HeadModule
-from serve.engines.weights import Weights
+from serve.engines.safetensors_files import StoredTensor
+from serve.engines.weights import LoadCounter, Weights
 
 Step = Callable[[torch.Tensor], torch.Tensor]
 
@@ -27,9 +28,17 @@ class Head:
         listed: The modules as the folder lists them, pooling first.
         hidden: D of a token's vector.
         device: Where token vectors are.
+        counter: Told of the weights that are taken.
     """
 
-    def __init__(self, listed: Sequence[HeadModule], hidden: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        listed: Sequence[HeadModule],
+        hidden: int,
+        device: torch.device,
+        counter: LoadCounter | None = None,
+    ) -> None:
+        self._counter = counter
         self._modes = _modes(listed)
         self._tensors: list[torch.Tensor] = []
         self._steps: list[Step] = []
@@ -77,8 +86,11 @@ class Head:
             return self._layer_norm(module)
         raise ModelLoadError("a second pooling module is not supported; correct modules.json")
 
+    def _open(self, tensors: Mapping[str, StoredTensor], anchor: str) -> Weights:
+        return Weights(tensors, anchor, torch.float32, self._device, self._counter)
+
     def _dense(self, module: modules.Dense) -> Step:
-        with Weights(module.tensors, "linear.weight", torch.float32, self._device) as weights:
+        with self._open(module.tensors, "linear.weight") as weights:
             weight = weights.take("linear.weight", -1, self.dimensions)
             bias = None
             if "linear.bias" in module.tensors:
@@ -90,7 +102,7 @@ class Head:
 
     def _layer_norm(self, module: modules.LayerNorm) -> Step:
         size = self.dimensions
-        with Weights(module.tensors, "norm.weight", torch.float32, self._device) as weights:
+        with self._open(module.tensors, "norm.weight") as weights:
             weight, bias = weights.take("norm.weight", size), weights.take("norm.bias", size)
         self._tensors += [weight, bias]
         return lambda vectors: F.layer_norm(vectors, (size,), weight, bias, _NORM_EPSILON)

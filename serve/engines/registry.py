@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +14,9 @@ from ironcliw.sources import locate
 from serve.engines.protocol import EmbeddingEngine, Encoded
 
 EMBEDDING_TASKS = frozenset({"embedding", "encoder"})
+
+_ELEMENT_BYTES = {"float16": 2, "bfloat16": 2}
+_UNKNOWN_BYTES = 1_000_000
 
 
 class Preparer(Protocol):
@@ -47,8 +50,20 @@ def require_embedding(card: ModelCard) -> None:
         )
 
 
-def load_engine(card: ModelCard, settings: ServeSettings, cache_dir: Path) -> EmbeddingEngine:
+def load_engine(
+    card: ModelCard,
+    settings: ServeSettings,
+    cache_dir: Path,
+    progress: Callable[[float], None] | None = None,
+) -> EmbeddingEngine:
     """Load a model's weights; blocking, for seconds.
+
+    Args:
+        card: The model.
+        settings: Device, precision and threads.
+        cache_dir: Where fetched models are kept.
+        progress: Told the fraction of the weights' bytes that was taken, rising to 1; called in
+            this thread.
 
     Raises:
         ModelLoadError: the files are absent, damaged or of a kind that is not supported.
@@ -56,7 +71,10 @@ def load_engine(card: ModelCard, settings: ServeSettings, cache_dir: Path) -> Em
     if card.source and card.source.startswith("fake:"):
         from serve.engines.fake import FakeEngine
 
-        return FakeEngine(card.source)
+        engine = FakeEngine(card.source)
+        if progress is not None:
+            progress(1.0)
+        return engine
     # imported here: torch costs a second and 200 MB, and the ingress never needs it
     from serve.engines.encoder import load_encoder
     from serve.engines.folder import EncoderFolder
@@ -66,6 +84,7 @@ def load_engine(card: ModelCard, settings: ServeSettings, cache_dir: Path) -> Em
         device=settings.device,
         precision=settings.precision,
         threads=settings.threads,
+        progress=progress,
     )
 
 
@@ -87,15 +106,28 @@ def load_preparer(card: ModelCard, cache_dir: Path) -> Prepared:
     return Prepared(TextEncoder(folder), folder.prompts, default)
 
 
-def estimate_bytes(card: ModelCard, cache_dir: Path) -> int:
-    """Bytes that loading will need: the sizes of the files where they are here, else as published.
+def estimate_bytes(card: ModelCard, cache_dir: Path, precision: str = "auto") -> int:
+    """Bytes that loading will need: from the files where they are here, else as published.
+
+    Args:
+        card: The model.
+        cache_dir: Where fetched models are kept.
+        precision: As in the settings. `auto` counts as float32, the most that it can become: what
+            the device computes in is known where torch is, and the true figure once it is loaded.
 
     Raises:
-        ModelLoadError: the model has no source, or its files should be here and are not.
+        ModelLoadError: the model has no source, its files should be here and are not, or they are
+            damaged.
     """
     scheme = (card.source or "").partition(":")[0]
     if scheme in {"fake", "hf", "gs"}:
-        return card.bytes or 1_000_000
+        return card.bytes or _UNKNOWN_BYTES
     path = locate(card, cache_dir)
-    files = [path] if path.is_file() else [*path.glob("*.safetensors"), *path.glob("*.gguf")]
-    return sum(file.stat().st_size for file in files) or card.bytes or 1_000_000
+    if path.is_file():
+        return path.stat().st_size
+    from serve.engines.folder import EncoderFolder
+
+    folder = EncoderFolder.read(path)
+    transformer = sum(tensor.elements for tensor in folder.tensors.values())
+    head = sum(tensor.elements for tensor in folder.head_tensors)  # always float32
+    return transformer * _ELEMENT_BYTES.get(precision, 4) + head * 4

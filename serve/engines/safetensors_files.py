@@ -47,6 +47,16 @@ class StoredTensor:
     dtype: str
     shape: tuple[int, ...]
 
+    @property
+    def elements(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file."""
+        return self.elements * _ITEM_BYTES[self.dtype]
+
 
 def read_json(path: Path) -> Any:
     """The parsed file; raises ModelLoadError naming it when it is absent or not JSON."""

@@ -20,7 +20,9 @@ SMALL_BATCH_TOKENS = 256
 def threads_for(device: torch.device, tokens: int) -> Iterator[None]:
     """Give PyTorch one thread for a small batch, what it had for a larger one.
 
-    The number belongs to the calling thread; it is put back afterwards.
+    It is put back afterwards. Threads that have used PyTorch before keep the number they have; one
+    that first uses it meanwhile starts with one thread and keeps that, so a process that computes
+    in several threads must have used PyTorch in each of them first.
     """
     usual = torch.get_num_threads()
     if device.type != "cpu" or tokens > SMALL_BATCH_TOKENS or usual == 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
@@ -17,6 +17,38 @@ _RENAMED = {".weight": ".gamma", ".bias": ".beta"}
 """Layer norms of checkpoints that once came from TensorFlow."""
 
 
+class LoadCounter:
+    """Reports how much of a model's weights has been taken, in steps of a percent.
+
+    Args:
+        total: Bytes of all its weights, as stored.
+        report: Told the fraction, rising, 1 once at the end; None counts for nobody.
+    """
+
+    def __init__(self, total: int, report: Callable[[float], None] | None) -> None:
+        self._total = max(total, 1)
+        self._report = report
+        self._taken = 0
+        self._reported = 0.0
+
+    def add(self, nbytes: int) -> None:
+        """These were taken."""
+        self._taken += nbytes
+        fraction = self._taken / self._total
+        # the last word is finish()'s: the engine is not there yet
+        if self._reported + 0.01 <= fraction < 1:
+            self._tell(fraction)
+
+    def finish(self) -> None:
+        """The engine is there; some architectures leave weights of the file unused."""
+        self._tell(1.0)
+
+    def _tell(self, fraction: float) -> None:
+        self._reported = fraction
+        if self._report is not None:
+            self._report(fraction)
+
+
 class Weights:
     """Open weight files; a context manager, since the files stay mapped until it ends.
 
@@ -25,6 +57,7 @@ class Weights:
         anchor: A tensor that must exist; what stands before it in its name is the prefix of all.
         dtype: The element type to convert to.
         device: Where to put what is taken.
+        counter: Told the stored bytes of each tensor that is taken.
     """
 
     def __init__(
@@ -33,7 +66,9 @@ class Weights:
         anchor: str,
         dtype: torch.dtype,
         device: torch.device,
+        counter: LoadCounter | None = None,
     ) -> None:
+        self._counter = counter
         self._tensors = tensors
         self._dtype = dtype
         self._device = device
@@ -80,7 +115,10 @@ class Weights:
         except (SafetensorError, OSError) as error:
             raise ModelLoadError(f"{stored.file} cannot be read ({error})") from error
         # copy=True: the file's mapping must not outlive this object
-        return tensor.to(self._device, dtype or self._dtype, copy=True)
+        taken = tensor.to(self._device, dtype or self._dtype, copy=True)
+        if self._counter is not None:
+            self._counter.add(stored.nbytes)
+        return taken
 
     def _find(self, name: str) -> tuple[str, StoredTensor]:
         full = self._prefix + name

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.requirements import need
+
 PLACES = (
     "/usr/lib/postgresql/*/bin",
     "/opt/homebrew/opt/postgresql@*/bin",
@@ -26,13 +28,11 @@ def _binaries() -> Path:
         for folder in sorted(Path("/").glob(pattern.lstrip("/")), reverse=True):
             if (folder / "initdb").exists():
                 return folder
-    found = shutil.which("initdb")
-    if found is None:
-        pytest.fail(
-            "PostgreSQL's initdb was not found: install a server (Debian and Ubuntu: apt-get "
-            "install postgresql; macOS: brew install postgresql@17), or deselect these tests with "
-            "-m 'not postgres'"
-        )
+    found = need(
+        shutil.which("initdb"),
+        "PostgreSQL's initdb was not found: install a server (Debian and Ubuntu: apt-get install "
+        "postgresql; macOS: brew install postgresql@17)",
+    )
     return Path(found).resolve().parent
 
 
@@ -40,10 +40,12 @@ def _account() -> str | None:
     """The user that the server runs as; None for our own. PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return None
-    try:
-        return pwd.getpwnam("postgres").pw_name
-    except KeyError:
-        pytest.fail("PostgreSQL refuses to run as root and there is no user 'postgres' to run it")
+    names = {entry.pw_name for entry in pwd.getpwall()}
+    return need(
+        "postgres" if "postgres" in names else None,
+        "PostgreSQL refuses to run as root and there is no user 'postgres' to run it: install a "
+        "server from your system's packages (apt-get install postgresql)",
+    )
 
 
 @pytest.fixture(scope="session")

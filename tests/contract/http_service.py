@@ -16,7 +16,7 @@ from ironcliw.catalog import Catalog
 from ironcliw.settings import Settings
 from serve.gateway import Gateway
 from serve.host import ModelHost
-from serve.ingress import open_listener
+from serve.ingress import open_listener, server_config
 from serve.routes import create_app, direct_routes
 from serve.service import Service
 from serve.variants import LocalVariant, Variant
@@ -36,17 +36,25 @@ class HttpService:
         url: Its address.
         service: The state behind it.
         loop: The event loop that it runs in.
+        statuses: Status of each request that has ended; 499 for a client that left.
     """
 
-    def __init__(self, state_dir: Path, variant: Variant | None = None, **serve: Any) -> None:
+    def __init__(
+        self,
+        state_dir: Path,
+        variant: Variant | None = None,
+        models: dict[str, Any] | None = None,
+        **serve: Any,
+    ) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.settings = Settings(
             state_dir=state_dir,
             serve={"pinned_models": ["fake"], "port": self.port, **serve},
-            models=MODELS,
+            models={**MODELS, **(models or {})},
         )
+        self.statuses: list[int] = []
         self.url = f"http://127.0.0.1:{self.port}"
         self._variant = variant
         self._started = threading.Event()
@@ -60,11 +68,13 @@ class HttpService:
         )
         self.service = Service(settings, self._variant or LocalVariant(self.host))
         self.gateway = Gateway(
-            create_app(self.service), settings.serve, direct=direct_routes(self.service)
+            create_app(self.service),
+            settings.serve,
+            lambda method, route, status, seconds: self.statuses.append(status),
+            self.service.admit,
+            direct_routes(self.service),
         )
-        self._server = uvicorn.Server(
-            uvicorn.Config(self.gateway, lifespan="off", log_config=None, access_log=False)
-        )
+        self._server = uvicorn.Server(server_config(self.gateway))
         housekeeping = asyncio.create_task(self.service.run())
         listener = open_listener("127.0.0.1", self.port)
         serving = asyncio.create_task(self._server.serve(sockets=[listener]))
@@ -91,9 +101,14 @@ class HttpService:
 
 
 @contextlib.contextmanager
-def running(state_dir: Path, variant: Variant | None = None, **serve: Any) -> Iterator[HttpService]:
+def running(
+    state_dir: Path,
+    variant: Variant | None = None,
+    models: dict[str, Any] | None = None,
+    **serve: Any,
+) -> Iterator[HttpService]:
     """A server for the length of a `with` block."""
-    server = HttpService(state_dir, variant, **serve)
+    server = HttpService(state_dir, variant, models, **serve)
     server.start()
     try:
         yield server

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import re
+import shutil
 import socket
 import struct
 import time
@@ -16,9 +18,15 @@ import httpx
 import openai
 import pytest
 
+from ironcliw.catalog import Catalog
+from ironcliw.settings import Settings
+from ironcliw.sources import locate
 from ironcliw.store import Store
+from serve.engines.protocol import PackedTokens
+from serve.host import Computed, ModelHost
 from serve.keys import ApiKeys
-from tests.contract.http_service import HttpService, running
+from serve.variants import LocalVariant, ReplicaLostError
+from tests.contract.http_service import MODELS, HttpService, running
 
 JSON = {"content-type": "application/json"}
 
@@ -230,19 +238,6 @@ class TestBadInput:
         assert response.status_code == 413
         assert "at most 8388608 are allowed" in error_of(response)["message"]
 
-    def test_ten_megabytes_in_chunks_of_unknown_length(self, server: HttpService) -> None:
-        def chunks() -> Iterator[bytes]:
-            yield b'{"model":"fake","input":"'
-            for _ in range(100):
-                yield b"a" * 100_000
-
-        with httpx.Client(base_url=server.url, timeout=20) as client:
-            try:
-                status = client.post("/v1/embeddings", content=chunks(), headers=JSON).status_code
-            except httpx.WriteError:
-                status = 413  # the answer came, and the connection went, before all was written
-        assert status == 413
-
     def test_too_many_items(self, http: httpx.Client) -> None:
         response = post(http, {"model": "fake", "input": ["a"] * 2049})
         assert response.status_code == 413
@@ -287,17 +282,145 @@ class TestBadInput:
         error_of(response)
 
 
+def raw_request(body: bytes, *, head: bytes = b"POST /v1/embeddings HTTP/1.1") -> bytes:
+    fixed = b"\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+    return head + fixed + b"content-length: %d\r\n\r\n%s" % (len(body), body)
+
+
 def test_a_client_that_leaves_cancels_its_request(server: HttpService) -> None:
-    body = json.dumps({"model": "slow", "input": ["left alone"] * 3}).encode()
-    request = (
-        b"POST /v1/embeddings HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
-        b"content-length: %d\r\n\r\n%s" % (len(body), body)
-    )
+    # more batches than one: those that had not started are dropped with the request
+    body = json.dumps({"model": "slow", "input": ["left alone " * 400] * 30}).encode()
+    del server.statuses[:]
     connection = socket.create_connection(("127.0.0.1", server.port))
-    connection.sendall(request)
+    connection.sendall(raw_request(body))
     wait_for(lambda: bool(server.gateway.running))
     connection.close()
-    wait_for(lambda: not server.gateway.running)
+    wait_for(lambda: server.statuses == [499])
+    queue = server.service.embeddings.lanes()["slow"]
+    assert queue.stats().waiting_items == 0
+
+
+class TestNotQuiteHttp:
+    def answer(self, server: HttpService, request: bytes) -> tuple[bytes, dict[str, Any]]:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+            connection.sendall(request)
+            received = b""
+            while chunk := connection.recv(65536):
+                received += chunk
+        head, _, body = received.partition(b"\r\n\r\n")
+        return head.split(b"\r\n")[0], json.loads(body)
+
+    def test_a_line_that_is_no_http(self, server: HttpService) -> None:
+        line, body = self.answer(server, b"HELLO\r\n\r\n")
+        assert line == b"HTTP/1.1 400 Bad Request"
+        assert body["error"]["code"] == "bad_http"
+
+    def test_a_body_of_unknown_length_that_grows_too_large(self, server: HttpService) -> None:
+        head = (
+            b"POST /v1/embeddings HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n"
+            b"transfer-encoding: chunked\r\n\r\n"
+        )
+        chunk = b"%x\r\n%s\r\n" % (8_400_000, b"a" * 8_400_000)
+        line, body = self.answer(server, head + chunk)
+        assert line.startswith(b"HTTP/1.1 413")
+        assert body["error"]["code"] == "request_too_large"
+
+    @pytest.mark.parametrize("name", ["host", "origin"])
+    def test_a_header_that_is_no_address(self, http: httpx.Client, name: str) -> None:
+        response = http.get("/v1/models", headers={name: "http://["})
+        assert response.status_code == 403
+        assert error_of(response)["code"] == "foreign_origin"
+
+
+def test_a_huge_body_of_wrong_items_is_refused_quickly(http: httpx.Client) -> None:
+    content = b'{"model":"fake","input":[' + b",".join([b"1.5"] * 400_000) + b"]}"
+    started = time.process_time()
+    response = http.post("/v1/embeddings", content=content, headers=JSON)
+    assert response.status_code == 400
+    assert "input must be a string" in error_of(response)["message"]
+    # collecting an error for each item took some 6 s of processor time
+    assert time.process_time() - started < 1.5
+
+
+def test_one_text_may_not_be_endless(http: httpx.Client) -> None:
+    response = post(http, {"model": "fake", "input": "a" * 1_000_001})
+    assert response.status_code == 413
+    assert "input[0] has 1000001 characters" in error_of(response)["message"]
+
+
+def test_damaged_and_absent_model_files_leave_the_server_up(tmp_path: Path) -> None:
+    bundled = locate(Catalog()["all-MiniLM-L6-v2"], tmp_path)
+    damaged = tmp_path / "damaged"
+    shutil.copytree(bundled, damaged, ignore=shutil.ignore_patterns("*.safetensors", "*.onnx"))
+    (damaged / "model.safetensors").write_bytes(
+        (bundled / "model.safetensors").read_bytes()[:100_000]
+    )
+    models = {
+        "damaged": {"source": f"dir:{damaged}", "task": "embedding"},
+        "absent": {"source": f"dir:{tmp_path / 'nowhere'}", "task": "embedding"},
+    }
+    with (
+        running(tmp_path / "state", models=models) as service,
+        httpx.Client(base_url=service.url, timeout=30) as client,
+    ):
+        for model, message in (
+            ("damaged", r"model\.safetensors"),
+            ("absent", "nowhere does not exist"),
+            ("prime-7b-chat-v1", r"set models\.prime-7b-chat-v1\.source"),
+        ):
+            response = client.post(f"/v1/models/{model}/load", json={})
+            assert response.status_code == 500, response.text
+            assert re.search(message, error_of(response)["message"])
+        response = client.post("/v1/embeddings", json={"model": "damaged", "input": "a"})
+        assert response.status_code == 500
+        response = client.post("/v1/embeddings", json={"model": "fake", "input": "a"})
+        assert response.status_code == 200
+
+
+class TestReadiness:
+    def test_a_pinned_model_unloaded_by_force_stays_so_and_is_reported(
+        self, tmp_path: Path
+    ) -> None:
+        with (
+            running(tmp_path) as service,
+            httpx.Client(base_url=service.url, timeout=20) as client,
+        ):
+            client.post("/v1/models/fake/load", json={"pin": True})
+            assert "fake" in client.get("/readyz").json()["detail"]["forward_ms"]
+            client.post("/v1/models/fake/unload", json={"force": True})
+            wait_for(lambda: client.get("/readyz").json()["detail"]["forward_ms"] == {})
+            assert client.get("/v1/models/fake").json()["state"] == "absent"
+            assert "pinned model fake was unloaded" in client.get("/v1/status").json()["degraded"]
+
+
+class TestLostReplicas:
+    """A variant that fails as Serve's does when a replica dies."""
+
+    class Variant(LocalVariant):
+        def __init__(self, host: ModelHost, losses: int) -> None:
+            super().__init__(host)
+            self.losses = losses
+
+        async def embed(self, model_id: str, batch: PackedTokens, deadline: float) -> Computed:
+            if self.losses:
+                self.losses -= 1
+                raise ReplicaLostError("a local replica was lost during embed")
+            return await super().embed(model_id, batch, deadline)
+
+    @pytest.mark.parametrize(("losses", "status"), [(1, 200), (3, 200), (99, 503)])
+    def test_a_batch_is_run_again_but_not_for_ever(
+        self, tmp_path: Path, losses: int, status: int
+    ) -> None:
+        settings = Settings(models=MODELS)
+        host = ModelHost(Catalog(settings.models), settings.serve, tmp_path, "test-node")
+        variant = self.Variant(host, losses)
+        with running(tmp_path, variant) as service:
+            body = {"model": "fake", "input": "some text"}
+            response = httpx.post(service.url + "/v1/embeddings", json=body, timeout=20)
+        assert response.status_code == status
+        if status == 503:
+            assert response.headers["retry-after"]
+            assert error_of(response)["code"] == "replica_lost"
 
 
 @pytest.fixture(scope="module")
@@ -350,7 +473,6 @@ class TestKeys:
         assert self.ask(secrets["closed"], None, "/healthz").status_code == 200
 
     async def test_requests_at_once_are_limited(self, secrets: dict[str, Any]) -> None:
-        import asyncio
 
         headers = {"authorization": f"Bearer {secrets['single']}"}
         async with httpx.AsyncClient(base_url=secrets["closed"], headers=headers) as client:
@@ -402,3 +524,18 @@ def test_overload_is_429_with_retry_after(tmp_path: Path) -> None:
     assert int(refused.headers["retry-after"]) >= 1
     assert int(refused.headers["retry-after-ms"]) >= 1
     assert error_of(refused)["type"] == "rate_limit_error"
+
+
+def test_a_load_may_take_longer_than_a_request(tmp_path: Path) -> None:
+    """The default deadline of requests does not cut a load: it may fetch gigabytes first."""
+    with running(tmp_path, request_timeout_seconds=0.05) as service:
+        load = service.service.load
+
+        async def slow_load(model_id: str, pin: bool, ttl: float | None) -> None:
+            await asyncio.sleep(0.3)
+            await load(model_id, pin, ttl)
+
+        service.service.load = slow_load  # type: ignore[method-assign]
+        response = httpx.post(service.url + "/v1/models/fake/load", timeout=20)
+    assert response.status_code == 200
+    assert response.json()["state"] == "ready"

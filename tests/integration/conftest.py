@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -63,6 +64,10 @@ class Head:
             text=True,
         )
 
+    def remove(self) -> None:
+        """Remove Ray's folder; the state is in pytest's own."""
+        shutil.rmtree(self.environment["IRONCLIW_CLUSTER__TEMP_DIR"], ignore_errors=True)
+
     def json(self, *words: str) -> Any:
         result = self.run(*words, "--json")
         assert result.returncode == 0, result.stderr
@@ -82,3 +87,4 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     yield head
     stopped = head.run("down")
     assert stopped.returncode == 0, stopped.stderr
+    head.remove()

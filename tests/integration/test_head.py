@@ -83,9 +83,18 @@ def test_a_second_up_joins_the_first(head: Head) -> None:
 def test_metrics_relays_rays_agent(head: Head) -> None:
     httpx.get(head.url + "/v1/models")
 
+    wanted = (
+        "ray_node_mem_used",
+        "ray_ironcliw_http_requests_total",
+        "ray_ironcliw_batch_tokens",
+        "ray_ironcliw_model_loaded{",
+        "ray_ironcliw_model_loads",
+        "ray_ironcliw_model_average_ms",
+    )
+
     def relayed() -> bool:
         text = httpx.get(head.url + "/metrics", timeout=10).text
-        return "ray_ironcliw_http_requests_total" in text and "ray_node_mem_used" in text
+        return all(name in text for name in wanted)
 
     wait_for(relayed, 60)
 
@@ -208,7 +217,9 @@ class TestStartingAndStopping:
         assert result.returncode == 1
         assert "does not exist" in result.stderr
         assert not (head.state / "head.json").exists()
+        head.remove()
 
+    @pytest.mark.slow
     def test_foreground_killed_then_up_then_ctrl_c(self, tmp_path: Path) -> None:
         """A `kill -9` leaves a head behind: the next `up` cleans it, then Ctrl-C ends all."""
         head = Head(tmp_path)
@@ -232,6 +243,29 @@ class TestStartingAndStopping:
         assert second.returncode == 0
         assert not tagged_processes(session)
         assert not (head.state / "head.json").exists()
+        head.remove()
+
+    @pytest.mark.slow
+    def test_two_ups_at_once_make_one_head(self, tmp_path: Path) -> None:
+        head = Head(tmp_path)
+        starts = [
+            subprocess.Popen(
+                [IRONCLIW, "up"],
+                env=head.environment,
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+            for _ in range(2)
+        ]
+        said = [start.communicate(timeout=240)[0] for start in starts]
+        assert [start.returncode for start in starts] == [0, 0]
+        assert sorted("already running" in text for text in said) == [False, True]
+        session = session_of(head)
+        assert head.run("down").returncode == 0
+        assert not tagged_processes(session)
+        head.remove()
 
     def foreground(self, head: Head) -> subprocess.Popen[str]:
         process = subprocess.Popen(

@@ -21,6 +21,7 @@ from benchmarks.themes.serving_latency import INFINITY, MEASURES, OURS, STOCK, m
 from benchmarks.themes.serving_overload import _Load, build_rows
 from benchmarks.wrk import Wrk, WrkResult, parse
 from ironcliw.settings import process_environment
+from tests.requirements import need
 
 FIGURES = {"requests": 500, "microseconds": 2_000_000, "p50": 900, "p99": 4000}
 
@@ -152,10 +153,10 @@ def test_closed_loop_capacity_counts_answers(
     assert len(bodies) >= 4
 
 
-@pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is a Debian package, not ours")
 def test_wrk_posts_distinct_texts_unless_told_to_repeat(
     recorder: tuple[str, list[dict[str, object]]], tmp_path: Path
 ) -> None:
+    need(shutil.which("wrk"), "wrk was not found: install it (Debian: apt-get install wrk)")
     url, bodies = recorder
     wrk = Wrk(['say "hi"', "it's a \\ sign"], "m", tmp_path)
     assert wrk.run(url, connections=2, seconds=1, per_request=2).rate > 0

@@ -18,7 +18,7 @@ import pytest
 from cluster import examples, head
 from cluster.names import load_by_name
 from cluster.processes import end_processes, listener, session_tags, tagged_processes
-from cluster.ray_environment import client_environment, head_environment
+from cluster.ray_environment import client_environment, dashboard_url, head_environment
 from cluster.record import HeadRecord, ensure_token, record_path
 from ironcliw.errors import ClusterError, PortInUseError, SettingsError
 from ironcliw.settings import Settings, process_environment
@@ -157,6 +157,13 @@ class TestChecks:
     def test_nothing_to_stop(self, settings: Settings) -> None:
         assert head.stop_head(settings) == 0
 
+    def test_the_dashboard_is_local_whatever_the_nodes_address(self, settings: Settings) -> None:
+        cluster = settings.cluster.model_copy(update={"node_ip": "10.0.0.5"})
+        changed = settings.model_copy(update={"cluster": cluster})
+        assert client_environment(changed)["RAY_ADDRESS"] == "http://127.0.0.1:8265"
+        assert dashboard_url(changed) == "http://127.0.0.1:8265"
+        assert "--dashboard-host=127.0.0.1" in head._ray_start_command(changed)
+
 
 def test_the_clients_environment_survives_a_shell(settings: Settings) -> None:
     state = settings.state_dir.with_name("with space")
@@ -183,15 +190,64 @@ def test_names_are_loaded_or_explained() -> None:
             load_by_name(name)
 
 
-def test_the_welcome_text_holds_runnable_examples(settings: Settings) -> None:
-    record = HeadRecord("tag", "http://127.0.0.1:8000", "http://127.0.0.1:8265", 0)
-    text = examples.welcome(settings, record, started=True, seconds=3.21)
-    assert "ready in 3.2 s" in text
-    assert 'eval "$(ironcliw env)"' in text
-    for shell in ("curl -s", "ironcliw embed", "python -c"):
-        assert shell in text
-    source = text.split("python -c '")[1].split("'")[0]
-    compile(source, "example", "exec")
+class TestWelcome:
+    """The examples are pasted into a real shell; `curl` and `ironcliw` only print what they get."""
+
+    SHOW = (
+        "curl() { printf '%s\\n' \"$@\"; }\n"
+        'ironcliw() { printf \'key=%s\\n\' "$IRONCLIW_CLIENT__API_KEY" "$@"; }\n'
+        "python() { printf '%s\\n' \"$2\"; }\n"
+    )
+
+    def text(self, settings: Settings, url: str = "http://127.0.0.1:8000") -> str:
+        record = HeadRecord("tag", url, "http://127.0.0.1:8265", 0)
+        return examples.welcome(settings, record, started=True, seconds=3.21)
+
+    def paste(self, text: str) -> str:
+        lines = text.split("Try it:")[1].split("For `ray")[0]
+        return subprocess.check_output(["bash", "-ec", self.SHOW + lines], text=True)
+
+    def test_it_says_where_everything_is(self, settings: Settings) -> None:
+        text = self.text(settings)
+        assert "ready in 3.2 s" in text
+        assert 'eval "$(ironcliw env)"' in text
+        assert f"Logs       {settings.state_dir}/logs " in text
+        assert f" {settings.ray_temp_dir}/session_latest/logs " in text
+
+    @pytest.mark.parametrize("url", ["http://127.0.0.1:8000", "http://[::1]:8000"])
+    def test_the_examples_can_be_pasted(
+        self, settings: Settings, url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sys, "prefix", sys.base_prefix)
+        shown = self.paste(self.text(settings, url)).splitlines()
+        assert shown[:2] == ["-s", url + "/v1/embeddings"]
+        body = shown[shown.index("-d") + 1]
+        assert json.loads(body) == {"model": "all-MiniLM-L6-v2", "input": "turn off the lights"}
+        source = "\n".join(shown[shown.index("from openai import OpenAI") :])
+        compile(source, "example", "exec")
+        assert f'base_url="{url}/v1", api_key="none"' in source
+
+    @pytest.mark.parametrize("serve", [{"auth": "required"}, {"host": "0.0.0.0"}])
+    def test_they_show_where_a_key_goes(
+        self, settings: Settings, serve: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sys, "prefix", sys.base_prefix)
+        changed = settings.serve.model_copy(update=serve)
+        shown = self.paste(self.text(settings.model_copy(update={"serve": changed})))
+        assert "authorization: Bearer icw-...\n" in shown
+        assert "key=icw-...\n" in shown
+        assert 'api_key="icw-..."' in shown
+
+    def test_a_virtual_environment_is_activated_unless_it_is(
+        self, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        programs = tmp_path / "my venv" / "bin"
+        programs.mkdir(parents=True)
+        (programs / "activate").write_text("echo activated\n")
+        monkeypatch.setattr(sys, "prefix", str(programs.parent))
+        assert self.paste(self.text(settings)).startswith("activated\n")
+        monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+        assert "source" not in self.text(settings)
 
 
 def test_the_cluster_file_is_valid_for_ray() -> None:

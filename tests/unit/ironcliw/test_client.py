@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ironcliw import AsyncClient, Client
-from ironcliw._calls import LoadEvents
+from ironcliw._calls import LoadEvents, models_call
 from ironcliw._transport import error_from_body
 from ironcliw.client import LoadProgress
 from ironcliw.errors import (
@@ -285,6 +285,16 @@ def test_the_deadline_and_the_key_travel_with_the_request(run: Run, service: Any
     headers = service.received[0].headers
     assert headers["x-request-timeout-seconds"] == "7"
     assert headers["authorization"] == "Bearer icw-1"
+
+
+@pytest.mark.parametrize(
+    ("timeout", "sent"),
+    [(7200, "3600"), (float("inf"), "3600"), (1234567.0, "3600"), (0.25, "0.25"), (1e-6, "0.001")],
+)
+def test_the_deadline_is_one_that_the_server_takes(timeout: float, sent: str) -> None:
+    with Client(timeout=timeout) as client:
+        arguments = client._session.arguments(models_call())
+    assert arguments["headers"] == {"x-request-timeout-seconds": sent}
 
 
 def test_settings_fill_what_is_not_given(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry
 
 from ironcliw.catalog import Catalog, ModelCard
 from ironcliw.errors import ModelLoadError
@@ -53,8 +58,80 @@ def test_what_cannot_be_found(source: str, message: str, tmp_path: Path) -> None
         locate(card(source), tmp_path)
 
 
-def test_a_finished_bucket_copy_is_not_fetched_again(tmp_path: Path) -> None:
-    copy = tmp_path / "gs" / "mine"
-    copy.mkdir(parents=True)
-    (copy / ".complete").touch()
-    assert locate(card("gs://bucket/mine"), tmp_path) == copy
+class Bucket(MemoryFileSystem):  # type: ignore[misc]
+    """Google's storage in memory; counts what is fetched, and may be held up or broken."""
+
+    protocol = "gs"
+    store: dict[str, Any] = {}  # noqa: RUF012
+    pseudo_dirs = [""]  # noqa: RUF012
+    cachable = False
+    fetches = 0
+    gate: threading.Barrier | None = None
+    breaks = False
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(super()._strip_protocol(path.replace("gs://", "memory://")))
+
+    def get(self, rpath: str, lpath: str, **options: Any) -> None:
+        type(self).fetches += 1
+        if self.gate is not None:
+            self.gate.wait(30)
+        super().get(rpath, lpath, **options)
+        if self.breaks:
+            raise OSError("the connection was reset")
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Bucket]]:
+    kind = type("Bucket", (Bucket,), {"store": {}, "pseudo_dirs": [""]})
+    monkeypatch.setitem(_registry, "gs", kind)
+    for model in ("old", "new"):
+        kind().pipe(f"gs://models/{model}/config.json", model.encode())
+        kind().pipe(f"gs://models/{model}/1_Pooling/config.json", b"{}")
+    yield kind
+
+
+def test_a_bucket_copy_is_whole_and_fetched_once(tmp_path: Path, bucket: type[Bucket]) -> None:
+    folder = locate(card("gs://models/old"), tmp_path)
+    assert (folder / "config.json").read_text() == "old"
+    assert (folder / "1_Pooling" / "config.json").is_file()
+    assert locate(card("gs://models/old"), tmp_path) == folder
+    assert bucket.fetches == 1
+
+
+def test_another_bucket_is_another_copy(tmp_path: Path, bucket: type[Bucket]) -> None:
+    locate(card("gs://models/old"), tmp_path)
+    assert (locate(card("gs://models/new"), tmp_path) / "config.json").read_text() == "new"
+
+
+def test_a_broken_fetch_leaves_nothing_and_is_made_again(
+    tmp_path: Path, bucket: type[Bucket]
+) -> None:
+    bucket.breaks = True
+    with pytest.raises(ModelLoadError, match="could not fetch gs://models/old: the connection"):
+        locate(card("gs://models/old"), tmp_path)
+    assert list((tmp_path / "gs").iterdir()) == []
+    bucket.breaks = False
+    assert (locate(card("gs://models/old"), tmp_path) / "config.json").read_text() == "old"
+    with pytest.raises(ModelLoadError, match="could not fetch gs://models/absent"):
+        locate(card("gs://models/absent"), tmp_path)
+
+
+def test_two_that_fetch_at_once_end_with_one_whole_copy(
+    tmp_path: Path, bucket: type[Bucket]
+) -> None:
+    bucket.gate = threading.Barrier(2)
+    found: list[Path] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(locate(card("gs://models/old"), tmp_path)))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert bucket.fetches == 2
+    assert found[0] == found[1]
+    assert list((tmp_path / "gs").iterdir()) == [found[0]]
+    assert (found[0] / "config.json").read_text() == "old"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from ironcliw.errors import (
     ContextLengthError,
@@ -262,3 +264,52 @@ def test_the_bert_family_loads_without_transformers(minilm: Path) -> None:
         f"load_encoder(F.read({str(minilm)!r})); assert 'transformers' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], check=True)
+
+
+@pytest.mark.parametrize("kind", ["bert", "mpnet"])
+def test_progress_rises_to_one(kind: str, make_folder: Callable[..., Path]) -> None:
+    folder = make_folder(kind)
+    add_dense(folder)
+    told: list[float] = []
+    load_encoder(EncoderFolder.read(folder), device="cpu", progress=told.append)
+    assert told == sorted(set(told))
+    assert 0 < told[0] < told[-1] == 1
+    # all but the pooler's 4 %, which nobody loads: without the dense layer it would be 0.91
+    assert told[-2] > 0.94
+    # transformers loads the second in one go
+    assert len(told) > (10 if kind == "bert" else 1)
+
+
+def test_progress_is_the_share_of_the_bytes(make_folder: Callable[..., Path]) -> None:
+    folder = EncoderFolder.read(make_folder("bert"))
+    told: list[float] = []
+    load_encoder(folder, device="cpu", progress=told.append)
+    total = sum(tensor.nbytes for tensor in folder.tensors.values())
+    # the word vectors come first: 100 of 32 numbers, in 4 bytes each
+    assert told[0] == pytest.approx(100 * 32 * 4 / total)
+
+
+def test_progress_of_a_failed_load_ends_below_one(make_folder: Callable[..., Path]) -> None:
+    folder = make_folder("bert")
+    config = folder / "config.json"
+    config.write_text(
+        config.read_text().replace('"num_hidden_layers": 2', '"num_hidden_layers": 3')
+    )
+    told: list[float] = []
+    with pytest.raises(ModelLoadError, match="lacks the tensor"):
+        load_encoder(EncoderFolder.read(folder), device="cpu", progress=told.append)
+    assert told
+    assert told[-1] < 1
+
+
+def add_dense(folder: Path) -> None:
+    """A dense layer of 32 x 32 behind the model's pooling."""
+    dense = folder / "3_Dense"
+    dense.mkdir()
+    (dense / "config.json").write_text('{"activation_function": "torch.nn.Tanh"}')
+    weights = {"linear.weight": torch.eye(32), "linear.bias": torch.zeros(32)}
+    save_file(weights, dense / "model.safetensors")
+    listing = folder / "modules.json"
+    modules = json.loads(listing.read_text())
+    modules.append({"path": "3_Dense", "type": "sentence_transformers.models.Dense"})
+    listing.write_text(json.dumps(modules))

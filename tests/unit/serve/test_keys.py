@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -226,6 +227,78 @@ def test_an_absent_store_is_tolerated_for_a_while_and_said(
     clock.now += 2.0
     assert ring.lookup(secret) == key
     assert ring.degraded is None
+
+
+class SlowKeys(CountingKeys):
+    """A store that answers, or fails, when it is told to."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.asked = threading.Event()
+        self.answer = threading.Event()
+        self.answer.set()
+
+    def active(self) -> dict[str, StoredKey]:
+        self.asked.set()
+        assert self.answer.wait(30)
+        return super().active()
+
+
+def finish(reader: threading.Thread) -> None:
+    reader.join(30)
+    assert not reader.is_alive()
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_lookup_does_not_wait_while_the_store_is_slow(
+    store: Store, clock: Clock, broken: bool
+) -> None:
+    keys = SlowKeys(store)
+    key, secret = keys.create("laptop")
+    ring = KeyRing(keys, refresh_seconds=2.0, clock=clock, stale_seconds=10.0)
+    ring.refresh()
+    keys.asked.clear()
+    keys.answer.clear()
+    keys.broken = broken
+    clock.now += 1.9
+    reader = threading.Thread(target=ring.refresh)
+    reader.start()
+    assert keys.asked.wait(30)
+    try:
+        # this thread would wait for the lock, or for the store, without an end
+        for _ in range(4):
+            assert ring.lookup(secret) == key
+            clock.now += 2.0
+        clock.now += 0.2
+        with pytest.raises(UnavailableError, match="the store does not answer"):
+            ring.lookup(secret)
+    finally:
+        keys.broken = broken
+        clock.now -= 1.0
+        keys.answer.set()
+        finish(reader)
+    # the read took seconds, and the next one waits all the same
+    assert ring.lookup(secret) == key
+    assert keys.reads == 2
+    assert (ring.degraded is not None) == broken
+
+
+def test_the_first_lookup_waits_for_a_read_that_is_under_way(store: Store, clock: Clock) -> None:
+    keys = SlowKeys(store)
+    key, secret = keys.create("laptop")
+    ring = KeyRing(keys, clock=clock)
+    keys.answer.clear()
+    reader = threading.Thread(target=ring.refresh)
+    reader.start()
+    assert keys.asked.wait(30)
+    found: list[ApiKey | None] = []
+    other = threading.Thread(target=lambda: found.append(ring.lookup(secret)))
+    other.start()
+    keys.answer.set()
+    finish(reader)
+    finish(other)
+    assert found == [key]
+    assert keys.reads == 1
 
 
 def test_a_ring_that_never_read_refuses_to_answer(ring: KeyRing, keys: CountingKeys) -> None:

@@ -1,0 +1,50 @@
+"""The application's own check before a start, in a process of its own.
+
+It imports the store, some 80 MB that a head in the foreground would otherwise hold for as long as
+it runs. Run as `python -m cluster.preflight`: settings on standard input, the error, if there is
+one, on standard output, both pickled.
+"""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+
+from cluster.names import load_by_name
+from ironcliw.errors import ClusterError, IroncliwError
+from ironcliw.settings import Settings
+
+
+def run_preflight(settings: Settings) -> None:
+    """Run the check that `cluster.preflight` names.
+
+    Raises:
+        IroncliwError: whatever the check raises.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "cluster.preflight"],
+        input=pickle.dumps(settings),
+        capture_output=True,
+    )
+    if done.returncode == 0:
+        return
+    if not done.stdout:
+        raise ClusterError(f"the check before the start failed: {done.stderr.decode().strip()}")
+    error = pickle.loads(done.stdout)
+    assert isinstance(error, IroncliwError)
+    raise error
+
+
+def main() -> None:
+    """Check, and say what is wrong."""
+    settings: Settings = pickle.load(sys.stdin.buffer)
+    try:
+        load_by_name(settings.cluster.preflight)(settings)
+    except IroncliwError as error:
+        sys.stdout.buffer.write(pickle.dumps(error))
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

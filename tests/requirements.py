@@ -1,0 +1,27 @@
+"""Programs that some tests need and that `pip` cannot install."""
+
+from __future__ import annotations
+
+import os
+from typing import TypeVar
+
+import pytest
+
+T = TypeVar("T")
+
+
+def need(found: T | None, reason: str) -> T:
+    """What was found; without it the test is skipped, and under CI it fails.
+
+    A machine of somebody who tries the project may lack a database server. CI may not: there a
+    skipped test would look like a passed one.
+
+    Args:
+        found: A program's path, for example; None where it is absent.
+        reason: What is absent and which package to install.
+    """
+    if found is not None:
+        return found
+    if os.environ.get("CI"):
+        pytest.fail(f"{reason} (CI is set, so this is no reason to skip)")
+    pytest.skip(reason)

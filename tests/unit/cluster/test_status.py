@@ -1,0 +1,82 @@
+"""Where `ironcliw status` asks, and what it says when nobody answers."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from cluster.status import fetch_status
+from ironcliw.errors import NotRunningError, SettingsError
+from ironcliw.settings import Settings
+
+
+@pytest.fixture
+def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A service that answers with the path asked; the environment names a proxy that is none."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps({"path": self.path}).encode()
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def settings_for(tmp_path: Path, base_url: str) -> Settings:
+    settings = Settings(state_dir=tmp_path)
+    client = settings.client.model_copy(update={"base_url": base_url})
+    return settings.model_copy(update={"client": client})
+
+
+@pytest.mark.parametrize("suffix", ["", "/", "/v1", "/v1/"])
+def test_the_clients_url_is_understood_with_and_without_v1(
+    tmp_path: Path, url: str, suffix: str
+) -> None:
+    settings = settings_for(tmp_path, url + suffix)
+    assert fetch_status(settings) == {"path": "/v1/status"}
+    assert settings.service_url == "http://127.0.0.1:8000"
+
+
+def test_without_one_it_is_this_machines_service(tmp_path: Path, url: str) -> None:
+    settings = Settings(state_dir=tmp_path)
+    serve = settings.serve.model_copy(update={"port": int(url.rsplit(":", 1)[1])})
+    assert fetch_status(settings.model_copy(update={"serve": serve}))["path"] == "/v1/status"
+
+
+def test_nobody_answers(tmp_path: Path) -> None:
+    with pytest.raises(NotRunningError, match=r":1 does not answer .*; check client\.base_url"):
+        fetch_status(settings_for(tmp_path, "http://127.0.0.1:1"))
+    settings = Settings(state_dir=tmp_path)
+    serve = settings.serve.model_copy(update={"port": 1})
+    with pytest.raises(NotRunningError, match=r"session_latest/logs; `ironcliw up` starts it"):
+        fetch_status(settings.model_copy(update={"serve": serve}))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [("127.0.0.1:8000", "must start with http:// or https://"), ("http://a:port", "is no URL")],
+)
+def test_what_is_no_url_is_refused(tmp_path: Path, wrong: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        fetch_status(settings_for(tmp_path, wrong))
