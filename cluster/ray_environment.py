@@ -55,6 +55,11 @@ def head_environment(settings: Settings, session: str) -> dict[str, str]:
         "RAY_task_events_report_interval_ms": "0",
         "RAY_metrics_report_interval_ms": "10000",
         "RAY_DASHBOARD_METRICS_COLLECTION_ENABLED": "0",
+        # an idle laptop should be idle: the dashboard looks every 15 s instead of every 1 to 5
+        "REPORTER_UPDATE_INTERVAL_MS": "15000",
+        "METRICS_RECORD_INTERVAL_S": "15",
+        "RAY_DASHBOARD_AGENT_POLL_INTERVAL_S": "5",
+        "RAY_DASHBOARD_AGENT_CHECK_PARENT_INTERVAL_S": "2",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "3",
         # glibc gives each thread an arena of its own, which a process with many idle threads
         # never hands back
@@ -76,5 +81,5 @@ def _serve_environment() -> dict[str, str]:
         # 4 MB by default; 256 vectors of 4096 floats are just over it
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(64 * 1024 * 1024),
         # the control loop's default of 0.1 s is most of an idle head's CPU time
-        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
+        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "1",
     }
