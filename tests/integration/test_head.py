@@ -268,6 +268,7 @@ class TestStartingAndStopping:
         head.remove()
 
     def foreground(self, head: Head) -> subprocess.Popen[str]:
+        # SIGINT may be ignored in a shell's background jobs; `up` sets its own handlers
         process = subprocess.Popen(
             [IRONCLIW, "up", "--foreground"],
             env=head.environment,

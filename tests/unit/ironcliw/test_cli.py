@@ -301,13 +301,18 @@ def test_ctrl_c_leaves_without_a_traceback(local: Any, reply: Any) -> None:
         return reply(drop=True)
 
     local.answer = slowly
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ironcliw.cli", "embed", "text"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    # a shell gives what it starts in the background an ignored SIGINT, which children inherit
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ironcliw.cli", "embed", "text"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
     _, errors = process.communicate(timeout=40)
     assert process.returncode == console.EXIT_INTERRUPTED
     assert "Traceback" not in errors
