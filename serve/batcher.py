@@ -27,6 +27,7 @@ from serve.service_time import ServiceTime
 from serve.waiting_items import Entry, Request, WaitingItems
 
 _SHORTEST_RETRY = 0.001
+_CAUTION = 1.25  # at 2x overload, work that is admitted and then late is lost twice
 """Seconds; the resolution of the header `retry-after-ms`."""
 
 
@@ -251,7 +252,7 @@ class Batcher:
                 f"{limits.max_queue_seconds:g} s; retry later",
                 retry_after=self._retry_after(wait - limits.max_queue_seconds),
             )
-        end = now + wait + self._service.alone(tokens) + self._service.margin
+        end = now + self._cautious(wait + self._service.alone(tokens))
         if deadline is not None and end > deadline:
             raise OverloadedError(
                 f"the deadline is in {deadline - now:.3g} s, the estimated end in "
@@ -262,6 +263,10 @@ class Batcher:
     def _wait(self, now: float, rank: float) -> float:
         """Estimated seconds until everything in flight or ranked before `rank` is served."""
         return self._remaining(now) + self._service.queue(self._waiting.tokens_until(rank))
+
+    def _cautious(self, seconds: float) -> float:
+        """An estimate that is to be promised: everything stretches while others want the cores."""
+        return _CAUTION * seconds + self._service.margin
 
     def _remaining(self, now: float) -> float:
         """Estimated seconds until what is in flight is served."""
@@ -297,7 +302,7 @@ class Batcher:
             return math.inf
         if request.started or request.probe:
             return request.deadline
-        return request.deadline - self._service.alone(request.tokens) - self._service.margin
+        return request.deadline - self._cautious(self._service.alone(request.tokens))
 
     def _fill(self, now: float, shed: list[int]) -> Batch | None:
         """The next batch: in order of rank, up to the budget.
@@ -308,7 +313,8 @@ class Batcher:
         """
         if not self._waiting.items:
             return None
-        ready = now + self._remaining(now)
+        remaining = self._remaining(now)
+        ready = now + remaining
         tightest = math.inf  # a batch answers as a whole: it must end before its first deadline
         buckets = self._waiting.buckets()
         heads = [(entry, b) for b in buckets if (entry := self._head(b, ready, shed))]
@@ -325,7 +331,7 @@ class Batcher:
                 if items and not self._fits(len(items) + 1, tokens + length, max(longest, length)):
                     break
                 tightest = min(tightest, self._promise(request))
-                end = ready + self._service.alone(tokens + length) + self._service.margin
+                end = now + self._cautious(remaining + self._service.alone(tokens + length))
                 if items and end > tightest:
                     break
                 self._waiting.pop(bucket)
