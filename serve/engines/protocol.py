@@ -86,3 +86,39 @@ class EmbeddingEngine(Protocol):
     def close(self) -> None:
         """Free the weights; the engine cannot be used afterwards."""
         ...
+
+
+class ClassificationEngine(Protocol):
+    """The device half of a sequence classifier with C classes. One caller at a time."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The C classes' names, in the order of the logits."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """As of `EmbeddingEngine`."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """As of `EmbeddingEngine`."""
+        ...
+
+    @property
+    def resident_bytes(self) -> int:
+        """As of `EmbeddingEngine`."""
+        ...
+
+    def classify(self, batch: PackedTokens) -> Vectors:
+        """Logits, float32 [B, C], in order. A pair of texts is one sequence with its separators.
+
+        Raises:
+            RequestError, ContextLengthError: see `serve.engines.checks`.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the weights; the engine cannot be used afterwards."""
+        ...

@@ -1,0 +1,76 @@
+"""Models, health and errors."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StrictBool
+
+from ironcliw.schemas.base import Answer, Request
+
+
+class Model(Answer):
+    """One model; the fields after `owned_by` are ours."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str
+    task: str
+    bytes: int = Field(description="Size of the weights as published.")
+    dimensions: int
+    context: int
+    licence: str
+    available: bool = Field(description="A source is known; loading may still fail.")
+    state: str = Field(description="absent, queued, loading, ready, in_use or unloading.")
+    device: str | None = None
+    precision: str | None = None
+    resident_bytes: int = 0
+    pinned: bool = False
+    loads: int = 0
+    uses: int = 0
+    average_ms: float | None = None
+    error: str | None = None
+
+
+class ModelList(Answer):
+    """Answer of `GET /v1/models`."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class LoadRequest(Request):
+    """`POST /v1/models/{id}/load`."""
+
+    pin: StrictBool = False
+    ttl_seconds: Annotated[float, Field(gt=0)] | None = None
+    stream: StrictBool = Field(False, description="Server-sent events with the progress.")
+
+
+class UnloadRequest(Request):
+    """`POST /v1/models/{id}/unload`."""
+
+    force: StrictBool = Field(False, description="Unload a pinned model as well.")
+
+
+class ErrorDetail(Answer):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorResponse(Answer):
+    """Every error on every path."""
+
+    error: ErrorDetail
+
+
+class Health(Answer):
+    """Answer of `/healthz` and `/readyz`."""
+
+    status: Literal["ok", "starting", "unhealthy"]
+    detail: dict[str, Any] | None = None

@@ -1,0 +1,1 @@
+"""Causal and sequence-to-sequence models behind one ragged forward pass."""

@@ -1,0 +1,1 @@
+"""Text generation: jobs, scheduling, sampling, and the way from requests to streamed text."""
