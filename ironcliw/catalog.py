@@ -35,6 +35,8 @@ class ModelCard:
         quantizations: Forms in which the weights can be loaded.
         bundled: The files ship with the installation.
         note: What to do where there is no source.
+        engine: What computes a generating model; None: as the settings say for all.
+        quantization: `8bit` or `4bit`: quantise the weights when they are loaded.
     """
 
     id: str
@@ -47,6 +49,8 @@ class ModelCard:
     quantizations: tuple[str, ...] = ("none",)
     bundled: bool = False
     note: str = ""
+    engine: str | None = None
+    quantization: str | None = None
 
     @property
     def owner(self) -> str:

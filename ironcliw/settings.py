@@ -119,6 +119,24 @@ class ServeSettings(Section):
     embedding_cache_bytes: int = Field(
         16_777_216, ge=0, description="Answers kept by content in the ingress; 0 turns it off."
     )
+    generation_engine: Literal["auto", "torch", "llamacpp", "vllm"] = Field(
+        "auto", description="What computes generating models; `auto` picks by machine and file."
+    )
+    generation_slots: int = Field(
+        8, ge=1, le=256, description="Texts that one model generates at once."
+    )
+    kv_cache_bytes: int = Field(
+        536_870_912, ge=1_048_576, description="Most memory of one model's KV cache."
+    )
+    max_waiting_jobs: int = Field(
+        256, ge=1, description="Most generations waiting for a slot of one model."
+    )
+    generation_timeout_seconds: float = Field(
+        600.0, gt=0, le=3600, description="Deadline of a generation without a header of its own."
+    )
+    refusal_threshold: float | None = Field(
+        None, ge=0, le=1, description="Decisions below it are refusals; unset: as calibrated."
+    )
 
 
 class StoreSettings(Section):
@@ -155,6 +173,12 @@ class ModelSettings(Section):
     dimensions: int | None = Field(None, gt=0, description="Length of an embedding.")
     context: int | None = Field(None, gt=0, description="Most tokens of one input.")
     licence: str | None = Field(None, description="SPDX name.")
+    engine: Literal["torch", "llamacpp", "vllm"] | None = Field(
+        None, description="What computes this generating model; unset: serve.generation_engine."
+    )
+    quantization: Literal["8bit", "4bit"] | None = Field(
+        None, description="Quantise the weights when they are loaded."
+    )
 
 
 class ClientSettings(Section):
