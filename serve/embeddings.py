@@ -154,6 +154,34 @@ class EmbeddingService:
             served,
         )
 
+    async def vectors_of(
+        self,
+        model_id: str,
+        texts: Sequence[str],
+        priority: str = "normal",
+        deadline: float | None = None,
+    ) -> tuple[Vectors, int, Served]:
+        """Vectors of texts, for what else is built on them.
+
+        Args:
+            model_id: An embedding model.
+            texts: At least one; cut to the model's window.
+            priority: As in a request.
+            deadline: On the clock of `time.monotonic`, or None.
+
+        Returns:
+            float32 [B, D] in order, their tokens over all, and who answered.
+
+        Raises:
+            IroncliwError: see the error tree.
+        """
+        require_embedding(self._catalog[model_id])
+        prepared = await self._prepare(model_id)
+        encoded = await self._encode_texts(prepared, texts, prepared.default_prompt)
+        sequences = [item.tokens for item in encoded]
+        vectors, served = await self._vectors(model_id, sequences, _PRIORITIES[priority], deadline)
+        return vectors, sum(map(len, sequences)), served
+
     def forget(self, model_id: str) -> None:
         """Drop a model's tokenizer and answers: it may come back with other files."""
         self._prepared.pop(model_id, None)
@@ -203,12 +231,16 @@ class EmbeddingService:
     ) -> list[Encoded]:
         prompt = _prompt(prepared, request)
         if isinstance(inputs[0], str):
-            texts: list[str] = inputs
-            if sum(map(len, texts)) <= _INLINE_CHARACTERS:
-                return prepared.encoder.encode(texts, prompt)
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._threads, prepared.encoder.encode, texts, prompt)
+            return await self._encode_texts(prepared, inputs, prompt)
         return [prepared.encoder.check(tokens) for tokens in inputs]
+
+    async def _encode_texts(
+        self, prepared: Prepared, texts: Sequence[str], prompt: str
+    ) -> list[Encoded]:
+        if sum(map(len, texts)) <= _INLINE_CHARACTERS:
+            return prepared.encoder.encode(texts, prompt)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, prepared.encoder.encode, texts, prompt)
 
     def _check_tokens(self, request: EmbeddingRequest, encoded: Sequence[Encoded]) -> None:
         if not request.truncate:

@@ -39,6 +39,7 @@ Direct = Callable[[dict[str, Any], bytes], Awaitable[tuple[int, dict[str, str], 
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _MOST_SECONDS = 3600.0
+_GENERATION_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
 
 
 class Gateway:
@@ -118,6 +119,8 @@ class Gateway:
         """A load may fetch gigabytes first, so it gets the longest deadline there is."""
         if path.startswith("/v1/models/") and path.endswith(("/load", "/unload")):
             return _MOST_SECONDS
+        if path in _GENERATION_PATHS:
+            return self._settings.generation_timeout_seconds
         return self._settings.request_timeout_seconds
 
     async def _guarded(

@@ -1,4 +1,4 @@
-"""The models of one process: loaded on demand within a memory budget, computed one at a time.
+"""The models of one process: loaded on demand within a memory budget, one computing at a time.
 
 Used by an engine replica of the cluster and, in process, by `TransformerManager`.
 """
@@ -10,11 +10,12 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 
@@ -22,9 +23,22 @@ from ironcliw.catalog import Catalog
 from ironcliw.settings import ServeSettings
 from ironcliw.sources import locate
 from serve.cache import ModelCache
-from serve.engines.protocol import EmbeddingEngine, PackedTokens, Vectors
-from serve.engines.registry import estimate_bytes, load_engine, require_embedding
+from serve.engines.protocol import ClassificationEngine, EmbeddingEngine, PackedTokens, Vectors
+from serve.engines.registry import (
+    CLASSIFICATION_TASKS,
+    GENERATION_TASKS,
+    estimate_bytes,
+    load_classification_engine,
+    load_engine,
+    require_classification,
+    require_embedding,
+    require_generation,
+    require_served,
+)
+from serve.generation.protocol import Delta, GenerationJob, Generator
 from serve.residency import ModelResidency
+
+Engine = EmbeddingEngine | ClassificationEngine | Generator
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +49,7 @@ _INLINE_SECONDS = 0.02
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Computed:
-    """The vectors of one batch and who computed them.
+    """The vectors (or a classifier's logits) of one batch and who computed them.
 
     Attributes:
         vectors: float32 [B, D].
@@ -79,14 +93,14 @@ class ModelHost:
         self._node = node
         self.budget_bytes = memory_budget(settings)
         cache = ModelCache(self.budget_bytes, ttl_seconds=settings.model_ttl_seconds)
-        self.residency: ModelResidency[EmbeddingEngine] = ModelResidency(
-            cache, self._load, self._estimate
-        )
+        self.residency: ModelResidency[Engine] = ModelResidency(cache, self._load, self._estimate)
         self._inline = inline
         self._computing = 0
         self._small_seconds: dict[str, float] = {}
-        # one batch at a time: engines use every core, two at once would only slow each other
+        # one batch or step at a time: engines use every core, two at once would only slow each
+        # other
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
+        self._generators: dict[str, Generator] = {}
         self._estimates: dict[str, int] = {}
 
     async def embed(self, model_id: str, batch: PackedTokens) -> Computed:
@@ -97,20 +111,53 @@ class ModelHost:
         """
         require_embedding(self._catalog[model_id])
         async with self.residency.use(model_id) as engine:
-            started = time.perf_counter()
-            vectors = await self._embed(model_id, engine, batch)
-            seconds = time.perf_counter() - started
-            self.residency.record(model_id, seconds * 1000, len(batch.lengths))
+            embed = cast(EmbeddingEngine, engine).embed
+            computed = await self._batch(model_id, engine, embed, batch)
             if len(batch.tokens) <= _INLINE_TOKENS:
-                self._small_seconds[model_id] = seconds
-            return Computed(vectors, seconds, self._node, engine.device, engine.precision)
+                self._small_seconds[model_id] = computed.seconds
+            return computed
+
+    async def classify(self, model_id: str, batch: PackedTokens) -> Computed:
+        """Logits [B, C] of a batch; loads the model first where it must.
+
+        Raises:
+            ModelNotFoundError, RequestError, ModelLoadError, MemoryBudgetError
+        """
+        require_classification(self._catalog[model_id])
+        async with self.residency.use(model_id) as engine:
+            classify = cast(ClassificationEngine, engine).classify
+            return await self._batch(model_id, engine, classify, batch)
+
+    async def class_labels(self, model_id: str) -> tuple[str, ...]:
+        """Names of a classifier's classes, in the order of its logits; loads the model."""
+        require_classification(self._catalog[model_id])
+        async with self.residency.use(model_id) as engine:
+            return cast(ClassificationEngine, engine).labels
+
+    async def generate(self, model_id: str, job: GenerationJob) -> AsyncGenerator[Delta, None]:
+        """The answer to a job as it grows; loads the model first where it must.
+
+        Closing the iterator frees the job's slot.
+
+        Raises:
+            ModelNotFoundError, RequestError, ModelLoadError, MemoryBudgetError, OverloadedError
+        """
+        require_generation(self._catalog[model_id])
+        async with self.residency.use(model_id) as engine:
+            started, count = time.perf_counter(), 0
+            async with aclosing(cast(Generator, engine).generate(job)) as deltas:
+                async for delta in deltas:
+                    count += len(delta.tokens)
+                    yield delta
+            milliseconds = (time.perf_counter() - started) * 1000
+            self.residency.record(model_id, milliseconds, max(1, count))
 
     async def load(self, model_id: str, *, pin: bool = False, ttl: float | None = None) -> None:
         """Load a model and keep it until it is evicted or unloaded."""
         card = self._catalog[model_id]
         if card.source is None:
             locate(card, self._cache_dir)  # says which setting is missing
-        require_embedding(card)
+        require_served(card)
         await self.residency.load(model_id, pin=pin, ttl=ttl)
 
     async def unload(self, model_id: str, *, force: bool = False) -> None:
@@ -120,8 +167,17 @@ class ModelHost:
 
     async def probe(self, model_id: str) -> float:
         """A real forward pass of the shortest input; returns its milliseconds."""
+        started = time.perf_counter()
+        task = self._catalog[model_id].task
         tokens = PackedTokens.pack([_probe_tokens()])
-        return (await self.embed(model_id, tokens)).seconds * 1000
+        if task in CLASSIFICATION_TASKS:
+            await self.classify(model_id, tokens)
+        elif task in GENERATION_TASKS:
+            async for _ in self.generate(model_id, GenerationJob(_probe_tokens(), 1)):
+                pass
+        else:
+            await self.embed(model_id, tokens)
+        return (time.perf_counter() - started) * 1000
 
     async def events(self, model_id: str) -> AsyncIterator[dict[str, Any]]:
         """State changes of a model, each as `{model, state, fraction, error}`, without end."""
@@ -133,6 +189,9 @@ class ModelHost:
     def stats(self) -> dict[str, Any]:
         """Budget, bytes held, and a row a model."""
         models = [dataclasses.asdict(row) for row in self.residency.stats()]
+        for row in models:
+            if row["state"] in {"ready", "in_use"} and row["id"] in self._generators:
+                row["generation"] = dataclasses.asdict(self._generators[row["id"]].stats())
         return {
             "node": self._node,
             "budget_bytes": self.budget_bytes,
@@ -146,35 +205,71 @@ class ModelHost:
         await self.residency.close()
         self._compute.shutdown(wait=True)
 
-    async def _embed(self, model_id: str, engine: EmbeddingEngine, batch: PackedTokens) -> Vectors:
+    async def _batch(
+        self,
+        model_id: str,
+        engine: EmbeddingEngine | ClassificationEngine | Generator,
+        compute: Callable[[PackedTokens], Vectors],
+        batch: PackedTokens,
+    ) -> Computed:
+        started = time.perf_counter()
+        vectors = await self._run(model_id, compute, batch)
+        seconds = time.perf_counter() - started
+        self.residency.record(model_id, seconds * 1000, len(batch.lengths))
+        return Computed(vectors, seconds, self._node, engine.device, engine.precision)
+
+    async def _run(
+        self, model_id: str, compute: Callable[[PackedTokens], Vectors], batch: PackedTokens
+    ) -> Vectors:
         fast = self._inline and self._small_seconds.get(model_id, math.inf) < _INLINE_SECONDS
-        if fast and len(batch.tokens) <= _INLINE_TOKENS and not self._computing:
+        if fast and len(batch.tokens) <= _INLINE_TOKENS and not self._busy():
             # two hand-overs between threads cost more than the loop's few milliseconds of silence
-            return engine.embed(batch)
+            return compute(batch)
         self._computing += 1
         try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._compute, engine.embed, batch)
+            return await asyncio.get_running_loop().run_in_executor(self._compute, compute, batch)
         finally:
             self._computing -= 1
 
-    def _load(self, model_id: str) -> EmbeddingEngine:
-        started = time.perf_counter()
-        engine = load_engine(
-            self._catalog[model_id],
-            self._settings,
-            self._cache_dir,
-            progress=partial(self.residency.report_progress, model_id),
+    def _busy(self) -> bool:
+        """Whether the compute thread has something to do."""
+        return self._computing > 0 or any(
+            generator.stats().running for generator in self._generators.values()
         )
+
+    def _load(self, model_id: str) -> Engine:
+        started = time.perf_counter()
+        card = self._catalog[model_id]
+        progress = partial(self.residency.report_progress, model_id)
+        arguments = (card, self._settings, self._cache_dir, progress)
+        engine: Engine
+        if card.task in GENERATION_TASKS:
+            engine = self._generators[model_id] = self._load_generator(*arguments)
+        elif card.task in CLASSIFICATION_TASKS:
+            engine = load_classification_engine(*arguments)
+        else:
+            engine = load_engine(*arguments)
         seconds = time.perf_counter() - started
         logger.info("loaded %s in %.2f s on %s", model_id, seconds, engine.device)
         return engine
+
+    def _load_generator(self, *arguments: Any) -> Generator:
+        # imported here: an embedding service needs none of it
+        from serve.engines.generation_engines import load_generation
+        from serve.generation.runner import GenerationRunner
+
+        loaded = load_generation(*arguments)
+        if hasattr(loaded, "forward"):
+            return GenerationRunner(
+                loaded, self._compute, max_waiting=self._settings.max_waiting_jobs
+            )
+        return loaded
 
     def _estimate(self, model_id: str) -> int:
         # asked at every use, so a model's files are looked at once
         if model_id not in self._estimates:
             self._estimates[model_id] = estimate_bytes(
-                self._catalog[model_id], self._cache_dir, precision=self._settings.precision
+                self._catalog[model_id], self._cache_dir, self._settings
             )
         return self._estimates[model_id]
 

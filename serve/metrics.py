@@ -9,6 +9,18 @@ from ray.util.metrics import Counter, Gauge, Histogram
 
 _SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60]
 _TOKENS = [16.0, 64, 256, 512, 1024, 2048, 4096, 8192]
+# the fields of `serve.generation.protocol.GeneratorStats`
+_GENERATION = {
+    "running": "Answers being generated.",
+    "waiting": "Answers waiting for a slot.",
+    "kv_tokens": "Positions held in the KV cache.",
+    "kv_capacity": "Positions that the KV cache can hold.",
+    "prompt_tokens": "Prompt tokens read since the model was loaded.",
+    "generated_tokens": "Tokens generated since the model was loaded.",
+    "preemptions": "Answers that had to make room and were read again.",
+    "steps": "Forward passes since the model was loaded.",
+    "step_seconds": "Time spent in them.",
+}
 
 
 class IngressMetrics:
@@ -46,6 +58,22 @@ class IngressMetrics:
         self._hits = self._misses = 0
         self._devices: dict[str, str] = {}
         self._average = Gauge("ironcliw_model_average_ms", "Mean time of a batch.", ("model",))
+        self._generation = {
+            name: Gauge(f"ironcliw_generation_{name}", text, ("model",))
+            for name, text in _GENERATION.items()
+        }
+        self._first_token = Histogram(
+            "ironcliw_time_to_first_token_seconds",
+            "To an answer's first token.",
+            _SECONDS,
+            ("model",),
+        )
+        self._per_token = Histogram(
+            "ironcliw_time_per_output_token_seconds",
+            "Mean time of an answer's later tokens.",
+            _SECONDS,
+            ("model",),
+        )
 
     def on_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one request."""
@@ -89,6 +117,24 @@ class IngressMetrics:
             self._set_device(row["id"], row["device"])
             if row["average_ms"] is not None:
                 self._average.set(row["average_ms"], tags)
+            for name, value in row.get("generation", {}).items():
+                self._generation[name].set(value, tags)
+
+    def on_generation(
+        self, model: str, first_token_seconds: float, seconds: float, tokens: int
+    ) -> None:
+        """Observe one answer that was generated.
+
+        Args:
+            model: Model id.
+            first_token_seconds: From the request to its first token.
+            seconds: From the request to its last token.
+            tokens: Tokens of the answer.
+        """
+        tags = {"model": model}
+        self._first_token.observe(first_token_seconds, tags)
+        if tokens > 1:
+            self._per_token.observe((seconds - first_token_seconds) / (tokens - 1), tags)
 
     def _set_device(self, model: str, device: str | None) -> None:
         # a series that is no longer set would keep its last value for ever

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ironcliw.catalog import Catalog
-from ironcliw.errors import SettingsError
+from ironcliw.errors import SettingsError, UnsupportedError
 from ironcliw.settings import Settings
 from ironcliw.store import Store
-from serve.engines.registry import EMBEDDING_TASKS
+from serve.engines.registry import require_served
 from serve.keys import ApiKeys
 
 
@@ -24,11 +24,10 @@ def check(settings: Settings) -> None:
             f"{', '.join(sorted(catalog, key=str.lower))}"
         )
     for name in settings.serve.pinned_models:
-        if catalog[name].task not in EMBEDDING_TASKS:
-            raise SettingsError(
-                f"setting serve.pinned_models names {name}, which is for {catalog[name].task}; "
-                "this release serves embeddings only"
-            )
+        try:
+            require_served(catalog[name])
+        except UnsupportedError as error:
+            raise SettingsError(f"setting serve.pinned_models: {error}") from error
     store = Store(settings.store_url)
     store.migrate()
     keys = [key for key in ApiKeys(store).list() if key.revoked_at is None]

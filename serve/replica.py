@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ironcliw.catalog import Catalog
 from ironcliw.errors import IroncliwError
 from ironcliw.settings import Settings
 from serve.engines.protocol import PackedTokens
+from serve.generation.protocol import Delta, GenerationJob
 from serve.host import Computed, ModelHost
 
 logger = logging.getLogger(__name__)
@@ -49,6 +51,20 @@ class EngineReplica:
     async def embed(self, model_id: str, batch: PackedTokens) -> Computed:
         """Vectors of a batch."""
         return await self._host.embed(model_id, batch)
+
+    async def classify(self, model_id: str, batch: PackedTokens) -> Computed:
+        """Logits of a batch."""
+        return await self._host.classify(model_id, batch)
+
+    async def class_labels(self, model_id: str) -> tuple[str, ...]:
+        """Names of a classifier's classes."""
+        return await self._host.class_labels(model_id)
+
+    async def generate(self, model_id: str, job: GenerationJob) -> AsyncIterator[Delta]:
+        """The answer to a job as it grows; Serve closes the iterator when the caller leaves."""
+        async with aclosing(self._host.generate(model_id, job)) as deltas:
+            async for delta in deltas:
+                yield delta
 
     async def load(self, model_id: str, pin: bool, ttl: float | None) -> None:
         """Load a model."""

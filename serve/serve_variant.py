@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ray.exceptions import RayActorError, RayTaskError
@@ -13,6 +14,7 @@ from ray.serve.exceptions import DeploymentUnavailableError, ReplicaUnavailableE
 
 from ironcliw.errors import IroncliwError, UnavailableError
 from serve.engines.protocol import PackedTokens
+from serve.generation.protocol import Delta, GenerationJob
 from serve.host import Computed
 from serve.variants import ReplicaLostError
 
@@ -43,6 +45,8 @@ class ServeVariant:
     def __init__(self, name: str, handle: DeploymentHandle[Any]) -> None:
         self.name = name
         self._handle = handle
+        # made at first use, since it needs a running event loop
+        self._streams: DeploymentHandle[Any] | None = None
 
     async def embed(self, model_id: str, batch: PackedTokens, deadline: float) -> Computed:
         """Vectors of a batch.
@@ -53,6 +57,43 @@ class ServeVariant:
         """
         computed: Computed = await self._call("embed", deadline, model_id, batch)
         return computed
+
+    async def classify(self, model_id: str, batch: PackedTokens, deadline: float) -> Computed:
+        """Logits of a batch; as `embed`."""
+        computed: Computed = await self._call("classify", deadline, model_id, batch)
+        return computed
+
+    async def class_labels(self, model_id: str, deadline: float) -> tuple[str, ...]:
+        """Names of a classifier's classes."""
+        return tuple(await self._call("class_labels", deadline, model_id))
+
+    async def generate(
+        self, model_id: str, job: GenerationJob, deadline: float
+    ) -> AsyncGenerator[Delta, None]:
+        """The answer to a job as it grows.
+
+        Raises:
+            ReplicaLostError: the replica died; what was not delivered may be computed elsewhere.
+            UnavailableError: no replica answered by the deadline.
+        """
+        if self._streams is None:
+            self._streams = self._handle.options(stream=True)
+        stream: Any = self._streams.generate.remote(model_id, job)
+        try:
+            while True:
+                try:
+                    with self._translated("generate", deadline):
+                        async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                            delta: Delta = await anext(stream)
+                except StopAsyncIteration:
+                    return
+                except ReplicaLostError:
+                    await asyncio.sleep(_WAIT_AFTER_LOSS)
+                    raise
+                yield delta
+        finally:
+            # the replica closes the job's iterator, which frees the slot
+            stream.cancel()
 
     async def load(self, model_id: str, pin: bool, ttl: float | None) -> None:
         """Load a model."""
@@ -77,11 +118,21 @@ class ServeVariant:
             yield event
 
     async def _call(self, method: str, deadline: float, *args: Any) -> Any:
+        try:
+            with self._translated(method, deadline):
+                # while there is no replica, Serve's handle waits without end
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                    return await getattr(self._handle, method).remote(*args)
+        except ReplicaLostError:
+            await asyncio.sleep(_WAIT_AFTER_LOSS)
+            raise
+
+    @contextlib.contextmanager
+    def _translated(self, method: str, deadline: float) -> Iterator[None]:
+        """Our errors for Ray's."""
         seconds = deadline - time.monotonic()
         try:
-            # while there is no replica, Serve's handle waits without end
-            async with asyncio.timeout(max(0.0, seconds)):
-                return await getattr(self._handle, method).remote(*args)
+            yield
         except RayTaskError as error:
             if isinstance(error.cause, IroncliwError):
                 raise error.cause from error
@@ -93,7 +144,6 @@ class ServeVariant:
         except _LOST as error:
             reason = type(error).__name__
             logger.warning("lost a %s replica during %s (%s)", self.name, method, reason)
-            await asyncio.sleep(_WAIT_AFTER_LOSS)
             raise ReplicaLostError(
                 f"a {self.name} replica was lost during {method} ({reason})", retry_after=2.0
             ) from error

@@ -6,11 +6,12 @@ a Ray actor or this very process computes them.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, Protocol
 
 from ironcliw.errors import UnavailableError
 from serve.engines.protocol import PackedTokens
+from serve.generation.protocol import Delta, GenerationJob
 from serve.host import Computed, ModelHost
 
 
@@ -30,6 +31,24 @@ class Variant(Protocol):
 
     async def embed(self, model_id: str, batch: PackedTokens, deadline: float) -> Computed:
         """Vectors of a batch; deadline in seconds of `time.monotonic`."""
+        ...
+
+    async def classify(self, model_id: str, batch: PackedTokens, deadline: float) -> Computed:
+        """Logits of a batch, as `embed`."""
+        ...
+
+    async def class_labels(self, model_id: str, deadline: float) -> tuple[str, ...]:
+        """Names of a classifier's classes, in the order of its logits."""
+        ...
+
+    def generate(
+        self, model_id: str, job: GenerationJob, deadline: float
+    ) -> AsyncGenerator[Delta, None]:
+        """The answer to a job as it grows; closing the generator frees its slot.
+
+        Raises:
+            ReplicaLostError: the replica died; what was not delivered may be computed elsewhere.
+        """
         ...
 
     async def load(self, model_id: str, pin: bool, ttl: float | None) -> None:
@@ -64,6 +83,20 @@ class LocalVariant:
     async def embed(self, model_id: str, batch: PackedTokens, deadline: float) -> Computed:
         """Vectors of a batch."""
         return await self._host.embed(model_id, batch)
+
+    async def classify(self, model_id: str, batch: PackedTokens, deadline: float) -> Computed:
+        """Logits of a batch."""
+        return await self._host.classify(model_id, batch)
+
+    async def class_labels(self, model_id: str, deadline: float) -> tuple[str, ...]:
+        """Names of a classifier's classes."""
+        return await self._host.class_labels(model_id)
+
+    def generate(
+        self, model_id: str, job: GenerationJob, deadline: float
+    ) -> AsyncGenerator[Delta, None]:
+        """The answer to a job as it grows."""
+        return self._host.generate(model_id, job)
 
     async def load(self, model_id: str, pin: bool, ttl: float | None) -> None:
         """Load a model."""

@@ -56,6 +56,22 @@ class FakeEngine:
         """Nothing to free."""
 
 
+class FakeClassifier(FakeEngine):
+    """Logits by hashing, C classes named `label-0`, ...; `labels=yes|no` names them."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(source)
+        given = dict(parse_qsl(source.partition("?")[2])).get("labels")
+        names = given.split("|") if given else [f"label-{i}" for i in range(self.dimensions)]
+        if len(names) != self.dimensions:
+            raise ModelLoadError(f"source {source!r} names {len(names)} labels")
+        self.labels = tuple(names)
+
+    def classify(self, batch: PackedTokens) -> Vectors:
+        """Logits, float32 [B, C]."""
+        return self.embed(batch)
+
+
 class FakeTextEncoder:
     """One token a word, by hashing."""
 

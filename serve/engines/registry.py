@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Protocol
 
 from ironcliw.catalog import ModelCard
-from ironcliw.errors import RequestError
+from ironcliw.errors import RequestError, UnsupportedError
 from ironcliw.settings import ServeSettings
 from ironcliw.sources import locate
-from serve.engines.protocol import EmbeddingEngine, Encoded
+from serve.engines.protocol import ClassificationEngine, EmbeddingEngine, Encoded
 
 EMBEDDING_TASKS = frozenset({"embedding", "encoder"})
+CLASSIFICATION_TASKS = frozenset({"nli", "classifier"})
+GENERATION_TASKS = frozenset({"generation", "seq2seq"})
 
 _ELEMENT_BYTES = {"float16": 2, "bfloat16": 2}
 _UNKNOWN_BYTES = 1_000_000
+# bf16 against the smallest block type that is in use (Q4_0: 4.5 bits a weight)
+_GGUF_GROWTH = 3.6
 
 
 class Preparer(Protocol):
@@ -42,9 +46,31 @@ class Prepared:
 
 def require_embedding(card: ModelCard) -> None:
     """Raise RequestError unless the model makes embeddings."""
-    if card.task not in EMBEDDING_TASKS:
+    _require(card, EMBEDDING_TASKS, "embeddings")
+
+
+def require_classification(card: ModelCard) -> None:
+    """Raise RequestError unless the model classifies sequences."""
+    _require(card, CLASSIFICATION_TASKS, "classification")
+
+
+def require_generation(card: ModelCard) -> None:
+    """Raise RequestError unless the model generates text."""
+    _require(card, GENERATION_TASKS, "generation")
+
+
+def require_served(card: ModelCard) -> None:
+    """Raise UnsupportedError for a task that nothing here computes."""
+    if card.task not in EMBEDDING_TASKS | CLASSIFICATION_TASKS | GENERATION_TASKS:
+        raise UnsupportedError(
+            f"model {card.id!r} is for {card.task}, which is not supported yet", param="model"
+        )
+
+
+def _require(card: ModelCard, tasks: frozenset[str], purpose: str) -> None:
+    if card.task not in tasks:
         raise RequestError(
-            f"model {card.id!r} is for {card.task}, not for embeddings; `GET /v1/models` lists "
+            f"model {card.id!r} is for {card.task}, not for {purpose}; `GET /v1/models` lists "
             "the task of each",
             param="model",
         )
@@ -88,6 +114,31 @@ def load_engine(
     )
 
 
+def load_classification_engine(
+    card: ModelCard,
+    settings: ServeSettings,
+    cache_dir: Path,
+    progress: Callable[[float], None] | None = None,
+) -> ClassificationEngine:
+    """Load a sequence classifier's weights; blocking, for seconds. As `load_engine` otherwise."""
+    if card.source and card.source.startswith("fake:"):
+        from serve.engines.fake import FakeClassifier
+
+        engine = FakeClassifier(card.source)
+        if progress is not None:
+            progress(1.0)
+        return engine
+    from serve.engines.classifier import load_classifier
+
+    return load_classifier(
+        locate(card, cache_dir),
+        device=settings.device,
+        precision=settings.precision,
+        threads=settings.threads,
+        progress=progress,
+    )
+
+
 def load_preparer(card: ModelCard, cache_dir: Path) -> Prepared:
     """Load a model's tokenizer; blocking, for tens of milliseconds. Never imports torch.
 
@@ -106,28 +157,40 @@ def load_preparer(card: ModelCard, cache_dir: Path) -> Prepared:
     return Prepared(TextEncoder(folder), folder.prompts, default)
 
 
-def estimate_bytes(card: ModelCard, cache_dir: Path, precision: str = "auto") -> int:
+def estimate_bytes(card: ModelCard, cache_dir: Path, settings: ServeSettings) -> int:
     """Bytes that loading will need: from the files where they are here, else as published.
 
     Args:
         card: The model.
         cache_dir: Where fetched models are kept.
-        precision: As in the settings. `auto` counts as float32, the most that it can become: what
-            the device computes in is known where torch is, and the true figure once it is loaded.
+        settings: Precision (`auto` counts as float32, the most that it can become: what the device
+            computes in is known where torch is, and the true figure once it is loaded), engine and
+            size of the KV cache.
 
     Raises:
         ModelLoadError: the model has no source, its files should be here and are not, or they are
             damaged.
     """
+    generates = card.task in GENERATION_TASKS
+    extra = settings.kv_cache_bytes if generates else 0
     scheme = (card.source or "").partition(":")[0]
-    if scheme in {"fake", "hf", "gs"}:
+    if scheme == "fake":
         return card.bytes or _UNKNOWN_BYTES
+    if scheme in {"hf", "gs"}:
+        return (card.bytes or _UNKNOWN_BYTES) + extra
     path = locate(card, cache_dir)
     if path.is_file():
-        return path.stat().st_size
+        as_stored = (card.engine or settings.generation_engine) == "llamacpp"
+        return int(path.stat().st_size * (1 if as_stored else _GGUF_GROWTH)) + extra
     from serve.engines.folder import EncoderFolder
 
+    size = _ELEMENT_BYTES.get(settings.precision, 4)
+    if generates:
+        from serve.engines.decoders.folder import GenerationFolder
+
+        tensors = GenerationFolder.read(path).tensors
+        return sum(tensor.elements for tensor in tensors.values()) * size + extra
     folder = EncoderFolder.read(path)
     transformer = sum(tensor.elements for tensor in folder.tensors.values())
     head = sum(tensor.elements for tensor in folder.head_tensors)  # always float32
-    return transformer * _ELEMENT_BYTES.get(precision, 4) + head * 4
+    return transformer * size + head * 4

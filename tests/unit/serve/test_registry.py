@@ -26,6 +26,10 @@ def card(path: Path | str) -> ModelCard:
     return dataclasses.replace(Catalog()["all-MiniLM-L6-v2"], id="mine", source=source, bytes=7)
 
 
+def estimate(model: ModelCard, cache_dir: Path, precision: str = "auto") -> int:
+    return estimate_bytes(model, cache_dir, ServeSettings(precision=precision))
+
+
 def elements(folder: Path) -> int:
     return sum(tensor.elements for tensor in EncoderFolder.read(folder).tensors.values())
 
@@ -76,17 +80,17 @@ def test_a_folder_counts_in_the_precision_it_will_have(
 ) -> None:
     folder = make_folder("bert")
     count = elements(folder)
-    assert estimate_bytes(card(folder), tmp_path, precision=precision) == count * each
+    assert estimate(card(folder), tmp_path, precision) == count * each
     dense = add_dense(folder)
-    assert estimate_bytes(card(folder), tmp_path, precision=precision) == count * each + dense
+    assert estimate(card(folder), tmp_path, precision) == count * each + dense
 
 
 def test_what_is_stored_in_half_needs_the_whole(make_folder: MakeFolder, tmp_path: Path) -> None:
     folder = make_folder("bert")
-    whole = estimate_bytes(card(folder), tmp_path)
+    whole = estimate(card(folder), tmp_path)
     file = folder / "model.safetensors"
     save_file({name: tensor.half() for name, tensor in load_file(file).items()}, file)
-    assert estimate_bytes(card(folder), tmp_path) == whole
+    assert estimate(card(folder), tmp_path) == whole
 
 
 @pytest.mark.parametrize("change", [shard, into_subfolder])
@@ -94,35 +98,40 @@ def test_weights_are_found_where_they_are(
     make_folder: MakeFolder, tmp_path: Path, change: Callable[[Path], None]
 ) -> None:
     folder = make_folder("bert")
-    before = estimate_bytes(card(folder), tmp_path)
+    before = estimate(card(folder), tmp_path)
     change(folder)
-    assert estimate_bytes(card(folder), tmp_path) == before
+    assert estimate(card(folder), tmp_path) == before
 
 
 def test_weights_that_nobody_loads_do_not_count(make_folder: MakeFolder, tmp_path: Path) -> None:
     folder = make_folder("bert")
-    before = estimate_bytes(card(folder), tmp_path)
+    before = estimate(card(folder), tmp_path)
     shutil.copy(folder / "model.safetensors", folder / "consolidated.safetensors")
-    assert estimate_bytes(card(folder), tmp_path) == before
+    assert estimate(card(folder), tmp_path) == before
 
 
 def test_the_estimate_is_near_what_the_engine_holds(minilm: Path, tmp_path: Path) -> None:
     settings = ServeSettings(device="cpu", precision="float32")
     engine = load_engine(card(minilm), settings, tmp_path)
     # the pooler and the position ids are in the file and are not loaded
-    assert engine.resident_bytes <= estimate_bytes(card(minilm), tmp_path, precision="float32")
-    assert engine.resident_bytes > 0.98 * estimate_bytes(card(minilm), tmp_path)
+    assert engine.resident_bytes <= estimate(card(minilm), tmp_path, "float32")
+    assert engine.resident_bytes > 0.98 * estimate(card(minilm), tmp_path)
 
 
-def test_a_gguf_file_counts_as_it_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("engine", "expected"), [("llamacpp", 100), ("torch", 360)])
+def test_a_gguf_file_counts_as_its_engine_holds_it(
+    tmp_path: Path, engine: str, expected: int
+) -> None:
     (tmp_path / "model.gguf").write_bytes(b"GGUF" + bytes(96))
-    assert estimate_bytes(card(tmp_path / "model.gguf"), tmp_path, precision="float16") == 100
+    model = dataclasses.replace(card(tmp_path / "model.gguf"), task="generation", engine=engine)
+    settings = ServeSettings(kv_cache_bytes=2_000_000)
+    assert estimate_bytes(model, tmp_path, settings) == expected + 2_000_000
 
 
 def test_what_is_not_here_yet_counts_as_published(tmp_path: Path) -> None:
-    assert estimate_bytes(card("hf:owner/name@main"), tmp_path) == 7
+    assert estimate(card("hf:owner/name@main"), tmp_path) == 7
     with pytest.raises(ModelLoadError, match=r"config\.json is absent"):
-        estimate_bytes(card(tmp_path), tmp_path)
+        estimate(card(tmp_path), tmp_path)
 
 
 @pytest.mark.parametrize("fake", [True, False])
