@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ironcliw.settings import ModelSettings
 
 Task = Literal["embedding", "encoder", "nli", "classifier", "generation", "seq2seq", "vision"]
+Quantization = Literal["8bit", "4bit"]
 MEGABYTE = 1_000_000
 
 
@@ -50,7 +51,7 @@ class ModelCard:
     bundled: bool = False
     note: str = ""
     engine: str | None = None
-    quantization: str | None = None
+    quantization: Quantization | None = None
 
     @property
     def owner(self) -> str:

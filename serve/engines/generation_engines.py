@@ -44,7 +44,15 @@ def load_generation(
     if engine == "vllm":
         from serve.engines.vllm_generator import VllmGenerator
 
-        return _loaded(VllmGenerator(path, settings, card.quantization), progress)
+        generator = VllmGenerator(
+            path,
+            slots=settings.generation_slots,
+            max_waiting=settings.max_waiting_jobs,
+            kv_bytes=settings.kv_cache_bytes,
+            precision=settings.precision,
+            quantization=card.quantization,
+        )
+        return _loaded(generator, progress)
     if engine == "llamacpp":
         from serve.engines.decoders.llamacpp import LlamaCppDecoder
 

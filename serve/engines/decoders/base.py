@@ -1,0 +1,164 @@
+"""What all decoders in torch share: checks, slots, properties; the network is a subclass's.
+
+N tokens of a step, R rows of logits, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from ironcliw.errors import RequestError, UnavailableError
+from serve.engines.decoders.kv_cache import KvCache, KvShape
+from serve.engines.decoders.projections import MakeLinear, Quantization, padded_rows
+from serve.engines.decoders.ragged import Index, Plan, StepLimits
+from serve.engines.protocol import Tokens
+from serve.engines.weights import LoadCounter
+from serve.generation.protocol import Logits, Step
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where and how a decoder computes.
+
+    Attributes:
+        device: Of weights and cache.
+        dtype: Of the matrix products and of the cache.
+        quantization: Of the weights inside the layers.
+        slots: Sequences at once.
+        kv_bytes: Most bytes of the KV cache.
+        counter: Told of the weights that are taken.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    quantization: Quantization | None
+    slots: int
+    kv_bytes: int
+    counter: LoadCounter
+
+    @property
+    def make_linear(self) -> MakeLinear:
+        """Of the layers' projections."""
+        return MakeLinear(self.quantization)
+
+
+class TorchDecoder(ABC):
+    """A `Decoder`; see there. Subclasses load weights and run a plan.
+
+    Args:
+        placement: Where and how to compute.
+        vocabulary: V.
+        context: Most positions of a sequence.
+        shape: Of a position in the KV cache.
+    """
+
+    def __init__(self, placement: Placement, vocabulary: int, context: int, shape: KvShape) -> None:
+        self._device = placement.device
+        self._dtype = placement.dtype
+        self._quantization = placement.quantization
+        self._cache = KvCache(
+            shape,
+            slots=placement.slots,
+            context=context,
+            limit_bytes=placement.kv_bytes,
+            dtype=placement.dtype,
+            device=placement.device,
+        )
+        self._limits = StepLimits(
+            vocabulary, self._cache.context, placement.slots, self._cache.tokens
+        )
+        self._closed = False
+
+    @property
+    def vocabulary(self) -> int:
+        return self._limits.vocabulary
+
+    @property
+    def context(self) -> int:
+        return self._limits.context
+
+    @property
+    def slots(self) -> int:
+        return self._limits.slots
+
+    @property
+    def kv_tokens(self) -> int:
+        return self._limits.kv_tokens
+
+    @property
+    def start_token(self) -> int | None:
+        return None
+
+    @property
+    def device(self) -> str:
+        return str(self._device)
+
+    @property
+    def precision(self) -> str:
+        return self._quantization or str(self._dtype).removeprefix("torch.")
+
+    @property
+    def resident_bytes(self) -> int:
+        return 0 if self._closed else self._weight_bytes() + self._cache.limit_bytes
+
+    def begin(self, slot: int, source: Tokens) -> None:
+        raise RequestError(
+            f"slot {slot}: a causal model has no source to begin with ({len(source)} tokens were "
+            "given); feed the prompt through forward"
+        )
+
+    def forward(self, step: Step) -> Logits:
+        self._check_open()
+        plan = self._limits.plan(step, self._cache.held)
+        with torch.inference_mode():
+            logits = self._run(plan, padded_rows(len(plan.tokens), self._device))
+        for slot, length in plan.ends:
+            self._cache.held[slot] = length
+        result: Logits = logits.float().cpu().numpy()
+        return result
+
+    def free(self, slot: int) -> None:
+        if not 0 <= slot < self.slots:
+            raise RequestError(f"slot {slot} does not exist; slots go from 0 to {self.slots - 1}")
+        if not self._closed:
+            self._cache.free(slot)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._drop()
+        del self._cache
+
+    @abstractmethod
+    def _run(self, plan: Plan, rows: int) -> torch.Tensor:
+        """Logits [R, V] of a plan, computed with so many rows, N of them real."""
+
+    @abstractmethod
+    def _weight_bytes(self) -> int:
+        """Bytes of weights and prepared buffers."""
+
+    @abstractmethod
+    def _drop(self) -> None:
+        """Let go of the weights."""
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UnavailableError("this decoder was closed; load the model again")
+
+    def _padded(self, values: Index, rows: int) -> torch.Tensor:
+        """On the device, with zeros up to so many rows."""
+        tensor = torch.from_numpy(values)
+        if len(values) < rows:
+            tensor = F.pad(tensor, (0, rows - len(values)))
+        return tensor.to(self._device)
+
+    def _wanted(self, hidden: torch.Tensor, plan: Plan) -> torch.Tensor:
+        """[rows, D] to [R, D], the tokens whose logits are asked for."""
+        if len(plan.rows) == len(hidden) and (plan.rows[1:] > plan.rows[:-1]).all():
+            return hidden
+        return hidden[torch.from_numpy(plan.rows).to(self._device)]
