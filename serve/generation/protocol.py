@@ -11,7 +11,7 @@ P prompt tokens, G tokens generated so far.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -221,7 +221,7 @@ class Generator(Protocol):
         """As of `Decoder`."""
         ...
 
-    def generate(self, job: GenerationJob) -> AsyncIterator[Delta]:
+    def generate(self, job: GenerationJob) -> AsyncGenerator[Delta, None]:
         """The answer as it grows; the last delta has `finish` or `scores`.
 
         Closing the iterator, or cancelling the task that reads it, frees the job's slot before the

@@ -1,0 +1,149 @@
+"""The HTTP routes of text generation: whole answers, and streams of server-sent events."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractContextManager, aclosing
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from starlette.types import Receive, Send
+from starlette.types import Scope as AsgiScope
+
+from ironcliw.schemas.generation import (
+    ChatCompletion,
+    ChatCompletionRequest,
+    Completion,
+    CompletionRequest,
+    GenerationRequest,
+)
+from serve.gateway import internal_error
+from serve.generation.answering import Answering
+from serve.generation.answers import chat_events, completion_events, error_event
+from serve.http_forms import ERRORS, body_schema, enter, parse, served_headers
+from serve.keys import Scope
+from serve.service import Service
+
+logger = logging.getLogger(__name__)
+
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    **ERRORS,
+    200: {
+        "description": "The whole answer; with `stream`, server-sent events.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    },
+}
+
+
+def add_generation(app: FastAPI, service: Service) -> None:
+    """Add `POST /v1/chat/completions` and `POST /v1/completions`."""
+    generation = service.generation
+
+    @app.post(
+        "/v1/chat/completions",
+        response_model=ChatCompletion,
+        responses=_RESPONSES,
+        openapi_extra=body_schema(ChatCompletionRequest),
+        tags=["inference"],
+    )
+    async def chat(request: Request) -> Response:
+        """The assistant's next message in a conversation."""
+        slot = service.gatekeeper.slot(enter(request, service, "/v1/chat/completions", Scope.INFER))
+        wanted = await parse(request, ChatCompletionRequest)
+        deadline: float = request.state.deadline
+        if wanted.stream:
+            usage = _wants_usage(wanted)
+            return EventStream(
+                slot,
+                lambda: generation.open_chat(wanted, deadline),
+                lambda answering: chat_events(answering, usage=usage),
+            )
+        with slot:
+            body, served = await generation.answer_chat(wanted, deadline)
+        return Response(body, 200, served_headers(served), "application/json")
+
+    @app.post(
+        "/v1/completions",
+        response_model=Completion,
+        responses=_RESPONSES,
+        openapi_extra=body_schema(CompletionRequest),
+        tags=["inference"],
+    )
+    async def completions(request: Request) -> Response:
+        """How one text, or several, may go on."""
+        slot = service.gatekeeper.slot(enter(request, service, "/v1/completions", Scope.INFER))
+        wanted = await parse(request, CompletionRequest)
+        deadline: float = request.state.deadline
+        if wanted.stream:
+            usage = _wants_usage(wanted)
+            return EventStream(
+                slot,
+                lambda: generation.open_completion(wanted, deadline),
+                lambda answering: completion_events(answering, usage=usage),
+            )
+        with slot:
+            body, served = await generation.answer_completion(wanted, deadline)
+        return Response(body, 200, served_headers(served), "application/json")
+
+
+class EventStream(Response):
+    """Server-sent events that begin when the first piece is there.
+
+    An error before that becomes an answer with its status, one after it the last event. Unlike
+    Starlette's StreamingResponse, this runs in the request's own task and closes its source also
+    when it is cancelled while sending, so that a client that leaves frees the slot at once.
+
+    Args:
+        slot: Held to the end of the stream.
+        start: Starts the answers.
+        events: Bytes of the events.
+    """
+
+    def __init__(
+        self,
+        slot: AbstractContextManager[None],
+        start: Callable[[], Awaitable[Answering]],
+        events: Callable[[Answering], AsyncGenerator[bytes, None]],
+    ) -> None:
+        super().__init__()
+        self._slot = slot
+        self._start = start
+        self._events = events
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        """Answer."""
+        with self._slot:
+            answering = await self._start()
+            request_id = scope["state"]["request_id"]
+            guarded = _with_internal_errors(self._events(answering), request_id)
+            async with aclosing(answering), aclosing(guarded) as events:
+                headers = {
+                    "content-type": "text/event-stream; charset=utf-8",
+                    "cache-control": "no-cache",
+                    "x-accel-buffering": "no",  # nginx would collect the events otherwise
+                    **served_headers(answering.served),
+                }
+                raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+                await send({"type": "http.response.start", "status": 200, "headers": raw})
+                async for event in events:
+                    await send({"type": "http.response.body", "body": event, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+
+
+async def _with_internal_errors(
+    events: AsyncGenerator[bytes, None], request_id: str
+) -> AsyncGenerator[bytes, None]:
+    """The events; a bug becomes the last of them, and a log line."""
+    async with aclosing(events):
+        try:
+            async for event in events:
+                yield event
+        # the boundary of the service, as in `serve.gateway`: too late for a status
+        except Exception:
+            logger.exception("request %s failed in the middle of its stream", request_id)
+            yield error_event(internal_error(request_id))
+
+
+def _wants_usage(request: GenerationRequest) -> bool:
+    return bool(request.stream_options and request.stream_options.include_usage)

@@ -1,0 +1,264 @@
+"""The shell around the scheduler: a real compute thread, a real event loop, a fake decoder."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+
+import numpy as np
+import pytest
+
+from ironcliw.errors import (
+    ContextLengthError,
+    IroncliwError,
+    OverloadedError,
+    RequestError,
+    UnavailableError,
+)
+from serve.engines.decoders.fake import END, FakeDecoder
+from serve.engines.protocol import Tokens
+from serve.generation.protocol import GenerationJob, Generator, Logits, Sampling, Step
+from serve.generation.runner import GenerationRunner
+from serve.generation.scheduler import GenerationLimits
+
+PATIENCE = 20.0
+GREEDY = Sampling(temperature=0)
+
+
+class GatedDecoder(FakeDecoder):
+    """Computes a step for each permit that the test gives; fails where it is told to."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(source)
+        self.permits = threading.Semaphore(0)
+        self.started = 0
+        self.error: Exception | None = None
+
+    def forward(self, step: Step) -> Logits:
+        self.started += 1
+        assert self.permits.acquire(timeout=PATIENCE)
+        if self.error:
+            error, self.error = self.error, None
+            raise error
+        return super().forward(step)
+
+
+@pytest.fixture
+def executor() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as pool:
+        yield pool
+
+
+def job(text: str = "Hi", max_tokens: int = 8, **options: object) -> GenerationJob:
+    prompt: Tokens = np.frombuffer(text.encode(), np.uint8).astype(np.int32)
+    return GenerationJob(prompt, max_tokens, GREEDY, **options)  # type: ignore[arg-type]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true"
+        await asyncio.sleep(0.001)
+
+
+async def answer(generator: Generator, asked: GenerationJob) -> tuple[bytes, str | None]:
+    ids: list[int] = []
+    finish = None
+    async for delta in generator.generate(asked):
+        ids += [token.id for token in delta.tokens]
+        finish = delta.finish
+    return bytes(ids), finish
+
+
+async def test_many_answers_at_once(executor: ThreadPoolExecutor) -> None:
+    runner = GenerationRunner(FakeDecoder("fake:258?text=Hello+there&slots=3"), executor)
+    stop = frozenset({END})
+    answers = await asyncio.gather(
+        *(answer(runner, job(max_tokens=n, stop_tokens=stop)) for n in range(1, 20))
+    )
+    assert answers == [(b"Hello there"[:n], "length" if n <= 11 else "stop") for n in range(1, 20)]
+    stats = runner.stats()
+    assert (stats.running, stats.waiting) == (0, 0)
+    assert stats.steps > 0
+
+
+async def test_facts_are_the_decoder_s(executor: ThreadPoolExecutor) -> None:
+    generator: Generator = GenerationRunner(FakeDecoder("fake:258?context=99&bytes=7"), executor)
+    facts = (generator.context, generator.device, generator.precision, generator.resident_bytes)
+    assert facts == (99, "cpu", "float32", 7)
+
+
+async def test_leaving_frees_the_slot_before_the_next_step(executor: ThreadPoolExecutor) -> None:
+    decoder = GatedDecoder("fake:258?text=Hello&slots=1")
+    runner = GenerationRunner(decoder, executor)
+    async with aclosing(runner.generate(job(max_tokens=400))) as deltas:
+        decoder.permits.release()
+        await anext(deltas)
+        other = asyncio.create_task(answer(runner, job(max_tokens=1)))
+        await until(lambda: runner.stats().waiting == 1 and decoder.started == 2)
+    assert (runner.stats().running, runner.stats().waiting) == (0, 1)
+    decoder.permits.release(2)
+    # the next step after the one that was under way is the other job's
+    assert await other == (b"H", "length")
+    assert decoder.started == 3
+
+
+async def test_cancelling_the_reader_frees_the_slot(executor: ThreadPoolExecutor) -> None:
+    decoder = GatedDecoder("fake:258?text=Hello&slots=1")
+    runner = GenerationRunner(decoder, executor)
+    reader = asyncio.create_task(answer(runner, job(max_tokens=400)))
+    await until(lambda: decoder.started == 1)
+    reader.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reader
+    decoder.permits.release()
+    await until(lambda: not decoder.held_slots())
+    assert runner.stats().running == 0
+    assert decoder.started == 1
+
+
+async def test_a_late_reader_gets_all_at_once_and_holds_up_nobody(
+    executor: ThreadPoolExecutor,
+) -> None:
+    runner = GenerationRunner(FakeDecoder("fake:258?text=Hello+there&slots=2"), executor)
+    async with aclosing(runner.generate(job(max_tokens=11))) as late:
+        first = await anext(late)
+        assert await answer(runner, job(max_tokens=11)) == (b"Hello there", "length")
+        rest = [delta async for delta in late]
+    assert len(rest) == 1
+    assert bytes(t.id for delta in (first, *rest) for t in delta.tokens) == b"Hello there"
+    assert rest[0].finish == "length"
+
+
+async def test_jobs_of_one_turn_share_their_first_step(executor: ThreadPoolExecutor) -> None:
+    decoder = GatedDecoder("fake:258?text=Hello")
+    runner = GenerationRunner(decoder, executor)
+    decoder.permits.release()
+    await asyncio.gather(*(answer(runner, job(max_tokens=1)) for _ in range(5)))
+    assert decoder.started == 1
+
+
+async def test_another_model_computes_between_two_steps(executor: ThreadPoolExecutor) -> None:
+    decoder = GatedDecoder("fake:258?text=Hello&slots=1")
+    runner = GenerationRunner(decoder, executor)
+    reader = asyncio.create_task(answer(runner, job(max_tokens=5)))
+    await until(lambda: decoder.started == 1)
+    steps = executor.submit(lambda: decoder.started)
+    decoder.permits.release(5)
+    assert await asyncio.wrap_future(steps) == 1
+    await reader
+
+
+async def test_scores(executor: ThreadPoolExecutor) -> None:
+    runner = GenerationRunner(FakeDecoder("fake:258?text=Hello"), executor)
+    asked = job(max_tokens=1, score_tokens=(ord("H"), ord("e")))
+    (delta,) = [delta async for delta in runner.generate(asked)]
+    assert delta.scores == pytest.approx((0, -60))
+    assert (delta.tokens, delta.finish) == ((), None)
+
+
+async def test_an_answer_that_was_complete_already_ends_at_once(
+    executor: ThreadPoolExecutor,
+) -> None:
+    decoder = FakeDecoder("fake:258?text=Hello")
+    runner = GenerationRunner(decoder, executor)
+    assert await answer(runner, job(max_tokens=1, generated=np.array([72], np.int32))) == (
+        b"",
+        "length",
+    )
+    await until(lambda: not runner.stats().running)
+
+
+async def test_a_failed_step_fails_its_jobs_and_no_others(executor: ThreadPoolExecutor) -> None:
+    decoder = GatedDecoder("fake:258?text=Hello&slots=1")
+    runner = GenerationRunner(decoder, executor)
+    first = asyncio.create_task(answer(runner, job(max_tokens=3)))
+    await until(lambda: decoder.started == 1)
+    second = asyncio.create_task(answer(runner, job(max_tokens=3)))
+    await until(lambda: runner.stats().waiting == 1)
+    decoder.error = RuntimeError("out of memory")
+    decoder.permits.release(9)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        await first
+    assert await second == (b"Hel", "length")
+
+
+async def test_a_decoder_that_computes_nan(executor: ThreadPoolExecutor) -> None:
+    runner = GenerationRunner(FakeDecoder("fake:258?nan=1"), executor)
+    with pytest.raises(IroncliwError, match="the model gave NaN"):
+        await answer(runner, job())
+
+
+async def test_tokens_come_before_the_error(executor: ThreadPoolExecutor) -> None:
+    decoder = GatedDecoder("fake:258?text=Hello&slots=1")
+    runner = GenerationRunner(decoder, executor)
+    async with aclosing(runner.generate(job())) as deltas:
+        decoder.permits.release(3)
+        tokens = (await anext(deltas)).tokens
+        await until(lambda: decoder.started == 4)
+        decoder.error = RuntimeError("out of memory")
+        decoder.permits.release()
+        await until(lambda: runner.stats().running == 0)
+        tokens += (await anext(deltas)).tokens
+        assert bytes(token.id for token in tokens) == b"Hel"
+        with pytest.raises(RuntimeError, match="out of memory"):
+            await anext(deltas)
+
+
+async def test_refusals_reach_the_reader(executor: ThreadPoolExecutor) -> None:
+    decoder = GatedDecoder("fake:258?slots=1&context=8")
+    runner = GenerationRunner(decoder, executor, GenerationLimits(max_waiting=1))
+    with pytest.raises(RequestError, match="no tokens"):
+        await answer(runner, job(""))
+    with pytest.raises(ContextLengthError, match="context is 8"):
+        await answer(runner, job("too long a prompt"))
+    running = asyncio.create_task(answer(runner, job(max_tokens=1)))
+    await until(lambda: decoder.started == 1)
+    waiting = asyncio.create_task(answer(runner, job(max_tokens=1)))
+    await until(lambda: runner.stats().waiting == 1)
+    with pytest.raises(OverloadedError, match="1 jobs with 2 tokens wait"):
+        await answer(runner, job())
+    decoder.permits.release(2)
+    await asyncio.gather(running, waiting)
+
+
+async def test_close_ends_every_job(executor: ThreadPoolExecutor) -> None:
+    decoder = GatedDecoder("fake:258?text=Hello&slots=1")
+    runner = GenerationRunner(decoder, executor)
+    readers = [asyncio.create_task(answer(runner, job(max_tokens=400))) for _ in range(3)]
+    await until(lambda: decoder.started == 1)
+    closing = asyncio.create_task(asyncio.to_thread(runner.close))  # waits for the step
+    decoder.permits.release()
+    await closing
+    assert decoder.closed
+    for reader in readers:
+        with pytest.raises(UnavailableError, match="the model was closed"):
+            await reader
+    with pytest.raises(UnavailableError, match="the model was closed"):
+        await answer(runner, job())
+    runner.close()
+
+
+async def test_a_step_of_a_closed_model_is_not_computed(executor: ThreadPoolExecutor) -> None:
+    decoder = GatedDecoder("fake:258?text=Hello&slots=1")
+    runner = GenerationRunner(decoder, executor)
+    gate = threading.Event()
+    executor.submit(gate.wait, PATIENCE)  # another model computes
+    reader = asyncio.create_task(answer(runner, job()))
+    await until(lambda: runner.stats().running == 1)
+    runner.close()
+    gate.set()
+    with pytest.raises(UnavailableError, match="the model was closed"):
+        await reader
+    assert decoder.started == 0
+
+
+async def test_an_executor_that_was_shut_down(executor: ThreadPoolExecutor) -> None:
+    runner = GenerationRunner(FakeDecoder("fake:258?text=Hello"), executor)
+    executor.shutdown()
+    with pytest.raises(UnavailableError, match="compute thread has ended"):
+        await answer(runner, job())
