@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
-from pydantic import BaseModel, ValidationError
 
-from ironcliw.errors import RequestError
 from ironcliw.schemas.decisions import (
     ClassifyRequest,
     DecisionRequest,
@@ -15,20 +13,13 @@ from ironcliw.schemas.decisions import (
     LabelScore,
     ZeroShotResult,
 )
+from serve.decisions.forms import parse_form
 from serve.gateway import Direct
 from serve.http_forms import ERRORS, body_schema, enter, served_headers
 from serve.keys import Scope
 
 if TYPE_CHECKING:
     from serve.service import Service
-
-FormT = TypeVar("FormT", bound=BaseModel)
-
-# pydantic puts the names of union members between those of the fields
-_MEMBERS = frozenset(
-    "predicate choice score message function_call custom_tool_call tool_output input_text "
-    "output_text input_json input_image str bool".split()
-)
 
 
 def add_decisions(app: FastAPI, service: Service) -> None:
@@ -59,8 +50,11 @@ def add_decisions(app: FastAPI, service: Service) -> None:
         key = enter(request, service, "/v1/classify", Scope.INFER)
         with service.gatekeeper.slot(key):
             wanted = parse_form(await request.body(), ClassifyRequest)
-            body, served = await service.decisions.classify(wanted, request.state.deadline)
-        return Response(body, 200, served_headers(served), "application/json")
+            body, served, cut = await service.decisions.classify(wanted, request.state.deadline)
+        headers = served_headers(served)
+        if cut:
+            headers["x-ironcliw-truncated"] = str(cut)  # the shape of the answer has no place
+        return Response(body, 200, headers, "application/json")
 
 
 def decision_handler(service: Service) -> Direct:
@@ -70,45 +64,7 @@ def decision_handler(service: Service) -> Direct:
         state["route"] = "/v1/decisions"
         key = service.gatekeeper.authenticate(state["headers"], Scope.INFER)
         with service.gatekeeper.slot(key):
-            wanted = parse_form(body, DecisionRequest)
-            content, served = await service.decisions.decide(wanted, state["deadline"])
+            content, served = await service.decisions.decide_body(body, state["deadline"])
         return 200, served_headers(served), content
 
     return answer
-
-
-def parse_form(body: bytes, form: type[FormT]) -> FormT:
-    """The body as that form.
-
-    Raises:
-        RequestError: it is not; `param` is the path of the first fault, as `questions[0].choices`.
-    """
-    try:
-        return form.model_validate_json(body)
-    except ValidationError as error:
-        raise _explain(error, form) from None
-
-
-def _explain(error: ValidationError, form: type[BaseModel]) -> RequestError:
-    first = error.errors(include_url=False, include_context=False)[0]
-    if first["type"] == "json_invalid":
-        return RequestError(f"the body is not valid JSON in UTF-8: {first['msg']}", code="bad_json")
-    field = _path(first["loc"])
-    if first["type"] == "extra_forbidden":
-        known = f"; known fields: {', '.join(form.model_fields)}" if field in first["loc"] else ""
-        return RequestError(f"unknown field {field!r}{known}", param=field, code="unknown_field")
-    if first["type"] == "missing":
-        return RequestError(f"the field {field!r} is required", param=field, code="missing_field")
-    given = repr(first["input"])
-    shown = given if len(given) <= 80 else given[:77] + "..."
-    return RequestError(f"{field or 'the body'}: {first['msg']}; given: {shown}", param=field)
-
-
-def _path(location: tuple[int | str, ...]) -> str | None:
-    path = ""
-    for part in location:
-        if isinstance(part, int):
-            path += f"[{part}]"
-        elif part not in _MEMBERS and "[" not in part:
-            path += f".{part}" if path else part
-    return path or None

@@ -1,0 +1,1 @@
+"""Answers to closed questions: which of these labels, how likely, or none of them."""
