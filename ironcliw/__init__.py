@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ironcliw.client import AsyncClient, Client
     from serve.manager import TransformerManager
+    from serve.prime import PrimeModel
 
 __version__ = "0.1.0"
 
 _LAZY = {
     "AsyncClient": "ironcliw.client",
     "Client": "ironcliw.client",
+    "PrimeModel": "serve.prime",
     "TransformerManager": "serve.manager",
 }
 # Lists the public surface in order; tests/unit/ironcliw/test_public_names.py guards it.
-__all__ = ["AsyncClient", "Client", "TransformerManager", "__version__"]
+__all__ = ["AsyncClient", "Client", "PrimeModel", "TransformerManager", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

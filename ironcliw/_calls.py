@@ -10,9 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from ironcliw._transport import Answer, Call, error_from_body, read_json
+from ironcliw._events import END_OF_STREAM
+from ironcliw._transport import Answer, Call, error_from_body, given_fields, read_json
 from ironcliw.errors import IroncliwError, RequestError, UnavailableError
 from ironcliw.schemas import Health, Model, ModelList, Truncation, Usage
+
+DEFAULT_MODEL = "all-MiniLM-L6-v2"
 
 _NOT_DEGRADED = frozenset({"", "0", "false", "none"})
 
@@ -71,16 +74,13 @@ class LoadEvents:
         self._progress = progress
         self._done = False
 
-    def feed(self, line: str) -> None:
-        """Take one line of the stream.
+    def feed(self, data: str) -> None:
+        """Take the data of one event.
 
         Raises:
-            IroncliwError: the line is an error event: the load failed.
+            IroncliwError: it is an error event: the load failed.
         """
-        if not line.startswith("data:"):
-            return  # a comment, an event name or the empty line between events
-        data = line.removeprefix("data:").strip()
-        if data == "[DONE]":
+        if data == END_OF_STREAM:
             self._done = True
             return
         event = read_json(data, _load_event)
@@ -97,10 +97,9 @@ class LoadEvents:
 
 def embed_call(texts: str | Sequence[str], fields: Mapping[str, Any]) -> Call[Embeddings]:
     """`POST /v1/embeddings`; fields that are None are left to the server's default."""
-    given = {name: value for name, value in fields.items() if value is not None}
     listed = texts if isinstance(texts, str) else list(texts)
     # base64 is a quarter of the bytes of JSON numbers, and exact
-    body = {**given, "input": listed, "encoding_format": "base64"}
+    body = {**given_fields(fields), "input": listed, "encoding_format": "base64"}
     return Call("POST", "/v1/embeddings", _parse_embeddings, body)
 
 
@@ -130,7 +129,7 @@ def load_call(
     if ttl_seconds is not None:
         body["ttl_seconds"] = ttl_seconds
     path = _model_path(model_id) + "/load"
-    return Call("POST", path, events.finish, body, on_line=events.feed)
+    return Call("POST", path, events.finish, body, on_event=events.feed)
 
 
 def unload_call(model_id: str, force: bool) -> Call[None]:
@@ -190,7 +189,7 @@ def _embeddings(document: Any, headers: Mapping[str, str]) -> Embeddings:
         truncated=tuple(
             Truncation.model_validate(item) for item in document.get("truncated") or ()
         ),
-        served=_served(headers),
+        served=served_by(headers),
     )
 
 
@@ -202,7 +201,8 @@ def _vector(encoded: str) -> list[float]:
     return numbers.tolist()
 
 
-def _served(headers: Mapping[str, str]) -> Served:
+def served_by(headers: Mapping[str, str]) -> Served:
+    """Who answered, from the headers of the answer."""
     degraded = headers.get("x-ironcliw-degraded", "")
     return Served(
         model=headers.get("x-ironcliw-model"),

@@ -11,6 +11,7 @@ from ironcliw._transport import (
     Answer,
     Call,
     base_url_of,
+    body_bytes,
     broken,
     check,
     not_running,
@@ -59,13 +60,16 @@ class Session:
     def arguments(self, call: Call[Any]) -> dict[str, Any]:
         """Keyword arguments of httpx for a call."""
         arguments: dict[str, Any] = {"method": call.method, "url": call.path}
+        headers: dict[str, str] = {}
         if call.body is not None:
-            arguments["json"] = dict(call.body)
-        if call.on_line is not None:
+            arguments["content"] = body_bytes(call.body)
+            headers["content-type"] = "application/json"
+        if call.on_event is not None:
             arguments["timeout"] = httpx.Timeout(self.timeout, read=STREAM_SILENCE_SECONDS)
-        else:
+        elif not call.stream:  # of a stream, the time-out limits each silence, not the whole
             # the server drops the request when nobody waits for it any more
-            arguments["headers"] = {"x-request-timeout-seconds": _deadline(self.timeout)}
+            headers["x-request-timeout-seconds"] = _deadline(self.timeout)
+        arguments["headers"] = headers
         return arguments
 
     def translated(self, call: Call[Any], error: httpx.RequestError) -> IroncliwError:
@@ -87,12 +91,12 @@ class Session:
 
 
 def checked(response: httpx.Response, call: Call[Any]) -> Answer:
-    """The answer, read to its end.
+    """The answer; of a stream its head alone, else read to its end.
 
     Raises:
         IroncliwError: of the class that belongs to the status and code.
     """
-    streamed = call.on_line is not None and not response.is_error
+    streamed = (call.stream or call.on_event is not None) and not response.is_error
     # httpx gives header names in lower case
     answer = Answer(
         response.status_code, dict(response.headers), b"" if streamed else response.content

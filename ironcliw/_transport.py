@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
@@ -27,6 +28,8 @@ from ironcliw.errors import (
 T = TypeVar("T")
 # First wait where the server named none; it doubles with each attempt.
 BASE_WAIT_SECONDS = 0.1
+# What reading a document of another form raises.
+_WRONG_FORM = (ValueError, LookupError, TypeError, AttributeError, ValidationError)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,7 +52,9 @@ class Call(Generic[T]):
         body: Sent as JSON.
         idempotent: Doing it twice is as good as once, so a broken connection is retried.
         retry: Whether to retry at all.
-        on_line: Takes each line of a stream of server-sent events as it comes.
+        on_event: Takes the data of each server-sent event as it comes; `parse` ends the stream.
+        stream: `parse` is called as soon as the headers are there, without a body, and returns
+            what reads the events.
     """
 
     method: str
@@ -58,7 +63,33 @@ class Call(Generic[T]):
     body: Mapping[str, Any] | None = None
     idempotent: bool = True
     retry: bool = True
-    on_line: Callable[[str], None] | None = None
+    on_event: Callable[[str], None] | None = None
+    stream: bool = False
+
+
+def given_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that were given: None leaves one to the server's default.
+
+    Raises:
+        RequestError: a number is infinite or not a number, which JSON has no word for.
+    """
+    for name, value in fields.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise RequestError(f"{name} is {value}; give a finite number", param=name)
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def body_bytes(body: Mapping[str, Any]) -> bytes:
+    """A request body as JSON.
+
+    Raises:
+        RequestError: something in it is not JSON's.
+    """
+    try:
+        text = json.dumps(dict(body), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        return text.encode()
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"the request cannot be written as JSON: {error}") from error
 
 
 def check(answer: Answer, url: str) -> Answer:
@@ -175,7 +206,7 @@ def read_json(content: bytes | str, convert: Callable[[Any], T]) -> T:
     """
     try:
         return convert(json.loads(content))
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
+    except _WRONG_FORM as error:
         raise IroncliwError(
             f"the answer is not one of this interface ({error}); is client.base_url an Ironcliw "
             "server of this release?",

@@ -10,71 +10,68 @@ and the errors of `ironcliw.errors`.
 
 from __future__ import annotations
 
-import asyncio
-import itertools
-import time
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self, TypeVar
-
-import httpx
+from typing import Any, Unpack
 
 from ironcliw import _calls as calls
-from ironcliw._calls import Embeddings, LoadProgress, Served
-from ironcliw._session import Session, checked
-from ironcliw._transport import Answer, Call
-from ironcliw.errors import IroncliwError, UnavailableError
+from ironcliw import _decisions as decisions
+from ironcliw import _generation as generation
+from ironcliw._async_client import AsyncClient
+from ironcliw._calls import DEFAULT_MODEL, Embeddings, LoadProgress, Served
+from ironcliw._connection import AsyncTextStream, Connection, TextStream
+from ironcliw._decisions import (
+    ChoiceAnswer,
+    Classification,
+    Decision,
+    DecisionAnswer,
+    Examples,
+    Labels,
+    Messages,
+    PredicateAnswer,
+    Refusal,
+    ScoreAnswer,
+    choice_question,
+    predicate_question,
+)
+from ironcliw._generation import (
+    DEFAULT_CHAT_MODEL,
+    Choice,
+    Completion,
+    GenerationOptions,
+    Message,
+    TokenUsage,
+)
+from ironcliw.errors import UnavailableError
 from ironcliw.schemas import Health, Model, Priority
 
-__all__ = ["AsyncClient", "Client", "Embeddings", "LoadProgress", "Served"]
+__all__ = [
+    "DEFAULT_CHAT_MODEL",
+    "DEFAULT_MODEL",
+    "AsyncClient",
+    "AsyncTextStream",
+    "Choice",
+    "ChoiceAnswer",
+    "Classification",
+    "Client",
+    "Completion",
+    "Decision",
+    "DecisionAnswer",
+    "Embeddings",
+    "GenerationOptions",
+    "LoadProgress",
+    "PredicateAnswer",
+    "Refusal",
+    "ScoreAnswer",
+    "Served",
+    "TextStream",
+    "TokenUsage",
+    "choice_question",
+    "predicate_question",
+]
 
-T = TypeVar("T")
-DEFAULT_MODEL = "all-MiniLM-L6-v2"
 
-
-class Client:
+class Client(Connection):
     """Blocking client. It keeps connections open, so use one for many calls, and close it."""
-
-    def __init__(
-        self,
-        base_url: str | None = None,
-        api_key: str | None = None,
-        timeout: float | None = None,
-        max_retries: int = 2,
-    ) -> None:
-        """Prepare a client; nothing is sent yet.
-
-        Args:
-            base_url: For example `http://127.0.0.1:8000`; None: the setting `client.base_url`,
-                else the server of this machine.
-            api_key: None: the setting `client.api_key`.
-            timeout: Deadline of a call in seconds; None: the setting `client.timeout_seconds`.
-            max_retries: How often a call is sent again after a failure that may pass: nobody
-                listens, the queue is full, nobody can answer now.
-
-        Raises:
-            SettingsError: a setting is wrong, or the URL is neither http nor https.
-        """
-        self._session = Session(base_url, api_key, timeout, max_retries)
-        self._http = httpx.Client(**self._session.options)
-
-    def __repr__(self) -> str:
-        return f"Client({self._session})"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
 
     def embed(
         self,
@@ -105,6 +102,111 @@ class Client:
         fields = {"model": model, "dimensions": dimensions, "prompt_name": prompt_name}
         fields |= {"truncate": truncate, "priority": priority}
         return self._run(calls.embed_call(texts, fields))
+
+    def decide(
+        self,
+        input: str | Messages,
+        questions: Sequence[Mapping[str, Any]],
+        *,
+        model: str = DEFAULT_MODEL,
+        method: str | None = None,
+        **extensions: Any,
+    ) -> Decision:
+        """Answer questions about a text or a conversation.
+
+        Args:
+            input: A text, or messages.
+            questions: Of the forms `predicate`, `choice` and `score` of the OpenAI API, e.g.
+                `{"type": "predicate", "instructions": "It is urgent."}`.
+            model: A model of `models()`; its task picks the method.
+            method: `embedding`, `nli`, `classifier` or `lm`, where the model has several.
+            extensions: Further fields of `POST /v1/decisions`, e.g. `refusal_threshold`.
+
+        Raises:
+            RequestError: the request breaks a rule of the server.
+            ModelNotFoundError: no such model.
+        """
+        fields = {**extensions, "model": model, "method": method}
+        return self._run(decisions.decision_call(input, questions, fields))
+
+    def classify(
+        self,
+        text: str,
+        labels: Labels,
+        *,
+        model: str = DEFAULT_MODEL,
+        multi_label: bool = False,
+        examples: Examples | None = None,
+        **extensions: Any,
+    ) -> Classification:
+        """The label that fits a text best, or none.
+
+        Args:
+            text: Any text.
+            labels: 2 to 255 labels, or a description for each.
+            model: As for `decide`.
+            multi_label: Each label gets a probability of its own; method `nli` only.
+            examples: Texts for any of the labels; method `embedding` only.
+            extensions: As for `decide`, e.g. `method` and `hypothesis_template`.
+
+        Raises:
+            RequestError: the request breaks a rule, e.g. there is one label only.
+        """
+        fields = {**extensions, "model": model, "multi_label": multi_label or None}
+        return self._run(decisions.classify_call(text, labels, examples, fields))
+
+    def chat(
+        self,
+        messages: str | Sequence[Message],
+        *,
+        model: str = DEFAULT_CHAT_MODEL,
+        **options: Unpack[GenerationOptions],
+    ) -> Completion:
+        """The answer to a conversation.
+
+        Args:
+            messages: Each with `role` and `content`; a text stands for one message of the user.
+            model: A generating model with a chat template.
+            options: See `GenerationOptions`.
+
+        Raises:
+            ContextLengthError: the conversation is longer than the model can read.
+            RequestError: the request breaks a rule of the server.
+            DeadlineExceededError: the answer took longer than the client's time-out.
+        """
+        return self._run(generation.chat_call(messages, {**options, "model": model}))
+
+    def complete(
+        self,
+        prompt: str,
+        *,
+        model: str = DEFAULT_CHAT_MODEL,
+        **options: Unpack[GenerationOptions],
+    ) -> Completion:
+        """How a text goes on; the server's default of `max_tokens` is short. As for `chat`."""
+        return self._run(generation.completion_call(prompt, {**options, "model": model}))
+
+    def stream_chat(
+        self,
+        messages: str | Sequence[Message],
+        *,
+        model: str = DEFAULT_CHAT_MODEL,
+        **options: Unpack[GenerationOptions],
+    ) -> TextStream:
+        """The answer to a conversation, piece by piece as it is made; see `chat`."""
+        call = generation.chat_call(messages, {**options, "model": model})
+        return self._stream(generation.streamed(call))
+
+    def stream(
+        self,
+        prompt: str,
+        *,
+        model: str = DEFAULT_CHAT_MODEL,
+        **options: Unpack[GenerationOptions],
+    ) -> TextStream:
+        """How a text goes on, piece by piece as it is made; see `complete`."""
+        call = generation.completion_call(prompt, {**options, "model": model})
+        return self._stream(generation.streamed(call))
 
     def models(self) -> list[Model]:
         """Every model of the server's catalogue, loaded or not."""
@@ -175,142 +277,3 @@ class Client:
             return self._run(calls.health_call(path))
         except UnavailableError as error:
             return calls.unhealthy(error)
-
-    def _run(self, call: Call[T]) -> T:
-        started = time.monotonic()
-        for attempt in itertools.count():
-            try:
-                return call.parse(self._send(call))
-            except IroncliwError as error:
-                wait = self._session.wait(call, error, attempt, started)
-            time.sleep(wait)
-        raise AssertionError("unreachable: the attempts are counted without end")
-
-    def _send(self, call: Call[Any]) -> Answer:
-        try:
-            with self._http.stream(**self._session.arguments(call)) as response:
-                if call.on_line is None or response.is_error:
-                    response.read()
-                else:
-                    for line in response.iter_lines():
-                        call.on_line(line)
-                return checked(response, call)
-        except httpx.RequestError as error:
-            raise self._session.translated(call, error) from error
-
-
-class AsyncClient:
-    """The same for asyncio; each method does what `Client`'s does."""
-
-    def __init__(
-        self,
-        base_url: str | None = None,
-        api_key: str | None = None,
-        timeout: float | None = None,
-        max_retries: int = 2,
-    ) -> None:
-        """Prepare a client, as `Client` does."""
-        self._session = Session(base_url, api_key, timeout, max_retries)
-        self._http = httpx.AsyncClient(**self._session.options)
-
-    def __repr__(self) -> str:
-        return f"AsyncClient({self._session})"
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._http.aclose()
-
-    async def embed(
-        self,
-        texts: str | Sequence[str],
-        *,
-        model: str = DEFAULT_MODEL,
-        dimensions: int | None = None,
-        prompt_name: str | None = None,
-        truncate: bool = True,
-        priority: Priority = "normal",
-    ) -> Embeddings:
-        """Embed one text or several, as `Client.embed` does."""
-        fields = {"model": model, "dimensions": dimensions, "prompt_name": prompt_name}
-        fields |= {"truncate": truncate, "priority": priority}
-        return await self._run(calls.embed_call(texts, fields))
-
-    async def models(self) -> list[Model]:
-        """Every model of the server's catalogue, loaded or not."""
-        return await self._run(calls.models_call())
-
-    async def model(self, model_id: str) -> Model:
-        """One model."""
-        return await self._run(calls.model_call(model_id))
-
-    async def load_model(
-        self,
-        model_id: str,
-        *,
-        pin: bool = False,
-        ttl_seconds: float | None = None,
-        progress: Callable[[LoadProgress], None] | None = None,
-    ) -> Model:
-        """Load a model and wait until it is ready, as `Client.load_model` does."""
-        await self._run(calls.load_call(model_id, pin, ttl_seconds, progress))
-        return await self.model(model_id)
-
-    async def unload_model(self, model_id: str, *, force: bool = False) -> Model:
-        """Unload a model."""
-        await self._run(calls.unload_call(model_id, force))
-        return await self.model(model_id)
-
-    async def health(self) -> Health:
-        """Whether the server's process answers."""
-        return await self._health("/healthz")
-
-    async def ready(self) -> Health:
-        """Whether each pinned model has just done a forward pass."""
-        return await self._health("/readyz")
-
-    async def status(self) -> dict[str, Any]:
-        """Nodes, models, queues, memory and what is degraded."""
-        return await self._run(calls.status_call())
-
-    async def request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """Send JSON to any route and return the JSON that it answers."""
-        return await self._run(calls.raw_call(method, path, body))
-
-    async def _health(self, path: str) -> Health:
-        try:
-            return await self._run(calls.health_call(path))
-        except UnavailableError as error:
-            return calls.unhealthy(error)
-
-    async def _run(self, call: Call[T]) -> T:
-        started = time.monotonic()
-        for attempt in itertools.count():
-            try:
-                return call.parse(await self._send(call))
-            except IroncliwError as error:
-                wait = self._session.wait(call, error, attempt, started)
-            await asyncio.sleep(wait)
-        raise AssertionError("unreachable: the attempts are counted without end")
-
-    async def _send(self, call: Call[Any]) -> Answer:
-        try:
-            async with self._http.stream(**self._session.arguments(call)) as response:
-                if call.on_line is None or response.is_error:
-                    await response.aread()
-                else:
-                    async for line in response.aiter_lines():
-                        call.on_line(line)
-                return checked(response, call)
-        except httpx.RequestError as error:
-            raise self._session.translated(call, error) from error

@@ -142,15 +142,15 @@ class EmbeddingService:
         inputs = self._inputs(request)
         prepared = await self._prepare(card.id)
         encoded = await self._encode(prepared, request, inputs)
-        self._check_tokens(request, encoded)
+        total = self._check_tokens(request, encoded)
         vectors, served = await self._vectors(
             card.id, [item.tokens for item in encoded], _PRIORITIES[request.priority], deadline
         )
         _check_dimensions(request, vectors.shape[1])
         return EmbeddingResult(
             shorten(vectors, request.dimensions),
-            sum(len(item.tokens) for item in encoded),
-            [(i, item.truncated) for i, item in enumerate(encoded) if item.truncated],
+            total,
+            _cut(encoded),
             served,
         )
 
@@ -160,27 +160,26 @@ class EmbeddingService:
         texts: Sequence[str],
         priority: str = "normal",
         deadline: float | None = None,
-    ) -> tuple[Vectors, int, Served]:
+    ) -> EmbeddingResult:
         """Vectors of texts, for what else is built on them.
 
         Args:
             model_id: An embedding model.
-            texts: At least one; cut to the model's window.
+            texts: At least one; cut to the model's window, which the result says.
             priority: As in a request.
             deadline: On the clock of `time.monotonic`, or None.
 
-        Returns:
-            float32 [B, D] in order, their tokens over all, and who answered.
-
         Raises:
+            RequestTooLargeError: more tokens than one request may have.
             IroncliwError: see the error tree.
         """
         require_embedding(self._catalog[model_id])
         prepared = await self._prepare(model_id)
         encoded = await self._encode_texts(prepared, texts, prepared.default_prompt)
+        total = self._total(encoded, "the texts have")
         sequences = [item.tokens for item in encoded]
         vectors, served = await self._vectors(model_id, sequences, _PRIORITIES[priority], deadline)
-        return vectors, sum(map(len, sequences)), served
+        return EmbeddingResult(vectors, total, _cut(encoded), served)
 
     def forget(self, model_id: str) -> None:
         """Drop a model's tokenizer and answers: it may come back with other files."""
@@ -242,7 +241,7 @@ class EmbeddingService:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, prepared.encoder.encode, texts, prompt)
 
-    def _check_tokens(self, request: EmbeddingRequest, encoded: Sequence[Encoded]) -> None:
+    def _check_tokens(self, request: EmbeddingRequest, encoded: Sequence[Encoded]) -> int:
         if not request.truncate:
             for index, item in enumerate(encoded):
                 if item.truncated:
@@ -252,13 +251,17 @@ class EmbeddingService:
                         f"{len(item.tokens)} at most, and truncate is false",
                         param="input",
                     )
+        return self._total(encoded, "input has", "input")
+
+    def _total(self, encoded: Sequence[Encoded], what: str, param: str | None = None) -> int:
         total = sum(len(item.tokens) for item in encoded)
         if total > self._settings.max_request_tokens:
             raise RequestTooLargeError(
-                f"input has {total} tokens over all items; at most "
+                f"{what} {total} tokens over all items; at most "
                 f"{self._settings.max_request_tokens} are allowed in one request",
-                param="input",
+                param=param,
             )
+        return total
 
     async def _vectors(
         self, model_id: str, sequences: list[Tokens], priority: Priority, deadline: float | None
@@ -323,6 +326,11 @@ class _Lane:
         )
         self.node = computed.node
         return computed.vectors
+
+
+def _cut(encoded: Sequence[Encoded]) -> list[tuple[int, int]]:
+    """(index, dropped tokens) of each text that was cut."""
+    return [(index, item.truncated) for index, item in enumerate(encoded) if item.truncated]
 
 
 def _check_dimensions(request: EmbeddingRequest, most: int) -> None:

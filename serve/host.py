@@ -35,7 +35,7 @@ from serve.engines.registry import (
     require_generation,
     require_served,
 )
-from serve.generation.protocol import Delta, GenerationJob, Generator
+from serve.generation.protocol import Decoder, Delta, GenerationJob, Generator
 from serve.residency import ModelResidency
 
 Engine = EmbeddingEngine | ClassificationEngine | Generator
@@ -145,12 +145,14 @@ class ModelHost:
         require_generation(self._catalog[model_id])
         async with self.residency.use(model_id) as engine:
             started, count = time.perf_counter(), 0
-            async with aclosing(cast(Generator, engine).generate(job)) as deltas:
-                async for delta in deltas:
-                    count += len(delta.tokens)
-                    yield delta
-            milliseconds = (time.perf_counter() - started) * 1000
-            self.residency.record(model_id, milliseconds, max(1, count))
+            try:
+                async with aclosing(cast(Generator, engine).generate(job)) as deltas:
+                    async for delta in deltas:
+                        count += len(delta.tokens)
+                        yield delta
+            finally:  # readers close it at the answer's end, before the loop above ends
+                milliseconds = (time.perf_counter() - started) * 1000
+                self.residency.record(model_id, milliseconds, max(1, count))
 
     async def load(self, model_id: str, *, pin: bool = False, ttl: float | None = None) -> None:
         """Load a model and keep it until it is evicted or unloaded."""
@@ -257,12 +259,12 @@ class ModelHost:
         # imported here: an embedding service needs none of it
         from serve.engines.generation_engines import load_generation
         from serve.generation.runner import GenerationRunner
+        from serve.generation.scheduler import GenerationLimits
 
         loaded = load_generation(*arguments)
         if hasattr(loaded, "forward"):
-            return GenerationRunner(
-                loaded, self._compute, max_waiting=self._settings.max_waiting_jobs
-            )
+            limits = GenerationLimits(max_waiting=self._settings.max_waiting_jobs)
+            return GenerationRunner(cast(Decoder, loaded), self._compute, limits)
         return loaded
 
     def _estimate(self, model_id: str) -> int:

@@ -11,7 +11,9 @@ from pydantic import BaseModel, ValidationError
 
 from ironcliw.errors import RequestError
 from ironcliw.schemas import EmbeddingRequest, ErrorResponse
+from ironcliw.schemas.generation import CompletionRequest
 from serve.embeddings import Served
+from serve.form_errors import BRANCHES, telling
 from serve.keys import ApiKey, Scope
 
 if TYPE_CHECKING:
@@ -23,6 +25,9 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     code: {"model": ErrorResponse}
     for code in (400, 401, 403, 404, 408, 409, 413, 429, 500, 501, 503)
 }
+
+
+_TEXTS_OR_TOKENS = frozenset({(EmbeddingRequest, "input"), (CompletionRequest, "prompt")})
 
 
 def enter(request: Request, service: Service, route: str, scope: Scope) -> ApiKey | None:
@@ -55,8 +60,7 @@ def parse_bytes(body: bytes, form: type[BodyT]) -> BodyT:
 
 def explain(error: ValidationError, form: type[BaseModel]) -> RequestError:
     """What to tell the client: the first fault, its field, what was given and what is allowed."""
-    items = error.errors(include_url=False, include_context=False)
-    first = items[0]
+    first = telling(error.errors(include_url=False, include_context=False))
     if first["type"] == "json_invalid":
         return RequestError(f"the body is not valid JSON in UTF-8: {first['msg']}", code="bad_json")
     field = _path(first["loc"])
@@ -65,11 +69,12 @@ def explain(error: ValidationError, form: type[BaseModel]) -> RequestError:
         return RequestError(f"unknown field {field!r}{known}", param=field, code="unknown_field")
     if first["type"] == "missing":
         return RequestError(f"the field {field!r} is required", param=field, code="missing_field")
-    if first["loc"] and first["loc"][0] == "input" and form is EmbeddingRequest:
+    if first["loc"] and (form, first["loc"][0]) in _TEXTS_OR_TOKENS:
+        name = str(first["loc"][0])
         return RequestError(
-            "input must be a string, a list of strings, a list of token ids, or a list of lists of "
-            f"token ids; given: {_short(first['input'])}",
-            param="input",
+            f"{name} must be a string, a list of strings, a list of token ids, or a list of lists "
+            f"of token ids; given: {_short(first['input'])}",
+            param=name,
         )
     return RequestError(
         f"{field or 'the body'}: {first['msg']}; given: {_short(first['input'])}", param=field
@@ -82,7 +87,7 @@ def _path(parts: Sequence[int | str]) -> str | None:
     for part in parts:
         if isinstance(part, int):
             path += f"[{part}]"
-        elif part.isidentifier():  # not the name of a branch of a union, such as `list[str]`
+        elif part.isidentifier() and part not in BRANCHES:
             path += f".{part}" if path else part
     return path or None
 

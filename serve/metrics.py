@@ -121,20 +121,21 @@ class IngressMetrics:
                 self._generation[name].set(value, tags)
 
     def on_generation(
-        self, model: str, first_token_seconds: float, seconds: float, tokens: int
+        self, model: str, prompt_tokens: int, tokens: int, first_seconds: float, seconds: float
     ) -> None:
-        """Observe one answer that was generated.
+        """Observe one request whose text was generated.
 
         Args:
             model: Model id.
-            first_token_seconds: From the request to its first token.
-            seconds: From the request to its last token.
-            tokens: Tokens of the answer.
+            prompt_tokens: Read.
+            tokens: Generated, over all its answers.
+            first_seconds: From the request to its first piece of text.
+            seconds: From the request to its end.
         """
         tags = {"model": model}
-        self._first_token.observe(first_token_seconds, tags)
+        self._first_token.observe(first_seconds, tags)
         if tokens > 1:
-            self._per_token.observe((seconds - first_token_seconds) / (tokens - 1), tags)
+            self._per_token.observe((seconds - first_seconds) / (tokens - 1), tags)
 
     def _set_device(self, model: str, device: str | None) -> None:
         # a series that is no longer set would keep its last value for ever

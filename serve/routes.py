@@ -26,7 +26,9 @@ from ironcliw.schemas import (
     ModelList,
     UnloadRequest,
 )
+from serve.decision_routes import add_decisions, decision_handler
 from serve.gateway import Direct, internal_error
+from serve.generation_routes import add_generation
 from serve.http_forms import (
     ERRORS,
     body_schema,
@@ -40,23 +42,18 @@ from serve.http_forms import (
 from serve.keys import Scope
 from serve.service import Service
 
-# Official client methods whose routes exist from a later release on: better a reason than a 404.
-_NOT_YET = {
-    "/v1/decisions": "decisions",
-    "/v1/chat/completions": "chat completions",
-    "/v1/completions": "completions",
-}
-
 
 def create_app(service: Service) -> FastAPI:
     """The application; `serve.gateway.Gateway` goes around it."""
     app = FastAPI(
         title="Ironcliw",
         version=ironcliw.__version__,
-        description="Embeddings over the OpenAI API, on one Ray cluster.",
+        description="Embeddings, decisions and text over the OpenAI API, on one Ray cluster.",
         redirect_slashes=False,
     )
-    _add_inference(app, service)
+    _add_embeddings(app, service)
+    add_decisions(app, service)
+    add_generation(app, service)
     _add_models(app, service)
     _add_operations(app, service)
 
@@ -91,7 +88,10 @@ def _add_error_handlers(app: FastAPI) -> None:
 
 def direct_routes(service: Service) -> dict[tuple[str, str], Direct]:
     """The routes that the gateway calls without FastAPI in between."""
-    return {("POST", "/v1/embeddings"): embeddings_handler(service)}
+    return {
+        ("POST", "/v1/embeddings"): embeddings_handler(service),
+        ("POST", "/v1/decisions"): decision_handler(service),
+    }
 
 
 def embeddings_handler(service: Service) -> Direct:
@@ -111,7 +111,7 @@ def embeddings_handler(service: Service) -> Direct:
     return answer
 
 
-def _add_inference(app: FastAPI, service: Service) -> None:
+def _add_embeddings(app: FastAPI, service: Service) -> None:
     answer = embeddings_handler(service)
 
     @app.post(
@@ -125,16 +125,6 @@ def _add_inference(app: FastAPI, service: Service) -> None:
         """Vectors of one text, several texts, or token arrays."""
         status, headers, body = await answer(request.scope["state"], await request.body())
         return Response(body, status, headers, "application/json")
-
-    async def not_yet(request: Request) -> Response:
-        enter(request, service, request.url.path, Scope.INFER)
-        what = _NOT_YET[request.url.path]
-        raise UnsupportedError(
-            f"{what} are not served by this release; it serves /v1/embeddings and /v1/models"
-        )
-
-    for path in _NOT_YET:
-        app.add_api_route(path, not_yet, methods=["POST"], include_in_schema=False)
 
 
 def _add_models(app: FastAPI, service: Service) -> None:

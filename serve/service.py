@@ -17,8 +17,10 @@ from ironcliw.errors import IroncliwError, StoreError, UnavailableError
 from ironcliw.settings import Settings
 from ironcliw.store import Store
 from serve.access import Gatekeeper
-from serve.batching import BatchObserver
+from serve.batching import BatchObserver, BatchQueue
+from serve.decisions.service import DecisionService
 from serve.embeddings import EmbeddingService
+from serve.generation.service import GenerationService
 from serve.keyring import KeyRing
 from serve.keys import ApiKeys
 from serve.variants import Variant
@@ -37,6 +39,12 @@ class ServiceMetrics(Protocol):
 
     def for_model(self, model: str) -> BatchObserver:
         """The observer of one model's batches."""
+        ...
+
+    def on_generation(
+        self, model: str, prompt_tokens: int, tokens: int, first_seconds: float, seconds: float
+    ) -> None:
+        """Observe one request whose text was generated."""
         ...
 
     def on_stats(
@@ -74,12 +82,26 @@ class Service:
         self.relay = relay
         self.started = int(time.time())
         self._metrics = metrics
+        cache_dir = Path(settings.state_dir) / "models"
+        observer = metrics.for_model if metrics else None
         self.embeddings = EmbeddingService(
+            self.catalog, settings.serve, variant, cache_dir, observer
+        )
+        self.generation = GenerationService(
             self.catalog,
             settings.serve,
             variant,
-            Path(settings.state_dir) / "models",
-            metrics.for_model if metrics else None,
+            cache_dir,
+            metrics.on_generation if metrics else None,
+        )
+        self.decisions = DecisionService(
+            self.catalog,
+            settings.serve,
+            variant,
+            cache_dir,
+            self.embeddings,
+            self.generation,
+            observer,
         )
         self._store = Store(settings.store_url)
         self._store.migrate()
@@ -167,14 +189,14 @@ class Service:
 
     async def load(self, model_id: str, pin: bool, ttl: float | None) -> None:
         """Load a model."""
-        self.embeddings.forget(model_id)
+        self._forget(model_id)
         await self.variant.load(model_id, pin, ttl)
         self._stats_at = 0.0
 
     async def unload(self, model_id: str, force: bool) -> None:
         """Free a model."""
         await self.variant.unload(model_id, force)
-        self.embeddings.forget(model_id)
+        self._forget(model_id)
         self._stats_at = 0.0
 
     async def load_events(
@@ -218,7 +240,7 @@ class Service:
                 "batches_in_flight": queue.in_flight,
                 "estimated_wait_seconds": queue.estimated_wait_seconds,
             }
-            for model, lane in self.embeddings.lanes().items()
+            for model, lane in self._lanes().items()
             for queue in [lane.stats()]
         }
         degraded = [] if self.keys.degraded is None else [f"API keys: {self.keys.degraded}"]
@@ -256,15 +278,25 @@ class Service:
 
     async def close(self) -> None:
         """Stop."""
+        await self.decisions.close()
+        await self.generation.close()
         await self.embeddings.close()
         self._store.close()
+
+    def _lanes(self) -> dict[str, BatchQueue]:
+        """The batch queue of each model that was asked for."""
+        return {**self.embeddings.lanes(), **self.decisions.lanes()}
+
+    def _forget(self, model_id: str) -> None:
+        """Drop what is known of a model's files: it may come back with others."""
+        self.embeddings.forget(model_id)
+        self.generation.forget(model_id)
+        self.decisions.forget(model_id)
 
     async def _export(self) -> None:
         if self._metrics is None:
             return
-        waiting = {
-            model: queue.stats().waiting_tokens for model, queue in self.embeddings.lanes().items()
-        }
+        waiting = {model: queue.stats().waiting_tokens for model, queue in self._lanes().items()}
         try:
             models = (await self.stats())["models"]
         except IroncliwError as error:

@@ -104,7 +104,7 @@ class TestOpenAIClient:
             client.embeddings.create(model="fake", input="")
         with pytest.raises(openai.NotFoundError, match="no model 'nope'"):
             client.models.retrieve("nope")
-        with pytest.raises(openai.InternalServerError, match="not served by this release"):
+        with pytest.raises(openai.BadRequestError, match="is for embedding, not for generation"):
             client.chat.completions.create(
                 model="fake", messages=[{"role": "user", "content": "hi"}]
             )

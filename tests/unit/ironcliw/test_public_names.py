@@ -23,7 +23,8 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def test_the_public_names() -> None:
-    assert ironcliw.__all__ == ["AsyncClient", "Client", "TransformerManager", "__version__"]
+    names = ["AsyncClient", "Client", "PrimeModel", "TransformerManager", "__version__"]
+    assert ironcliw.__all__ == names
     assert ironcliw.__all__ == sorted(ironcliw.__all__)
     assert set(ironcliw.__all__) <= set(dir(ironcliw))
 
@@ -48,3 +49,10 @@ def test_the_client_needs_neither_ray_nor_torch_nor_numpy() -> None:
     loaded = loaded_by("from ironcliw import AsyncClient, Client")
     assert "httpx" in loaded
     assert loaded & {"ray", "torch", "numpy", "sqlalchemy", "transformers"} == set()
+
+
+def test_a_model_behind_a_server_needs_no_engine() -> None:
+    loaded = loaded_by("from ironcliw import PrimeModel")
+    assert "httpx" in loaded
+    engines = {"ray", "torch", "numpy", "transformers", "tokenizers", "safetensors", "fastapi"}
+    assert loaded & engines == set()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ironcliw import TransformerManager
-from ironcliw.errors import ModelLoadError, ModelNotFoundError, RequestError, UnsupportedError
+from ironcliw.errors import ModelLoadError, ModelNotFoundError, RequestError
 from ironcliw.settings import Settings
 
 
@@ -17,6 +18,8 @@ def settings(tmp_path: Path) -> Settings:
     models = {
         "fake": {"source": "fake:8", "task": "embedding"},
         "broken": {"source": "fake:8?fail=1", "task": "embedding"},
+        "writer": {"source": "fake:300?text=Hello", "task": "generation"},
+        "endless": {"source": "fake:300?context=64", "task": "generation"},
     }
     return Settings(state_dir=tmp_path, models=models, serve={"max_batch_items": 5})
 
@@ -77,7 +80,73 @@ async def test_errors(tmp_path: Path) -> None:
             await manager.batch_embed([], "fake")
         with pytest.raises(RequestError, match="for generation, not for embeddings"):
             await manager.generate_embedding("x", "SmolLM2-135M-Instruct")
-        with pytest.raises(UnsupportedError, match="decisions endpoint"):
-            await manager.classify_intent("x", ["a", "b"])
-        with pytest.raises(UnsupportedError, match="generation endpoint"):
-            await manager.generate_text("x")
+        with pytest.raises(RequestError, match="for embedding, not for generation"):
+            await manager.generate_text("x", "fake")
+
+
+async def test_classify_intent_finds_the_label(tmp_path: Path) -> None:
+    labels = ["play music", "set an alarm", "weather report"]
+    async with TransformerManager(settings(tmp_path)) as manager:
+        found = await manager.classify_intent("will it rain tomorrow in Paris", labels)
+        surely = await manager.classify_intent(
+            "wake me at seven", labels, examples={"set an alarm": ["get me up at six"]}
+        )
+        none = await manager.classify_intent("x", labels, refusal_threshold=1.0)
+    assert found["label"] == "weather report"
+    assert found["confidence"] == found["scores"]["weather report"]
+    assert found["confidence"] > max(found["scores"]["play music"], found["scores"]["set an alarm"])
+    assert list(found["scores"]) == labels
+    assert sum(found["scores"].values()) == pytest.approx(1.0)
+    assert surely["label"] == "set an alarm"
+    assert none == {"label": None, "confidence": None, "scores": {}}
+
+
+async def test_classify_intent_refuses_what_the_service_refuses(tmp_path: Path) -> None:
+    async with TransformerManager(settings(tmp_path)) as manager:
+        with pytest.raises(RequestError, match="at least 2 items") as caught:
+            await manager.classify_intent("x", ["a"], "fake")
+        assert caught.value.param == "questions.0.choice.choices"
+        with pytest.raises(RequestError, match=r"'a'.*(twice|repeat|unique)"):
+            await manager.classify_intent("x", ["a", "a"], "fake")
+        with pytest.raises(RequestError, match="labels has the text 'music'"):
+            await manager.classify_intent("x", "music", "fake")
+        with pytest.raises(RequestError, match="colour: Extra inputs are not permitted"):
+            await manager.classify_intent("x", ["a", "b"], "fake", colour="red")
+
+
+async def test_generate_text(tmp_path: Path) -> None:
+    conversation = [{"role": "user", "content": "hi"}]
+    async with TransformerManager(settings(tmp_path)) as manager:
+        assert await manager.generate_text("hi", "writer") == "Hello"
+        assert await manager.generate_text("hi", "writer", max_length=3) == "Hel"
+        assert await manager.generate_text("He", "writer", raw=True) == "llo"
+        assert await manager.generate_text(conversation, "writer", stop="lo") == "Hel"
+        drawn = {
+            await manager.generate_text("hi", "endless", seed=seed, max_length=8)
+            for seed in (1, 1, 2)
+        }
+        plain = {
+            await manager.generate_text("hi", "endless", seed=seed, max_length=8, do_sample=False)
+            for seed in (1, 2)
+        }
+    assert len(drawn) == 2, "a seed draws the same, another one something else"
+    assert len(plain) == 1, "nothing is drawn"
+
+
+async def test_the_default_length_fits_a_small_context(tmp_path: Path) -> None:
+    async with TransformerManager(settings(tmp_path)) as manager:
+        assert await manager.generate_text("hi", "endless", raw=True)
+
+
+async def test_text_comes_in_pieces_and_leaving_frees_the_slot(tmp_path: Path) -> None:
+    async with TransformerManager(settings(tmp_path)) as manager:
+        pieces = [piece async for piece in manager.stream_text("hi", "writer")]
+        assert len(pieces) > 1
+        assert "".join(pieces) == "Hello"
+        stream = manager.stream_text("hi", "endless")
+        await anext(stream)
+        await stream.aclose()
+        deadline = time.monotonic() + 10
+        while any(row["generation"]["running"] for row in (await manager.get_stats())["models"]):
+            assert time.monotonic() < deadline, "the slot was not freed"
+            await asyncio.sleep(0.005)
