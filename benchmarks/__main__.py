@@ -23,7 +23,12 @@ from ironcliw.settings import LogSettings, load_settings
 from ironcliw.sources import locate
 
 # Imported only when asked for: a theme may need what another's user has not installed.
-THEMES = {"engines": "benchmarks.themes.engines", "serving": "benchmarks.themes.serving"}
+THEMES = {
+    "engines": "benchmarks.themes.engines",
+    "serving": "benchmarks.themes.serving",
+    "generation": "benchmarks.themes.generation",
+    "decisions": "benchmarks.themes.decisions",
+}
 
 
 def main(argv: Sequence[str]) -> int:

@@ -16,6 +16,7 @@ import pytest
 
 IRONCLIW = str(Path(sys.executable).with_name("ironcliw"))
 ROOT = Path(__file__).resolve().parents[2]
+DICTATION = "zwanzig-Boxkaempfer-jagen-Viktor-quer-um"
 
 
 def free_ports(count: int) -> list[int]:
@@ -81,6 +82,9 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         tmp_path_factory.mktemp("head"),
         IRONCLIW_MODELS__SLOW__SOURCE="fake:4?seconds=3",
         IRONCLIW_MODELS__SLOW__TASK="embedding",
+        # a text of 40 tokens, 50 ms each
+        IRONCLIW_MODELS__DICTATION__SOURCE=f"fake:300?seconds=0.05&text={DICTATION}",
+        IRONCLIW_MODELS__DICTATION__TASK="generation",
     )
     result = head.run("up")
     assert result.returncode == 0, result.stderr
