@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from serve.manager import TransformerManager
     from serve.prime import PrimeModel
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _LAZY = {
     "AsyncClient": "ironcliw.client",

@@ -75,7 +75,7 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--version") == 0
-    assert capsys.readouterr().out == "ironcliw 0.1.0\n"
+    assert capsys.readouterr().out == "ironcliw 0.2.0\n"
 
 
 def test_a_mistyped_command_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
