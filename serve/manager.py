@@ -103,7 +103,8 @@ class TransformerManager:
 
         Returns:
             `label` (None: no label fits), `confidence` (its calibrated probability; None where no
-            label fits) and `scores` (probability of each label; empty where no label fits).
+            label fits), `scores` (probability of each label; empty where no label fits) and
+            `truncated_tokens` (how many did not fit the model's window).
 
         Raises:
             RequestError: fewer than two labels, one of them twice, an unknown option.
@@ -113,11 +114,13 @@ class TransformerManager:
         question = choice_question(labels, described, examples)
         fields = {**options, "model": model_name, "input": text, "questions": [question]}
         body, _ = await self._decisions.decide(checked(DecisionRequest, fields), None)
-        [answer] = DecisionResponse.model_validate_json(body).answers
+        response = DecisionResponse.model_validate_json(body)
+        [answer] = response.answers
+        cut = {"truncated_tokens": response.truncated_tokens or 0}
         if not isinstance(answer, ChoiceAnswer):
-            return {"label": None, "confidence": None, "scores": {}}
+            return {"label": None, "confidence": None, "scores": {}, **cut}
         scores = {str(row.value): row.probability for row in answer.probabilities}
-        return {"label": answer.choice, "confidence": answer.confidence, "scores": scores}
+        return {"label": answer.choice, "confidence": answer.confidence, "scores": scores, **cut}
 
     async def generate_text(
         self,

@@ -31,13 +31,13 @@ from serve.decisions.questions import Options, Question
 from serve.embeddings import EmbeddingResult
 from serve.engines.protocol import Vectors
 
-Read = Callable[[Vectors], Estimate]
-"""From the text's vector, float32 [1, D], to the answer's probabilities."""
+Read = Callable[[Vectors, str], Estimate]
+"""From the text's vector, float32 [1, D], and the text to the answer's probabilities."""
 
 Embed = Callable[[Sequence[str]], Awaitable[EmbeddingResult]]
 
 _MOST_HEADS = 1024
-# A head has two vectors a label: 64 MB of heads at 512 dimensions, at most.
+# A head has two vectors and 512 words a label: 100 MB of heads at 512 dimensions, at most.
 _MOST_HEAD_LABELS = 16_384
 _MOST_TEXTS = 20_000
 
@@ -107,7 +107,7 @@ class EmbeddingMethod:
         ]
         unit = _unit(given.vectors)
         return Estimates(
-            [reader.read(unit) for reader in found],
+            [reader.read(unit, text) for reader in found],
             given.tokens + sum([reader.tokens for reader in found]),
             given.served,
             _truncated(given) + sum([reader.truncated for reader in found]),
@@ -155,22 +155,22 @@ async def _make(question: Question, embed: Embed) -> _Reader:
         head = names_head(labels)
     else:
         # ten milliseconds for two labels, a second for 255: the event loop has others to serve
-        head = await asyncio.to_thread(few_shot_head, labels, shown)
+        head = await asyncio.to_thread(few_shot_head, labels, shown, examples)
     # a text need not be like any level's name to have a place on the scale
     threshold = IN_SCOPE_THRESHOLD if question.kind == "choice" else None
     return _Reader(_options(head, threshold), found.tokens, _truncated(found))
 
 
 def _predicate(statement: npt.NDArray[np.float32]) -> Read:
-    def read(text: Vectors) -> Estimate:
-        return Estimate(np.array([predicate_probability(text[0], statement)]))
+    def read(vector: Vectors, text: str) -> Estimate:
+        return Estimate(np.array([predicate_probability(vector[0], statement)]))
 
     return read
 
 
 def _options(head: Head, threshold: float | None) -> Read:
-    def read(text: Vectors) -> Estimate:
-        scores = head(text)
+    def read(vector: Vectors, text: str) -> Estimate:
+        scores = head(vector, [text])
         return Estimate(scores.probabilities[0], float(scores.in_scope[0]), threshold)
 
     return read

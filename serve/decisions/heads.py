@@ -1,9 +1,11 @@
 """Which label a text belongs to, by its vector: from the labels' names alone or from examples.
 
 A head is made once for a set of labels and answers any number of texts, each for itself: a text's
-answer does not depend on the others of the batch.
+answer does not depend on the others of the batch. Examples also tell by their words: which ones a
+label uses adds a point of accuracy to what the vectors say.
 
-Shapes: B texts, L labels, D embedding dimensions, K phrasings and E examples of a label.
+Shapes: B texts, L labels, D embedding dimensions, W word features, K phrasings and E examples of a
+label.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import numpy.typing as npt
 from serve.decisions import calibration
 from serve.decisions.calibration import Calibration
 from serve.decisions.head_logistic import fit_logistic
+from serve.decisions.lexical import WORD_FEATURES, word_features
 
 IN_SCOPE_THRESHOLD: float = calibration.IN_SCOPE_THRESHOLD
 """Refuse below this `in_scope`. Fitted to answer 95 % of the texts that belong to a label, over
@@ -27,14 +30,17 @@ label sets of 2 to 150 labels; 92 to 94 % of CLINC150's validation split at 150 
 PHRASINGS = (
     "{}",
     "i'd like to know {}",
-    "can you tell me {}",
     "can you tell me my {}",
     "hey, {}",
     "someone says {}",
+    "i'm wondering about {}",
 )
 # Chosen on CLINC150's train split. A penalty of 1, scikit-learn's default, is 4 points worse.
-PENALTY = 0.1
+PENALTY = 0.05
 ITERATIONS = 20
+# Of the words beside the vector, both of unit length: with 10 examples of 150 labels the train
+# split's later texts are answered at 92.4 %, against 91.2 % by vectors alone; 0.4 to 0.7 do alike.
+WORD_WEIGHT = np.float32(0.55)
 
 Matrix = npt.NDArray[np.float32]
 
@@ -55,11 +61,16 @@ class Scores:
 class Head(Protocol):
     """Scores texts against the labels that it was made of."""
 
-    def __call__(self, texts: Matrix) -> Scores:
-        """Scores of texts, float32 [B, D] of unit length.
+    def __call__(self, vectors: Matrix, texts: Sequence[str]) -> Scores:
+        """Scores of texts.
+
+        Args:
+            vectors: float32 [B, D], unit length.
+            texts: The B texts they are of.
 
         Raises:
-            ValueError: the texts are no matrix, or not of the labels' dimensions.
+            ValueError: the vectors are no matrix, not of the labels' dimensions, or not as many
+                as the texts.
         """
         ...
 
@@ -70,6 +81,7 @@ class LinearHead:
 
     Attributes:
         weights: float32 [D, L] of the logits.
+        word_weights: float32 [W, L] of the logits; None where words say nothing.
         bias: float32 [L] of the logits.
         prototypes: float32 [L, D], unit length.
         examples: Mean number of examples a label.
@@ -77,21 +89,27 @@ class LinearHead:
     """
 
     weights: Matrix
+    word_weights: Matrix | None
     bias: Matrix
     prototypes: Matrix
     examples: float
     calibration: Calibration
 
-    def evidence(self, texts: Matrix) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    def evidence(
+        self, vectors: Matrix, texts: Sequence[str]
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Logits and cosines to the prototypes, each float64 [B, L], before any calibration."""
-        _check_matrix(texts, "texts", self.prototypes.shape[1])
-        logits = texts @ self.weights + self.bias
-        cosines = texts @ self.prototypes.T
+        _check_matrix(vectors, "vectors", self.prototypes.shape[1])
+        _check_texts(texts, vectors, "")
+        logits = vectors @ self.weights + self.bias
+        if self.word_weights is not None:
+            logits += word_features(texts) @ self.word_weights
+        cosines = vectors @ self.prototypes.T
         return logits.astype(np.float64), cosines.astype(np.float64)
 
-    def __call__(self, texts: Matrix) -> Scores:
+    def __call__(self, vectors: Matrix, texts: Sequence[str]) -> Scores:
         """See `Head`."""
-        logits, cosines = self.evidence(texts)
+        logits, cosines = self.evidence(vectors, texts)
         return Scores(
             self.calibration.probabilities(logits, cosines, self.examples),
             self.calibration.scope(cosines, self.examples),
@@ -122,42 +140,49 @@ def names_head(labels: Sequence[Matrix]) -> LinearHead:
     """
     prototypes = _name_vectors(labels)
     bias = np.zeros(len(prototypes), dtype=np.float32)
-    return LinearHead(prototypes.T, bias, prototypes, 0.0, calibration.NAMES)
+    return LinearHead(prototypes.T, None, bias, prototypes, 0.0, calibration.NAMES)
 
 
-def few_shot_head(labels: Sequence[Matrix], examples: Sequence[Matrix]) -> LinearHead:
+def few_shot_head(
+    labels: Sequence[Matrix], examples: Sequence[Matrix], texts: Sequence[Sequence[str]]
+) -> LinearHead:
     """A head fitted to a few examples; each label's name counts as one example more.
 
     Args:
         labels: For each label float32 [K, D], the vectors of its phrasings.
         examples: For each label float32 [E, D]; E may be 0 and may differ between labels.
+        texts: For each label the E examples themselves.
 
     Raises:
-        ValueError: as `names_head`, or the examples are not of as many labels and dimensions.
+        ValueError: as `names_head`, or the examples are not of as many labels and dimensions, or
+            not as many as their texts.
     """
     names = _name_vectors(labels)
-    if len(examples) != len(labels):
-        raise ValueError(
-            f"examples of {len(examples)} labels for {len(labels)} labels; give one matrix a "
-            "label, of zero rows where there are no examples"
-        )
-    for index, matrix in enumerate(examples):
-        _check_matrix(matrix, f"examples of label {index}", names.shape[1])
+    _check_examples(examples, texts, names)
     counts = np.array([len(matrix) for matrix in examples])
     if not counts.any():
         return names_head(labels)
-    vectors = np.concatenate([names, *examples])
     order = np.arange(len(names))
     targets = np.concatenate([order, np.repeat(order, counts)])
     # a label with many examples must not win because of that alone
     balance = (counts.mean() + 1) / (counts + 1)
     linear = fit_logistic(
-        vectors, targets, balance[targets], len(names), penalty=PENALTY, iterations=ITERATIONS
+        _design(names, examples, texts),
+        targets,
+        balance[targets],
+        len(names),
+        penalty=PENALTY,
+        iterations=ITERATIONS,
     )
+    dimensions = names.shape[1]
     sums = [name + matrix.sum(axis=0) for name, matrix in zip(names, examples, strict=True)]
-    prototypes = _unit(np.stack(sums))
     return LinearHead(
-        linear.weights, linear.bias, prototypes, float(counts.mean()), calibration.FEW_SHOT
+        linear.weights[:dimensions],
+        WORD_WEIGHT * linear.weights[dimensions:],
+        linear.bias,
+        _unit(np.stack(sums)),
+        float(counts.mean()),
+        calibration.FEW_SHOT,
     )
 
 
@@ -183,6 +208,17 @@ def predicate_probability(text: Matrix, statement: Matrix) -> float:
     return float(calibration.sigmoid(np.array([value]))[0])
 
 
+def _design(names: Matrix, examples: Sequence[Matrix], texts: Sequence[Sequence[str]]) -> Matrix:
+    """Vectors and words side by side, names before examples, float32 [N, D + W]."""
+    dimensions = names.shape[1]
+    # a name has no words of its own here: they may be a code, and do not help where they are not
+    design = np.zeros((len(names) + sum(map(len, texts)), dimensions + WORD_FEATURES), np.float32)
+    design[:, :dimensions] = np.concatenate([names, *examples])
+    words = word_features([text for group in texts for text in group])
+    np.multiply(words, WORD_WEIGHT, out=design[len(names) :, dimensions:])
+    return design
+
+
 def _name_vectors(labels: Sequence[Matrix]) -> Matrix:
     """The direction of the mean of each label's phrasings, float32 [L, D]."""
     if len(labels) < 2:
@@ -205,4 +241,26 @@ def _check_matrix(matrix: Matrix, what: str, dimensions: int) -> None:
     if matrix.ndim != 2 or matrix.shape[1] != dimensions:
         raise ValueError(
             f"{what} of the shape {matrix.shape}; give rows of {dimensions} dimensions"
+        )
+
+
+def _check_examples(
+    examples: Sequence[Matrix], texts: Sequence[Sequence[str]], names: Matrix
+) -> None:
+    if not len(examples) == len(texts) == len(names):
+        raise ValueError(
+            f"examples of {len(examples)} and their texts of {len(texts)} labels for {len(names)} "
+            "labels; give one matrix and its texts a label, of zero rows where there are no "
+            "examples"
+        )
+    for index, (matrix, group) in enumerate(zip(examples, texts, strict=True)):
+        _check_matrix(matrix, f"examples of label {index}", names.shape[1])
+        _check_texts(group, matrix, f" of the examples of label {index}")
+
+
+def _check_texts(texts: Sequence[str], vectors: Matrix, whose: str) -> None:
+    if len(texts) != len(vectors):
+        raise ValueError(
+            f"{len(texts)} texts for {len(vectors)} vectors{whose}; give the texts that the "
+            "vectors are of"
         )

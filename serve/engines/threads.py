@@ -16,16 +16,23 @@ SMALL_BATCH_TOKENS = 256
 """Batches up to this size are computed by one thread."""
 
 
+SMALL_STEP_TOKENS = 32
+"""Steps of running streams: reading the weights takes most of the time, and one core alone reads
+nearly as fast as all. Prompts of more tokens are worth every core."""
+
+
 @contextmanager
-def threads_for(device: torch.device, tokens: int) -> Iterator[None]:
-    """Give PyTorch one thread for a small batch, what it had for a larger one.
+def threads_for(
+    device: torch.device, tokens: int, small: int = SMALL_BATCH_TOKENS
+) -> Iterator[None]:
+    """Give PyTorch one thread for a batch of up to `small` tokens, what it had for a larger one.
 
     It is put back afterwards. Threads that have used PyTorch before keep the number they have; one
     that first uses it meanwhile starts with one thread and keeps that, so a process that computes
     in several threads must have used PyTorch in each of them first.
     """
     usual = torch.get_num_threads()
-    if device.type != "cpu" or tokens > SMALL_BATCH_TOKENS or usual == 1:
+    if device.type != "cpu" or tokens > small or usual == 1:
         yield
         return
     torch.set_num_threads(1)

@@ -16,6 +16,7 @@ from serve.engines.decoders.kv_cache import KvCache, KvShape
 from serve.engines.decoders.projections import MakeLinear, Quantization, padded_rows
 from serve.engines.decoders.ragged import Index, Plan, StepLimits
 from serve.engines.protocol import Tokens
+from serve.engines.threads import SMALL_STEP_TOKENS, threads_for
 from serve.engines.weights import LoadCounter
 from serve.generation.protocol import Logits, Step
 
@@ -114,7 +115,8 @@ class TorchDecoder(ABC):
     def forward(self, step: Step) -> Logits:
         self._check_open()
         plan = self._limits.plan(step, self._cache.held)
-        with torch.inference_mode():
+        single = threads_for(self._device, len(plan.tokens), SMALL_STEP_TOKENS)
+        with torch.inference_mode(), single:
             logits = self._run(plan, padded_rows(len(plan.tokens), self._device))
         for slot, length in plan.ends:
             self._cache.held[slot] = length

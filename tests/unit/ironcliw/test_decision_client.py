@@ -113,6 +113,11 @@ def test_classify_with_descriptions_and_examples(call: Call, server: StreamingSe
     ]
 
 
+def test_a_cut_text_is_told_of_a_classification(call: Call, server: StreamingService) -> None:
+    server.answer_with(whole({**decided(CHOICE), "truncated_tokens": 7}))
+    assert call("classify", "text", ["a", "b"]).truncated_tokens == 7
+
+
 def test_no_label_fits(call: Call, server: StreamingService) -> None:
     server.answer_with(whole(decided({"type": "refusal", "name": None})))
     found = call("classify", "text", ["a", "b"])

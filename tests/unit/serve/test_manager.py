@@ -92,13 +92,15 @@ async def test_classify_intent_finds_the_label(tmp_path: Path) -> None:
             "wake me at seven", labels, examples={"set an alarm": ["get me up at six"]}
         )
         none = await manager.classify_intent("x", labels, refusal_threshold=1.0)
+        long = await manager.classify_intent("rain " * 300, labels)
     assert found["label"] == "weather report"
     assert found["confidence"] == found["scores"]["weather report"]
     assert found["confidence"] > max(found["scores"]["play music"], found["scores"]["set an alarm"])
     assert list(found["scores"]) == labels
     assert sum(found["scores"].values()) == pytest.approx(1.0)
     assert surely["label"] == "set an alarm"
-    assert none == {"label": None, "confidence": None, "scores": {}}
+    assert none == {"label": None, "confidence": None, "scores": {}, "truncated_tokens": 0}
+    assert long["truncated_tokens"] == 300 + 2 - 256
 
 
 async def test_classify_intent_refuses_what_the_service_refuses(tmp_path: Path) -> None:

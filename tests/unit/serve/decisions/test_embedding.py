@@ -15,7 +15,7 @@ from ironcliw.catalog import Catalog
 from ironcliw.errors import OverloadedError, RequestTooLargeError
 from ironcliw.settings import ServeSettings
 from serve.decisions.embedding import EmbeddingMethod
-from serve.decisions.heads import IN_SCOPE_THRESHOLD, few_shot_head
+from serve.decisions.heads import IN_SCOPE_THRESHOLD, Head, few_shot_head
 from serve.decisions.questions import Option, Options, Question
 from serve.embeddings import EmbeddingResult, Served
 from serve.engines.protocol import PackedTokens
@@ -110,15 +110,24 @@ async def test_examples_are_fitted_outside_the_event_loop(
     embedder: Embedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: list[threading.Thread] = []
+    texts: list[Sequence[Sequence[str]] | Sequence[str]] = []
 
-    def noticed(*arguments: Any) -> Any:
+    def noticed(labels: Any, vectors: Any, examples: Any) -> Head:
         threads.append(threading.current_thread())
-        return few_shot_head(*arguments)
+        texts.append(examples)
+        head = few_shot_head(labels, vectors, examples)
+
+        def judge(vectors: Any, given: Sequence[str]) -> Any:
+            texts.append(given)
+            return head(vectors, given)
+
+        return judge
 
     monkeypatch.setattr("serve.decisions.embedding.few_shot_head", noticed)
     question = Question("choice", None, "?", (Option("a", None, ("jazz",)), Option("travel")))
     (found,) = (await ask(EmbeddingMethod(embedder), "put on some jazz", question)).estimates
     assert int(found.probabilities.argmax()) == 0
+    assert texts == [[["jazz"], []], ["put on some jazz"]]  # words count beside the vectors
     assert len(threads) == 1
     assert threads[0] is not threading.current_thread()
 

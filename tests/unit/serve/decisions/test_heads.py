@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from serve.decisions.heads import (
     IN_SCOPE_THRESHOLD,
     LinearHead,
+    Scores,
     few_shot_head,
     label_texts,
     names_head,
@@ -29,6 +30,15 @@ DIMENSIONS = 64
 def unit(vectors: Any) -> Matrix:
     values = np.asarray(vectors, dtype=np.float32)
     return np.asarray(values / np.linalg.norm(values, axis=-1, keepdims=True), dtype=np.float32)
+
+
+def silent(examples: Sequence[Matrix]) -> list[list[str]]:
+    """A text without a word for each example: the vectors alone decide."""
+    return [[""] * len(matrix) for matrix in examples]
+
+
+def score(head: LinearHead, vectors: Matrix) -> Scores:
+    return head(vectors, [""] * len(vectors))
 
 
 class World:
@@ -58,7 +68,8 @@ def from_names(world: World) -> LinearHead:
 
 
 def from_examples(world: World) -> LinearHead:
-    return few_shot_head(world.names(), world.examples(4))
+    names, examples = world.names(), world.examples(4)
+    return few_shot_head(names, examples, silent(examples))
 
 
 makers = pytest.mark.parametrize("make", [from_names, from_examples])
@@ -69,11 +80,11 @@ def test_the_nearest_label_wins_and_far_texts_are_refused(make: Make) -> None:
     world = World(6)
     head = make(world)
     texts = np.concatenate([world.near(label, 5) for label in range(6)])
-    scores = head(texts)
+    scores = score(head, texts)
     assert scores.probabilities.argmax(axis=1).tolist() == np.repeat(np.arange(6), 5).tolist()
     assert (scores.in_scope > IN_SCOPE_THRESHOLD).all()
     away = unit(-world.centers.sum(axis=0))[None]
-    assert head(away).in_scope[0] < IN_SCOPE_THRESHOLD
+    assert score(head, away).in_scope[0] < IN_SCOPE_THRESHOLD
 
 
 @makers
@@ -81,7 +92,7 @@ def test_the_nearest_label_wins_and_far_texts_are_refused(make: Make) -> None:
 def test_scores_are_probabilities(make: Make, labels: int, texts: int, seed: int) -> None:
     world = World(labels, seed)
     given_texts = unit(world.generator.normal(size=(texts, DIMENSIONS)))
-    scores = make(world)(given_texts)
+    scores = score(make(world), given_texts)
     assert scores.probabilities.shape == (texts, labels)
     assert scores.probabilities.dtype == scores.in_scope.dtype == np.float64
     assert scores.in_scope.shape == (texts,)
@@ -95,8 +106,8 @@ def test_a_text_is_judged_alone(make: Make) -> None:
     world = World(5)
     head = make(world)
     texts = np.concatenate([world.near(label, 3) for label in range(5)])
-    together = head(texts)
-    alone = head(texts[7:8])
+    together = score(head, texts)
+    alone = score(head, texts[7:8])
     np.testing.assert_allclose(alone.probabilities[0], together.probabilities[7], atol=1e-5)
     np.testing.assert_allclose(alone.in_scope[0], together.in_scope[7], atol=1e-5)
 
@@ -109,10 +120,13 @@ def test_the_order_of_the_labels_does_not_matter(make: Make) -> None:
     if make is from_names:
         first, second = names_head(names), names_head([names[i] for i in order])
     else:
-        first = few_shot_head(names, examples)
-        second = few_shot_head([names[i] for i in order], [examples[i] for i in order])
-    expected = first(texts).probabilities[:, order]
-    np.testing.assert_allclose(second(texts).probabilities, expected, atol=1e-4)
+        said = [[f"{n} in {label}" for n in range(4)] for label in ("a", "b", "c", "d")]
+        first = few_shot_head(names, examples, said)
+        second = few_shot_head(
+            [names[i] for i in order], [examples[i] for i in order], [said[i] for i in order]
+        )
+    expected = first(texts, ["1 in b"] * 3).probabilities[:, order]
+    np.testing.assert_allclose(second(texts, ["1 in b"] * 3).probabilities, expected, atol=1e-4)
 
 
 def test_examples_correct_misleading_names() -> None:
@@ -122,17 +136,41 @@ def test_examples_correct_misleading_names() -> None:
     targets = np.repeat(np.arange(5), 20)
 
     def right(head: LinearHead) -> float:
-        return float(np.mean(head(texts).probabilities.argmax(axis=1) == targets))
+        return float(np.mean(score(head, texts).probabilities.argmax(axis=1) == targets))
 
     assert right(names_head(names)) < 0.8
-    assert right(few_shot_head(names, world.examples(5))) > 0.97
+    examples = world.examples(5)
+    assert right(few_shot_head(names, examples, silent(examples))) > 0.97
+
+
+def test_words_tell_apart_what_vectors_do_not() -> None:
+    world = World(2)
+    world.centers[1] = world.centers[0]
+    examples = world.examples(6)
+    said = [["what is my meal plan", "MEAL times?"] * 3, ["my bank account", "a bank"] * 3]
+    head = few_shot_head(world.names(), examples, said)
+    between = world.near(0, 1, noise=0.0)
+    meal, bank, neither = (
+        head(between, [text]).probabilities[0, 0] for text in ("a Meal", "the bank", "hello")
+    )
+    assert bank + 0.1 < neither < meal - 0.1
+    assert score(head, between).in_scope[0] == head(between, ["the bank"]).in_scope[0]
+
+
+def test_names_alone_are_judged_without_words() -> None:
+    world = World(3)
+    head, vectors = names_head(world.names()), world.near(1, 2)
+    np.testing.assert_array_equal(
+        head(vectors, ["a", "b"]).probabilities, score(head, vectors).probabilities
+    )
 
 
 def test_a_label_without_examples_is_still_found() -> None:
     world = World(4)
     examples = world.examples(30)
     examples[2] = np.zeros((0, DIMENSIONS), dtype=np.float32)
-    found = few_shot_head(world.names(), examples)(world.near(2, 20)).probabilities.argmax(axis=1)
+    head = few_shot_head(world.names(), examples, silent(examples))
+    found = score(head, world.near(2, 20)).probabilities.argmax(axis=1)
     assert np.mean(found == 2) > 0.9
 
 
@@ -140,7 +178,8 @@ def test_no_examples_at_all_is_the_names_head() -> None:
     world = World(3)
     names, texts = world.names(), world.near(0, 4)
     none = [np.zeros((0, DIMENSIONS), dtype=np.float32)] * 3
-    expected, actual = names_head(names)(texts), few_shot_head(names, none)(texts)
+    head = few_shot_head(names, none, silent(none))
+    expected, actual = score(names_head(names), texts), score(head, texts)
     np.testing.assert_array_equal(actual.probabilities, expected.probabilities)
     np.testing.assert_array_equal(actual.in_scope, expected.in_scope)
 
@@ -149,18 +188,21 @@ def test_a_label_of_many_examples_does_not_win_for_that() -> None:
     world = World(2)
     examples = [world.near(0, 100), world.near(1, 2)]
     between = unit(world.centers.sum(axis=0))[None]
-    assert 0.1 < few_shot_head(world.names(), examples)(between).probabilities[0, 0] < 0.9
+    head = few_shot_head(world.names(), examples, silent(examples))
+    assert 0.1 < score(head, between).probabilities[0, 0] < 0.9
 
 
 def test_a_fit_is_short_enough_for_a_request() -> None:
     world = World(150, dimensions=384)
     names, examples = world.names(), world.examples(10)
+    words = [f"word{n}" for n in range(400)]
+    said = [[" ".join(world.generator.choice(words, 8)) for _ in group] for group in examples]
     taken = []
     for _ in range(3):
         started = time.process_time()
-        few_shot_head(names, examples)
+        few_shot_head(names, examples, said)
         taken.append(time.process_time() - started)
-    # 0.1 to 0.3 s on a quiet core; the bound leaves room for a busy one
+    # 0.3 to 0.6 s on a quiet core; the bound leaves room for a busy one
     assert min(taken) < 3.0
 
 
@@ -197,11 +239,17 @@ def test_wrong_shapes_are_told() -> None:
         names_head([names[0], short])
     with pytest.raises(ValueError, match="label 2 has no vector"):
         names_head([*names[:2], empty])
-    with pytest.raises(ValueError, match="examples of 2 labels for 3 labels"):
-        few_shot_head(names, examples[:2])
+    with pytest.raises(ValueError, match="examples of 2 and their texts of 3 labels for 3 labels"):
+        few_shot_head(names, examples[:2], silent(examples))
+    with pytest.raises(ValueError, match="examples of 3 and their texts of 2 labels for 3 labels"):
+        few_shot_head(names, examples, silent(examples)[:2])
     with pytest.raises(ValueError, match=r"examples of label 2 of the shape \(2, 5\)"):
-        few_shot_head(names, [*examples[:2], short])
-    with pytest.raises(ValueError, match=r"texts of the shape \(64,\); give rows of 64"):
-        names_head(names)(world.centers[0])
+        few_shot_head(names, [*examples[:2], short], silent(examples))
+    with pytest.raises(ValueError, match="1 texts for 2 vectors of the examples of label 1"):
+        few_shot_head(names, examples, [["", ""], [""], ["", ""]])
+    with pytest.raises(ValueError, match=r"vectors of the shape \(64,\); give rows of 64"):
+        names_head(names)(world.centers[0], [""])
+    with pytest.raises(ValueError, match="1 texts for 2 vectors; give the texts"):
+        names_head(names)(examples[0], [""])
     with pytest.raises(ValueError, match=r"a text of the shape \(64,\) and a statement of \(5,\)"):
         predicate_probability(world.centers[0], short[0])

@@ -1,4 +1,4 @@
-"""The minimiser and the regression that heads are fitted with."""
+"""The minimiser, the regression and the calibration that heads are made with."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from serve.decisions.calibration import sigmoid, softmax
+from serve.decisions.calibration import (
+    FEW_SHOT,
+    scale_features,
+    scope_features,
+    sigmoid,
+    softmax,
+)
 from serve.decisions.head_logistic import fit_logistic, minimise
 
 Floats = npt.NDArray[np.floating]
@@ -60,3 +66,14 @@ def test_the_gradient_of_the_regression_vanishes(penalty: float) -> None:
 def test_softmax_and_sigmoid_do_not_overflow() -> None:
     assert softmax(np.array([[1e4, 0.0], [-1e4, -1e4]])).tolist() == [[1.0, 0.0], [0.5, 0.5]]
     assert sigmoid(np.array([-1e4, 0.0, 1e4])).tolist() == [0.0, 0.5, 1.0]
+
+
+def test_a_calibration_weighs_what_it_was_fitted_to() -> None:
+    generator = np.random.default_rng(2)
+    logits, cosines = generator.normal(size=(4, 7)), generator.uniform(-1, 1, (4, 7))
+    scale = np.exp(scale_features(cosines, 3.5) @ np.array(FEW_SHOT.scale))
+    np.testing.assert_allclose(
+        FEW_SHOT.probabilities(logits, cosines, 3.5), softmax(scale[:, None] * logits)
+    )
+    expected = sigmoid(scope_features(cosines, 3.5) @ np.array(FEW_SHOT.in_scope))
+    np.testing.assert_allclose(FEW_SHOT.scope(cosines, 3.5), expected)

@@ -139,7 +139,7 @@ def test_what_is_not_gguf(tmp_path: Path) -> None:
     file.write_bytes(b"\x10\0\0\0\0\0\0\0{}" * 10)
     with pytest.raises(ModelLoadError, match=r"model\.safetensors"):
         LlamaCppDecoder(file)
-    with pytest.raises(ModelLoadError, match="is a folder; llama.cpp reads GGUF files alone"):
+    with pytest.raises(ModelLoadError, match=r"is a folder; llama\.cpp reads GGUF files alone"):
         LlamaCppDecoder(tmp_path)
     with pytest.raises(ModelLoadError, match=r"absent\.gguf"):
         LlamaCppDecoder(tmp_path / "absent.gguf")
