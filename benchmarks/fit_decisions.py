@@ -34,7 +34,6 @@ from serve.decisions.calibration import (
     Calibration,
     scale_features,
     scope_features,
-    sigmoid,
     softmax,
 )
 from serve.decisions.head_logistic import minimise
@@ -206,7 +205,8 @@ def logistic(features: Floats, targets: Floats, weights: Floats) -> Floats:
     def objective(point: Vector) -> tuple[float, Vector]:
         logits = features @ point
         losses = np.logaddexp(0, logits) - targets * logits
-        return float(weights @ losses), features.T @ (weights * (sigmoid(logits) - targets))
+        chances = 0.5 + 0.5 * np.tanh(0.5 * logits)
+        return float(weights @ losses), features.T @ (weights * (chances - targets))
 
     start = np.zeros(features.shape[1])
     return np.asarray(minimise(objective, start, _ITERATIONS), dtype=np.float64)

@@ -7,6 +7,7 @@ path. Plain ASGI, since each layer of Starlette's middleware class costs as much
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import time
@@ -39,6 +40,7 @@ Direct = Callable[[dict[str, Any], bytes], Awaitable[tuple[int, dict[str, str], 
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _MOST_SECONDS = 3600.0
+_DISCARD_SECONDS = 2.0
 _GENERATION_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
 
 
@@ -163,6 +165,8 @@ class Gateway:
         if declared is None and b"transfer-encoding" not in headers:
             return b""
         if declared is not None and declared.isdigit() and int(declared) > most:
+            if b"expect" not in headers:
+                await _discard(receive)
             raise _too_large(int(declared), most)
         chunks: list[bytes] = []
         size = 0
@@ -173,6 +177,8 @@ class Gateway:
             chunk = message.get("body", b"")
             size += len(chunk)
             if size > most:
+                if message.get("more_body", False):
+                    await _discard(receive)
                 raise _too_large(size, most)
             chunks.append(chunk)
             if not message.get("more_body", False):
@@ -289,6 +295,17 @@ def _timeout(headers: dict[bytes, bytes], default: float) -> float:
             param="x-request-timeout-seconds",
         )
     return seconds
+
+
+async def _discard(receive: Receive) -> None:
+    """Take what the client still sends, for a while and without keeping it.
+
+    One that is cut off in the middle of sending sees a broken connection instead of the answer.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_DISCARD_SECONDS):
+            while (await receive()).get("more_body", False):
+                pass
 
 
 def _too_large(size: int, most: int) -> RequestTooLargeError:

@@ -36,17 +36,23 @@ class Calibration:
     def probabilities(self, logits: Floats, cosines: Floats, examples: float) -> Floats:
         """Calibrated probabilities [B, L] of logits [B, L]."""
         ones, labels, shown, near = self.scale
-        # the features spelled out: building their matrix costs more than all else of one text
         fixed = ones + labels * math.log(cosines.shape[1]) + shown * math.log1p(examples)
-        return softmax(np.exp(fixed + near * cosines.max(axis=1))[:, None] * logits)
+        # a request has one text, and a float costs a tenth of an array of one
+        scales = [math.exp(fixed + near * value) for value in cosines.max(axis=1).tolist()]
+        return softmax(np.array(scales)[:, None] * logits)
 
     def scope(self, cosines: Floats, examples: float) -> Floats:
         """Probability [B] that a text belongs to any of the labels."""
         ones, labels, shown, near, mean = self.in_scope
         count = cosines.shape[1]
         fixed = ones + labels * math.log(count) + shown * math.log1p(examples)
-        sums = cosines.sum(axis=1)
-        return sigmoid(fixed + near * cosines.max(axis=1) + (mean / count) * sums)
+        nearest, sums = cosines.max(axis=1).tolist(), cosines.sum(axis=1).tolist()
+        return np.array(
+            [
+                sigmoid(fixed + near * value + mean * total / count)
+                for value, total in zip(nearest, sums, strict=True)
+            ]
+        )
 
 
 def scale_features(cosines: Floats, examples: float) -> Floats:
@@ -71,11 +77,9 @@ def softmax(logits: Floats) -> Floats:
     return powers
 
 
-def sigmoid(values: Floats) -> Floats:
+def sigmoid(value: float) -> float:
     """The logistic function, without overflow."""
-    halves: Floats = 0.5 * np.tanh(0.5 * values)
-    halves += 0.5
-    return halves
+    return 0.5 + 0.5 * math.tanh(0.5 * value)
 
 
 # Everything below is printed by `python -m benchmarks.fit_decisions`: all-MiniLM-L6-v2, CLINC150's

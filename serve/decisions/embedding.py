@@ -154,7 +154,7 @@ async def _make(question: Question, embed: Embed) -> _Reader:
     if not any(examples):
         head = names_head(labels)
     else:
-        # ten milliseconds for two labels, a second for 255: the event loop has others to serve
+        # milliseconds for two labels, over a second for 255: the event loop has others to serve
         head = await asyncio.to_thread(few_shot_head, labels, shown, examples)
     # a text need not be like any level's name to have a place on the scale
     threshold = IN_SCOPE_THRESHOLD if question.kind == "choice" else None

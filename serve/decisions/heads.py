@@ -205,7 +205,7 @@ def predicate_probability(text: Matrix, statement: Matrix) -> float:
             "vectors of the same dimensions"
         )
     value = calibration.PREDICATE_SLOPE * (float(text @ statement) - calibration.PREDICATE_MIDPOINT)
-    return float(calibration.sigmoid(np.array([value]))[0])
+    return calibration.sigmoid(value)
 
 
 def _design(names: Matrix, examples: Sequence[Matrix], texts: Sequence[Sequence[str]]) -> Matrix:

@@ -1,4 +1,4 @@
-"""From a catalogue entry to what generates: which engine, which files, which form of the weights."""
+"""From a catalogue entry to what generates: which engine, which files, which weights."""
 
 from __future__ import annotations
 

@@ -164,7 +164,7 @@ def _token(text: TextSide, token: int, logprob: float | None) -> dict[str, Any]:
     content = text.token_bytes(token)
     return {
         "token": content.decode(errors="replace"),
-        "logprob": logprob,
+        "logprob": _finite(logprob),
         "bytes": list(content),
     }
 
@@ -179,7 +179,14 @@ def _completion_logprobs(answering: Answering, draws: Draws) -> dict[str, Any] |
 
     return {
         "tokens": [written(draw.id) for _, draw in draws],
-        "token_logprobs": [draw.logprob for _, draw in draws],
-        "top_logprobs": [{written(token): p for token, p in draw.top} for _, draw in draws],
+        "token_logprobs": [_finite(draw.logprob) for _, draw in draws],
+        "top_logprobs": [
+            {written(token): _finite(p) for token, p in draw.top} for _, draw in draws
+        ],
         "text_offset": [offset for offset, _ in draws],
     }
+
+
+def _finite(logprob: float | None) -> float | None:
+    """JSON has no infinity; OpenAI writes -9999 for what is next to impossible."""
+    return None if logprob is None else max(logprob, -9999.0)

@@ -34,7 +34,8 @@ class Sampling:
         temperature: 0 takes the most likely token.
         top_p: Draw from the smallest set of tokens with this probability together; 1: from all.
         top_k: Draw from the k most likely tokens; 0: from all.
-        repetition_penalty: Of tokens in prompt or answer, as in transformers; 1: none.
+        repetition_penalty: Of tokens in prompt or answer (of a sequence-to-sequence model: answer),
+            as in transformers; 1: none.
         presence_penalty: Taken off the logits of tokens in the answer, as in OpenAI's API.
         frequency_penalty: The same, times how often.
         logit_bias: (token id, bias added to its logit).

@@ -95,9 +95,9 @@ def make_sequence(id: int, job: GenerationJob, rank: float, facts: DecoderFacts)
     """
     _check(job, facts)
     nothing = np.empty(0, np.int32)
-    draw = DrawContext(
-        job.sampling, job.prompt, job.generated.tolist(), job.index, job.score_tokens
-    )
+    # as in transformers, a sequence-to-sequence model's repetition penalty sees the answer alone
+    penalised = job.prompt if facts.start_token is None else nothing
+    draw = DrawContext(job.sampling, penalised, job.generated.tolist(), job.index, job.score_tokens)
     if facts.start_token is None:
         limit = _causal_limit(job, facts)
         return JobSequence(id, job, rank, limit, job.prompt, nothing, draw)

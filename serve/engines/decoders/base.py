@@ -5,7 +5,9 @@ N tokens of a step, R rows of logits, V vocabulary.
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +18,7 @@ from serve.engines.decoders.kv_cache import KvCache, KvShape
 from serve.engines.decoders.projections import MakeLinear, Quantization, padded_rows
 from serve.engines.decoders.ragged import Index, Plan, StepLimits
 from serve.engines.protocol import Tokens
-from serve.engines.threads import SMALL_STEP_TOKENS, threads_for
+from serve.engines.threads import SMALL_STEP_TOKENS, ThreadChoice, number_of_threads
 from serve.engines.weights import LoadCounter
 from serve.generation.protocol import Logits, Step
 
@@ -73,6 +75,10 @@ class TorchDecoder(ABC):
             vocabulary, self._cache.context, placement.slots, self._cache.tokens
         )
         self._closed = False
+        # by size: what many tokens gain from threads, few may lose
+        self._threads: defaultdict[int, ThreadChoice] = defaultdict(
+            lambda: ThreadChoice(torch.get_num_threads())
+        )
 
     @property
     def vocabulary(self) -> int:
@@ -115,13 +121,25 @@ class TorchDecoder(ABC):
     def forward(self, step: Step) -> Logits:
         self._check_open()
         plan = self._limits.plan(step, self._cache.held)
-        single = threads_for(self._device, len(plan.tokens), SMALL_STEP_TOKENS)
-        with torch.inference_mode(), single:
-            logits = self._run(plan, padded_rows(len(plan.tokens), self._device))
+        logits = self._timed(plan)
         for slot, length in plan.ends:
             self._cache.held[slot] = length
         result: Logits = logits.float().cpu().numpy()
         return result
+
+    def _timed(self, plan: Plan) -> torch.Tensor:
+        """Run a plan; a small one with the number of threads that is fastest now."""
+        count = len(plan.tokens)
+        rows = padded_rows(count, self._device)
+        with torch.inference_mode():
+            if count > SMALL_STEP_TOKENS or self._device.type != "cpu":
+                return self._run(plan, rows)
+            choice = self._threads[count.bit_length()]
+            started = time.perf_counter()
+            with number_of_threads(choice.pick()):
+                logits = self._run(plan, rows)
+            choice.learn(time.perf_counter() - started)
+            return logits
 
     def free(self, slot: int) -> None:
         if not 0 <= slot < self.slots:

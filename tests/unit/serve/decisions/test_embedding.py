@@ -15,7 +15,7 @@ from ironcliw.catalog import Catalog
 from ironcliw.errors import OverloadedError, RequestTooLargeError
 from ironcliw.settings import ServeSettings
 from serve.decisions.embedding import EmbeddingMethod
-from serve.decisions.heads import IN_SCOPE_THRESHOLD, Head, few_shot_head
+from serve.decisions.heads import IN_SCOPE_THRESHOLD, Head, Scores, few_shot_head
 from serve.decisions.questions import Option, Options, Question
 from serve.embeddings import EmbeddingResult, Served
 from serve.engines.protocol import PackedTokens
@@ -110,16 +110,16 @@ async def test_examples_are_fitted_outside_the_event_loop(
     embedder: Embedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: list[threading.Thread] = []
-    texts: list[Sequence[Sequence[str]] | Sequence[str]] = []
+    heard: list[Sequence[Sequence[str]] | Sequence[str]] = []
 
     def noticed(labels: Any, vectors: Any, examples: Any) -> Head:
         threads.append(threading.current_thread())
-        texts.append(examples)
+        heard.append(examples)
         head = few_shot_head(labels, vectors, examples)
 
-        def judge(vectors: Any, given: Sequence[str]) -> Any:
-            texts.append(given)
-            return head(vectors, given)
+        def judge(vectors: Any, texts: Sequence[str]) -> Scores:
+            heard.append(texts)
+            return head(vectors, texts)
 
         return judge
 
@@ -127,7 +127,7 @@ async def test_examples_are_fitted_outside_the_event_loop(
     question = Question("choice", None, "?", (Option("a", None, ("jazz",)), Option("travel")))
     (found,) = (await ask(EmbeddingMethod(embedder), "put on some jazz", question)).estimates
     assert int(found.probabilities.argmax()) == 0
-    assert texts == [[["jazz"], []], ["put on some jazz"]]  # words count beside the vectors
+    assert heard == [[["jazz"], []], ["put on some jazz"]]  # words count beside the vectors
     assert len(threads) == 1
     assert threads[0] is not threading.current_thread()
 

@@ -65,7 +65,7 @@ def test_the_gradient_of_the_regression_vanishes(penalty: float) -> None:
 
 def test_softmax_and_sigmoid_do_not_overflow() -> None:
     assert softmax(np.array([[1e4, 0.0], [-1e4, -1e4]])).tolist() == [[1.0, 0.0], [0.5, 0.5]]
-    assert sigmoid(np.array([-1e4, 0.0, 1e4])).tolist() == [0.0, 0.5, 1.0]
+    assert [sigmoid(value) for value in (-1e4, 0.0, 1e4)] == [0.0, 0.5, 1.0]
 
 
 def test_a_calibration_weighs_what_it_was_fitted_to() -> None:
@@ -75,5 +75,6 @@ def test_a_calibration_weighs_what_it_was_fitted_to() -> None:
     np.testing.assert_allclose(
         FEW_SHOT.probabilities(logits, cosines, 3.5), softmax(scale[:, None] * logits)
     )
-    expected = sigmoid(scope_features(cosines, 3.5) @ np.array(FEW_SHOT.in_scope))
+    values = scope_features(cosines, 3.5) @ np.array(FEW_SHOT.in_scope)
+    expected = [sigmoid(float(value)) for value in values]
     np.testing.assert_allclose(FEW_SHOT.scope(cosines, 3.5), expected)

@@ -80,6 +80,15 @@ class TestBodies:
         # half a character: its bytes say what its text cannot
         assert (second.token, second.bytes) == ("\ufffd", [0xC3])
 
+    async def test_an_impossible_token_has_a_finite_log_probability(self) -> None:
+        made = await answering([(0, Piece("", (), 3))], logprobs=True)
+        draws = ((0, TokenDraw(72, -float("inf"), ((72, -float("inf")),))),)
+        body = chat_body(made, [Answer("H", "stop", draws)])
+        [token] = json.loads(body)["choices"][0]["logprobs"]["content"]
+        assert token["logprob"] == token["top_logprobs"][0]["logprob"] == -9999.0
+        body = completion_body(made, [Answer("H", "stop", draws)])
+        assert json.loads(body)["choices"][0]["logprobs"]["token_logprobs"] == [-9999.0]
+
     async def test_a_completion_with_echo(self) -> None:
         made = await answering([(0, Piece())], echoes=("> ",))
         body = completion_body(made, [Answer("Hi", "stop", ())])

@@ -77,3 +77,11 @@ def test_reading_goes_from_the_prompt_into_the_answer() -> None:
         sequence.held += count
     assert read == [1, 2, 3, 4, 5]
     assert sequence.pending == 0
+
+
+def test_the_repetition_penalty_reads_the_prompt_of_a_causal_model_alone() -> None:
+    job = GenerationJob(tokens(3, 4), 4, generated=tokens(5))
+    causal = make_sequence(1, job, 0.0, FACTS).draw
+    assert (causal.prompt.tolist(), causal.generated) == ([3, 4], [5])
+    seq2seq = make_sequence(1, job, 0.0, replace(FACTS, start_token=0)).draw
+    assert (seq2seq.prompt.tolist(), seq2seq.generated) == ([], [5])
