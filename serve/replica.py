@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
@@ -13,7 +14,7 @@ from typing import Any
 from ironcliw import logs
 from ironcliw.catalog import Catalog
 from ironcliw.errors import IroncliwError
-from ironcliw.settings import Settings
+from ironcliw.settings import ServeSettings, Settings
 from serve.engines.protocol import PackedTokens
 from serve.generation.protocol import Delta, GenerationJob
 from serve.host import Computed, ModelHost
@@ -32,7 +33,7 @@ class EngineReplica:
         logs.configure(settings.log)
         self._host = ModelHost(
             Catalog(settings.models),
-            settings.serve,
+            _with_threads(settings.serve),
             Path(settings.state_dir) / "models",
             socket.gethostname(),
             inline=True,
@@ -86,3 +87,20 @@ class EngineReplica:
         """State changes of a model, without end."""
         async for event in self._host.events(model_id):
             yield event
+
+
+def _with_threads(settings: ServeSettings) -> ServeSettings:
+    """Every core for compute, where nothing else is set.
+
+    Ray gives an actor without CPUs of its own OMP_NUM_THREADS=1, and PyTorch would take that.
+    """
+    if settings.threads is not None:
+        return settings
+    return settings.model_copy(update={"threads": usable_cores()})
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

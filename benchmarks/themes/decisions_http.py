@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import logging
 import shutil
@@ -60,6 +61,8 @@ class DecisionWrk(Wrk):
 
     def __init__(self, texts: Sequence[str], labels: Sequence[str], folder: Path) -> None:
         super().__init__(texts, MODEL, folder)
+        # not those of the embeddings' runs: what one route asked, the other finds in the cache
+        self._starts = itertools.count(1_000_000_000, 1_000_000)
         self._script.write_text(_SCRIPT.replace("QUESTIONS", questions(labels)), encoding="ascii")
 
 

@@ -41,7 +41,7 @@ _KV_STEP = 256
 """llama.cpp rounds the positions of its cache up to a multiple of this."""
 _KV_ELEMENT_BYTES = 2  # float16, llama.cpp's default
 _MAX_SLOTS = 256  # LLAMA_MAX_SEQ
-_LEVEL_ERROR, _LEVEL_DEBUG, _LEVEL_CONTINUED = 3, 4, 5  # enum ggml_log_level
+_LEVEL_DEBUG, _LEVEL_ERROR, _LEVEL_CONTINUED = 1, 4, 5  # enum ggml_log_level in ggml.h
 _ALL = -1
 _NO_KV_ROOM = 1  # answer of llama_decode
 
@@ -311,16 +311,14 @@ def _log(level: int, text: bytes, _: object) -> None:
     if level == _LEVEL_DEBUG:
         return
     piece = text.decode("utf-8", "replace")
+    if level == _LEVEL_ERROR:  # at once: not every one of them ends its line
+        _errors.append(" ".join(piece.split()))
     if level != _LEVEL_CONTINUED:
         _line.clear()
     _line.append(piece)
-    if not piece.endswith("\n"):
-        return
-    whole = "".join(_line).strip()
-    _line.clear()
-    if level == _LEVEL_ERROR:
-        _errors.append(whole)
-    logger.debug("llama.cpp: %s", whole)
+    if piece.endswith("\n"):
+        logger.debug("llama.cpp: %s", "".join(_line).strip())
+        _line.clear()
 
 
 def _last_errors() -> str:

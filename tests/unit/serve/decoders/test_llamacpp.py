@@ -12,7 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ironcliw.errors import ContextLengthError, ModelLoadError, RequestError, UnsupportedError
+from ironcliw.errors import (
+    ContextLengthError,
+    IroncliwError,
+    ModelLoadError,
+    RequestError,
+    UnsupportedError,
+)
 from serve.engines.decoders.llamacpp import LlamaCppDecoder
 from serve.generation.protocol import Logits, Step
 from tests.requirements import need
@@ -143,6 +149,14 @@ def test_what_is_not_gguf(tmp_path: Path) -> None:
         LlamaCppDecoder(tmp_path)
     with pytest.raises(ModelLoadError, match=r"absent\.gguf"):
         LlamaCppDecoder(tmp_path / "absent.gguf")
+
+
+def test_what_llama_cpp_refuses_comes_with_its_reason(decoder: LlamaCppDecoder) -> None:
+    decoder.forward(step((0, 0, PROMPT), rows=[]))
+    decoder._lengths[0] = 3  # as if it held less: nothing is cut, and position 3 is there twice
+    with pytest.raises(IroncliwError, match=r"failed with -1: .*inconsistent sequence positions"):
+        decoder.forward(step((0, 3, PROMPT)))
+    decoder.free(0)
 
 
 def test_a_device_that_is_not_there(decoder: LlamaCppDecoder) -> None:
