@@ -9,7 +9,7 @@ export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-slow test-all check format bench bench-peers clean
+.PHONY: help setup serve test test-slow test-engines test-all check format bench bench-peers clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -27,14 +27,17 @@ $(VENV)/.installed: pyproject.toml constraints.txt models.txt
 serve: setup ## start the head and the service; Ctrl-C stops both
 	@exec $(VENV)/bin/ironcliw up --foreground
 
-test: setup ## the tests, without the slow ones
-	$(PY) -m pytest -m 'not slow'
+test: setup ## the tests, without the slow ones and those of optional engines
+	$(PY) -m pytest -m 'not slow and not engines'
 
 test-slow: setup ## the slow tests alone
 	$(PY) -m pytest -m slow --timeout 900
 
-test-all: setup ## every test
-	$(PY) -m pytest --timeout 900
+test-engines: setup $(PEERS)/llama/.installed ## the tests of llama.cpp; compiles it first, for some ten minutes
+	PYTHONPATH=$$(echo $(CURDIR)/$(PEERS)/llama/lib/python3*/site-packages) $(PY) -m pytest -m engines --timeout 900
+
+test-all: setup ## every test but those of optional engines
+	$(PY) -m pytest -m 'not engines' --timeout 900
 
 check: setup ## format, lint, types, layers
 	$(VENV)/bin/ruff format --check .

@@ -171,7 +171,12 @@ def opened_vllm(small_model: Path) -> Iterator[Engine]:
     check.close()
 
 
-ENGINES = ["fake", "torch", "llamacpp", "vllm"]
+ENGINES = [
+    "fake",
+    "torch",
+    pytest.param("llamacpp", marks=pytest.mark.engines),
+    pytest.param("vllm", marks=pytest.mark.engines),
+]
 
 
 @pytest.fixture(scope="module", params=ENGINES)

@@ -23,6 +23,8 @@ from serve.engines.decoders.llamacpp import LlamaCppDecoder
 from serve.generation.protocol import Logits, Step
 from tests.requirements import need
 
+pytestmark = pytest.mark.engines
+
 PROMPT = [1, 4093, 198, 28, 504, 3575, 282, 4649, 314, 9]
 
 
