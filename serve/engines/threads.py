@@ -5,7 +5,7 @@ times a step of a decoder. As soon as somebody else wants a core (the ingress it
 requests come in) each barrier waits for that core. For a few hundred tokens of texts two threads
 gain a third at best and were measured at twice the time of one: those get one. For a decoder's step
 it depends: two threads took 0.7 of one thread's time on idle cores and 6 times it on busy ones. So
-that is learned while it runs.
+that is learned while it runs, for each size of step.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ SMALL_BATCH_TOKENS = 256
 """Batches of texts up to this size are computed by one thread."""
 
 SMALL_STEP_TOKENS = 32
-"""Steps of running streams, for which the number of threads is learned."""
+"""Steps of a decoder up to this size begin with one thread, larger ones with all."""
 
 _FIRST_INTERVAL = 32
 _LONGEST_INTERVAL = 1024
 _TRIAL_STEPS = 2
 _WEIGHT = 0.25
+_SURPRISE = 2.0
+_SURPRISE_INTERVAL = 8
 
 
 @contextmanager
@@ -59,44 +61,52 @@ def number_of_threads(count: int) -> Iterator[None]:
 class ThreadChoice:
     """One thread or all: whichever did the last steps faster.
 
-    The other is tried now and then; the more often in vain, the more seldom. Pure: no clock.
+    The other is tried now and then; the more often in vain, the more seldom. It is tried at once
+    when a step takes far longer than those before: somebody else may have come. Pure: no clock.
 
     Args:
         most: All threads.
+        first: How many to begin with, 1 or all.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, first: int = 1) -> None:
         self._most = most
+        self._current = first
         self._seconds: dict[int, float] = {}
-        self._current = 1
         self._interval = _FIRST_INTERVAL
-        self._left = 0  # steps until the next trial; below zero: within one
+        self._steps = 0  # since the last trial
+        self._trial = 0  # steps of the trial under way
 
     def pick(self) -> int:
         """Threads for the next step."""
-        return self._current if self._left >= 0 else self._other()
+        return self._other() if self._trial else self._current
 
     def learn(self, seconds: float) -> None:
         """Take what the step took that `pick` was asked for."""
         if self._most == 1:
             return
-        used = self.pick()
-        if self._left >= 0:
-            before = self._seconds.get(used, seconds)
-            self._seconds[used] = before + _WEIGHT * (seconds - before)
-        else:  # what was known is old, and threads that slept wake up in a trial's first step
-            self._seconds[used] = seconds
-        self._left -= 1
-        if self._left < -_TRIAL_STEPS:
-            self._end_trial()
+        if self._trial:
+            # what was known is old, and threads that slept wake up in a trial's first step
+            self._seconds[self._other()] = seconds
+            self._trial += 1
+            if self._trial > _TRIAL_STEPS:
+                self._end_trial()
+            return
+        before = self._seconds.get(self._current, seconds)
+        self._seconds[self._current] = before + _WEIGHT * (seconds - before)
+        self._steps += 1
+        surprised = seconds > _SURPRISE * before and self._steps >= _SURPRISE_INTERVAL
+        unknown = self._other() not in self._seconds
+        if surprised or unknown or self._steps >= self._interval:
+            self._trial = 1
 
     def _other(self) -> int:
         return self._most if self._current == 1 else 1
 
     def _end_trial(self) -> None:
+        self._steps = self._trial = 0
         other = self._other()
         if self._seconds[other] < self._seconds[self._current]:
             self._current, self._interval = other, _FIRST_INTERVAL
         else:
             self._interval = min(2 * self._interval, _LONGEST_INTERVAL)
-        self._left = self._interval

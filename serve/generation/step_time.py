@@ -16,8 +16,13 @@ _RECENT = 15
 """Steps whose median counts: a page fault or a collection of garbage in a few of them is not
 seen, and a change of the load is followed within eight."""
 
-_GAIN = 0.3
-"""Weight of the newest step in `cost`: prompts are few, and mostly over in ten steps."""
+_FALL, _RISE = 0.3, 0.7
+"""Weight of the newest step in `cost` where it was cheaper, and dearer: prompts are few and mostly
+over in ten steps, and a chunk too long stalls somebody while one too short does not."""
+
+_GROWTH = 2
+"""A chunk beside streams is at most so many times the last ones. Seconds of single steps are noisy:
+a small chunk that seems to cost nothing must not be followed by one that takes a second."""
 
 _ODD_FACTOR = 4.0
 """A cost over four times the mean is an outlier: a kernel compiled for a new shape, or a reload.
@@ -32,6 +37,8 @@ class StepTime:
         self._cost: float | None = None
         self._beside = False  # whether `_cost` comes from steps that had streams too
         self._odd = False
+        # beside streams; two, since a prompt's last chunk is small for another reason
+        self._chunks: deque[int] = deque(maxlen=2)
 
     def observe(self, streams: int, prompt_tokens: int, seconds: float) -> None:
         """Learn from a finished step.
@@ -65,11 +72,14 @@ class StepTime:
         alone = self.decode(streams)
         if alone is None or self._cost is None:
             return None
-        return int((stall - 1) * alone / max(self._cost, 1e-9))
+        fitting = int((stall - 1) * alone / max(self._cost, 1e-9))
+        return min(fitting, _GROWTH * max(self._chunks)) if self._chunks else fitting
 
     def _observe_prompt(self, streams: int, prompt_tokens: int, seconds: float) -> None:
         alone = self.decode(max(streams, 1)) or 0.0
         cost = max(0.0, seconds - alone) / prompt_tokens
+        if streams:
+            self._chunks.append(prompt_tokens)
         if streams and not self._beside:
             # until now only steps without streams were known, of much larger chunks
             self._cost, self._beside = cost, True
@@ -79,7 +89,7 @@ class StepTime:
         self._odd = not self._odd and self._cost is not None and cost > _ODD_FACTOR * self._cost
         if not self._odd:
             known = cost if self._cost is None else self._cost
-            self._cost = known + _GAIN * (cost - known)
+            self._cost = known + (_RISE if cost > known else _FALL) * (cost - known)
 
 
 def _median(values: deque[float]) -> float:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections import defaultdict
 from dataclasses import dataclass
 
 import torch
@@ -76,9 +75,7 @@ class TorchDecoder(ABC):
         )
         self._closed = False
         # by size: what many tokens gain from threads, few may lose
-        self._threads: defaultdict[int, ThreadChoice] = defaultdict(
-            lambda: ThreadChoice(torch.get_num_threads())
-        )
+        self._threads: dict[int, ThreadChoice] = {}
 
     @property
     def vocabulary(self) -> int:
@@ -128,18 +125,25 @@ class TorchDecoder(ABC):
         return result
 
     def _timed(self, plan: Plan) -> torch.Tensor:
-        """Run a plan; a small one with the number of threads that is fastest now."""
+        """Run a plan with the number of threads that is fastest for its size now."""
         count = len(plan.tokens)
         rows = padded_rows(count, self._device)
         with torch.inference_mode():
-            if count > SMALL_STEP_TOKENS or self._device.type != "cpu":
+            if self._device.type != "cpu":
                 return self._run(plan, rows)
-            choice = self._threads[count.bit_length()]
+            choice = self._thread_choice(rows)
             started = time.perf_counter()
             with number_of_threads(choice.pick()):
                 logits = self._run(plan, rows)
             choice.learn(time.perf_counter() - started)
             return logits
+
+    def _thread_choice(self, rows: int) -> ThreadChoice:
+        size = rows.bit_length()
+        if size not in self._threads:
+            most = torch.get_num_threads()
+            self._threads[size] = ThreadChoice(most, 1 if rows <= SMALL_STEP_TOKENS else most)
+        return self._threads[size]
 
     def free(self, slot: int) -> None:
         if not 0 <= slot < self.slots:

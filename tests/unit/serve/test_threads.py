@@ -38,6 +38,15 @@ def test_trials_in_vain_become_rare() -> None:
     assert 2 <= picked[4000:].count(2) <= 10
 
 
+def test_somebody_who_comes_after_a_long_quiet_time_is_noticed_at_once() -> None:
+    choice = ThreadChoice(2, first=2)
+    quiet = run(choice, {1: 1.0, 2: 0.6}, 5000)
+    assert quiet[0] == 2
+    busy = run(choice, {1: 1.5, 2: 6.0}, 100)
+    assert busy[:4].count(1) >= 2
+    assert busy[10:].count(1) > 80
+
+
 def test_a_step_in_which_threads_wake_up_does_not_count() -> None:
     choice, trials = ThreadChoice(2), 0
     for _ in range(400):

@@ -31,10 +31,39 @@ def test_steps_without_streams_are_a_first_guess() -> None:
     time.observe(0, 500, 0.5)
     time.observe(2, 0, 0.010)
     assert time.prompt_tokens(2, 2.0) == 10
-    time.observe(2, 10, 0.011)
+    time.observe(2, 60, 0.016)
     assert time.prompt_tokens(2, 2.0) in (99, 100)
     time.observe(0, 500, 5.0)
     assert time.prompt_tokens(2, 2.0) in (99, 100)
+
+
+def test_a_small_chunk_that_seemed_to_cost_nothing_is_followed_by_twice_as_much() -> None:
+    time = StepTime()
+    time.observe(2, 0, 0.010)
+    time.observe(2, 10, 0.010)
+    assert time.prompt_tokens(2, 2.0) == 20
+    time.observe(2, 20, 0.012)
+    assert time.prompt_tokens(2, 2.0) == 40
+
+
+def test_the_rest_of_a_prompt_does_not_make_the_next_one_start_small() -> None:
+    time = learned()
+    time.observe(4, 100, 0.020)
+    time.observe(4, 3, 0.0103)
+    assert time.prompt_tokens(4, 2.0) in (99, 100)
+
+
+def test_a_dearer_chunk_counts_for_more_than_a_cheaper_one() -> None:
+    dearer, cheaper = learned(), learned()
+    before = dearer.prompt_tokens(4, 2.0)
+    assert before is not None
+    dearer.observe(4, before, 0.010 + 2 * 0.010)
+    cheaper.observe(4, before, 0.010 + 0.5 * 0.010)
+    smaller, larger = dearer.prompt_tokens(4, 2.0), cheaper.prompt_tokens(4, 2.0)
+    assert smaller is not None
+    assert larger is not None
+    assert smaller <= before / 1.6
+    assert before < larger < 1.3 * before
 
 
 def test_one_slow_chunk_is_not_believed_two_are() -> None:
