@@ -8,22 +8,21 @@ import logging
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import numpy as np
+import httpx
 
 from benchmarks import generation_work
-from benchmarks.child import Child
-from benchmarks.generation_work import MODEL, Work, prompts
+from benchmarks.generation_work import MODEL, prompts
 from benchmarks.harness import (
     BenchmarkError,
     Goal,
     Options,
     Row,
     Samples,
-    interleave,
     percentile,
 )
 from benchmarks.servers import Server, start_ours
@@ -33,10 +32,10 @@ logger = logging.getLogger(__name__)
 FIRST_GOAL = Goal(8.0, at_most=True)
 MEMORY_GOAL = Goal(2.2, at_most=True)
 _PROMPT = 64
-_NEW_TOKENS = 4
+_NEW_TOKENS = 1
+_STATS_FRESH = 0.6
+"""The server answers with figures of up to half a second ago."""
 _LOAD_SECONDS = 180.0
-_BLOCK = 5
-"""Requests in a row before the other side takes its turn."""
 
 
 def http_rows(options: Options, file: Path) -> list[Row]:
@@ -45,9 +44,9 @@ def http_rows(options: Options, file: Path) -> list[Row]:
     Raises:
         BenchmarkError: the server does not start or answer.
     """
-    blocks = 2 if options.quick else 12
+    count = 10 if options.quick else 60
     folder = generation_work.folder_of(file)
-    texts = prompts(options.data, folder, 2 * blocks * _BLOCK + 2, _PROMPT, options.seed + 2)
+    texts = prompts(options.data, folder, count + 1, _PROMPT, options.seed + 2)
     pending = iter(texts)
     with ExitStack() as stack:
         # short, since Ray puts socket paths below it
@@ -59,40 +58,25 @@ def http_rows(options: Options, file: Path) -> list[Row]:
         logger.info("our server is up; loading %s", MODEL)
         first_token(url, next(pending), _LOAD_SECONDS)
         memory = _memory(server, options)
-        environment = options.child_environment()
-        child = Child(
-            "benchmarks.generation_work:build", file, options.threads, environment, work / "log"
-        )
-        stack.enter_context(child).wait_ready(_LOAD_SECONDS)
-        _engine(child, next(pending), work)
-
-        def over_http() -> list[float]:
-            return [first_token(url, next(pending)) for _ in range(_BLOCK)]
-
-        def in_process() -> list[float]:
-            return [_engine(child, next(pending), work) for _ in range(_BLOCK)]
-
-        taken = interleave({"http": over_http, "engine": in_process}, blocks)
-    return build_rows(taken["http"], taken["engine"], memory)
+        pairs = [_pair(url, next(pending)) for _ in range(count)]
+    return build_rows(pairs, memory)
 
 
-def build_rows(http: list[list[float]], engine: list[list[float]], memory: Samples) -> list[Row]:
-    """Rows from seconds to the first token, block by block, and memory in GB."""
-    whole, own = (
-        1e3 * percentile([value for block in blocks for value in block], 0.5)
-        for blocks in (http, engine)
-    )
+def build_rows(pairs: Sequence[tuple[float, float]], memory: Samples) -> list[Row]:
+    """Rows from (seconds to the first token over HTTP, the engine's own), and memory in GB."""
+    whole, own = (1e3 * percentile([pair[side] for pair in pairs], 0.5) for side in (0, 1))
+    beyond = 1e3 * percentile([whole - own for whole, own in pairs], 0.5)
     theme = "generation"
     return [
         Row(
             theme,
             "first token over HTTP beyond the engine's own, p50",
             "ms",
-            Samples.of([whole - own]),
+            Samples.of([beyond]),
             goal=FIRST_GOAL,
         ),
         Row(theme, "first token over HTTP, p50", "ms", Samples.of([whole])),
-        Row(theme, "first token of the engine in process, p50", "ms", Samples.of([own])),
+        Row(theme, "first token of the engine, p50", "ms", Samples.of([own])),
         Row(theme, "memory, MiniLM and SmolLM2 loaded", "GB PSS", memory, goal=MEMORY_GOAL),
     ]
 
@@ -128,11 +112,19 @@ def first_token(url: str, prompt: list[int], timeout: float = 60.0) -> float:
     return seconds
 
 
-def _engine(child: Child, prompt: list[int], work: Path) -> float:
-    path = work / "first.npy"
-    child.call(op="texts", name="first", texts=[Work([prompt], _NEW_TOKENS).text()])
-    child.call(op="vectors", name="first", path=str(path))
-    return float(np.load(path)[0])
+def _pair(url: str, prompt: list[int]) -> tuple[float, float]:
+    """Seconds to the first token over HTTP, and those of them that the engine computed."""
+    before = _step_seconds(url)
+    seconds = first_token(url, prompt)
+    return seconds, _step_seconds(url) - before
+
+
+def _step_seconds(url: str) -> float:
+    """What the model's forward passes and draws have taken since it was loaded."""
+    time.sleep(_STATS_FRESH)
+    status = httpx.get(url.replace("/v1/completions", "/v1/status"), timeout=30).json()
+    row = next(row for row in status["models"] if row["id"] == MODEL)
+    return float(row["generation"]["step_seconds"])
 
 
 def _memory(server: Server, options: Options) -> Samples:

@@ -193,7 +193,7 @@ def _remarks(options: Options, rounds: int, work: Mapping[str, Work]) -> list[st
         "prompt is submitted to its first token, over the median before that moment."
     )
     http = (
-        "Over HTTP: `/v1/completions`, streamed, one client; the engine's own time is taken in "
-        "process, in alternation, with prompts of the same length."
+        "Over HTTP: `/v1/completions`, streamed, one client, one token each; the engine's own time "
+        "is that of the same request's forward pass and draw, from the server's status."
     )
     return [setting, peers, stall, http]

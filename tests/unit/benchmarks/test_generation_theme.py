@@ -121,7 +121,8 @@ def test_rows_of_stalls() -> None:
 
 
 def test_rows_over_http() -> None:
-    rows = http_rows([[0.030, 0.031], [0.032]], [[0.025], [0.024]], Samples.of([2.3]))
+    pairs = [(0.030, 0.025), (0.031, 0.024), (0.052, 0.024)]
+    rows = http_rows(pairs, Samples.of([2.3]))
     assert [row.met for row in rows] == [True, None, None, False]
     assert isinstance(rows[0].ours, Samples)
     assert rows[0].ours.median == pytest.approx(7.0)
