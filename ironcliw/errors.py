@@ -220,6 +220,10 @@ class ModelLoadError(IroncliwError):
 
     default_code = "model_load_failed"
 
+    def headers(self) -> dict[str, str]:
+        # the openai client sends a 500 again, and the files will be the same
+        return {"x-should-retry": "false"}
+
 
 class StoreError(IroncliwError):
     """The state store cannot be used."""
