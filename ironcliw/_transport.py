@@ -215,11 +215,15 @@ def read_json(content: bytes | str, convert: Callable[[Any], T]) -> T:
 
 
 def _tree(cls: type[IroncliwError]) -> Iterator[type[IroncliwError]]:
-    """The classes breadth first, so that of two with one status the wider comes first."""
+    """The classes breadth first, so that of two with one status the wider comes first.
+
+    Those of `ironcliw.errors` alone: what others derive depends on what was imported.
+    """
     level = [cls]
     while level:
         yield from level
-        level = [child for parent in level for child in parent.__subclasses__()]
+        children = [child for parent in level for child in parent.__subclasses__()]
+        level = [child for child in children if child.__module__ == IroncliwError.__module__]
 
 
 _BY_CODE = {cls.default_code: cls for cls in _tree(IroncliwError) if cls.default_code}
