@@ -29,7 +29,7 @@ def with_model(
     path = Path(name_or_path).expanduser()
     if str(name_or_path) in catalog:
         model_id = str(name_or_path)
-    elif path.exists() or isinstance(name_or_path, Path):
+    elif path.exists() or isinstance(name_or_path, Path) or _looks_like_a_path(str(name_or_path)):
         model_id = _id_of(path, catalog)
         change |= {"source": f"dir:{path.absolute()}", "task": _task_of(path)}
     else:
@@ -37,6 +37,10 @@ def with_model(
     before = settings.models.get(model_id, ModelSettings())
     models = {**settings.models, model_id: before.model_copy(update=change)}
     return settings.model_copy(update={"models": models}), Catalog(models)[model_id]
+
+
+def _looks_like_a_path(name: str) -> bool:
+    return "/" in name or name.endswith(".gguf")
 
 
 def _id_of(path: Path, catalog: Catalog) -> str:
@@ -47,8 +51,13 @@ def _id_of(path: Path, catalog: Catalog) -> str:
 
 
 def _task_of(path: Path) -> str:
-    if path.suffix == ".gguf":
+    if path.suffix == ".gguf" and path.is_file():
         return "generation"
+    if not path.exists():
+        raise ModelLoadError(
+            f"{path} does not exist; give a folder, a GGUF file, or an id of `ironcliw models`",
+            code="model_file_absent",
+        )
     if not path.is_dir():
         raise ModelLoadError(
             f"{path} is no folder and no GGUF file; give a folder as transformers' save_pretrained "

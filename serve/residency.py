@@ -277,7 +277,9 @@ class ModelResidency(Generic[EngineT]):
     def _on_loaded(self, model: str, loading: asyncio.Future[tuple[EngineT, float]]) -> None:
         cause, now = loading.exception(), self._clock()
         if cause is not None:
-            log.error("loading %s failed", model, exc_info=cause)
+            # an error of ours says all that there is to know; another is a bug, or the system's
+            foreseen = isinstance(cause, IroncliwError)
+            log.error("loading %s failed: %s", model, cause, exc_info=None if foreseen else cause)
             self._carry_out(self._cache.load_failed(now, model, _load_error(model, cause)))
             return
         engine, seconds = loading.result()

@@ -79,8 +79,12 @@ def test_a_path_relative_to_here(
 def test_neither_a_name_nor_a_path(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match=r"no model 'nope'; known models: .*mine"):
         with_model(settings, "nope", None)
+    for absent in (tmp_path / "absent", str(tmp_path / "absent.gguf"), "absent/model", "x.gguf"):
+        with pytest.raises(ModelLoadError, match=r"absent|x\.gguf does not exist"):
+            with_model(settings, absent, None)
+    (tmp_path / "notes.txt").write_text("no model")
     with pytest.raises(ModelLoadError, match="is no folder and no GGUF file"):
-        with_model(settings, tmp_path / "absent", None)
+        with_model(settings, tmp_path / "notes.txt", None)
 
 
 @pytest.mark.parametrize(
