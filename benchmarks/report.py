@@ -81,9 +81,19 @@ def file_name(theme: str, machine: Machine, day: datetime.date, *marks: str) -> 
     return "-".join((theme, *marks, machine.slug, day.isoformat())) + ".md"
 
 
+# where things are read and written does not change what is measured
+_PLACES = frozenset({"--data", "--results", "--json"})
+
+
 def command_line(argv: Sequence[str]) -> str:
-    """The exact command, for whoever wants to repeat the run."""
-    return "`python -m benchmarks " + shlex.join(argv) + "`"
+    """The command for whoever wants to repeat the run, without the folders of this machine."""
+    words: list[str] = []
+    skipped = False
+    for word in argv:
+        if not skipped and word.partition("=")[0] not in _PLACES:
+            words.append(word)
+        skipped = word in _PLACES
+    return "`python -m benchmarks " + shlex.join(words) + "`"
 
 
 def write_json(path: Path, rows: Sequence[Row]) -> None:

@@ -90,3 +90,9 @@ def test_this_machine_can_be_read() -> None:
 def test_an_absent_package_is_said_to_be_absent(tmp_path: Path) -> None:
     assert machine.versions(["no-such-package"], tmp_path) == {"no-such-package": "not installed"}
     assert machine.versions(["pytest"])["pytest"] == pytest.__version__
+
+
+def test_the_command_names_no_folder_of_this_machine() -> None:
+    words = ["serving", "--data", "/home/me/data", "--rounds", "2", "--json=/tmp/x.json", "--quick"]
+    assert report.command_line(words) == "`python -m benchmarks serving --rounds 2 --quick`"
+    assert report.command_line(["engines", "--results", "out"]) == "`python -m benchmarks engines`"
