@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,16 @@ from ironcliw.errors import ContextLengthError, RequestError, RequestTooLargeErr
 from ironcliw.schemas import EmbeddingRequest
 from ironcliw.settings import ServeSettings
 from serve.answers import embedding_body, shorten
-from serve.batcher import BatchLimits, Priority
+from serve.batcher import Priority
 from serve.batching import BatchObserver, BatchQueue
 from serve.content_cache import ContentCache
-from serve.engines.protocol import Encoded, PackedTokens, Tokens, Vectors
+from serve.engines.protocol import Encoded, Tokens, Vectors
 from serve.engines.registry import Prepared, load_preparer, require_embedding
-from serve.host import Computed
-from serve.variants import ReplicaLostError, Variant
+from serve.lanes import ModelLane
+from serve.variants import Variant
 
 # Tokenising this many characters takes about a millisecond, longer inputs leave the event loop.
 _INLINE_CHARACTERS = 4096
-# A request that takes its replica down each time must not go on doing so.
-_MAX_LOSSES = 5
 # Longer ones would hold a tokenising thread for seconds, to be cut to a few hundred tokens.
 _MOST_CHARACTERS = 1_000_000
 # Kept of a deadline for writing and sending the answer.
@@ -103,7 +101,7 @@ class EmbeddingService:
         self._observer = observer
         self._cache = ContentCache(settings.embedding_cache_bytes)
         self._prepared: dict[str, asyncio.Task[Prepared]] = {}
-        self._lanes: dict[str, _Lane] = {}
+        self._lanes: dict[str, ModelLane] = {}
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="tokenise")
 
     @property
@@ -283,49 +281,14 @@ class EmbeddingService:
             model_id, self._variant.name, lane.node, cached=not missing and bool(rows)
         )
 
-    def _lane(self, model_id: str) -> _Lane:
+    def _lane(self, model_id: str) -> ModelLane:
         lane = self._lanes.get(model_id)
         if lane is None:
             observer = self._observer(model_id) if self._observer else None
-            lane = self._lanes[model_id] = _Lane(model_id, self._variant, self._settings, observer)
+            lane = self._lanes[model_id] = ModelLane(
+                partial(self._variant.embed, model_id), self._settings, observer
+            )
         return lane
-
-
-class _Lane:
-    """The queue of one model, and who computed its last batch."""
-
-    def __init__(
-        self,
-        model_id: str,
-        variant: Variant,
-        settings: ServeSettings,
-        observer: BatchObserver | None,
-    ) -> None:
-        self.node = ""
-        self._model_id = model_id
-        self._variant = variant
-        self._timeout = settings.request_timeout_seconds
-        limits = BatchLimits(
-            max_batch_tokens=settings.batch_tokens,
-            max_batch_items=settings.batch_items,
-            max_queue_tokens=settings.max_queue_tokens,
-            max_queue_seconds=settings.max_queue_seconds,
-        )
-        self.queue = BatchQueue(
-            limits,
-            self._run,
-            observer=observer,
-            retry_on=(ReplicaLostError,),
-            max_losses=_MAX_LOSSES,
-        )
-
-    async def _run(self, sequences: list[Tokens]) -> Vectors:
-        batch = PackedTokens.pack(sequences)
-        computed: Computed = await self._variant.embed(
-            self._model_id, batch, time.monotonic() + self._timeout
-        )
-        self.node = computed.node
-        return computed.vectors
 
 
 def _cut(encoded: Sequence[Encoded]) -> list[tuple[int, int]]:

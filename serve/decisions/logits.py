@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,17 +20,15 @@ from ironcliw.catalog import Catalog
 from ironcliw.errors import RequestTooLargeError
 from ironcliw.settings import ServeSettings
 from ironcliw.sources import locate
-from serve.batcher import BatchLimits, Priority
+from serve.batcher import Priority
 from serve.batching import BatchObserver, BatchQueue
 from serve.embeddings import Served
 from serve.engines.fake import FakeTextEncoder
 from serve.engines.pair_tokenizer import PairEncoder
-from serve.engines.protocol import Encoded, PackedTokens, Tokens, Vectors
-from serve.host import Computed
-from serve.variants import ReplicaLostError, Variant
+from serve.engines.protocol import Encoded, Tokens, Vectors
+from serve.lanes import ModelLane
+from serve.variants import Variant
 
-# A request that takes its replica down each time must not go on doing so.
-_MAX_LOSSES = 5
 # Kept of a deadline for writing and sending the answer.
 _ANSWER_SECONDS = 0.005
 # Tokenising this many characters takes about a millisecond.
@@ -100,7 +99,7 @@ class SequenceClassifiers:
         self._cache_dir = cache_dir
         self._observer = observer
         self._encoders: dict[str, asyncio.Task[SequenceEncoder]] = {}
-        self._lanes: dict[str, _Lane] = {}
+        self._lanes: dict[str, ModelLane] = {}
 
     def lanes(self) -> dict[str, BatchQueue]:
         """The queue of each model that was asked for."""
@@ -177,11 +176,13 @@ class SequenceClassifiers:
             return _FakeEncoder(await self._variant.class_labels(model_id, deadline))
         return await asyncio.to_thread(lambda: PairEncoder.load(locate(card, self._cache_dir)))
 
-    def _lane(self, model_id: str) -> _Lane:
+    def _lane(self, model_id: str) -> ModelLane:
         lane = self._lanes.get(model_id)
         if lane is None:
             observer = self._observer(model_id) if self._observer else None
-            lane = self._lanes[model_id] = _Lane(model_id, self._variant, self._settings, observer)
+            lane = self._lanes[model_id] = ModelLane(
+                partial(self._variant.classify, model_id), self._settings, observer, padded=True
+            )
         return lane
 
 
@@ -198,40 +199,3 @@ class _FakeEncoder(FakeTextEncoder):
 
     def pairs(self, text: str, hypotheses: Sequence[str]) -> list[Encoded]:
         return self.encode([f"{text} | {hypothesis}" for hypothesis in hypotheses])
-
-
-class _Lane:
-    """The queue of one model, and who computed its last batch."""
-
-    def __init__(
-        self,
-        model_id: str,
-        variant: Variant,
-        settings: ServeSettings,
-        observer: BatchObserver | None,
-    ) -> None:
-        self.node = ""
-        self._model_id = model_id
-        self._variant = variant
-        self._timeout = settings.request_timeout_seconds
-        limits = BatchLimits(
-            max_batch_tokens=settings.batch_tokens,
-            max_batch_items=settings.batch_items,
-            max_queue_tokens=settings.max_queue_tokens,
-            max_queue_seconds=settings.max_queue_seconds,
-            padded=True,
-        )
-        self.queue = BatchQueue(
-            limits,
-            self._run,
-            observer=observer,
-            retry_on=(ReplicaLostError,),
-            max_losses=_MAX_LOSSES,
-        )
-
-    async def _run(self, sequences: list[Tokens]) -> Vectors:
-        batch = PackedTokens.pack(sequences)
-        deadline = time.monotonic() + self._timeout
-        computed: Computed = await self._variant.classify(self._model_id, batch, deadline)
-        self.node = computed.node
-        return computed.vectors
