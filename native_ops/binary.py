@@ -1,0 +1,86 @@
+"""The compiled kernels: found, checked and registered once, or the reason why they are not there.
+
+Everything works without them, through the references in plain torch, only slower; `state()` says
+which of the two it is and why, and `ironcliw status` shows it.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch  # noqa: F401  # the binary needs torch's libraries in the process first
+
+from ironcliw.errors import SettingsError
+
+logger = logging.getLogger(__name__)
+
+INTERFACE = 1
+"""Of this side; see csrc/bind/module.cpp."""
+
+
+@dataclass(frozen=True, slots=True)
+class NativeState:
+    """Whether the compiled kernels are in use.
+
+    Attributes:
+        level: Instruction set level in use, such as `avx512`; None: the references in torch.
+        levels: All levels that this processor can use, lowest first.
+        reason: Why the references are in use; empty where they are not.
+    """
+
+    level: str | None
+    levels: tuple[str, ...] = ()
+    reason: str = ""
+
+
+@functools.cache
+def load() -> ModuleType | None:
+    """The binary, its operators registered; None where there is none that fits. Warns once."""
+    module, reason = _find()
+    if module is None:
+        logger.warning("the reference operators in torch are used, which is slow: %s", reason)
+        return None
+    module.register_operators()
+    return module
+
+
+def state() -> NativeState:
+    """What is in use now."""
+    module = load()
+    if module is None:
+        return NativeState(None, reason=_find()[1])
+    return NativeState(module.level(), tuple(module.levels()))
+
+
+def choose_level(name: str) -> None:
+    """Use a lower level than the processor's best (`IRONCLIW_CPU_CAPABILITY`); "" for the best.
+
+    Raises:
+        SettingsError: this processor, or the binary, has no such level.
+    """
+    module = load()
+    if module is not None and not module.choose_level(name):
+        raise SettingsError(
+            f"IRONCLIW_CPU_CAPABILITY is {name!r}; this machine can use "
+            f"{', '.join(module.levels())}"
+        )
+
+
+def _find() -> tuple[ModuleType | None, str]:
+    try:
+        import _ironcliw_native as module
+    except ModuleNotFoundError as error:
+        if error.name != "_ironcliw_native":
+            raise
+        return None, "they were not compiled; run `make native` where there is a C++ compiler"
+    except ImportError as error:
+        return None, f"the compiled ones cannot be loaded ({error}); run `make native`"
+    if module.interface() != INTERFACE:
+        return None, (
+            f"the compiled ones have interface {module.interface()}, this release needs "
+            f"{INTERFACE}; run `make native`"
+        )
+    return module, ""
