@@ -1,4 +1,4 @@
-"""How an operator of `torch.ops.ironcliw` is made: schema, reference, fake kernel; C++ comes on top.
+"""How an operator of `torch.ops.ironcliw` is made: schema, reference, fake; C++ comes on top.
 
 The schema and a reference in plain torch are registered here for every device. Where the compiled
 binary is loaded, its kernels take over for CPU tensors; anything else (CUDA, MPS, meta) keeps the
