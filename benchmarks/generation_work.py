@@ -26,6 +26,7 @@ from ironcliw.settings import load_settings
 from ironcliw.sources import locate
 from serve.generation.protocol import Decoder, GenerationJob, Sampling
 from serve.generation.runner import GenerationRunner
+from serve.host import use_cpu_capability
 
 MODEL = "SmolLM2-135M-Instruct"
 STREAMS = 8
@@ -69,10 +70,15 @@ def gguf_file() -> Path:
 
 
 def folder_of(file: Path) -> Path:
-    """The same model as a Hugging Face folder, for transformers and for our own engine."""
+    """The same model as a Hugging Face folder, for transformers."""
     from serve.engines.decoders.conversion import converted_folder
 
-    return converted_folder(file, load_settings().state_dir / "models")
+    return converted_folder(file, models_dir())
+
+
+def models_dir() -> Path:
+    """Where fetched and converted models are kept."""
+    return load_settings().state_dir / "models"
 
 
 def prompts(data: Path, folder: Path, count: int, length: int, seed: int = 0) -> list[list[int]]:
@@ -107,12 +113,12 @@ def prompts(data: Path, folder: Path, count: int, length: int, seed: int = 0) ->
 
 
 def build(file: Path, threads: int) -> Embed:
-    """Our engine in the precision that it chooses for this machine."""
-    from serve.engines.decoders.folder import GenerationFolder
-    from serve.engines.decoders.load import load_decoder
+    """Our engine in the form that it chooses for this machine."""
+    from serve.engines.decoders.load import LoadOptions, load_gguf
 
-    folder = GenerationFolder.read(folder_of(file))
-    return _contestant(load_decoder(folder, threads=threads, slots=STREAMS))
+    use_cpu_capability(load_settings().cpu_capability)
+    options = LoadOptions(threads=threads, slots=STREAMS)
+    return _contestant(load_gguf(file, models_dir(), options))
 
 
 def build_llamacpp(file: Path, threads: int) -> Embed:

@@ -147,8 +147,14 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def start_ours(options: Options, folder: Path) -> Server:
-    """Our server as `make serve` starts it, with a state directory and ports of its own."""
+def start_ours(options: Options, folder: Path, **settings: str) -> Server:
+    """Our server as `make serve` starts it, with a state directory and ports of its own.
+
+    Args:
+        options: Of the run.
+        folder: For state and logs.
+        settings: More variables of its environment.
+    """
     port, gcs, dashboard, metrics, agent = free_ports(5)
     first = _worker_ports(200)
     variables = {
@@ -162,7 +168,8 @@ def start_ours(options: Options, folder: Path) -> Server:
         "IRONCLIW_CLUSTER__TEMP_DIR": str(folder / "ray"),
     }
     # no thread count: ours is measured with the one that it chooses for itself
-    environment = process_environment(**(CAPS[options.cap] if options.cap else {}), **variables)
+    capped = CAPS[options.cap] if options.cap else {}
+    environment = process_environment(**capped, **variables, **settings)
     command = [sys.executable, "-m", "ironcliw.cli", "up", "--foreground"]
     url = f"http://127.0.0.1:{port}/v1/embeddings"
     return Server("ironcliw", command, url, environment, folder)

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-from ironcliw.console import megabytes, write_line, write_table
+from ironcliw.console import held, megabytes, write_line, write_table
 from ironcliw.errors import ClusterError, NotRunningError, SettingsError
 from ironcliw.settings import (
     LOOPBACK_HOSTS,
@@ -88,6 +88,8 @@ def write_status(report: dict[str, Any]) -> None:
             f"{megabytes(variant.get('budget_bytes')) or 'unknown'} budget, process "
             f"{megabytes(variant.get('process_bytes')) or 'unknown'}"
         )
+        if variant.get("native"):
+            write_line(f"compiled kernels: {variant['native']}")
     queues = report["queues"]
     write_table(
         ("model", "state", "device", "precision", "memory", "uses", "avg ms", "waiting tokens"),
@@ -97,7 +99,7 @@ def write_status(report: dict[str, Any]) -> None:
                 row["state"] + (" (pinned)" if row["pinned"] else ""),
                 row["device"],
                 row["precision"],
-                megabytes(row["bytes"]),
+                held(row["bytes"], row.get("kv_bytes", 0)),
                 row["uses"],
                 row["average_ms"],
                 queues.get(row["id"], {}).get("waiting_tokens", 0),

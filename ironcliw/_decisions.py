@@ -12,6 +12,7 @@ from ironcliw._transport import Answer, Call, given_fields, read_json
 from ironcliw.errors import RequestError
 
 INSTRUCTIONS = "Which label fits the text best?"
+SCORE_INSTRUCTIONS = "Which level fits the text best?"
 
 Messages = Sequence[Mapping[str, Any]]
 Labels = Sequence[str] | Mapping[str, str]
@@ -151,6 +152,27 @@ def choice_question(
             choice["examples"] = list(texts)
         choices.append(choice)
     return {"type": "choice", "instructions": instructions, "choices": choices}
+
+
+def score_question(
+    levels: Labels,
+    descriptions: Mapping[str, str] | None = None,
+    instructions: str = SCORE_INSTRUCTIONS,
+) -> dict[str, Any]:
+    """A question for the place on a scale, for `decide`.
+
+    Args:
+        levels: From the lowest to the highest; of a mapping the keys.
+        descriptions: What any of the levels means.
+        instructions: What is asked.
+
+    Raises:
+        RequestError: a description's level is none of the levels, or one text stands where several
+            belong.
+    """
+    choices = choice_question(levels, descriptions)["choices"]
+    rows = [{"label": one.pop("value"), **one} for one in choices]
+    return {"type": "score", "instructions": instructions, "levels": rows}
 
 
 def _require_several(name: str, given: object) -> None:

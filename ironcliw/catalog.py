@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Task = Literal["embedding", "encoder", "nli", "classifier", "generation", "seq2seq", "vision"]
 Quantization = Literal["8bit", "4bit"]
+GENERATING = ("generation", "seq2seq")
 MEGABYTE = 1_000_000
 
 
@@ -62,8 +63,8 @@ class ModelCard:
 
 
 _OWN_WEIGHTS = (
-    "its weights are nobody's to download: train or convert your own (`ironcliw train`, or any "
-    "Hugging Face folder with safetensors or a GGUF file) and name the folder"
+    "its weights are nobody's to download: name your own, a Hugging Face folder with safetensors "
+    "or a GGUF file"
 )
 
 _SHIPPED = (
@@ -170,7 +171,11 @@ _SHIPPED = (
 
 
 class Catalog(Mapping[str, ModelCard]):
-    """The shipped models, changed and extended by the settings' `models` section."""
+    """The shipped models, changed and extended by the settings' `models` section.
+
+    Raises:
+        SettingsError: a change cannot be: the message names the setting and what is possible.
+    """
 
     def __init__(self, changes: Mapping[str, ModelSettings] | None = None) -> None:
         self._cards = {card.id: card for card in _SHIPPED}
@@ -204,11 +209,27 @@ def _apply(card: ModelCard | None, model_id: str, change: ModelSettings) -> Mode
             f"setting models.{model_id}.task is {task!r}; give one of {', '.join(get_args(Task))}"
         )
     if card is not None:
-        return dataclasses.replace(card, **given)
+        changed = dataclasses.replace(card, **given)
+        _check_generating(changed)
+        return changed
     missing = [name for name in ("source", "task") if name not in given]
     if missing:
         raise SettingsError(
             f"setting models.{model_id} is a new model and lacks {' and '.join(missing)}"
         )
     defaults = {"bytes": 0, "dimensions": 0, "context": 0, "licence": "unknown"}
-    return ModelCard(id=model_id, **{**defaults, **given})
+    added = ModelCard(id=model_id, **{**defaults, **given})
+    _check_generating(added)
+    return added
+
+
+def _check_generating(card: ModelCard) -> None:
+    """Raise SettingsError where a setting for models that generate stands at another one."""
+    if card.task in (*GENERATING, "vision"):
+        return
+    for name, value in (("quantization", card.quantization), ("engine", card.engine)):
+        if value is not None:
+            raise SettingsError(
+                f"setting models.{card.id}.{name} is {value!r}, and {card.id} is for {card.task}: "
+                f"only models for {' and '.join(GENERATING)} have it; remove the setting"
+            )

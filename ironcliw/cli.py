@@ -48,8 +48,8 @@ COMMANDS = {
     "env": Mount("cluster.commands", "env", "Shell lines that point Ray's tools at the head."),
     "models": Mount("serve.commands", "models", "List, load and unload models."),
     "embed": Mount("serve.commands", "embed", "Embed texts."),
-    "decide": Mount("serve.inference_commands", "decide", "Choose the label that fits a text."),
-    "chat": Mount("serve.inference_commands", "chat", "Ask a model, once or in a conversation."),
+    "decide": Mount("serve.decide_command", "decide", "Choose the label that fits a text."),
+    "chat": Mount("serve.chat_command", "chat", "Ask a model, once or in a conversation."),
     "keys": Mount("serve.commands", "keys", "Create, list and revoke API keys."),
     "bench": Mount("benchmarks.commands", "bench", "Measure against other servers.", "bench"),
 }

@@ -32,6 +32,7 @@ from ironcliw._decisions import (
     ScoreAnswer,
     choice_question,
     predicate_question,
+    score_question,
 )
 from ironcliw._generation import (
     DEFAULT_CHAT_MODEL,
@@ -67,6 +68,7 @@ __all__ = [
     "TokenUsage",
     "choice_question",
     "predicate_question",
+    "score_question",
 ]
 
 

@@ -116,6 +116,17 @@ def megabytes(count: int | None) -> str | None:
     return f"{count / _MEGABYTE:,.0f} MB" if count else None
 
 
+def held(resident_bytes: int, kv_bytes: int) -> str | None:
+    """What a loaded model counts for, e.g. `269 MB + 537 MB KV`: weights, and the KV cache's limit.
+
+    Args:
+        resident_bytes: Of both together.
+        kv_bytes: The most that the KV cache may grow to.
+    """
+    weights, cache = megabytes(resident_bytes - kv_bytes), megabytes(kv_bytes)
+    return f"{weights or '0 MB'} + {cache} KV" if cache else weights
+
+
 @contextlib.contextmanager
 def progress(description: str, total: float) -> Iterator[Callable[..., None]]:
     """Show a progress bar on standard error, where that is a terminal.

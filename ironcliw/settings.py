@@ -24,14 +24,16 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from ironcliw.catalog import Catalog
 from ironcliw.errors import SettingsError
 
 PREFIX = "IRONCLIW_"
-# With our prefix, yet no settings: they are read before settings exist, or by a child.
-RESERVED = frozenset({"IRONCLIW_CONFIG", "IRONCLIW_SESSION"})
+# With our prefix, yet no settings: they are read before settings exist, by a child, or by make.
+RESERVED = frozenset({"IRONCLIW_CONFIG", "IRONCLIW_NATIVE", "IRONCLIW_SESSION"})
 # Never written into a message, however wrong their value is.
 _SECRETS = ("client.api_key", "store.url")
 _MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+CpuCapability = Literal["baseline", "avx2", "avx512", "avx512_bf16", "neon", "neon_i8mm"]
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -95,8 +97,10 @@ class ServeSettings(Section):
         None, gt=0, description="Unload a model that is not pinned after this idle time."
     )
     device: str = Field("auto", description="`auto`, `cpu`, `mps` or `cuda`.")
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Precision of matrix products; pooling is always float32."
+    precision: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
+        "auto",
+        description="Precision of matrix products; pooling is always float32. `int8`: embedding "
+        "models of the BERT family on the CPU; the others as with `auto`.",
     )
     threads: int | None = Field(None, ge=1, description="Compute threads of an engine replica.")
     max_body_bytes: int = Field(8_388_608, ge=1024, description="Largest request body.")
@@ -198,6 +202,9 @@ class Settings(BaseSettings):
 
     state_dir: Path = Field(
         Path("~/.ironcliw"), description="Token, store, logs and process records of this machine."
+    )
+    cpu_capability: CpuCapability | None = Field(
+        None, description="Instruction set level of the compiled kernels; unset: the highest."
     )
     cluster: ClusterSettings = ClusterSettings()
     serve: ServeSettings = ServeSettings()
@@ -323,6 +330,7 @@ def load_settings_with_origins(**overrides: Any) -> tuple[Settings, dict[str, st
         settings = Settings(**merged)
     except ValidationError as error:
         raise SettingsError(_explain(error, origins)) from None
+    Catalog(settings.models)  # says which change to a model cannot be
     return settings, {name: origins.get(name, "default") for name in _flatten(_dump(settings))}
 
 

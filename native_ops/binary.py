@@ -35,13 +35,16 @@ class NativeState:
     levels: tuple[str, ...] = ()
     reason: str = ""
 
+    def __str__(self) -> str:
+        return self.level or f"none, the slow references in torch: {self.reason}"
+
 
 @functools.cache
 def load() -> ModuleType | None:
     """The binary, its operators registered; None where there is none that fits. Warns once."""
     module, reason = _find()
     if module is None:
-        logger.warning("the reference operators in torch are used, which is slow: %s", reason)
+        logger.warning("the slow reference operators in torch are used: %s", reason)
         return None
     module.register_operators()
     return module
@@ -56,7 +59,9 @@ def state() -> NativeState:
 
 
 def choose_level(name: str) -> None:
-    """Use a lower level than the processor's best (`IRONCLIW_CPU_CAPABILITY`); "" for the best.
+    """Use a lower level than the processor's best (setting `cpu_capability`); "" for the best.
+
+    Without the compiled kernels there is nothing to choose, which `load` has said.
 
     Raises:
         SettingsError: this processor, or the binary, has no such level.
@@ -64,7 +69,7 @@ def choose_level(name: str) -> None:
     module = load()
     if module is not None and not module.choose_level(name):
         raise SettingsError(
-            f"IRONCLIW_CPU_CAPABILITY is {name!r}; this machine can use "
+            f"setting cpu_capability (IRONCLIW_CPU_CAPABILITY) is {name!r}; this machine can use "
             f"{', '.join(module.levels())}"
         )
 
@@ -75,12 +80,12 @@ def _find() -> tuple[ModuleType | None, str]:
     except ModuleNotFoundError as error:
         if error.name != "_ironcliw_native":
             raise
-        return None, "they were not compiled; run `make native` where there is a C++ compiler"
+        return None, "there are no compiled kernels; run `make native` where a C++ compiler is"
     except ImportError as error:
-        return None, f"the compiled ones cannot be loaded ({error}); run `make native`"
+        return None, f"the compiled kernels cannot be loaded ({error}); run `make native`"
     if module.interface() != INTERFACE:
         return None, (
-            f"the compiled ones have interface {module.interface()}, this release needs "
+            f"the compiled kernels have interface {module.interface()}, this release needs "
             f"{INTERFACE}; run `make native`"
         )
     return module, ""

@@ -70,7 +70,7 @@ def load_model(
     if as_json:
         console.write_json(model.model_dump())
         return
-    facts = (model.device, model.precision, console.megabytes(model.resident_bytes))
+    facts = (model.device, model.precision, console.held(model.resident_bytes, model.kv_bytes))
     known = ", ".join(fact for fact in facts if fact)
     console.write_line(f"{model.id} is {model.state}" + (f" ({known})" if known else ""))
 
@@ -179,7 +179,8 @@ def _catalogue(catalog: Catalog) -> list[Model]:
 
 def _row(model: Model) -> tuple[object, ...]:
     state = model.state if model.available or model.state != "absent" else "no source"
-    size, loaded = console.megabytes(model.bytes), console.megabytes(model.resident_bytes)
+    size = console.megabytes(model.bytes)
+    loaded = console.held(model.resident_bytes, model.kv_bytes)
     where = (model.device, model.precision, loaded)
     return (model.id, model.task, size, state, *where, model.uses, model.average_ms, model.pinned)
 

@@ -7,7 +7,10 @@ import sys
 
 from ironcliw import console
 from ironcliw.client import Client, Completion, GenerationOptions, Served
-from ironcliw.errors import IroncliwError, NotRunningError, RequestError
+from ironcliw.errors import ContextLengthError, IroncliwError, NotRunningError
+
+DEFAULT_ANSWER_TOKENS = 512
+"""Of an answer whose length nobody set: a small model may never come to an end by itself."""
 
 _HELP = "Ctrl-C stops an answer; /reset forgets what was said; /quit or Ctrl-D ends"
 
@@ -19,7 +22,8 @@ class Conversation:
         client: Asks the server.
         model: Who answers.
         system: Put before everything; None: nothing.
-        options: How each answer is made.
+        options: How each answer is made; without `max_tokens` it has `DEFAULT_ANSWER_TOKENS`, or
+            what the model holds where that is less.
         streaming: Write an answer as it is made.
     """
 
@@ -35,6 +39,9 @@ class Conversation:
         self._client = client
         self._model = model
         self._options = options
+        self._length: int | None = None
+        if options.get("max_tokens") is None:
+            self._length = DEFAULT_ANSWER_TOKENS
         self._streaming = streaming
         self._start = [] if system is None else [{"role": "system", "content": system}]
         self.messages: list[dict[str, str]] = []
@@ -57,6 +64,15 @@ class Conversation:
             The whole answer; None where it was streamed.
         """
         said = [*self.messages, {"role": "user", "content": text}]
+        try:
+            return self._ask(said, quiet)
+        except ContextLengthError as error:
+            if self._length is None or error.param != "max_tokens":
+                raise
+            self._length = None  # more than this model holds in all: its own limit is the smaller
+            return self._ask(said, quiet)
+
+    def _ask(self, said: list[dict[str, str]], quiet: bool) -> Completion | None:
         if self._streaming:
             pieces: list[str] = []
             try:
@@ -66,7 +82,7 @@ class Conversation:
                 raise
             self._remember(said, "".join(pieces))
             return None
-        answer = self._client.chat(said, model=self._model, **self._options)
+        answer = self._client.chat(said, model=self._model, **self._wanted())
         if not quiet:
             console.write_line(answer.text)
         write_notes(answer.finish_reason, answer.served)
@@ -75,17 +91,28 @@ class Conversation:
 
     def _stream(self, said: list[dict[str, str]], pieces: list[str]) -> None:
         """Write the pieces as they come, and collect them."""
-        with self._client.stream_chat(said, model=self._model, **self._options) as stream:
+        failed = False
+        with self._client.stream_chat(said, model=self._model, **self._wanted()) as stream:
             try:
                 for piece in stream:
                     pieces.append(piece)
                     sys.stdout.write(piece)
                     sys.stdout.flush()
+            except IroncliwError:
+                failed = True
+                raise
             finally:
-                if not (pieces and pieces[-1].endswith("\n")):
+                # a refusal before the first piece leaves standard output empty
+                if not (pieces[-1].endswith("\n") if pieces else failed):
                     console.write_line("")
                     sys.stdout.flush()
             write_notes(stream.finish_reason, stream.served)
+
+    def _wanted(self) -> GenerationOptions:
+        options: GenerationOptions = {**self._options}
+        if self._length is not None:
+            options["max_tokens"] = self._length
+        return options
 
     def _remember(self, said: list[dict[str, str]], answer: str) -> None:
         if answer:
@@ -134,22 +161,12 @@ def _read_line() -> str | None:
         return None
 
 
-def piped_text() -> str:
-    """Standard input as one text."""
-    try:
-        text = sys.stdin.buffer.read().decode("utf-8").strip()
-    except UnicodeDecodeError as error:
-        raise RequestError(
-            f"standard input is not UTF-8 at byte {error.start}; convert it, for example with iconv"
-        ) from error
-    if not text:
-        raise RequestError("standard input is empty; give a PROMPT, or a text on standard input")
-    return text
-
-
 def write_notes(finish_reason: str | None, served: Served | None) -> None:
     """What the person should know beside the answer."""
     if finish_reason == "length":
-        console.note("the answer was cut: --max-tokens, or the model's context, was reached")
+        console.note(
+            f"the answer was cut: --max-tokens (unset: {DEFAULT_ANSWER_TOKENS}), or the model's "
+            "context, was reached"
+        )
     if served is not None and served.degraded:
         console.note(f"degraded: {served.degraded}")

@@ -13,7 +13,7 @@ from ironcliw.schemas.decisions import (
     LabelScore,
     ZeroShotResult,
 )
-from serve.decisions.forms import parse_form
+from serve.form_errors import parse_form
 from serve.gateway import Direct
 from serve.http_forms import ERRORS, body_schema, enter, served_headers
 from serve.keys import Scope

@@ -23,6 +23,7 @@ from serve.content_cache import ContentCache
 from serve.engines.protocol import Encoded, Tokens, Vectors
 from serve.engines.registry import Prepared, load_preparer, require_embedding
 from serve.lanes import ModelLane
+from serve.read_once import ReadOnce
 from serve.variants import Variant
 
 # Tokenising this many characters takes about a millisecond, longer inputs leave the event loop.
@@ -100,7 +101,7 @@ class EmbeddingService:
         self._cache_dir = cache_dir
         self._observer = observer
         self._cache = ContentCache(settings.embedding_cache_bytes)
-        self._prepared: dict[str, asyncio.Task[Prepared]] = {}
+        self._prepared = ReadOnce(self._prepare)
         self._lanes: dict[str, ModelLane] = {}
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="tokenise")
 
@@ -138,7 +139,7 @@ class EmbeddingService:
         if card.dimensions:
             _check_dimensions(request, card.dimensions)
         inputs = self._inputs(request)
-        prepared = await self._prepare(card.id)
+        prepared = await self._prepared.get(card.id)
         encoded = await self._encode(prepared, request, inputs)
         total = self._check_tokens(request, encoded)
         vectors, served = await self._vectors(
@@ -172,16 +173,20 @@ class EmbeddingService:
             IroncliwError: see the error tree.
         """
         require_embedding(self._catalog[model_id])
-        prepared = await self._prepare(model_id)
+        prepared = await self._prepared.get(model_id)
         encoded = await self._encode_texts(prepared, texts, prepared.default_prompt)
         total = self._total(encoded, "the texts have")
         sequences = [item.tokens for item in encoded]
         vectors, served = await self._vectors(model_id, sequences, _PRIORITIES[priority], deadline)
         return EmbeddingResult(vectors, total, _cut(encoded), served)
 
+    def errors(self) -> dict[str, str]:
+        """Why a model's tokenizer could not be read, by model."""
+        return self._prepared.errors()
+
     def forget(self, model_id: str) -> None:
         """Drop a model's tokenizer and answers: it may come back with other files."""
-        self._prepared.pop(model_id, None)
+        self._prepared.forget(model_id)
         self._cache.forget(model_id)
 
     async def close(self) -> None:
@@ -215,13 +220,7 @@ class EmbeddingService:
         return items
 
     async def _prepare(self, model_id: str) -> Prepared:
-        task = self._prepared.get(model_id)
-        if task is None or (task.done() and (task.cancelled() or task.exception())):
-            card = self._catalog[model_id]
-            task = asyncio.create_task(asyncio.to_thread(load_preparer, card, self._cache_dir))
-            self._prepared[model_id] = task
-        # shielded: one client that leaves must not cancel it for the others
-        return await asyncio.shield(task)
+        return await asyncio.to_thread(load_preparer, self._catalog[model_id], self._cache_dir)
 
     async def _encode(
         self, prepared: Prepared, request: EmbeddingRequest, inputs: Any

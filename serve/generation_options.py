@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from ironcliw.client import GenerationOptions
 from ironcliw.errors import RequestError
+from serve.form_errors import explain
 
 FormT = TypeVar("FormT", bound=BaseModel)
 
@@ -100,11 +101,7 @@ def checked(form: type[FormT], fields: Mapping[str, Any]) -> FormT:
     try:
         return form(**fields)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise RequestError(
-            f"{name}: {first['msg']}; given: {first['input']!r:.80}", param=name
-        ) from error
+        raise explain(error, form) from None
 
 
 def _set_length(given: dict[str, Any], context: int) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import dataclasses
 import logging
 import math
+import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -100,8 +101,8 @@ class ModelHost:
         # one batch or step at a time: engines use every core, two at once would only slow each
         # other
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
-        self._generators: dict[str, Generator] = {}
         self._estimates: dict[str, int] = {}
+        self._native: str | None = None
 
     async def embed(self, model_id: str, batch: PackedTokens) -> Computed:
         """Vectors of a batch; loads the model first where it must.
@@ -191,14 +192,18 @@ class ModelHost:
     def stats(self) -> dict[str, Any]:
         """Budget, bytes held, and a row a model."""
         models = [dataclasses.asdict(row) for row in self.residency.stats()]
+        generators = self._generators()
         for row in models:
-            if row["state"] in {"ready", "in_use"} and row["id"] in self._generators:
-                row["generation"] = dataclasses.asdict(self._generators[row["id"]].stats())
+            if row["id"] in generators:
+                row["kv_bytes"] = generators[row["id"]].kv_bytes
+            if row["state"] in {"ready", "in_use"} and row["id"] in generators:
+                row["generation"] = dataclasses.asdict(generators[row["id"]].stats())
         return {
             "node": self._node,
             "budget_bytes": self.budget_bytes,
             "resident_bytes": sum(row["bytes"] for row in models),
             "process_bytes": psutil.Process().memory_info().rss,
+            "native": self._native,
             "models": models,
         }
 
@@ -236,8 +241,17 @@ class ModelHost:
     def _busy(self) -> bool:
         """Whether the compute thread has something to do."""
         return self._computing > 0 or any(
-            generator.stats().running for generator in self._generators.values()
+            generator.stats().running for generator in self._generators().values()
         )
+
+    def _generators(self) -> dict[str, Generator]:
+        """The loaded models that generate."""
+        loaded = self.residency.engines.items()
+        return {
+            model_id: cast(Generator, engine)
+            for model_id, engine in loaded
+            if self._catalog[model_id].task in GENERATION_TASKS
+        }
 
     def _load(self, model_id: str) -> Engine:
         started = time.perf_counter()
@@ -246,11 +260,12 @@ class ModelHost:
         arguments = (card, self._settings, self._cache_dir, progress)
         engine: Engine
         if card.task in GENERATION_TASKS:
-            engine = self._generators[model_id] = self._load_generator(*arguments)
+            engine = self._load_generator(*arguments)
         elif card.task in CLASSIFICATION_TASKS:
             engine = load_classification_engine(*arguments)
         else:
             engine = load_engine(*arguments)
+        self._native = _compiled_kernels()
         seconds = time.perf_counter() - started
         logger.info("loaded %s in %.2f s on %s", model_id, seconds, engine.device)
         return engine
@@ -274,6 +289,30 @@ class ModelHost:
                 self._catalog[model_id], self._cache_dir, self._settings
             )
         return self._estimates[model_id]
+
+
+def use_cpu_capability(name: str | None) -> None:
+    """Have this process compute with a lower level of the compiled kernels than its best.
+
+    Args:
+        name: Setting `cpu_capability`; None changes nothing, and imports nothing.
+
+    Raises:
+        SettingsError: this machine has no such level.
+    """
+    if name is not None:
+        from native_ops import binary
+
+        binary.choose_level(name)
+
+
+def _compiled_kernels() -> str | None:
+    """Level of the compiled kernels, or why there are none; None without torch in the process."""
+    if "torch" not in sys.modules:
+        return None
+    from native_ops import binary
+
+    return str(binary.state())
 
 
 def memory_budget(settings: ServeSettings) -> int:

@@ -1,19 +1,17 @@
-"""Small parts that every route uses: enter, parse a body, say what was wrong, document, answer."""
+"""Small parts that every route uses: enter, parse a body, document, answer."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
 from fastapi import Request, Response
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from ironcliw.errors import RequestError
-from ironcliw.schemas import EmbeddingRequest, ErrorResponse
-from ironcliw.schemas.generation import CompletionRequest
+from ironcliw.schemas import ErrorResponse
 from serve.embeddings import Served
-from serve.form_errors import BRANCHES, telling
+from serve.form_errors import parse_form
 from serve.keys import ApiKey, Scope
 
 if TYPE_CHECKING:
@@ -25,9 +23,6 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     code: {"model": ErrorResponse}
     for code in (400, 401, 403, 404, 408, 409, 413, 429, 500, 501, 503)
 }
-
-
-_TEXTS_OR_TOKENS = frozenset({(EmbeddingRequest, "input"), (CompletionRequest, "prompt")})
 
 
 def enter(request: Request, service: Service, route: str, scope: Scope) -> ApiKey | None:
@@ -47,54 +42,7 @@ async def parse(request: Request, form: type[BodyT], *, optional: bool = False) 
         RequestError: it is not of that form; `param` names the field.
     """
     body = await request.body()
-    return parse_bytes(b"{}" if not body and optional else body, form)
-
-
-def parse_bytes(body: bytes, form: type[BodyT]) -> BodyT:
-    """As `parse`, from bytes."""
-    try:
-        return form.model_validate_json(body)
-    except ValidationError as error:
-        raise explain(error, form) from None
-
-
-def explain(error: ValidationError, form: type[BaseModel]) -> RequestError:
-    """What to tell the client: the first fault, its field, what was given and what is allowed."""
-    first = telling(error.errors(include_url=False, include_context=False))
-    if first["type"] == "json_invalid":
-        return RequestError(f"the body is not valid JSON in UTF-8: {first['msg']}", code="bad_json")
-    field = _path(first["loc"])
-    if first["type"] == "extra_forbidden":
-        known = f"; known fields: {', '.join(form.model_fields)}" if len(first["loc"]) == 1 else ""
-        return RequestError(f"unknown field {field!r}{known}", param=field, code="unknown_field")
-    if first["type"] == "missing":
-        return RequestError(f"the field {field!r} is required", param=field, code="missing_field")
-    if first["loc"] and (form, first["loc"][0]) in _TEXTS_OR_TOKENS:
-        name = str(first["loc"][0])
-        return RequestError(
-            f"{name} must be a string, a list of strings, a list of token ids, or a list of lists "
-            f"of token ids; given: {_short(first['input'])}",
-            param=name,
-        )
-    return RequestError(
-        f"{field or 'the body'}: {first['msg']}; given: {_short(first['input'])}", param=field
-    )
-
-
-def _path(parts: Sequence[int | str]) -> str | None:
-    """`messages[0].role`, as OpenAI's own errors name a field."""
-    path = ""
-    for part in parts:
-        if isinstance(part, int):
-            path += f"[{part}]"
-        elif part.isidentifier() and part not in BRANCHES:
-            path += f".{part}" if path else part
-    return path or None
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return parse_form(b"{}" if not body and optional else body, form)
 
 
 def served_headers(served: Served) -> dict[str, str]:

@@ -29,6 +29,9 @@ class LoopThread:
         self._stop = asyncio.Event()
         self._at_end: Callable[[], Awaitable[None]] | None = None
         self._closed = False
+        # what is handed over before the end is also ended by it; reentrant, since a finalizer may
+        # close this wherever the collector happens to run
+        self._handing_over = threading.RLock()
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
@@ -70,9 +73,10 @@ class LoopThread:
         Args:
             wait: For the end of the thread.
         """
-        if not self._closed:
-            self._closed = True
-            self._loop.call_soon_threadsafe(self._stop.set)
+        with self._handing_over:
+            if not self._closed:
+                self._closed = True
+                self._loop.call_soon_threadsafe(self._stop.set)
         if wait:
             self._thread.join()
 
@@ -86,10 +90,11 @@ class LoopThread:
             await self._at_end()
 
     def _submit(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        if self._closed:
-            work.close()
-            raise UnavailableError("it was closed; load it again")
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+        with self._handing_over:
+            if not self._closed:
+                return asyncio.run_coroutine_threadsafe(work, self._loop)
+        work.close()
+        raise UnavailableError("it was closed; load it again")
 
     def _result(self, future: concurrent.futures.Future[T]) -> T:
         try:

@@ -21,7 +21,7 @@ from serve.embeddings import EmbeddingService
 from serve.generation.answering import Answering
 from serve.generation.service import GenerationService
 from serve.generation_options import Message, Wanted, checked, request_fields
-from serve.host import ModelHost
+from serve.host import ModelHost, use_cpu_capability
 from serve.variants import LocalVariant
 
 
@@ -35,10 +35,14 @@ class TransformerManager:
 
     Args:
         settings: Budget, device, precision and models; None: from file and environment.
+
+    Raises:
+        SettingsError: a setting is wrong, or this machine lacks the level `cpu_capability`.
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
         self._settings = settings or load_settings()
+        use_cpu_capability(self._settings.cpu_capability)
         self._catalog = Catalog(self._settings.models)
         cache_dir = Path(self._settings.state_dir) / "models"
         self._host = ModelHost(self._catalog, self._settings.serve, cache_dir, socket.gethostname())

@@ -7,11 +7,13 @@ from ironcliw.errors import SettingsError, UnsupportedError
 from ironcliw.settings import Settings
 from ironcliw.store import Store
 from serve.engines.registry import require_served
+from serve.host import use_cpu_capability
 from serve.keys import ApiKeys
 
 
 def check(settings: Settings) -> None:
-    """Migrate the store, and refuse an unsafe bind or a pinned model that nobody knows.
+    """Migrate the store, and refuse what cannot be: an unsafe bind, a pinned model that nobody
+    knows, a level of the kernels that this machine lacks.
 
     Raises:
         SettingsError: with what to change.
@@ -28,6 +30,7 @@ def check(settings: Settings) -> None:
             require_served(catalog[name])
         except UnsupportedError as error:
             raise SettingsError(f"setting serve.pinned_models: {error}") from error
+    use_cpu_capability(settings.cpu_capability)
     store = Store(settings.store_url)
     store.migrate()
     keys = [key for key in ApiKeys(store).list() if key.revoked_at is None]

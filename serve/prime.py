@@ -216,8 +216,10 @@ class _InProcess:
         from serve.loop_thread import LoopThread
         from serve.manager import TransformerManager
 
-        settings, card = with_model(settings, name_or_path, quantization)
+        # first as it is: whether it can be quantised matters only where it generates
+        _, card = with_model(settings, name_or_path, None)
         _require_generation(card.id, card.task)
+        settings, card = with_model(settings, name_or_path, quantization)
         self.model_id = card.id
         self._loop = LoopThread("prime-model")
         weakref.finalize(self, self._loop.close, wait=False).atexit = False

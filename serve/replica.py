@@ -17,7 +17,7 @@ from ironcliw.errors import IroncliwError
 from ironcliw.settings import ServeSettings, Settings
 from serve.engines.protocol import PackedTokens
 from serve.generation.protocol import Delta, GenerationJob
-from serve.host import Computed, ModelHost
+from serve.host import Computed, ModelHost, use_cpu_capability
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ class EngineReplica:
 
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]
         logs.configure(settings.log)
+        use_cpu_capability(settings.cpu_capability)
         self._host = ModelHost(
             Catalog(settings.models),
             _with_threads(settings.serve),

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -72,6 +72,25 @@ class ModelStats:
     last_used: float | None
     reload_seconds: float | None
     error: str | None
+
+    @classmethod
+    def absent(cls, model_id: str) -> ModelStats:
+        """Of a model that was never asked for."""
+        return cls(
+            id=model_id,
+            state=State.ABSENT.value,
+            device=None,
+            precision=None,
+            bytes=0,
+            pinned=False,
+            loads=0,
+            uses=0,
+            items=0,
+            average_ms=None,
+            last_used=None,
+            reload_seconds=None,
+            error=None,
+        )
 
 
 @dataclass(slots=True)
@@ -205,6 +224,11 @@ class ModelResidency(Generic[EngineT]):
     def stats(self) -> list[ModelStats]:
         """The figures of every model ever asked for, by name."""
         return [self._stats_of(entry) for _, entry in sorted(self._cache.entries.items())]
+
+    @property
+    def engines(self) -> Mapping[str, EngineT]:
+        """The engines that are loaded now, by model."""
+        return self._engines
 
     def report_progress(self, model_id: str, fraction: float) -> None:
         """Tell the subscribers how far a load is, 0 to 1; to be called from the loading thread."""

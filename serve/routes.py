@@ -27,6 +27,7 @@ from ironcliw.schemas import (
     UnloadRequest,
 )
 from serve.decision_routes import add_decisions, decision_handler
+from serve.form_errors import parse_form
 from serve.gateway import Direct, internal_error
 from serve.generation_routes import add_generation
 from serve.http_forms import (
@@ -35,7 +36,6 @@ from serve.http_forms import (
     enter,
     json_response,
     parse,
-    parse_bytes,
     served_headers,
     sse,
 )
@@ -101,7 +101,7 @@ def embeddings_handler(service: Service) -> Direct:
         state["route"] = "/v1/embeddings"
         key = service.gatekeeper.authenticate(state["headers"], Scope.INFER)
         with service.gatekeeper.slot(key):
-            wanted = parse_bytes(body, EmbeddingRequest)
+            wanted = parse_form(body, EmbeddingRequest)
             content, result = await service.embeddings.answer(wanted, state["deadline"])
         headers = served_headers(result.served)
         if result.truncated:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ray.exceptions import RayActorError, RayTaskError
@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 _WAIT_AFTER_LOSS = 0.3
 _LOST = (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError, ConnectionError)
 _STATS_SECONDS = 2.0
+# So long before the deadline of an answer of which nothing came, somebody asks who is there.
+_ASK_SECONDS = 1.0
 _PROBE_SECONDS = 60.0
 _LOAD_SECONDS = 3600.0
 
@@ -74,17 +76,22 @@ class ServeVariant:
 
         Raises:
             ReplicaLostError: the replica died; what was not delivered may be computed elsewhere.
-            UnavailableError: no replica answered by the deadline.
+            UnavailableError: no replica is there, or none answered by the deadline.
         """
         if self._streams is None:
             self._streams = self._handle.options(stream=True)
         stream: Any = self._streams.generate.remote(model_id, job)
+        begun = False
         try:
             while True:
                 try:
                     with self._translated("generate", deadline):
                         async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                            delta: Delta = await anext(stream)
+                            following = anext(stream)
+                            delta: Delta = await (
+                                following if begun else self._first(following, deadline)
+                            )
+                    begun = True
                 except StopAsyncIteration:
                     return
                 except ReplicaLostError:
@@ -94,6 +101,38 @@ class ServeVariant:
         finally:
             # the replica closes the job's iterator, which frees the slot
             stream.cancel()
+
+    async def _first(self, delta: Awaitable[Delta], deadline: float) -> Delta:
+        """The first delta of an answer.
+
+        Serve's handle waits without end where there is no replica, as for one that is at work. So
+        before the time is over somebody asks: the client is to know which of both it was.
+
+        Raises:
+            UnavailableError: there is no replica.
+        """
+        waiting = asyncio.ensure_future(delta)
+        try:
+            remaining = deadline - time.monotonic()
+            ask = min(_ASK_SECONDS, remaining / 2)
+            await asyncio.wait({waiting}, timeout=max(0.0, remaining - ask))
+            if not waiting.done():
+                await self._require_replica(ask / 2)
+            return await waiting
+        finally:
+            waiting.cancel()
+
+    async def _require_replica(self, seconds: float) -> None:
+        try:
+            await self._call("stats", time.monotonic() + seconds)
+        except ReplicaLostError:
+            raise
+        except UnavailableError as error:
+            raise UnavailableError(
+                f"no {self.name} replica is there to answer; it is being started or replaced, so "
+                "ask again",
+                retry_after=2.0,
+            ) from error
 
     async def load(self, model_id: str, pin: bool, ttl: float | None) -> None:
         """Load a model."""

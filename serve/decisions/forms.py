@@ -1,4 +1,4 @@
-"""Bodies to forms: what is wrong with one, said by its path, and a shortcut for known questions.
+"""Bodies of decision requests to forms, with a shortcut for known questions.
 
 A question with twenty labels takes longer to check than to answer, and an assistant sends the same
 ones with every text: questions that were read before are recognised by their bytes.
@@ -7,38 +7,19 @@ ones with every text: questions that were read before are recognised by their by
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from ironcliw.errors import RequestError
 from ironcliw.schemas.decisions import DecisionRequest
 from serve.decisions.questions import Question, read_questions
-from serve.form_errors import BRANCHES, telling
-
-FormT = TypeVar("FormT", bound=BaseModel)
+from serve.form_errors import explain, parse_form
 
 _MOST_KNOWN = 256
 _MOST_KEY_BYTES = 65_536
 # What was read takes tens of times the bytes that it was read from.
 _MOST_KNOWN_BYTES = 1_048_576
-# pydantic puts the names of union members between those of the fields
-_MEMBERS = BRANCHES | frozenset(
-    {
-        "predicate",
-        "choice",
-        "score",
-        "message",
-        "function_call",
-        "custom_tool_call",
-        "tool_output",
-        "input_text",
-        "output_text",
-        "input_json",
-        "input_image",
-    }
-)
 
 
 class DecisionForms:
@@ -90,41 +71,3 @@ def _peek(body: bytes) -> tuple[dict[str, Any], bytes | None]:
     except orjson.JSONEncodeError:  # nested deeper than orjson writes
         return {}, None
     return data, key if len(key) <= _MOST_KEY_BYTES else None
-
-
-def parse_form(body: bytes, form: type[FormT]) -> FormT:
-    """The body as that form.
-
-    Raises:
-        RequestError: it is not; `param` is the path of the first fault, as `questions[0].choices`.
-    """
-    try:
-        return form.model_validate_json(body)
-    except ValidationError as error:
-        raise explain(error, form) from None
-
-
-def explain(error: ValidationError, form: type[BaseModel]) -> RequestError:
-    """What to tell the client: where, what was given, and what is allowed."""
-    first = telling(error.errors(include_url=False, include_context=False))
-    if first["type"] == "json_invalid":
-        return RequestError(f"the body is not valid JSON in UTF-8: {first['msg']}", code="bad_json")
-    field = _path(first["loc"])
-    if first["type"] == "extra_forbidden":
-        known = f"; known fields: {', '.join(form.model_fields)}" if field in first["loc"] else ""
-        return RequestError(f"unknown field {field!r}{known}", param=field, code="unknown_field")
-    if first["type"] == "missing":
-        return RequestError(f"the field {field!r} is required", param=field, code="missing_field")
-    given = repr(first["input"])
-    shown = given if len(given) <= 80 else given[:77] + "..."
-    return RequestError(f"{field or 'the body'}: {first['msg']}; given: {shown}", param=field)
-
-
-def _path(location: tuple[int | str, ...]) -> str | None:
-    path = ""
-    for part in location:
-        if isinstance(part, int):
-            path += f"[{part}]"
-        elif part not in _MEMBERS and "[" not in part:
-            path += f".{part}" if path else part
-    return path or None

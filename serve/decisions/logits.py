@@ -27,6 +27,7 @@ from serve.engines.fake import FakeTextEncoder
 from serve.engines.pair_tokenizer import PairEncoder
 from serve.engines.protocol import Encoded, Tokens, Vectors
 from serve.lanes import ModelLane
+from serve.read_once import ReadOnce
 from serve.variants import Variant
 
 # Kept of a deadline for writing and sending the answer.
@@ -98,7 +99,7 @@ class SequenceClassifiers:
         self._variant = variant
         self._cache_dir = cache_dir
         self._observer = observer
-        self._encoders: dict[str, asyncio.Task[SequenceEncoder]] = {}
+        self._encoders = ReadOnce(self._load)
         self._lanes: dict[str, ModelLane] = {}
 
     def lanes(self) -> dict[str, BatchQueue]:
@@ -111,11 +112,7 @@ class SequenceClassifiers:
         Raises:
             ModelLoadError: its files are absent, damaged or of a kind that is not supported.
         """
-        task = self._encoders.get(model_id)
-        if task is None or (task.done() and (task.cancelled() or task.exception())):
-            task = self._encoders[model_id] = asyncio.create_task(self._load(model_id))
-        # shielded: one client that leaves must not cancel it for the others
-        return await asyncio.shield(task)
+        return await self._encoders.get(model_id)
 
     async def singles(self, model_id: str, texts: Sequence[str]) -> list[Encoded]:
         """Tokens of each text by itself; long ones are read outside the event loop."""
@@ -160,9 +157,13 @@ class SequenceClassifiers:
         cut = max([item.truncated for item in items])
         return Logits(np.stack(rows)[order], total, served, cut)
 
+    def errors(self) -> dict[str, str]:
+        """Why a model's tokenizer could not be read, by model."""
+        return self._encoders.errors()
+
     def forget(self, model_id: str) -> None:
         """Drop a model's tokenizer."""
-        self._encoders.pop(model_id, None)
+        self._encoders.forget(model_id)
 
     async def close(self) -> None:
         """Fail what waits and stop."""

@@ -146,6 +146,10 @@ class DecisionService:
         """The queue of each classifier that was asked for."""
         return self._classifiers.lanes()
 
+    def errors(self) -> dict[str, str]:
+        """Why a classifier's tokenizer could not be read, by model."""
+        return self._classifiers.errors()
+
     def forget(self, model_id: str) -> None:
         """Drop what is kept of a model: it may come back with other files."""
         self._classifiers.forget(model_id)
@@ -251,13 +255,13 @@ def _method_name(card: ModelCard, wanted: str | None) -> str:
     methods = METHODS_OF_TASK.get(card.task)
     if methods is None:
         raise RequestError(
-            f"model {card.id!r} is for {card.task}, which cannot decide; models for "
+            f"model {card.id!r} is for {card.task} and cannot decide; models for "
             f"{', '.join(METHODS_OF_TASK)} can",
             param="model",
         )
     if wanted is not None and wanted not in methods:
         raise RequestError(
-            f"method is {wanted!r}; {card.id!r} is for {card.task} and has {' and '.join(methods)}",
+            f"model {card.id!r} cannot do the method {wanted!r}; it can do {' and '.join(methods)}",
             param="method",
         )
     return wanted or methods[0]

@@ -37,7 +37,8 @@ def load_encoder(
         folder: The model's folder, read and checked.
         device: `auto` (CUDA, then MPS, then CPU), `cpu`, `mps`, `cuda` or `cuda:N`.
         precision: Of the matrix products: `auto` (what the device computes natively in 16 bits,
-            else `float32`), `float32`, `bfloat16` or `float16`.
+            else `float32`), `float32`, `bfloat16`, `float16`, or `int8`: for the BERT family by the
+            compiled kernels on the CPU, and as `auto` for anything else.
         threads: Compute threads of this process; None leaves PyTorch's choice.
         progress: Told the fraction of the weights' bytes that was taken, rising to 1; called in
             this thread.
@@ -56,7 +57,10 @@ def load_encoder(
     engine: EmbeddingEngine
     if architecture is not None:
         from serve.engines.packed import PackedEncoder
+        from serve.engines.packed_native import native_suits
 
+        if precision == "int8" and native_suits(place, torch.int8):
+            dtype = torch.int8
         engine = PackedEncoder(folder, architecture, place, dtype, counter)
     else:
         # imported here: transformers costs 100 MB, and the BERT family does without it
@@ -94,11 +98,14 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def choose_precision(device: torch.device, wanted: str) -> torch.dtype:
-    """The element type of the matrix products; raises SettingsError for an unknown name."""
-    if wanted != "auto":
+    """The element type of the matrix products; raises SettingsError for an unknown name.
+
+    `int8` gives what it is beside int8 products: the same as `auto`.
+    """
+    if wanted not in {"auto", "int8"}:
         if wanted not in _PRECISIONS:
             raise SettingsError(
-                f"precision {wanted!r} is unknown; known are auto, {', '.join(_PRECISIONS)}"
+                f"precision {wanted!r} is unknown; known are auto, {', '.join(_PRECISIONS)}, int8"
             )
         return _PRECISIONS[wanted]
     if device.type == "mps":

@@ -69,7 +69,7 @@ def load_generation(
             device=settings.device,
         )
         return _loaded(decoder, progress)
-    return _load_torch(card, settings, path, cache_dir, progress)
+    return _load_ours(card, settings, path, cache_dir, progress)
 
 
 def choose_engine(card: ModelCard, settings: ServeSettings, path: Path) -> str:
@@ -91,7 +91,7 @@ def choose_engine(card: ModelCard, settings: ServeSettings, path: Path) -> str:
     return "torch"
 
 
-def _load_torch(
+def _load_ours(
     card: ModelCard,
     settings: ServeSettings,
     path: Path,
@@ -99,22 +99,19 @@ def _load_torch(
     progress: Callable[[float], None] | None,
 ) -> Decoder:
     from serve.engines.decoders.folder import GenerationFolder
-    from serve.engines.decoders.load import load_decoder
+    from serve.engines.decoders.load import LoadOptions, load_decoder, load_gguf
 
-    if path.is_file():
-        from serve.engines.decoders.conversion import converted_folder
-
-        path = converted_folder(path, cache_dir)
-    return load_decoder(
-        GenerationFolder.read(path),
+    options = LoadOptions(
         device=settings.device,
         precision=settings.precision,
         quantization=card.quantization,
         threads=settings.threads,
         slots=settings.generation_slots,
         kv_bytes=settings.kv_cache_bytes,
-        progress=progress,
     )
+    if path.is_file():
+        return load_gguf(path, cache_dir, options, progress)
+    return load_decoder(GenerationFolder.read(path), options, progress)
 
 
 def _loaded(engine: EngineT, progress: Callable[[float], None] | None) -> EngineT:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from ironcliw.errors import ModelLoadError
+from native_ops.encoder import pool_texts
 from serve.engines import folder as modules
 from serve.engines.folder import HeadModule
 from serve.engines.safetensors_files import StoredTensor
@@ -64,6 +65,19 @@ class Head:
         """
         pooled = torch.cat([_pool(m, tokens, starts, lengths) for m in self._modes], dim=1)
         return self._finish(pooled)
+
+    def packed(self, tokens: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
+        """The same for texts that fill [T, D], by the compiled kernels where they are.
+
+        Args:
+            tokens: float32 or bfloat16.
+            cu_seqlens: int32 [B + 1], where texts begin, and T.
+        """
+        # by far the most models: pooling and normalisation are one pass
+        fused = len(self._modes) == 1 and self._steps == [_normalize]
+        pooled = [pool_texts(tokens, cu_seqlens, mode, fused) for mode in self._modes]
+        joined = pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=1)
+        return joined if fused else self._finish(joined)
 
     def one(self, tokens: torch.Tensor) -> torch.Tensor:
         """The same for a single text, which is all of [T, D]: fp32 [1, dimensions]."""

@@ -93,7 +93,8 @@ class VllmGenerator:
         self.context = int(configuration.max_model_len)
         self.device = str(self._engine.vllm_config.device_config.device_type)
         self.precision = quantization or str(configuration.dtype).removeprefix("torch.")
-        self.resident_bytes = _folder_bytes(path) + (kv_bytes or 0)
+        self.kv_bytes = kv_bytes or 0
+        self.resident_bytes = _folder_bytes(path) + self.kv_bytes
         self._vocabulary = int(configuration.get_vocab_size())
         self._slots, self._max_waiting = slots, max_waiting
         self._numbers = itertools.count()

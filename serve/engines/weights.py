@@ -102,14 +102,7 @@ class Weights:
             shape: What it must be; -1 where any size will do.
             dtype: Instead of the usual one.
         """
-        stored_name, stored = self._find(name)
-        if len(stored.shape) != len(shape) or any(
-            want not in (-1, have) for want, have in zip(shape, stored.shape, strict=True)
-        ):
-            raise ModelLoadError(
-                f"{stored.file}: tensor {stored_name!r} has shape {list(stored.shape)} and "
-                f"config.json asks for {list(shape)}; the two are of different models"
-            )
+        stored_name, stored = self._checked(name, shape)
         try:
             tensor: torch.Tensor = self._open(stored).get_tensor(stored_name)
         except (SafetensorError, OSError) as error:
@@ -119,6 +112,21 @@ class Weights:
         if self._counter is not None:
             self._counter.add(stored.nbytes)
         return taken
+
+    def check(self, name: str, *shape: int) -> None:
+        """Refuse a tensor that `take` would refuse, without reading it."""
+        self._checked(name, shape)
+
+    def _checked(self, name: str, shape: tuple[int, ...]) -> tuple[str, StoredTensor]:
+        stored_name, stored = self._find(name)
+        if len(stored.shape) != len(shape) or any(
+            want not in (-1, have) for want, have in zip(shape, stored.shape, strict=True)
+        ):
+            raise ModelLoadError(
+                f"{stored.file}: tensor {stored_name!r} has shape {list(stored.shape)} and "
+                f"config.json asks for {list(shape)}; the two are of different models"
+            )
+        return stored_name, stored
 
     def _find(self, name: str) -> tuple[str, StoredTensor]:
         full = self._prefix + name

@@ -174,6 +174,11 @@ class Decoder(Protocol):
         """Bytes of weights and prepared buffers, and the most that the KV cache may grow to."""
         ...
 
+    @property
+    def kv_bytes(self) -> int:
+        """The part of `resident_bytes` that the KV cache may grow to."""
+        ...
+
     def begin(self, slot: int, source: Tokens) -> None:
         """Sequence to sequence: read the source, int32 [P], into an empty slot.
 
@@ -219,6 +224,11 @@ class Generator(Protocol):
 
     @property
     def resident_bytes(self) -> int:
+        """As of `Decoder`."""
+        ...
+
+    @property
+    def kv_bytes(self) -> int:
         """As of `Decoder`."""
         ...
 

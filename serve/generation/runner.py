@@ -72,6 +72,7 @@ class GenerationRunner:
         self.device = decoder.device
         self.precision = decoder.precision
         self.resident_bytes = decoder.resident_bytes
+        self.kv_bytes = decoder.kv_bytes
 
     async def generate(self, job: GenerationJob) -> AsyncGenerator[Delta, None]:
         """The answer as it grows; the last delta has `finish` or `scores`.

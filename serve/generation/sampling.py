@@ -1,38 +1,37 @@
-"""Draws the next token of each sequence from its logits. Pure: no state, no clock, no torch.
+"""Draws the next token of each sequence from its logits. Pure: no state, no clock.
 
 A draw is a function of the logits, the job's `Sampling`, and one uniform number made from (seed,
 index, position); what else is in the batch has no part in it.
 
 The order of the operations is that of vLLM (v1/sample/sampler.py) and transformers: bias,
-repetition, frequency and presence penalty, temperature, top_k, top_p. The uniform number is then
-looked up in the cumulative probabilities of what is left, listed from likely to unlikely, ties by
-rising id; with neither top_k nor top_p, listed by rising id, which needs no sorting.
+repetition, frequency and presence penalty, temperature, top_k, top_p. `native_ops.sampling` does
+them; here are the key of the draw, and the shapes that the rest of the service uses.
 
-Shapes: R rows, V vocabulary, P prompt tokens, C candidates left after top_k and top_p.
+Shapes: R rows, V vocabulary, P prompt tokens.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from ironcliw.errors import IroncliwError
+from native_ops.sampling import BROKEN, sample_tokens
+from native_ops.sampling_reference import GREEDY_BELOW
 from serve.engines.protocol import Tokens
 from serve.generation.protocol import Logits, Sampling, TokenDraw
 
 Scores = tuple[float, ...]
-Sums = npt.NDArray[np.float64]
+Ids = npt.NDArray[np.int32]
 
-_GREEDY_BELOW = 1e-5
-"""Temperatures below this one divide float32 logits beyond their range; vLLM draws the same line"""
-
-_HEADS = (512, 8192)
-"""How many likely tokens top_p looks at before it sorts all: they nearly always hold its mass, and
-partitioning costs a third of sorting."""
+_NO_IDS: Ids = np.zeros(0, np.int32)
+_NONE = Sampling(temperature=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +71,17 @@ def draw(logits: Logits, contexts: Sequence[DrawContext]) -> list[TokenDraw | Sc
         )
     if not contexts:
         return []
-    likeliest = logits.argmax(axis=1)  # a NaN counts as the largest
-    if not np.isfinite(logits[np.arange(len(logits)), likeliest]).all():
+    # torch warns of memory that it must not write
+    rows = np.require(logits, np.float32, ["C", "W"])
+    drawn = sample_tokens(torch.from_numpy(rows), *_arguments(contexts))
+    tokens, normalisers, likeliest = (result.tolist() for result in drawn)
+    if BROKEN in tokens:
         raise IroncliwError(
             "the model gave NaN or infinite logits: its weights are damaged, or overflow in this "
             "precision; load it again, or with IRONCLIW_SERVE_PRECISION=float32"
         )
-    rows = zip(logits, contexts, likeliest.tolist(), strict=True)
-    return [_outcome(row, context, best) for row, context, best in rows]
+    outcomes = zip(rows, contexts, tokens, normalisers, likeliest, strict=True)
+    return [_outcome(*outcome) for outcome in outcomes]
 
 
 def uniform(seed: int, index: int, position: int) -> float:
@@ -91,116 +93,73 @@ def uniform(seed: int, index: int, position: int) -> float:
 
 def log_probabilities(row: Logits, ids: Sequence[int]) -> Scores:
     """Natural log-softmax of a row at some ids, float64."""
-    largest = float(row.max())
-    total = float(np.exp(row - row.max()).sum(dtype=np.float64))
-    return tuple((row[list(ids)].astype(np.float64) - (largest + np.log(total))).tolist())
+    (scores,) = draw(row[None], [DrawContext(_NONE, _NO_IDS, score_tokens=tuple(ids))])
+    assert isinstance(scores, tuple)
+    return scores
 
 
-def _outcome(row: Logits, context: DrawContext, likeliest: int) -> TokenDraw | Scores:
+def _arguments(contexts: Sequence[DrawContext]) -> tuple[torch.Tensor | int, ...]:
+    """What `sample_tokens` takes after the logits."""
+    # a row that is only scored is drawn from in the cheapest way, and the token not used
+    hows = [_NONE if context.score_tokens else context.sampling for context in contexts]
+    drawn = [how.temperature >= GREEDY_BELOW for how in hows]
+    numbers = [
+        uniform(how.seed, context.index, len(context.generated)) if wanted else 0.0
+        for how, context, wanted in zip(hows, contexts, drawn, strict=True)
+    ]
+    penalties = [
+        (how.repetition_penalty, how.presence_penalty, how.frequency_penalty) for how in hows
+    ]
+    histories = [
+        _history(context) if penalty != (1, 0, 0) else (_NO_IDS, 0)
+        for context, penalty in zip(contexts, penalties, strict=True)
+    ]
+    biases = [how.logit_bias for how in hows]
+    top_counts = [_top_count(context) for context in contexts]
+    return (
+        torch.tensor(numbers, dtype=torch.float64),
+        torch.tensor([how.temperature for how in hows], dtype=torch.float64),
+        torch.tensor([how.top_p for how in hows], dtype=torch.float64),
+        torch.tensor([how.top_k for how in hows], dtype=torch.int64),
+        torch.tensor(penalties, dtype=torch.float64),
+        torch.from_numpy(np.concatenate([ids for ids, _ in histories])),
+        _starts([len(ids) for ids, _ in histories]),
+        torch.tensor([answer for _, answer in histories], dtype=torch.int64),
+        torch.tensor([token for bias in biases for token, _ in bias], dtype=torch.int32),
+        torch.tensor([value for bias in biases for _, value in bias], dtype=torch.float32),
+        _starts([len(bias) for bias in biases]),
+        torch.tensor(top_counts, dtype=torch.int64),
+        max(0, *top_counts),
+    )
+
+
+def _history(context: DrawContext) -> tuple[Ids, int]:
+    """Prompt and answer in one, and where the answer begins."""
+    answer = np.array(context.generated, np.int32)
+    return np.concatenate([context.prompt, answer]), len(context.prompt)
+
+
+def _starts(sizes: list[int]) -> torch.Tensor:
+    return torch.tensor([0, *itertools.accumulate(sizes)], dtype=torch.int64)
+
+
+def _top_count(context: DrawContext) -> int:
     if context.score_tokens:
-        return log_probabilities(row, context.score_tokens)
-    sampling = context.sampling
-    adjusted = _penalise(row, context)
-    if sampling.temperature >= _GREEDY_BELOW:
-        token = _sample(adjusted, context)
-    else:
-        token = likeliest if adjusted is row else int(adjusted.argmax())
-    if sampling.logprobs is None:
+        return 0
+    return -1 if context.sampling.logprobs is None else context.sampling.logprobs
+
+
+def _outcome(
+    row: Logits, context: DrawContext, token: int, normaliser: float, likeliest: list[int]
+) -> TokenDraw | Scores:
+    if context.score_tokens:
+        return _scores(row, context.score_tokens, normaliser)
+    if context.sampling.logprobs is None:
         return TokenDraw(token)
-    top = _likeliest(row, sampling.logprobs)
-    own, *others = log_probabilities(row, [token, *top])
+    top = [each for each in likeliest[: context.sampling.logprobs] if each >= 0]
+    own, *others = _scores(row, [token, *top], normaliser)
     return TokenDraw(token, own, tuple(zip(top, others, strict=True)))
 
 
-def _penalise(row: Logits, context: DrawContext) -> Logits:
-    """The row with bias and penalties; the row itself where there are none."""
-    sampling = context.sampling
-    counted = bool(sampling.presence_penalty or sampling.frequency_penalty)
-    if not (sampling.logit_bias or counted or sampling.repetition_penalty != 1):
-        return row
-    adjusted = row.copy()
-    for token, bias in sampling.logit_bias:
-        adjusted[token] += bias
-    if sampling.repetition_penalty != 1:
-        seen = np.concatenate([context.prompt, np.array(context.generated, np.int32)])
-        values = adjusted[seen]  # a token that is there twice is read before it is written
-        penalty = np.float32(sampling.repetition_penalty)
-        adjusted[seen] = np.where(values < 0, values * penalty, values / penalty)
-    if counted and context.generated:
-        tokens, counts = np.unique(np.array(context.generated), return_counts=True)
-        off = sampling.frequency_penalty * counts + sampling.presence_penalty
-        adjusted[tokens] -= off.astype(np.float32)
-    return adjusted
-
-
-def _sample(row: Logits, context: DrawContext) -> int:
-    sampling = context.sampling
-    number = uniform(sampling.seed, context.index, len(context.generated))
-    top_k = sampling.top_k if sampling.top_k < len(row) else 0
-    if not top_k and sampling.top_p >= 1:
-        return _find(_sums(row, row.max(), sampling.temperature), number)
-    values, sums = _candidates(row, top_k, sampling)
-    rank = _find(sums, number)
-    # only the values are sorted: equal ones stand in the order of their ids
-    first = int(np.argmax(values == values[rank]))
-    return int(np.flatnonzero(row == values[rank])[rank - first])
-
-
-def _candidates(row: Logits, top_k: int, sampling: Sampling) -> tuple[Logits, Sums]:
-    """The logits that are left, largest first, and their cumulative weights, both [C]."""
-    if top_k:
-        values = _largest(row, top_k)
-        sums = _sums(values, values[0], sampling.temperature)
-        kept = _nucleus(sums, float(sums[-1]) * sampling.top_p)
-        return values[:kept], sums[:kept]
-    weights = _weights(row, row.max(), sampling.temperature)
-    share = float(weights.sum(dtype=np.float64)) * sampling.top_p
-    for count in (*(head for head in _HEADS if head < len(row)), len(row)):
-        values = _largest(row, count)
-        sums = _sums(values, values[0], sampling.temperature)
-        if sums[-1] >= share:
-            break
-    kept = _nucleus(sums, share)
-    return values[:kept], sums[:kept]
-
-
-def _largest(row: Logits, count: int) -> Logits:
-    """The `count` largest values, largest first."""
-    part = np.partition(row, len(row) - count)[len(row) - count :] if count < len(row) else row
-    return np.sort(part)[::-1]
-
-
-def _weights(values: Logits, largest: np.float32, temperature: float) -> Logits:
-    """Probabilities but for a common factor; float32, as logits have no more digits."""
-    weights: Logits = np.exp((values - largest) / np.float32(temperature))
-    return weights
-
-
-def _sums(values: Logits, largest: np.float32, temperature: float) -> Sums:
-    return np.cumsum(_weights(values, largest, temperature), dtype=np.float64)
-
-
-def _nucleus(sums: Sums, share: float) -> int:
-    """How many of the likeliest tokens it takes to hold this share; at least one.
-
-    A token is kept while those before it hold less, as transformers' TopPLogitsWarper does.
-    """
-    return min(int(np.searchsorted(sums, share, side="left")) + 1, len(sums))
-
-
-def _find(sums: Sums, number: float) -> int:
-    """The first index at which the cumulative weights pass this share of them."""
-    index = int(np.searchsorted(sums, number * sums[-1], side="right"))
-    # the product can round up to the sum of all: then the last token with any weight
-    return index if index < len(sums) else int(np.searchsorted(sums, sums[-1], side="left"))
-
-
-def _likeliest(row: Logits, count: int) -> list[int]:
-    """Ids of the `count` largest values, largest first, ties by rising id."""
-    if count == 0:
-        return []
-    threshold = _largest(row, min(count, len(row)))[-1]
-    ids = np.flatnonzero(row >= threshold)
-    order = np.argsort(-row[ids], kind="stable")
-    likeliest: list[int] = ids[order][:count].tolist()
-    return likeliest
+def _scores(row: Logits, ids: Sequence[int], normaliser: float) -> Scores:
+    return tuple((row[list(ids)].astype(np.float64) - normaliser).tolist())

@@ -32,6 +32,7 @@ from serve.generation.requests import (
 )
 from serve.generation.templates import ChatMessages
 from serve.generation.text import TextSide, load_text_side
+from serve.read_once import ReadOnce
 from serve.variants import Variant
 
 ResultT = TypeVar("ResultT")
@@ -67,7 +68,7 @@ class GenerationService:
         self._variant = variant
         self._cache_dir = cache_dir
         self._observer = observer
-        self._texts: dict[str, asyncio.Task[TextSide]] = {}
+        self._texts = ReadOnce(self._load_text_side)
         self._facts: dict[str, tuple[str, str]] = {}  # node and precision of a loaded model
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="tokenise")
 
@@ -189,16 +190,15 @@ class GenerationService:
         """
         card = self._catalog[model_id]
         require_generation(card)
-        task = self._texts.get(card.id)
-        if task is None or (task.done() and (task.cancelled() or task.exception())):
-            task = asyncio.create_task(asyncio.to_thread(load_text_side, card, self._cache_dir))
-            self._texts[card.id] = task
-        # shielded: one client that leaves must not cancel it for the others
-        return await asyncio.shield(task)
+        return await self._texts.get(card.id)
+
+    def errors(self) -> dict[str, str]:
+        """Why a model's tokenizer could not be read, by model."""
+        return self._texts.errors()
 
     def forget(self, model_id: str) -> None:
         """Drop a model's tokenizer and facts: it may come back with other files."""
-        self._texts.pop(model_id, None)
+        self._texts.forget(model_id)
         self._forget_facts(model_id)
 
     async def close(self) -> None:
@@ -233,6 +233,9 @@ class GenerationService:
         answering.served = Served(text.model, self._variant.name, node)
         answering.fingerprint = f"{text.model}-{precision}"
         return answering
+
+    async def _load_text_side(self, model_id: str) -> TextSide:
+        return await asyncio.to_thread(load_text_side, self._catalog[model_id], self._cache_dir)
 
     def _forget_facts(self, model_id: str) -> None:
         self._facts.pop(model_id, None)

@@ -180,8 +180,7 @@ class TextSide:
 
 
 def load_text_side(card: ModelCard, cache_dir: Path) -> TextSide:
-    """Read a model's tokenizer and facts; blocking, for tens of milliseconds (seconds where a GGUF
-    file is converted first).
+    """Read a model's tokenizer and facts; blocking, for a fraction of a second.
 
     Raises:
         ModelLoadError: the files are absent, damaged or of a kind that is not supported.
@@ -192,9 +191,7 @@ def load_text_side(card: ModelCard, cache_dir: Path) -> TextSide:
 
     path = locate(card, cache_dir)
     if path.is_file():
-        from serve.engines.decoders.conversion import converted_folder
-
-        path = converted_folder(path, cache_dir)
+        return _of_gguf(card, path)
     folder = GenerationFolder.read(path)
     tokenizer = _tokenizer(folder.tokenizer_file)
     return TextSide(
@@ -223,6 +220,21 @@ def _fake(card: ModelCard) -> TextSide:
         (END,),
         seq2seq=decoder.start_token is not None,
         template=_FAKE_TEMPLATE,
+    )
+
+
+def _of_gguf(card: ModelCard, path: Path) -> TextSide:
+    from serve.engines.decoders.gguf_text import GgufText
+
+    found = GgufText.read(path)
+    return TextSide(
+        card.id,
+        found.tokenizer,
+        found.context,
+        int(found.config["vocab_size"]),
+        found.end_tokens,
+        template=found.chat_template,
+        special_tokens=found.special_tokens,
     )
 
 

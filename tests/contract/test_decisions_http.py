@@ -202,7 +202,7 @@ class TestBadInput:
             ),
             ({"input": IMAGE}, "no model here reads images", "input[0].content[0]"),
             ({"method": "magic"}, "'embedding', 'nli', 'classifier' or 'lm'", "method"),
-            ({"method": "nli"}, "is for embedding and has embedding", "method"),
+            ({"method": "nli"}, "cannot do the method 'nli'; it can do embedding", "method"),
             (
                 {"model": "entailer", "hypothesis_template": "no place"},
                 "must contain {}",
@@ -211,14 +211,14 @@ class TestBadInput:
             ({"colour": "red"}, "unknown field 'colour'; known fields: model, input", "colour"),
             (
                 {"questions": [{**CHOICE, "options": []}]},
-                "unknown field 'questions[0].options'",
+                "unknown field 'questions[0].options'; known fields: type, name, instructions",
                 "questions[0].options",
             ),
             ({"input": ""}, "input is empty", "input"),
-            ({"model": "painter"}, "is for vision, which cannot decide", "model"),
+            ({"model": "painter"}, "is for vision and cannot decide", "model"),
             (
                 {"questions": [{**CHOICE, "choices": [{"value": 1}, {"value": 2}]}]},
-                "valid string",
+                "must be a string or a boolean; given: 1",
                 "questions[0].choices[0].value",
             ),
             (

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import openai
 import pytest
+from safetensors.numpy import save_file
 
 from ironcliw.catalog import Catalog
 from ironcliw.settings import Settings
+from serve.engines.decoders.fake import fake_tokenizer
 from serve.generation.protocol import Delta, GenerationJob
 from serve.host import ModelHost
 from serve.variants import LocalVariant, ReplicaLostError
@@ -109,3 +112,27 @@ class TestLostReplicas:
         assert variant.calls == min(losses, 3) + 1
         assert (text == HELLO) is whole
         assert HELLO.startswith(text)
+
+
+def test_a_tokenizer_that_cannot_be_read_shows_in_the_status(tmp_path: Path) -> None:
+    mute = tmp_path / "mute"
+    mute.mkdir()
+    (mute / "config.json").write_text('{"model_type": "llama", "max_position_embeddings": 32}')
+    save_file({"w": np.zeros(1, np.float32)}, mute / "model.safetensors")
+    models = {"mute": {"source": f"dir:{mute}", "task": "generation"}}
+    with (
+        running(tmp_path / "state", models=models) as service,
+        httpx.Client(base_url=service.url, timeout=30) as client,
+    ):
+        assert client.get("/v1/models/mute").json()["error"] is None
+        answer = client.post("/v1/chat/completions", json={"model": "mute", "messages": USER})
+        assert answer.status_code == 500, answer.text
+        assert "tokenizer.json is absent" in client.get("/v1/models/mute").json()["error"]
+        status = client.get("/v1/status").json()
+        [row] = [row for row in status["models"] if row["id"] == "mute"]
+        assert (row["state"], row["bytes"]) == ("absent", 0)
+        assert "tokenizer.json is absent" in row["error"]
+        assert [one for one in status["degraded"] if one.startswith("model mute: ")]
+        mute.joinpath("tokenizer.json").write_text(fake_tokenizer().to_str())
+        client.post("/v1/chat/completions", json={"model": "mute", "messages": USER})
+        assert "tokenizer" not in str(client.get("/v1/models/mute").json()["error"])

@@ -1,8 +1,9 @@
 """One contract for every engine that generates text: what `Generator` promises, kept by each.
 
-`torch` is a small random model; `llamacpp` the bundled SmolLM2 in a GGUF file, `vllm` the small
-random model again. Sums in another order may tip a near tie, so where two runs of a real engine
-are compared, each token must be the likeliest within a margin, read again alone (teacher forcing).
+`torch` and `native` (the compiled kernels) are a small random model; `llamacpp` the bundled SmolLM2
+in a GGUF file, `vllm` the small random model again. Sums in another order may tip a near tie, so
+where two runs of a real engine are compared, each token must be the likeliest within a margin, read
+again alone (teacher forcing).
 """
 
 from __future__ import annotations
@@ -105,13 +106,12 @@ def fake_decoder() -> Decoder:
     return FakeDecoder(f"fake:300?slots={SLOTS}&context={CONTEXT}")
 
 
-def torch_decoder(folder: Path) -> Decoder:
+def own_decoder(folder: Path, *, native: bool) -> Decoder:
     from serve.engines.decoders.folder import GenerationFolder
-    from serve.engines.decoders.load import load_decoder
+    from serve.engines.decoders.load import LoadOptions, load_decoder
 
-    return load_decoder(
-        GenerationFolder.read(folder), device="cpu", precision="float32", slots=SLOTS
-    )
+    options = LoadOptions(device="cpu", precision="float32", slots=SLOTS, native=native)
+    return load_decoder(GenerationFolder.read(folder), options)
 
 
 def llamacpp_decoder() -> Decoder:
@@ -147,7 +147,8 @@ def opened(name: str, small_model: Path) -> Iterator[Engine]:
         return
     makers: dict[str, Callable[[], Decoder]] = {
         "fake": fake_decoder,
-        "torch": lambda: torch_decoder(small_model),
+        "torch": lambda: own_decoder(small_model, native=False),
+        "native": lambda: own_decoder(small_model, native=True),
         "llamacpp": llamacpp_decoder,
     }
     decoder, check = makers[name](), makers[name]()
@@ -165,7 +166,7 @@ def opened_vllm(small_model: Path) -> Iterator[Engine]:
     from serve.engines.vllm_generator import VllmGenerator
 
     generator = VllmGenerator(small_model, slots=SLOTS, kv_bytes=64 << 20, precision="float32")
-    check = torch_decoder(small_model)
+    check = own_decoder(small_model, native=False)
     yield Engine(generator, check.vocabulary, reader(check, MARGIN))
     generator.close()
     check.close()
@@ -174,6 +175,7 @@ def opened_vllm(small_model: Path) -> Iterator[Engine]:
 ENGINES = [
     "fake",
     "torch",
+    "native",
     pytest.param("llamacpp", marks=pytest.mark.engines),
     pytest.param("vllm", marks=pytest.mark.engines),
 ]

@@ -187,15 +187,15 @@ BAD_BODIES = [
     ({"model": "fake", "input": [2**40]}, "token ids must be in", "input"),
     ({"model": "fake"}, "'input' is required", "input"),
     ({"input": "a"}, "'model' is required", "model"),
-    ({"model": 7, "input": "a"}, "model: ", "model"),
-    ({"model": "fake", "input": "a", "dimensions": 0}, "dimensions: ", "dimensions"),
+    ({"model": 7, "input": "a"}, "model must be a string", "model"),
+    ({"model": "fake", "input": "a", "dimensions": 0}, "dimensions must be", "dimensions"),
     ({"model": "fake", "input": "a", "dimensions": 9}, "dimensions is 9; fake has 8", "dimensions"),
-    ({"model": "fake", "input": "a", "dimensions": "3"}, "dimensions: ", "dimensions"),
+    ({"model": "fake", "input": "a", "dimensions": "3"}, "dimensions must be", "dimensions"),
     ({"model": "fake", "input": "a", "encoding_format": "x"}, "encoding_format", "encoding_format"),
     ({"model": "fake", "input": "a", "colour": 1}, "unknown field 'colour'; known", "colour"),
     ({"model": "fake", "input": "a", "prompt_name": "q"}, "has these prompts: none", "prompt_name"),
     ({"model": "writer", "input": "a"}, "is for generation, not for embeddings", "model"),
-    (["not", "an", "object"], "the body: ", None),
+    (["not", "an", "object"], "the body must be an object", None),
 ]
 
 

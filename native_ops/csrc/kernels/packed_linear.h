@@ -39,22 +39,36 @@ struct PackedMatrix {
   int64_t groups() const { return (rows + kGroup - 1) / kGroup; }
 };
 
-// Activations of a quantised product: int8 with a scale every 32 columns, x = scale * bytes, and for
-// formats with an offset scale * (sum of the bytes). [M, K] and [M, K / 32].
+// Activations of a quantised product: int8 with a scale every 32 columns, in one plane or two:
+// x = scale * (bytes + bytes2 / 254), which is about 8 and 16 bits. [M, K], and [M, K / 32] for the
+// numbers of each block. A row with NaN or infinity has scales of NaN there, and so outputs of NaN.
 struct QuantizedRows {
   int8_t* bytes;
   float* scales;
-  int32_t* sums;
+  int32_t* sums;              // of a block's bytes
+  int32_t* halves = nullptr;  // of the first 16 of them
+  float* offsets = nullptr;   // scale * (sum + sum2 / 254)
+  int8_t* bytes2 = nullptr;   // null: one plane; the next two too
+  int32_t* sums2 = nullptr;
+  int32_t* halves2 = nullptr;
 };
+// Room for [rows, columns], and the pointers into `memory` (aligned to 4) of that room.
+int64_t quantized_bytes(int64_t rows, int64_t columns, int planes);
+QuantizedRows place_quantized(void* memory, int64_t rows, int64_t columns, int planes);
+// The same rows from (row, column) on, `columns` wide; a column is a multiple of 32. More than one
+// row may be read or written through it only where `column` is 0.
+QuantizedRows quantized_from(const QuantizedRows& x, int64_t row, int64_t column, int64_t columns);
 
 struct PackedLinearKernels {
   // x [M, K] to `out`, row by row, each by itself.
   void (*quantize)(const float* x, int64_t x_stride, int64_t rows, int64_t columns, QuantizedRows out);
   // out[m * out_stride + n] = sum over k of x[m, k] * w[n, k], for n in groups [begin, end) of 16.
   // A row's bits depend on nothing but that row. Writes whole groups: `out` needs room for 16 * end.
-  void (*multiply_quantized)(const PackedMatrix& w, const QuantizedRows& x, int64_t rows, int64_t begin, int64_t end, float* out, int64_t out_stride);
+  void (*multiply_quantized)(const PackedMatrix& w, const QuantizedRows& x, int64_t rows, int64_t begin, int64_t end, float* out,
+      int64_t out_stride);
   // The same for f32, f16 and bf16 weights and float activations.
-  void (*multiply_float)(const PackedMatrix& w, const float* x, int64_t x_stride, int64_t rows, int64_t begin, int64_t end, float* out, int64_t out_stride);
+  void (*multiply_float)(const PackedMatrix& w, const float* x, int64_t x_stride, int64_t rows, int64_t begin, int64_t end, float* out,
+      int64_t out_stride);
   // One row of the matrix as floats [columns]: an embedding.
   void (*read_row)(const PackedMatrix& w, int64_t row, float* out);
 };

@@ -40,7 +40,7 @@ IRONCLIW_INLINE Floats sqrt(Floats x) { IRONCLIW_LANES x.v[i] = __builtin_sqrtf(
 IRONCLIW_INLINE Floats abs(Floats x) { return {reinterpret_cast<Lanes>(reinterpret_cast<IntLanes>(x.v) & 0x7fffffff)}; }
 IRONCLIW_INLINE Floats at_least(Floats x, float bound) { return {x.v < bound ? broadcast(bound).v : x.v}; }
 IRONCLIW_INLINE Floats at_most(Floats x, float bound) { return {x.v > bound ? broadcast(bound).v : x.v}; }
-IRONCLIW_INLINE Floats larger(Floats x, Floats y) { return {(x.v > y.v) | (x.v != x.v) ? x.v : y.v}; }
+IRONCLIW_INLINE Floats larger(Floats x, Floats y) { return {((x.v > y.v) | (x.v != x.v)) ? x.v : y.v}; }
 IRONCLIW_INLINE IntLanes first_of(int count) {
   const IntLanes index = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   return index < count;

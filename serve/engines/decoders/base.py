@@ -1,6 +1,6 @@
-"""What all decoders in torch share: checks, slots, properties; the network is a subclass's.
+"""What all decoders of this process share: checks, slots, threads, properties.
 
-N tokens of a step, R rows of logits, V vocabulary.
+The network is a subclass's. N tokens of a step, R rows of logits, V vocabulary.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -48,31 +49,48 @@ class Placement:
         return MakeLinear(self.quantization)
 
 
-class TorchDecoder(ABC):
+class SlotCache(Protocol):
+    """What a decoder's cache says of itself, whatever its layout."""
+
+    held: Index
+    """int64 [slots], positions that each slot holds."""
+
+    @property
+    def tokens(self) -> int:
+        """Positions that can be held at once."""
+        ...
+
+    @property
+    def context(self) -> int:
+        """Most positions of one slot."""
+        ...
+
+    @property
+    def limit_bytes(self) -> int:
+        """The most that it may grow to."""
+        ...
+
+    def free(self, slot: int) -> None:
+        """Empty a slot."""
+        ...
+
+
+CacheT = TypeVar("CacheT", bound=SlotCache)
+
+
+class SlotDecoder(ABC, Generic[CacheT]):
     """A `Decoder`; see there. Subclasses load weights and run a plan.
 
     Args:
-        placement: Where and how to compute.
+        cache: Of all slots, empty.
         vocabulary: V.
-        context: Most positions of a sequence.
-        shape: Of a position in the KV cache.
+        device: Of weights and cache.
     """
 
-    def __init__(self, placement: Placement, vocabulary: int, context: int, shape: KvShape) -> None:
-        self._device = placement.device
-        self._dtype = placement.dtype
-        self._quantization = placement.quantization
-        self._cache = KvCache(
-            shape,
-            slots=placement.slots,
-            context=context,
-            limit_bytes=placement.kv_bytes,
-            dtype=placement.dtype,
-            device=placement.device,
-        )
-        self._limits = StepLimits(
-            vocabulary, self._cache.context, placement.slots, self._cache.tokens
-        )
+    def __init__(self, cache: CacheT, vocabulary: int, device: torch.device) -> None:
+        self._device = device
+        self._cache = cache
+        self._limits = StepLimits(vocabulary, cache.context, len(cache.held), cache.tokens)
         self._closed = False
         # by size: what many tokens gain from threads, few may lose
         self._threads: dict[int, ThreadChoice] = {}
@@ -102,12 +120,16 @@ class TorchDecoder(ABC):
         return str(self._device)
 
     @property
-    def precision(self) -> str:
-        return self._quantization or str(self._dtype).removeprefix("torch.")
+    @abstractmethod
+    def precision(self) -> str: ...
 
     @property
     def resident_bytes(self) -> int:
         return 0 if self._closed else self._weight_bytes() + self._cache.limit_bytes
+
+    @property
+    def kv_bytes(self) -> int:
+        return 0 if self._closed else self._cache.limit_bytes
 
     def begin(self, slot: int, source: Tokens) -> None:
         raise RequestError(
@@ -126,8 +148,7 @@ class TorchDecoder(ABC):
 
     def _timed(self, plan: Plan) -> torch.Tensor:
         """Run a plan with the number of threads that is fastest for its size now."""
-        count = len(plan.tokens)
-        rows = padded_rows(count, self._device)
+        rows = self._rows(len(plan.tokens))
         with torch.inference_mode():
             if self._device.type != "cpu":
                 return self._run(plan, rows)
@@ -170,9 +191,44 @@ class TorchDecoder(ABC):
     def _drop(self) -> None:
         """Let go of the weights."""
 
+    def _rows(self, tokens: int) -> int:
+        """Rows that so many tokens are computed with."""
+        return tokens
+
     def _check_open(self) -> None:
         if self._closed:
             raise UnavailableError("this decoder was closed; load the model again")
+
+
+class TorchDecoder(SlotDecoder[KvCache]):
+    """A decoder of torch's own operators, on any device.
+
+    Args:
+        placement: Where and how to compute.
+        vocabulary: V.
+        context: Most positions of a sequence.
+        shape: Of a position in the KV cache.
+    """
+
+    def __init__(self, placement: Placement, vocabulary: int, context: int, shape: KvShape) -> None:
+        self._dtype = placement.dtype
+        self._quantization = placement.quantization
+        cache = KvCache(
+            shape,
+            slots=placement.slots,
+            context=context,
+            limit_bytes=placement.kv_bytes,
+            dtype=placement.dtype,
+            device=placement.device,
+        )
+        super().__init__(cache, vocabulary, placement.device)
+
+    @property
+    def precision(self) -> str:
+        return self._quantization or str(self._dtype).removeprefix("torch.")
+
+    def _rows(self, tokens: int) -> int:
+        return padded_rows(tokens, self._device)
 
     def _padded(self, values: Index, rows: int) -> torch.Tensor:
         """On the device, with zeros up to so many rows."""

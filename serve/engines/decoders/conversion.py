@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -25,24 +25,14 @@ import numpy.typing as npt
 from ironcliw import __version__
 from ironcliw.errors import ModelLoadError
 from native_ops.gguf import GgufFile
-from serve.engines.decoders.gguf_architectures import TargetTensor, model_config, model_tensors
-from serve.engines.decoders.gguf_tokenizer import (
-    adds_bos,
-    control_tokens,
-    gguf_tokenizer,
-    special_ids,
-)
+from serve.engines.decoders.gguf_architectures import TargetTensor, model_tensors
+from serve.engines.decoders.gguf_text import GgufText
 
 FORMAT_VERSION = 1
 MANIFEST = "ironcliw.json"
 
 _CHUNK_NUMBERS = 1 << 22
 """Numbers decoded at a time: 16 MB in float32."""
-
-_END_TEXTS = frozenset(
-    {"<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|endoftext|>", "<end_of_turn>", "</s>"}
-)
-"""Control tokens that end an answer whatever the file says (llama.cpp's end-of-generation set)."""
 
 _STORED = {"bfloat16": ("BF16", 2), "float16": ("F16", 2), "float32": ("F32", 4)}
 """The safetensors name and the bytes of a number."""
@@ -108,10 +98,19 @@ def _digest(path: Path, root: Path) -> str:
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     entry.parent.mkdir(exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=entry.parent, delete=False) as temporary:
-        json.dump({"format_version": FORMAT_VERSION, "file": known, "sha256": digest}, temporary)
-    Path(temporary.name).replace(entry)
+    _replace_json(entry, {"format_version": FORMAT_VERSION, "file": known, "sha256": digest})
     return digest
+
+
+def _replace_json(file: Path, content: dict[str, Any]) -> None:
+    """Write beside the file and put it in place at the end: nobody sees half of it."""
+    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=file.name, suffix=".partial")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            json.dump(content, stream)
+        os.replace(temporary, file)
+    finally:
+        Path(temporary).unlink(missing_ok=True)  # gone already where all went well
 
 
 def _json_or_none(file: Path) -> dict[str, Any] | None:
@@ -144,10 +143,25 @@ def _is_whole(folder: Path) -> bool:
 
 @contextmanager
 def _locked(lock: Path) -> Iterator[None]:
-    """Hold the lock file; the system releases it when the process ends, however it ends."""
-    with lock.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+    """Hold the lock file, and remove it at the end; the system releases it however that comes."""
+    while True:
+        with lock.open("w") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            if not _is_file(stream, lock):
+                continue  # who held it before has removed it: somebody may hold another by now
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+            return
+
+
+def _is_file(stream: TextIO, path: Path) -> bool:
+    """Whether the path still leads to the open file."""
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _convert_into(path: Path, folder: Path, digest: str) -> None:
@@ -170,20 +184,11 @@ def _convert_into(path: Path, folder: Path, digest: str) -> None:
 def _write_folder(file: GgufFile, folder: Path, digest: str) -> None:
     targets = model_tensors(file)
     dtype = _dtype(file)
-    tokenizer = gguf_tokenizer(file)
-    ids = special_ids(file)
-    ends = _end_ids(file, ids)
-    named = {f"{role}_token_id": ids[role] for role in ("bos", "eos", "pad") if role in ids}
-    config = model_config(file) | named | {"dtype": dtype}
-    if config["vocab_size"] < tokenizer.get_vocab_size():
-        raise ModelLoadError(
-            f"{file.path} has {config['vocab_size']} embeddings for "
-            f"{tokenizer.get_vocab_size()} tokens; download it again"
-        )
-    _write_json(folder / "config.json", config)
-    _write_json(folder / "generation_config.json", named | ({"eos_token_id": ends} if ends else {}))
-    _write_json(folder / "tokenizer_config.json", _tokenizer_config(file, ids))
-    tokenizer.save(str(folder / "tokenizer.json"))
+    text = GgufText.of(file)
+    _write_json(folder / "config.json", text.config | {"dtype": dtype})
+    _write_json(folder / "generation_config.json", text.generation_config())
+    _write_json(folder / "tokenizer_config.json", text.tokenizer_config())
+    text.tokenizer.save(str(folder / "tokenizer.json"))
     _write_safetensors(file, targets, dtype, folder / "model.safetensors")
     manifest = {
         "format_version": FORMAT_VERSION,
@@ -198,30 +203,6 @@ def _write_folder(file: GgufFile, folder: Path, digest: str) -> None:
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _end_ids(file: GgufFile, ids: dict[str, int]) -> list[int]:
-    """Every token that ends an answer, the file's own EOS first."""
-    named = [ids[role] for role in ("eos", "eot", "eom") if role in ids]
-    known = [number for text, number in control_tokens(file).items() if text in _END_TEXTS]
-    return list(dict.fromkeys(named + known))
-
-
-def _tokenizer_config(file: GgufFile, ids: dict[str, int]) -> dict[str, Any]:
-    tokens = file.texts("tokenizer.ggml.tokens")
-    config: dict[str, Any] = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "add_bos_token": adds_bos(file),
-        "add_eos_token": file.flag("tokenizer.ggml.add_eos_token", False),
-        "clean_up_tokenization_spaces": False,
-        "model_max_length": file.integer(f"{file.text('general.architecture')}.context_length"),
-    }
-    config |= {
-        f"{role}_token": tokens[ids[role]] for role in ("bos", "eos", "unk", "pad") if role in ids
-    }
-    if "tokenizer.chat_template" in file.metadata:
-        config["chat_template"] = file.text("tokenizer.chat_template")
-    return config
 
 
 def _dtype(file: GgufFile) -> str:
@@ -258,7 +239,7 @@ def _write_safetensors(
 
 def _write_tensor(file: GgufFile, target: TargetTensor, dtype: str, stream: BinaryIO) -> None:
     shape = file.tensors[target.source].shape
-    order = _row_order(file, target)
+    order = row_order(file, target)
     if target.change == "transpose" or len(shape) == 1:
         values = file.dequantize(target.source)
         values = values.T if target.change == "transpose" else values[order]
@@ -270,8 +251,12 @@ def _write_tensor(file: GgufFile, target: TargetTensor, dtype: str, stream: Bina
         stream.write(_encoded(file, target, values, dtype).data)
 
 
-def _row_order(file: GgufFile, target: TargetTensor) -> npt.NDArray[np.intp]:
-    """Which stored row each row of the folder's tensor is."""
+def row_order(file: GgufFile, target: TargetTensor) -> npt.NDArray[np.intp]:
+    """Which stored row each row of the folder's tensor is.
+
+    Raises:
+        ModelLoadError: the heads cannot share the rows.
+    """
     rows = file.tensors[target.source].shape[0]
     order = np.arange(rows)
     if target.change == "none":

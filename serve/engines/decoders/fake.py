@@ -10,7 +10,7 @@ query, `fake:300?slots=4&text=Hello`:
     text                     every answer is this text, then END; again, where END ends nothing
     seq2seq                  1: sources are begun, sequences start with token 0
     fail, nan                1: cannot be loaded; computes NaN
-    bytes                    says that it holds so many
+    bytes, kv_bytes          says that it holds so many of weights, and of a KV cache
 
 `text` looks for the longest end of what was read that begins the text, and goes on from there: a
 prompt should not end with the text's first letters.
@@ -47,6 +47,7 @@ _DEFAULTS = {
     "fail": "",
     "nan": "",
     "bytes": "1000000",
+    "kv_bytes": "0",
 }
 _MASK = 2**64 - 1
 _MULTIPLIER = 6364136223846793005  # Knuth's MMIX: any odd constant that mixes would do
@@ -75,7 +76,8 @@ class FakeDecoder:
         self.slots = int(options["slots"])
         self.kv_tokens = int(options["kv"] or self.slots * self.context)
         self.start_token = 0 if options["seq2seq"] else None
-        self.resident_bytes = int(options["bytes"])
+        self.kv_bytes = int(options["kv_bytes"])
+        self.resident_bytes = int(options["bytes"]) + self.kv_bytes
         self.closed = False
         self._seconds = float(options["seconds"])
         self._token_seconds = float(options["token_seconds"])

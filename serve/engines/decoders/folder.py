@@ -89,6 +89,29 @@ class GenerationFolder:
             tokenizer_file=path / "tokenizer.json",
         )
 
+    @classmethod
+    def of_config(cls, path: Path, config: Mapping[str, Any]) -> GenerationFolder:
+        """A causal model that no folder holds; only what config.json says is known of it.
+
+        Raises:
+            ModelLoadError: it does not say how many positions the model reads.
+        """
+        return cls(
+            path=path,
+            config=config,
+            tensors={},
+            context=_context(path, config),
+            seq2seq=False,
+            start_token=None,
+            eos_tokens=(),
+            pad_token=None,
+            defaults={},
+            do_sample=None,
+            chat_template=None,
+            special_tokens={},
+            tokenizer_file=path,
+        )
+
     @property
     def model_type(self) -> str:
         """The architecture's name in transformers, such as `llama`."""

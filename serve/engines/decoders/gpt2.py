@@ -26,6 +26,21 @@ _SWITCHES = ("scale_attn_by_inverse_layer_idx", "add_cross_attention")
 
 
 @dataclass(frozen=True, slots=True)
+class Gpt2Shape:
+    """What config.json says of the network."""
+
+    vocabulary: int
+    width: int
+    layers: int
+    heads: int
+    inner: int
+    context: int
+    epsilon: float
+    activation: Activation
+    tied: bool
+
+
+@dataclass(frozen=True, slots=True)
 class _Norm:
     weight: torch.Tensor
     bias: torch.Tensor
@@ -53,41 +68,25 @@ class Gpt2Decoder(TorchDecoder):
     """
 
     def __init__(self, folder: GenerationFolder, placement: Placement) -> None:
-        config = folder.config
-        asked = [name for name in _SWITCHES if config.get(name)]
-        if asked or config.get("scale_attn_weights") is False:
-            raise ModelLoadError(
-                f"{folder.path / 'config.json'} changes GPT-2's attention "
-                f"({', '.join(asked) or 'scale_attn_weights'}), which is not supported"
-            )
-        width, heads = size(config, "n_embd", "hidden_size"), size(config, "n_head")
-        if width % heads:
-            raise ModelLoadError(
-                f"{folder.path / 'config.json'}: width {width} cannot be split into {heads} heads"
-            )
-        self._width, count = width, size(config, "n_layer")
-        inner = size(config, "n_inner", default=4 * width)
-        function = activation(str(config.get("activation_function", "gelu_new")))
-        self._epsilon = number(config, "layer_norm_epsilon", 1e-5)
-        vocabulary, positions = size(config, "vocab_size"), folder.context
-        shape = KvShape(count, heads, width // heads)
-        super().__init__(placement, vocabulary, positions, shape)
-        self._attention = Attention(heads, heads, width // heads)
+        shape = read_shape(folder)
+        self._width, self._epsilon = shape.width, shape.epsilon
+        kv_shape = KvShape(shape.layers, shape.heads, shape.width // shape.heads)
+        super().__init__(placement, shape.vocabulary, shape.context, kv_shape)
+        self._attention = Attention(shape.heads, shape.heads, shape.width // shape.heads)
         self._layers: list[_Layer] = []
-        tied = bool(config.get("tie_word_embeddings", True))
         with (
             torch.inference_mode(),
             Weights(
                 folder.tensors, "wte.weight", placement.dtype, placement.device, placement.counter
             ) as weights,
         ):
-            self._words = weights.take("wte.weight", vocabulary, width)
-            self._places = weights.take("wpe.weight", positions, width)
-            loader = _LayerLoader(weights, width, inner, placement.make_linear)
-            self._layers = [loader.layer(index, function) for index in range(count)]
+            self._words = weights.take("wte.weight", shape.vocabulary, shape.width)
+            self._places = weights.take("wpe.weight", shape.context, shape.width)
+            loader = _LayerLoader(weights, shape.width, shape.inner, placement.make_linear)
+            self._layers = [loader.layer(index, shape.activation) for index in range(shape.layers)]
             self._last_norm = loader.norm("ln_f")
         self._head: Linear | None = unquantized(
-            self._words if tied else _untied_head(folder, placement, vocabulary, width)
+            self._words if shape.tied else _untied_head(folder, placement, shape)
         )
 
     def _run(self, plan: Plan, rows: int) -> torch.Tensor:
@@ -157,11 +156,36 @@ class _LayerLoader:
         return weight.t().contiguous(), self._weights.take(f"{name}.bias", outputs)
 
 
-def _untied_head(
-    folder: GenerationFolder, placement: Placement, vocabulary: int, width: int
-) -> torch.Tensor:
+def _untied_head(folder: GenerationFolder, placement: Placement, shape: Gpt2Shape) -> torch.Tensor:
     # a file of its own prefix: the head stands outside "transformer."
     with Weights(
         folder.tensors, "lm_head.weight", placement.dtype, placement.device, placement.counter
     ) as weights:
-        return weights.take("lm_head.weight", vocabulary, width)
+        return weights.take("lm_head.weight", shape.vocabulary, shape.width)
+
+
+def read_shape(folder: GenerationFolder) -> Gpt2Shape:
+    """What config.json says; raises ModelLoadError where it says what cannot be."""
+    config = folder.config
+    asked = [name for name in _SWITCHES if config.get(name)]
+    if asked or config.get("scale_attn_weights") is False:
+        raise ModelLoadError(
+            f"{folder.path / 'config.json'} changes GPT-2's attention "
+            f"({', '.join(asked) or 'scale_attn_weights'}), which is not supported"
+        )
+    width, heads = size(config, "n_embd", "hidden_size"), size(config, "n_head")
+    if width % heads:
+        raise ModelLoadError(
+            f"{folder.path / 'config.json'}: width {width} cannot be split into {heads} heads"
+        )
+    return Gpt2Shape(
+        vocabulary=size(config, "vocab_size"),
+        width=width,
+        layers=size(config, "n_layer"),
+        heads=heads,
+        inner=size(config, "n_inner", default=4 * width),
+        context=folder.context,
+        epsilon=number(config, "layer_norm_epsilon", 1e-5),
+        activation=activation(str(config.get("activation_function", "gelu_new"))),
+        tied=bool(config.get("tie_word_embeddings", True)),
+    )

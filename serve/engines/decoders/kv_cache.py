@@ -64,24 +64,19 @@ class KvCache:
         device: torch.device,
     ) -> None:
         self._position_bytes = shape.position_bytes(dtype)
-        self.tokens = min(limit_bytes // self._position_bytes, slots * context)
-        if self.tokens < slots:
-            raise SettingsError(
-                f"a KV cache of {limit_bytes} bytes holds {self.tokens} positions of this model "
-                f"({self._position_bytes} bytes each), fewer than its {slots} slots; raise it"
-            )
+        self.tokens = positions_within(limit_bytes, self._position_bytes, slots, context)
         self.context = context if device.type == "cpu" else min(context, self.tokens // slots)
         self.held: Index = np.zeros(slots, np.int64)
         self._layers = shape.layers
         self._slot_rows = shape.layers * self.context
         self._row = 2 * shape.heads * shape.width
-        elements = slots * self._slot_rows * self._row
-        self._pages: mmap.mmap | None = None
+        slot_elements = self._slot_rows * self._row
+        self._pages: SlotPages | None = None
         if device.type == "cpu":
-            self._pages = _address_space(elements * dtype.itemsize)
-            flat = torch.frombuffer(self._pages, dtype=dtype)
+            self._pages = SlotPages(slots, slot_elements * dtype.itemsize)
+            flat = self._pages.tensor(dtype)
         else:
-            flat = torch.empty(elements, dtype=dtype, device=device)
+            flat = torch.empty(slots * slot_elements, dtype=dtype, device=device)
         self._rows = flat.view(-1, self._row)
         sizes = (slots, shape.layers, self.context, 2, shape.heads, shape.width)
         self._grid = flat.view(sizes)
@@ -121,20 +116,49 @@ class KvCache:
     def free(self, slot: int) -> None:
         """Empty a slot and give its memory back."""
         if self._pages is not None and self.held[slot]:
-            size = self._slot_rows * self._row * self._rows.dtype.itemsize
-            start = -(-slot * size // mmap.PAGESIZE) * mmap.PAGESIZE
-            length = (slot + 1) * size // mmap.PAGESIZE * mmap.PAGESIZE - start
-            if length > 0:
-                self._pages.madvise(mmap.MADV_DONTNEED, start, length)
+            self._pages.give_back(slot)
         self.held[slot] = 0
 
 
-def _address_space(size: int) -> mmap.mmap:
-    """Zeroed memory that takes none until it is written."""
-    # NORESERVE: Linux refuses a mapping beyond its memory otherwise, although little gets used
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
-    pages = mmap.mmap(-1, max(size, 1), flags=flags)
-    if hasattr(mmap, "MADV_NOHUGEPAGE"):
-        # a slot's layers are far apart: with huge pages each would take 2 MiB for its first token
-        pages.madvise(mmap.MADV_NOHUGEPAGE)
-    return pages
+def positions_within(limit_bytes: int, position_bytes: int, slots: int, context: int) -> int:
+    """Positions that a cache of so many bytes holds over all slots.
+
+    Raises:
+        SettingsError: not even one a slot.
+    """
+    tokens = min(limit_bytes // position_bytes, slots * context)
+    if tokens < slots:
+        raise SettingsError(
+            f"a KV cache of {limit_bytes} bytes holds {tokens} positions of this model "
+            f"({position_bytes} bytes each), fewer than its {slots} slots; raise it"
+        )
+    return tokens
+
+
+class SlotPages:
+    """Zeroed memory of the CPU, a stretch for each slot, that takes none until it is written.
+
+    Args:
+        slots: How many stretches.
+        slot_bytes: Of each.
+    """
+
+    def __init__(self, slots: int, slot_bytes: int) -> None:
+        self._slot_bytes = slot_bytes
+        # NORESERVE: Linux refuses a mapping beyond its memory otherwise, although little gets used
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
+        self._pages = mmap.mmap(-1, max(slots * slot_bytes, 1), flags=flags)
+        if hasattr(mmap, "MADV_NOHUGEPAGE"):
+            # a slot's layers are far apart: huge pages would take 2 MiB for each one
+            self._pages.madvise(mmap.MADV_NOHUGEPAGE)
+
+    def tensor(self, dtype: torch.dtype) -> torch.Tensor:
+        """All of it, one-dimensional."""
+        return torch.frombuffer(self._pages, dtype=dtype)
+
+    def give_back(self, slot: int) -> None:
+        """Give back the pages that are the slot's alone; they read as zeros then."""
+        start = -(-slot * self._slot_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        length = (slot + 1) * self._slot_bytes // mmap.PAGESIZE * mmap.PAGESIZE - start
+        if length > 0:
+            self._pages.madvise(mmap.MADV_DONTNEED, start, length)

@@ -29,7 +29,7 @@ MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 
 
 @dataclass(frozen=True, slots=True)
-class _Shape:
+class LlamaShape:
     """What config.json says of the network."""
 
     vocabulary: int
@@ -70,7 +70,7 @@ class LlamaDecoder(TorchDecoder):
     """
 
     def __init__(self, folder: GenerationFolder, placement: Placement) -> None:
-        self._shape = shape = _read_shape(folder)
+        self._shape = shape = read_shape(folder)
         kv_shape = KvShape(shape.layers, shape.kv_heads, shape.head_width)
         super().__init__(placement, shape.vocabulary, shape.context, kv_shape)
         device = placement.device
@@ -131,7 +131,7 @@ class _LayerLoader:
     `Attention`), rotary pairs stand together (see `rotary`).
     """
 
-    def __init__(self, weights: Weights, shape: _Shape, placement: Placement) -> None:
+    def __init__(self, weights: Weights, shape: LlamaShape, placement: Placement) -> None:
         self._weights = weights
         self._shape = shape
         self._dtype = placement.dtype
@@ -223,7 +223,8 @@ class _LayerLoader:
         return torch.cat((q.expand(shape.heads, -1), k.expand(shape.kv_heads, -1)))
 
 
-def _read_shape(folder: GenerationFolder) -> _Shape:
+def read_shape(folder: GenerationFolder) -> LlamaShape:
+    """What config.json says; raises ModelLoadError where it says what cannot be."""
     config = folder.config
     width, heads = size(config, "hidden_size"), size(config, "num_attention_heads")
     kv_heads = size(config, "num_key_value_heads", default=heads)
@@ -234,7 +235,7 @@ def _read_shape(folder: GenerationFolder) -> _Shape:
             f"{kv_heads} key heads; download it again"
         )
     attention_bias = bool(config.get("attention_bias", False))
-    return _Shape(
+    return LlamaShape(
         vocabulary=size(config, "vocab_size"),
         width=width,
         layers=size(config, "num_hidden_layers"),

@@ -100,7 +100,8 @@ class LlamaCppDecoder:
         self._memory = self._llama.llama_get_memory(self._context)
         self._lengths = [0] * slots
         weights = int(self._llama.llama_model_size(self._model))
-        self.resident_bytes = weights + self.kv_tokens * position_bytes
+        self.kv_bytes = self.kv_tokens * position_bytes
+        self.resident_bytes = weights + self.kv_bytes
 
     def begin(self, slot: int, source: Tokens) -> None:
         """Nothing: a causal model."""

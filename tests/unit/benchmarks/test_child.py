@@ -12,7 +12,17 @@ import pytest
 
 from benchmarks.child import Child
 from benchmarks.harness import BenchmarkError, Figure, NotRun, Samples
-from benchmarks.themes.engines import BF16, BUILDERS, FP32, LOOP, OURS, build_rows, min_cosine
+from benchmarks.themes.engines import (
+    BF16,
+    BUILDERS,
+    ENGINE,
+    FP32,
+    INT8,
+    LOOP,
+    OURS,
+    build_rows,
+    min_cosine,
+)
 from ironcliw.settings import process_environment
 
 CONTESTANTS = """
@@ -90,7 +100,7 @@ def rates(ours: float) -> dict[str, Figure]:
 
 @pytest.mark.parametrize(
     ("cap", "ours", "met"),
-    [(None, 299.0, False), (None, 300.0, True), ("avx2", 149.0, False), ("avx2", 150.0, True)],
+    [(None, 459.0, False), (None, 460.0, True), ("avx2", 199.0, False), ("avx2", 200.0, True)],
 )
 def test_the_goal_against_fp32_depends_on_the_cap(cap: str | None, ours: float, met: bool) -> None:
     rows = build_rows("short", rates(ours), {OURS: 1.0, BF16: 0.998}, 10.0, cap)
@@ -103,11 +113,30 @@ def test_the_goal_against_fp32_depends_on_the_cap(cap: str | None, ours: float, 
 def test_the_cosine_goal_is_on_ours_alone() -> None:
     def cosine_met(cosines: dict[str, float]) -> bool | None:
         rows = build_rows("short", rates(500.0), cosines, 10.0, None)
-        return next(row.met for row in rows if "cosine" in row.name)
+        return next(row.met for row in rows if "min cosine to" in row.name)
 
     assert cosine_met({OURS: 0.9995, BF16: 0.9}) is True
     assert cosine_met({OURS: 0.9994}) is False
     assert cosine_met({}) is False
+
+
+@pytest.mark.parametrize(("engine", "met"), [(64.0, False), (66.0, True)])
+def test_the_ceiling_goal_is_on_the_engine_alone(engine: float, met: bool) -> None:
+    figures = {**rates(1.0), ENGINE: Samples.of([engine])}
+    rows = build_rows("short", figures, {}, 10.0, None)
+    ceilings = {row.name.endswith("(tokens given)"): row.met for row in rows if "GEMM" in row.name}
+    assert ceilings == {True: met, False: None}
+    capped = build_rows("short", figures, {}, 10.0, "avx2")
+    assert all(row.goal is None for row in capped if "GEMM" in row.name)
+
+
+def test_int8_has_a_cosine_goal_of_its_own() -> None:
+    def met(cosine: float) -> bool | None:
+        rows = build_rows("mixed", rates(500.0), {INT8: cosine}, 10.0, None)
+        return next(row.met for row in rows if row.name == "mixed min cosine of int8 to fp32")
+
+    assert met(0.99) is True
+    assert met(0.9899) is False
 
 
 def test_tokens_are_texts_times_their_length() -> None:

@@ -109,8 +109,10 @@ def test_rows_of_rates() -> None:
     assert rows["8 streams against transformers bf16"].met is True
     assert rows["8 streams against llama.cpp server"].met is None
     prefill = generation.rate_rows("prefill", rates)
-    assert [row.goal for row in prefill] == [None, None]
+    assert [str(row.goal) for row in prefill] == ["None", ">= 8x"]
     assert prefill[0].name == "prompt of 800 tokens against transformers bf16"
+    [*_, one] = generation.rate_rows("1 stream", rates, "avx2")
+    assert str(one.goal) == ">= 2x"
 
 
 def test_rows_of_stalls() -> None:
@@ -167,13 +169,17 @@ def test_llama_cpps_amx_is_turned_off_where_it_is() -> None:
     plain = llama_server.command(Path("s"), Path("m.gguf"), 2, 8080, "flags\t: avx2 fma")
     assert plain == words[:-1]
     assert plain[plain.index("--parallel") + 1] == "8"
+    few = llama_server.command(Path("s"), Path("m.gguf"), 2, 8080, "", slots=2)
+    assert few[few.index("--ctx-size") + 1] == "2048"
 
 
 def test_peers_that_are_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(llama_cpp_python, "ENVIRONMENT", tmp_path)
-    monkeypatch.setattr(llama_server, "ENVIRONMENT", tmp_path)
+    monkeypatch.setattr(llama_server, "ENVIRONMENT", tmp_path / "server")
     assert "make bench-peers" in str(llama_cpp_python.missing())
     assert "make bench-peers" in str(llama_server.missing())
+    assert "server for avx2 is not installed" in str(llama_server.missing("avx2"))
+    assert "not capped at avx2" in str(llama_cpp_python.missing("avx2"))
     assert llama_cpp_python.variables() == {}
     package = tmp_path / "lib" / "python3.11" / "site-packages"
     (package / "llama_cpp").mkdir(parents=True)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks.harness import BenchmarkError, Goal, Options, Row, Samples, ThemeResult
+from benchmarks.harness import CAPS, BenchmarkError, Goal, Options, Row, Samples, ThemeResult
+from ironcliw.settings import load_settings
 
 DATA = ["--data", "anywhere"]
 
@@ -46,7 +47,12 @@ def test_a_missed_goal_is_exit_code_1(
     assert "python -m benchmarks fake" in page.read_text()
 
 
-def test_options_reach_the_theme(theme: types.ModuleType, tmp_path: Path) -> None:
+def test_options_reach_the_theme(
+    theme: types.ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in CAPS["avx2"]:  # which the command sets: gone again after the test
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
     seen: list[Options] = []
 
     def record(options: Options) -> ThemeResult:
@@ -58,6 +64,7 @@ def test_options_reach_the_theme(theme: types.ModuleType, tmp_path: Path) -> Non
     (options,) = seen
     assert (options.cap, options.rounds, options.quick) == ("avx2", 4, False)
     assert options.data.name == "anywhere"
+    assert load_settings().cpu_capability == "avx2"
     assert (options.model / "model.safetensors").is_file()
 
 

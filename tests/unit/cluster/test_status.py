@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.status import fetch_status
+from cluster.status import fetch_status, write_status
 from ironcliw.errors import NotRunningError, SettingsError
 from ironcliw.settings import Settings
 
@@ -80,3 +80,17 @@ def test_nobody_answers(tmp_path: Path) -> None:
 def test_what_is_no_url_is_refused(tmp_path: Path, wrong: str, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         fetch_status(settings_for(tmp_path, wrong))
+
+
+def test_weights_and_cache_are_shown_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"id": "m", "state": "ready", "pinned": False, "device": "cpu", "precision": "bfloat16"}
+    row |= {"bytes": 806_000_000, "kv_bytes": 537_000_000, "uses": 1, "average_ms": None}
+    other = {**row, "id": "n", "bytes": 91_000_000}
+    del other["kv_bytes"]
+    variant = {"name": "local", "resident_bytes": 897_000_000}
+    report = {"degraded": [], "nodes": [], "variants": [variant], "queues": {}}
+    write_status({**report, "models": [row, other]})
+    shown = capsys.readouterr().out
+    assert "269 MB + 537 MB KV" in shown
+    assert "91 MB " in shown
+    assert "models on local: 897 MB" in shown

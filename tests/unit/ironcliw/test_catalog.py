@@ -75,8 +75,16 @@ def test_settings_add_a_model() -> None:
         (change(source="dir:/m"), r"models\.mine is a new model and lacks task"),
         (change(), r"lacks source and task"),
         (change(source="dir:/m", task="magic"), r"task is 'magic'; give one of embedding"),
+        (
+            change(source="dir:/m", task="embedding", quantization="4bit"),
+            r"models\.mine\.quantization is '4bit', and mine is for embedding: only models for gen",
+        ),
+        (
+            change(source="dir:/m", task="nli", engine="vllm"),
+            r"models\.mine\.engine is 'vllm', and mine is for nli",
+        ),
     ],
 )
-def test_an_incomplete_model_is_refused(fields: ModelSettings, message: str) -> None:
+def test_a_model_that_cannot_be_is_refused(fields: ModelSettings, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         Catalog({"mine": fields})

@@ -110,6 +110,20 @@ def test_a_wrong_variable(
         load_settings()
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[models.mine]\nsource = "dir:/m"\ntask = "magic"', "task is 'magic'; give one of"),
+        ('[models.all-MiniLM-L6-v2]\nquantization = "8bit"', "is for embedding: only models for"),
+        ('[models.mine]\ntask = "nli"', "mine is a new model and lacks source"),
+    ],
+)
+def test_a_model_that_cannot_be(tmp_path: Path, text: str, message: str) -> None:
+    write(tmp_path / "ironcliw.toml", text)
+    with pytest.raises(SettingsError, match=message):
+        load_settings()
+
+
 def test_all_that_is_wrong_is_told_at_once() -> None:
     with pytest.raises(SettingsError, match=r"serve\.port from argument: .*; setting log\.level"):
         load_settings(serve={"port": 0}, log={"level": "LOUD"})

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.unit.ironcliw.streaming import StreamingService, streaming_service
 
 MakeFolder = Callable[..., Path]
 
@@ -121,3 +123,12 @@ def make_folder(tmp_path_factory: pytest.TempPathFactory) -> MakeFolder:
 def random_model() -> Callable[[str], Any]:
     """`random_model(kind)` is the transformers model that `make_folder(kind)` saves."""
     return small_model
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[StreamingService]:
+    """The command line talks to this server, and finds no settings of the developer's own."""
+    monkeypatch.chdir(tmp_path)
+    with streaming_service() as service:
+        monkeypatch.setenv("IRONCLIW_CLIENT__BASE_URL", service.url)
+        yield service

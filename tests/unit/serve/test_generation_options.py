@@ -55,7 +55,7 @@ def test_options_that_cannot_be(options: dict[str, Any], match: str) -> None:
     [("temperature", float("nan")), ("max_tokens", -1), ("top_p", 2.0), ("max_tokens", 2**70)],
 )
 def test_a_value_out_of_range_is_named(field: str, value: Any) -> None:
-    with pytest.raises(RequestError, match=f"^{field}: .*; given: ") as caught:
+    with pytest.raises(RequestError, match=f"^{field} must .*; given: ") as caught:
         checked(CompletionRequest, {"model": "m", "prompt": "a", field: value})
     assert caught.value.param == field
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Iterator
+from typing import Any
 
 import pytest
 
@@ -120,3 +121,57 @@ def test_closing_ends_what_runs_after_the_last_work() -> None:
         loop.run(value(1))
     with pytest.raises(UnavailableError, match="it was closed; load it again"):
         next(loop.iterate(Source().numbers()))
+
+
+def test_work_that_meets_the_end_is_done_or_refused() -> None:
+    for _ in range(20):
+        loop, barrier, ends = LoopThread("under-test"), threading.Barrier(5), list[object]()
+
+        def hand_over(
+            loop: LoopThread = loop,
+            barrier: threading.Barrier = barrier,
+            ends: list[object] = ends,
+        ) -> None:
+            barrier.wait()
+            try:
+                ends.append(loop.run(value(1)))
+            except UnavailableError as error:
+                ends.append(error)
+
+        threads = [threading.Thread(target=hand_over, daemon=True) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        barrier.wait()
+        loop.close()
+        for thread in threads:
+            thread.join(PATIENCE_SECONDS)
+        assert len(ends) == 4, "somebody waits for ever, or got another error"
+
+
+def test_nothing_slips_in_between_the_check_and_the_end() -> None:
+    loop = LoopThread("under-test")
+    handing_over, closed = threading.Event(), threading.Event()
+    hand_over = asyncio.run_coroutine_threadsafe
+
+    def slow(*arguments: Any) -> Any:
+        handing_over.set()
+        closed.wait(0.2)  # with a lock, closing cannot come in between
+        return hand_over(*arguments)
+
+    ends: list[object] = []
+
+    def run() -> None:
+        try:
+            ends.append(loop.run(value(1)))
+        except UnavailableError as error:
+            ends.append(error)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asyncio, "run_coroutine_threadsafe", slow)
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        assert handing_over.wait(PATIENCE_SECONDS)
+        loop.close()
+        closed.set()
+        thread.join(PATIENCE_SECONDS)
+    assert len(ends) == 1, "the work was handed to a loop that had ended"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ def settings(tmp_path: Path) -> Settings:
     models = {
         "fake": {"source": "fake:8", "task": "embedding"},
         "broken": {"source": "fake:8?fail=1", "task": "embedding"},
-        "writer": {"source": "fake:300?text=Hello", "task": "generation"},
+        "writer": {"source": "fake:300?text=Hello&kv_bytes=500", "task": "generation"},
         "endless": {"source": "fake:300?context=64", "task": "generation"},
     }
     return Settings(state_dir=tmp_path, models=models, serve={"max_batch_items": 5})
@@ -107,13 +109,31 @@ async def test_classify_intent_refuses_what_the_service_refuses(tmp_path: Path) 
     async with TransformerManager(settings(tmp_path)) as manager:
         with pytest.raises(RequestError, match="at least 2 items") as caught:
             await manager.classify_intent("x", ["a"], "fake")
-        assert caught.value.param == "questions.0.choice.choices"
+        assert caught.value.param == "questions[0].choices"
         with pytest.raises(RequestError, match=r"'a'.*(twice|repeat|unique)"):
             await manager.classify_intent("x", ["a", "a"], "fake")
         with pytest.raises(RequestError, match="labels has the text 'music'"):
             await manager.classify_intent("x", "music", "fake")
-        with pytest.raises(RequestError, match="colour: Extra inputs are not permitted"):
+        with pytest.raises(RequestError, match="unknown field 'colour'; known fields: model"):
             await manager.classify_intent("x", ["a", "b"], "fake", colour="red")
+
+
+async def test_nothing_keeps_a_model_that_was_unloaded(tmp_path: Path) -> None:
+    async with TransformerManager(settings(tmp_path)) as manager:
+        await manager.generate_text("hi", "writer")
+        engines = manager._host.residency.engines
+        held = weakref.ref(engines["writer"])
+        [row] = (await manager.get_stats())["models"]
+        assert row["generation"]["generated_tokens"] > 0
+        assert (row["bytes"], row["kv_bytes"]) == (1_000_500, 500)
+        await manager.unload_model("writer")
+        deadline = time.monotonic() + 20  # the closing thread lets go of it a moment later
+        while held() is not None:
+            assert time.monotonic() < deadline, "somebody keeps the closed model"
+            gc.collect()
+            await asyncio.sleep(0.005)
+        [row] = (await manager.get_stats())["models"]
+        assert not {"generation", "kv_bytes"} & row.keys()
 
 
 async def test_generate_text(tmp_path: Path) -> None:

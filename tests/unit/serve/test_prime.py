@@ -128,13 +128,13 @@ def test_bad_requests_in_process(settings: Settings) -> None:
     with PrimeModel.from_pretrained("endless", settings=settings) as model:
         with pytest.raises(ContextLengthError, match="holds 64"):
             model.generate("x" * 100)
-        with pytest.raises(RequestError, match="temperature: "):
+        with pytest.raises(RequestError, match=r"^temperature must be a finite number"):
             model.generate("hi", temperature=float("nan"))
-        with pytest.raises(RequestError, match="max_tokens: "):
+        with pytest.raises(RequestError, match=r"^max_tokens must be greater"):
             model.generate("hi", max_tokens=-1)
-        with pytest.raises(RequestError, match=r"messages\.0\.role: "):
+        with pytest.raises(RequestError, match=r"^messages\[0\]\.role must be 'system'"):
             model.chat([{"role": "king", "content": "hi"}])
-        with pytest.raises(RequestError, match="messages: "):
+        with pytest.raises(RequestError, match=r"^messages must have at least 1 item"):
             model.chat([])
         with pytest.raises(RequestError, match="'beams' is no option"):
             model.generate("hi", beams=2)
@@ -207,6 +207,7 @@ def test_a_prime_name_without_a_source_names_the_setting(settings: Settings, nam
     [
         (("nope",), ModelNotFoundError, r"no model 'nope'; known models: .*writer"),
         (("reader",), RequestError, "'reader' is for embedding, not for generation"),
+        (("reader", "8bit"), RequestError, "'reader' is for embedding, not for generation"),
         (("prime-7b-vision-v1",), UnsupportedError, "vision models are not supported yet"),
         (("writer", "16bit"), RequestError, "quantization is '16bit'; give None, '8bit' or '4bit'"),
         (("writer", "8bit", "http://h"), RequestError, "which the server at http://h decides"),

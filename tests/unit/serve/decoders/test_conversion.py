@@ -7,144 +7,31 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gguf
-import numpy as np
 import pytest
 import torch
-from gguf import GGMLQuantizationType, GGUFWriter, TensorNameMap
+from gguf import GGMLQuantizationType
 from safetensors.torch import load_file
 
 from ironcliw.errors import ModelLoadError
 from serve.engines.decoders import conversion
 from serve.engines.decoders.conversion import converted_folder, source_quantization
-
-CHARACTERS = [chr(code) for code in range(33, 127)]
-TOKENS = [*CHARACTERS, "ab", "<|im_start|>", "<|im_end|>"]
-START, END = len(TOKENS) - 2, len(TOKENS) - 1
-SIZES = {
-    "vocab_size": len(TOKENS),
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-}
-MODELS: dict[str, dict[str, Any]] = {
-    "llama": {"tie_word_embeddings": False, "rope_theta": 5000.0},
-    "llama-tied": {"tie_word_embeddings": True, "rms_norm_eps": 1e-5},
-    "llama-biased": {"attention_bias": True},
-    "llama-3.1": {
-        "rope_theta": 500000.0,
-        "rope_scaling": {
-            "rope_type": "llama3",
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 8192,
-        },
-    },
-    "qwen2": {"tie_word_embeddings": True},
-    "qwen3": {"head_dim": 32},
-    "gpt2": {},
-}
-
-
-def random_model(name: str) -> Any:
-    import transformers as t
-
-    torch.manual_seed(0)
-    kind = name.partition("-")[0]
-    if kind == "gpt2":
-        sizes: dict[str, Any] = {"vocab_size": len(TOKENS), "n_embd": 64, "n_layer": 2, "n_head": 4}
-        model = t.GPT2LMHeadModel(t.GPT2Config(**sizes, n_positions=128))
-    else:
-        title = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}[kind]
-        config = getattr(t, f"{title}Config")(**SIZES | MODELS[name])
-        model = getattr(t, f"{title}ForCausalLM")(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
-    model.train(False)
-    return model
-
-
-def permuted(tensor: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:
-    """LlamaModel.permute of llama.cpp's convert_hf_to_gguf.py."""
-    shape = tensor.shape
-    halves = tensor.reshape(heads, 2, shape[0] // heads // 2, *shape[1:])
-    return halves.swapaxes(1, 2).reshape(shape)
-
-
-def write_gguf(model: Any, name: str, path: Path, kind: str = "F32") -> None:
-    """Write a transformers model as llama.cpp's converter does."""
-    architecture = name.partition("-")[0]
-    writer = GGUFWriter(path, architecture)
-    _add_sizes(writer, model.config, architecture)
-    _add_tokenizer(writer)
-    names = _names(architecture, model.config.num_hidden_layers)
-    for full, tensor in model.state_dict().items():
-        if full == "lm_head.weight" and model.config.tie_word_embeddings:
-            continue
-        data = tensor.numpy()
-        if architecture == "llama" and (".q_proj." in full or ".k_proj." in full):
-            data = permuted(data, 4 if ".q_proj." in full else 2)
-        if architecture == "gpt2" and ".c_" in full and data.ndim == 2:
-            data = data.T
-        target = str(names.get_name(full, try_suffixes=(".weight", ".bias")))
-        stored = kind if data.ndim == 2 else "F32"
-        blocks = gguf.quants.quantize(np.ascontiguousarray(data), GGMLQuantizationType[stored])
-        plain = stored in ("F32", "F16")
-        raw = None if plain else GGMLQuantizationType[stored]
-        writer.add_tensor(target, blocks, raw_dtype=raw)
-    if name == "llama-3.1":
-        inverse = 500000.0 ** -(np.arange(0, 16, 2) / 16)
-        writer.add_tensor(
-            "rope_freqs.weight",
-            (inverse / model.model.rotary_emb.inv_freq.numpy()).astype(np.float32),
-        )
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
-def _names(architecture: str, layers: int) -> TensorNameMap:
-    kinds = {value: key for key, value in gguf.MODEL_ARCH_NAMES.items()}
-    return gguf.get_tensor_name_map(kinds[architecture], layers)
-
-
-def _add_sizes(writer: GGUFWriter, config: Any, architecture: str) -> None:
-    writer.add_context_length(128)
-    writer.add_embedding_length(64)
-    writer.add_block_count(2)
-    writer.add_head_count(4)
-    if architecture == "gpt2":
-        writer.add_feed_forward_length(256)
-        writer.add_layer_norm_eps(config.layer_norm_epsilon)
-        return
-    writer.add_feed_forward_length(96)
-    writer.add_head_count_kv(2)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    if architecture == "qwen3":
-        writer.add_key_length(32)
-        writer.add_value_length(32)
-
-
-def _add_tokenizer(writer: GGUFWriter) -> None:
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(TOKENS)
-    writer.add_token_types([1] * (len(CHARACTERS) + 1) + [3, 3])
-    writer.add_token_merges(["a b"])
-    writer.add_bos_token_id(START)
-    writer.add_eos_token_id(START)
-    writer.add_chat_template("{{ messages[0]['content'] }}<|im_end|>")
+from tests.unit.serve.decoders.gguf_models import (
+    CHARACTERS,
+    END,
+    MODELS,
+    START,
+    TOKENS,
+    random_model,
+    write_gguf,
+    write_sample,
+)
 
 
 def logits(model: Any) -> torch.Tensor:
@@ -152,12 +39,6 @@ def logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
         found: torch.Tensor = model(ids).logits.float()
     return found
-
-
-def write_sample(path: Path, name: str = "llama-tied", kind: str = "F32") -> Any:
-    model = random_model(name)
-    write_gguf(model, name, path, kind)
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -180,9 +61,9 @@ def conversions(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     made: list[Path] = []
     real = conversion._write_folder
 
-    def counted(file: Any, folder: Path, digest: str) -> None:
+    def counted(file: Any, folder: Path, *rest: Any) -> None:
         made.append(folder)
-        real(file, folder, digest)
+        real(file, folder, *rest)
 
     monkeypatch.setattr(conversion, "_write_folder", counted)
     return made
@@ -319,7 +200,7 @@ def test_a_failure_leaves_nothing_behind(sample: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match=r"sample.gguf is cut short"):
         converted_folder(sample, tmp_path)
     left = {path.suffix for path in (tmp_path / "converted").iterdir()}
-    assert left == {"", ".lock"}  # the index and the lock
+    assert left == {""}  # the index alone
 
 
 def test_what_a_killed_process_left_is_removed(sample: Path, tmp_path: Path) -> None:
@@ -340,8 +221,42 @@ def test_two_processes_at_once(sample: Path, tmp_path: Path) -> None:
     root = Path(__file__).parents[4]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, cwd=root) for _ in range(2)]
     answers = {process.communicate(timeout=100)[0].decode().strip() for process in running}
+    assert not list((tmp_path / "converted").glob("*.lock"))
     assert [process.returncode for process in running] == [0, 0]
     assert answers == {str(converted_folder(sample, tmp_path))}
+
+
+def test_an_index_that_cannot_be_written_leaves_nothing(
+    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(28, "no space left")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(ModelLoadError, match=r"could not be converted into .*no space left"):
+        converted_folder(sample, tmp_path)
+    assert list((tmp_path / "converted" / "index").iterdir()) == []
+
+
+def test_a_lock_that_its_holder_removed_is_taken_anew(tmp_path: Path) -> None:
+    lock, holding, order = tmp_path / "a.lock", threading.Event(), list[str]()
+
+    def hold(name: str) -> None:
+        with conversion._locked(lock):
+            order.append(f"{name} in")
+            holding.set()
+            time.sleep(0.05)
+            order.append(f"{name} out")
+
+    threads = [threading.Thread(target=hold, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert holding.is_set()
+    entered = [one.split() for one in order]
+    assert all(a[0] == b[0] for a, b in zip(entered[::2], entered[1::2], strict=True)), order
+    assert not lock.exists()
 
 
 def test_weights_that_are_not_numbers_are_refused(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from ironcliw.errors import (
     UnavailableError,
 )
 from serve.engines.decoders.folder import GenerationFolder
-from serve.engines.decoders.load import load_decoder
+from serve.engines.decoders.load import LoadOptions, load_decoder
 from serve.generation.protocol import Decoder, Step
 
 
@@ -63,8 +63,8 @@ def t5(tmp_path: Path) -> Path:
 
 
 def load(path: Path, **options: Any) -> Decoder:
-    chosen = {"device": "cpu", "precision": "float32", "slots": 2, **options}
-    return load_decoder(GenerationFolder.read(path), **chosen)
+    chosen = {"device": "cpu", "precision": "float32", "slots": 2, "native": False, **options}
+    return load_decoder(GenerationFolder.read(path), LoadOptions(**chosen))
 
 
 def change_config(path: Path, **changes: Any) -> None:
@@ -161,7 +161,8 @@ def test_options_that_do_not_exist(llama: Path, options: Any, rule: str) -> None
 
 def test_progress_rises_to_one(llama: Path) -> None:
     told: list[float] = []
-    load(llama, progress=told.append)
+    options = LoadOptions(device="cpu", native=False)
+    load_decoder(GenerationFolder.read(llama), options, told.append)
     assert told == sorted(told)
     assert told[-1] == 1.0
     assert len(told) > 5

@@ -1,4 +1,4 @@
-"""`ironcliw decide` and `ironcliw chat` against a real HTTP server."""
+"""`ironcliw chat` against a real HTTP server."""
 
 from __future__ import annotations
 
@@ -11,162 +11,25 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ironcliw import console
-from ironcliw.cli import main
 from tests.unit.ironcliw.streaming import (
     PATIENCE_SECONDS,
     Script,
     StreamingService,
     chat_answer,
     chat_chunk,
-    decided,
     event,
     refusal,
     spoken,
-    streaming_service,
     whole,
 )
+from tests.unit.serve.command_line import run
 
 ROOT = Path(__file__).parents[3]
-REFUSED = {"type": "refusal", "name": None}
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[StreamingService]:
-    """The command line talks to this server, and finds no settings of the developer's own."""
-    monkeypatch.chdir(tmp_path)
-    with streaming_service() as service:
-        monkeypatch.setenv("IRONCLIW_CLIENT__BASE_URL", service.url)
-        yield service
-
-
-def run(*words: str) -> int:
-    """Run a command line in this process and return its exit code."""
-    with pytest.raises(SystemExit) as caught:
-        main(words)
-    return int(caught.value.code or 0)
-
-
-def chosen(**scores: float) -> dict[str, Any]:
-    rows = [{"value": label, "probability": score} for label, score in scores.items()]
-    label = max(scores, key=lambda name: scores[name])
-    found = {"choice": label, "confidence": scores[label], "probabilities": rows}
-    return {"type": "choice", "name": None, **found}
-
-
-def likely(probability: float) -> dict[str, Any]:
-    return {"type": "predicate", "name": None, "probability": probability}
-
-
-def table(text: str) -> list[list[str]]:
-    return [line.split() for line in text.splitlines()]
-
-
-def test_decide_ranks_the_labels(
-    server: StreamingService, capsys: pytest.CaptureFixture[str]
-) -> None:
-    server.answer_with(whole(decided(chosen(music=0.25, light=0.75))))
-    assert run("decide", "lamp on", "--label", "music", "--label", "light") == 0
-    rows = table(capsys.readouterr().out)
-    assert rows == [["label", "probability"], ["light", "0.7500"], ["music", "0.2500"]]
-    assert server.bodies[0]["model"] == "all-MiniLM-L6-v2"
-    assert "method" not in server.bodies[0]
-
-
-def test_decide_sends_descriptions_examples_and_the_method(server: StreamingService) -> None:
-    server.answer_with(whole(decided(chosen(a=1.0), likely(0.5))))
-    words = ["--label", "a", "--label", "a=b", "--describe", "a=c=d", "--example", "a=b=x"]
-    words += ["--example", "a=b=y", "--predicate", "It is loud.", "--method", "nli"]
-    assert run("decide", "text", *words, "--model", "m") == 0
-    body = server.bodies[0]
-    assert (body["model"], body["method"]) == ("m", "nli")
-    choice, predicate = body["questions"]
-    assert choice["choices"] == [
-        {"value": "a", "description": "c=d"},
-        {"value": "a=b", "examples": ["x", "y"]},
-    ]
-    assert predicate == {"type": "predicate", "instructions": "It is loud."}
-
-
-def test_no_label_fits(server: StreamingService, capsys: pytest.CaptureFixture[str]) -> None:
-    server.answer_with(*[whole(decided(REFUSED, likely(0.125)))] * 2)
-    words = ("decide", "text", "--label", "a", "--label", "b", "--predicate", "It is loud.")
-    assert run(*words) == console.EXIT_OK
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "none of these"
-    assert lines[2].split() == ["It", "is", "loud.", "0.1250"]
-    assert run(*words, "--json") == console.EXIT_OK
-    assert json.loads(capsys.readouterr().out) == {
-        "text": "text",
-        "label": None,
-        "scores": {},
-        "predicates": {"It is loud.": 0.125},
-    }
-
-
-def test_decide_a_file(
-    server: StreamingService, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "in.txt").write_text("first\nsecond\n")
-    server.answer_with(*[whole(decided(chosen(a=0.75, b=0.25))), whole(decided(REFUSED))] * 2)
-    words = ("decide", "--file", "in.txt", "--label", "a", "--label", "b")
-    assert run(*words) == 0
-    assert table(capsys.readouterr().out) == [
-        ["text", "label", "probability"],
-        ["first", "a", "0.7500"],
-        ["second", "none", "of", "these", "-"],
-    ]
-    assert [body["input"] for body in server.bodies] == ["first", "second"]
-    assert run(*words, "--json") == 0
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [line["label"] for line in lines] == ["a", None]
-    assert lines[0]["scores"] == {"a": 0.75, "b": 0.25}
-
-
-def test_decide_says_what_the_answer_lacks(
-    server: StreamingService, capsys: pytest.CaptureFixture[str]
-) -> None:
-    body = {**decided(likely(0.5)), "truncated_tokens": 7}
-    server.answer_with(whole(body, x_ironcliw_degraded="spot is waking"))
-    assert run("decide", "text", "--predicate", "It is loud.") == 0
-    errors = capsys.readouterr().err
-    assert "7 tokens beyond the model's window were cut" in errors
-    assert "degraded: spot is waking" in errors
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ((), "give a text"),
-        (("text", "--file", "in.txt", "--label", "a"), "not both"),
-        (("text",), "give labels with --label"),
-        (("text", "--label", "a", "--describe", "b=c"), "'b=c' does not begin with a --label"),
-        (("text", "--label", "a", "--example", "a"), "'a' does not begin with a --label"),
-    ],
-)
-def test_wrong_usage_of_decide(
-    server: StreamingService,
-    capsys: pytest.CaptureFixture[str],
-    words: tuple[str, ...],
-    message: str,
-) -> None:
-    assert run("decide", *words) == console.EXIT_USAGE
-    assert message in " ".join(capsys.readouterr().err.replace("|", " ").split())
-    assert server.received == []
-
-
-def test_what_the_server_refuses(
-    server: StreamingService, capsys: pytest.CaptureFixture[str]
-) -> None:
-    server.answer_with(refusal(400, "invalid_value", "choices has 1 item; give at least 2"))
-    assert run("decide", "text", "--label", "a") == console.EXIT_BAD_REQUEST
-    assert capsys.readouterr().err == "error: choices has 1 item; give at least 2\n"
 
 
 def test_chat_streams(server: StreamingService, capsys: pytest.CaptureFixture[str]) -> None:
@@ -363,3 +226,49 @@ def test_a_conversation_is_no_json(server: StreamingService) -> None:
     terminal = Terminal("--json")
     terminal.wait_for("--json needs a PROMPT")
     assert terminal.close() == console.EXIT_USAGE
+
+
+def test_an_answer_has_an_end_though_nobody_set_one(server: StreamingService) -> None:
+    server.answer_with(spoken("fine"), whole(chat_answer("fine")))
+    assert run("chat", "hi") == 0
+    assert run("chat", "hi", "--no-stream") == 0
+    assert [body["max_tokens"] for body in server.bodies] == [512, 512]
+
+
+def too_long(param: str) -> Script:
+    error = {"message": "too long", "type": "t", "param": param, "code": "context_length_exceeded"}
+    return whole({"error": error}, 400)
+
+
+@pytest.mark.parametrize("words", [(), ("--no-stream",)])
+def test_a_model_that_holds_less_says_itself_where_to_end(
+    server: StreamingService, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    answer = whole(chat_answer("fine")) if words else Script(spoken("fine"))
+    server.answer_with(too_long("max_tokens"), answer)
+    assert run("chat", "hi", *words) == 0
+    assert [body.get("max_tokens") for body in server.bodies] == [512, None]
+    assert capsys.readouterr().out == "fine\n"
+
+
+@pytest.mark.parametrize(
+    ("param", "words"), [("messages", ()), ("max_tokens", ("--max-tokens", "512"))]
+)
+def test_what_is_too_long_otherwise_is_said(
+    server: StreamingService,
+    capsys: pytest.CaptureFixture[str],
+    param: str,
+    words: tuple[str, ...],
+) -> None:
+    server.answer_with(too_long(param))
+    assert run("chat", "hi", *words) == console.EXIT_BAD_REQUEST
+    output = capsys.readouterr()
+    assert (output.out, output.err) == ("", "error: too long\n")
+
+
+def test_an_empty_answer_is_an_empty_line(
+    server: StreamingService, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.answer_with(spoken())
+    assert run("chat", "hi") == 0
+    assert capsys.readouterr().out == "\n"

@@ -1,0 +1,99 @@
+// The packed form of an encoder's weights, the same on every level, and whether there are tiles.
+#include "kernels/encoder.h"
+
+#include <cmath>
+#include <cstring>
+
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+namespace ironcliw {
+namespace {
+
+uint16_t to_bf16(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  if (std::isnan(x)) return 0x7fc0;
+  return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+// Where in a panel the weight of an output and an input stands, in elements.
+int64_t place(int64_t filled, int64_t output, int64_t input, int64_t together) {
+  return output / 16 * (filled * 16) + input / together * (16 * together) + output % 16 * together + input % together;
+}
+
+void pack_int8(const float* row, int64_t inputs, int64_t output, uint8_t* panel) {
+  const int64_t filled = encoder_round_up(inputs, 64);
+  float largest = 0;
+  for (int64_t i = 0; i < inputs; ++i) largest = std::fmax(largest, std::fabs(row[i]));
+  // a row of zeros, or with an infinity, has no scale of its own
+  const float scale = largest > 0 && std::isfinite(largest) ? largest / 127 : 1;
+  for (int64_t i = 0; i < inputs; ++i) {
+    const float value = std::isnan(row[i]) ? 0 : std::fmin(std::fmax(std::nearbyint(row[i] / scale), -127.0f), 127.0f);
+    panel[place(filled, output, i, 4)] = static_cast<uint8_t>(static_cast<int8_t>(value));
+  }
+  std::memcpy(panel + filled * kPanelColumns + 4 * output, &scale, 4);
+}
+
+#if defined(__x86_64__) && defined(__linux__)
+// Tile registers with bf16 and int8 (cpuid 7, edx), which Linux grants a process that asks.
+bool find_tiles() {
+  unsigned a, b, c, d;
+  constexpr unsigned wanted = 1u << 22 | 1u << 24 | 1u << 25;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & wanted) != wanted) return false;
+  constexpr long request = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, request, tile_data) == 0;
+}
+#else
+bool find_tiles() { return false; }
+#endif
+
+bool tiles_wanted = true;
+
+}  // namespace
+
+int64_t encoder_panel_bytes(EncoderNumber number, int64_t inputs) {
+  switch (number) {
+    case EncoderNumber::f32: return inputs * kPanelColumns * 4;
+    case EncoderNumber::bf16: return encoder_round_up(inputs, 32) * kPanelColumns * 2;
+    default: return encoder_round_up(inputs, 64) * kPanelColumns + 4 * kPanelColumns;
+  }
+}
+
+void encoder_pack(EncoderNumber number, const float* weight, int64_t outputs, int64_t inputs, uint8_t* packed) {
+  const int64_t panel_bytes = encoder_panel_bytes(number, inputs);
+  std::memset(packed, 0, static_cast<size_t>(encoder_packed_bytes(number, outputs, inputs)));
+  for (int64_t n = 0; n < outputs; ++n) {
+    const float* row = weight + n * inputs;
+    uint8_t* panel = packed + n / kPanelColumns * panel_bytes;
+    const int64_t output = n % kPanelColumns;
+    if (number == EncoderNumber::int8) {
+      pack_int8(row, inputs, output, panel);
+      continue;
+    }
+    for (int64_t i = 0; i < inputs; ++i) {
+      if (number == EncoderNumber::f32) {
+        std::memcpy(panel + 4 * (i * kPanelColumns + output), row + i, 4);
+      } else {
+        const uint16_t value = to_bf16(row[i]);
+        std::memcpy(panel + 2 * place(encoder_round_up(inputs, 32), output, i, 2), &value, 2);
+      }
+    }
+  }
+}
+
+bool encoder_tiles() {
+  static const bool found = find_tiles();
+  return found && tiles_wanted;
+}
+
+bool encoder_use_tiles(bool wanted) {
+  const bool before = tiles_wanted;
+  tiles_wanted = wanted;
+  return before;
+}
+
+}  // namespace ironcliw

@@ -1,0 +1,111 @@
+// Encoders of the BERT family over texts that stand end to end, without padding: packed weights, one
+// linear layer, attention, and the whole stack of layers over a block of texts.
+//
+// T tokens (rows), D width, H heads of d, N outputs and K inputs of a linear layer. bf16 is uint16_t.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu_level.h"
+
+namespace ironcliw {
+
+// What weights are kept as. bf16: products of bf16 where the level has them, else widened to float.
+// int8: a scale for each output; a row of activations is made int8, with a scale, for each product.
+enum class EncoderNumber : int32_t { f32 = 0, bf16 = 1, int8 = 2 };
+enum class EncoderActivation : int32_t { none = 0, relu = 1, gelu = 2, gelu_tanh = 3 };
+
+constexpr int64_t kPanelColumns = 32;
+
+inline int64_t encoder_round_up(int64_t count, int64_t step) { return (count + step - 1) / step * step; }
+
+// Bytes of a packed matrix [outputs, inputs]: panels of 32 outputs, one after the other.
+//   f32:  K rows of 32 floats.
+//   bf16: two groups of 16 outputs; in each, rows of 16 x 2 neighbouring inputs, K filled up to 32.
+//         That is what one tile register holds, 16 rows of 64 bytes.
+//   int8: two groups of 16 outputs; in each, rows of 16 x 4 neighbouring inputs, K filled up to 64;
+//         then 32 float scales.
+int64_t encoder_panel_bytes(EncoderNumber number, int64_t inputs);
+inline int64_t encoder_packed_bytes(EncoderNumber number, int64_t outputs, int64_t inputs) {
+  return encoder_round_up(outputs, kPanelColumns) / kPanelColumns * encoder_panel_bytes(number, inputs);
+}
+// `weight` is float [outputs, inputs].
+void encoder_pack(EncoderNumber number, const float* weight, int64_t outputs, int64_t inputs, uint8_t* packed);
+
+struct EncoderLinear {
+  const uint8_t* packed;
+  const float* bias;  // [outputs]
+  int64_t outputs, inputs;
+};
+
+struct EncoderNorm { const float *weight, *bias; };
+
+struct EncoderLayer {
+  EncoderLinear qkv, attention_out, up, down;
+  EncoderNorm attention_norm, norm;
+};
+
+struct EncoderModel {
+  const EncoderLayer* layers;
+  int64_t count, width, heads, inner;
+  float epsilon;
+  EncoderActivation activation;
+  EncoderNumber number;
+  EncoderNorm norm;     // of the embeddings
+  const float* places;  // [P, D]: position vectors, the token type's added
+  const void* words;    // [V, D]
+  bool words_bf16;
+};
+
+// Several texts: text i has the tokens starts[i] to starts[i + 1].
+struct EncoderTexts {
+  const int32_t* starts;
+  int64_t count;
+  int64_t tokens() const { return starts[count] - starts[0]; }
+};
+
+// One stage of a pass over a block cut into `parts`, at once or one after the other; what `run` is
+// given as `body` must be called once for each part.
+struct EncoderParts {
+  int64_t count;
+  void (*run)(void* caller, int64_t parts, void (*body)(void* context, int64_t part), void* context);
+  void* caller;
+};
+
+struct EncoderAttention {
+  int64_t heads, head_width;
+  int64_t q_stride, k_stride, v_stride, out_stride;  // elements from token to token
+  float scale;
+  bool causal;           // query i of a text sees its keys up to i + (keys - queries)
+  const float* bias;     // [H, longest, longest] added to the scaled scores, or null
+  int64_t bias_length;   // its `longest`
+};
+
+// How a text's rows become one.
+enum class EncoderPooling : int32_t { mean, cls, max, last, mean_sqrt, weighted_mean };
+
+struct EncoderKernels {
+  // Bytes of working memory for `linear`, `attention` and `forward`; alignment of 64 is asked for.
+  int64_t (*linear_bytes)(EncoderNumber number, int64_t rows, int64_t inputs);
+  int64_t (*attention_bytes)(bool bf16, int64_t queries, int64_t keys, int64_t head_width);
+  int64_t (*forward_bytes)(const EncoderModel& model, int64_t tokens, int64_t longest, int64_t parts);
+
+  // out = activation(x w^T + bias) + residual; x, residual (or null) and out of the same type, rows
+  // side by side. A row's bits depend on nothing but that row.
+  void (*linear)(EncoderNumber number, const EncoderLinear& w, EncoderActivation activation, bool bf16, const void* x, const void* residual, int64_t rows, void* out, uint8_t* work);
+  // One head of one text. All of one type, bf16 or float.
+  void (*attention)(const EncoderAttention& shape, bool bf16, int64_t head, const void* q, int64_t queries, const void* k, const void* v, int64_t keys, void* out, uint8_t* work);
+  // Token ids of a block of texts to the last layer's rows, float [T, D].
+  void (*forward)(const EncoderModel& model, const int32_t* tokens, EncoderTexts texts, float* out, uint8_t* work, EncoderParts parts);
+  // The rows [rows, D] of one text to one [D], in float; divided by its length where that is wanted
+  // and not below 1e-12.
+  void (*pool)(EncoderPooling pooling, bool normalize, bool bf16, const void* x, int64_t rows, int64_t width, float* out);
+};
+IRONCLIW_TABLES(EncoderKernels, encoder)
+
+// Whether this process may use tile registers (AMX); the highest x86 level does where it may.
+bool encoder_tiles();
+// Keep from them, or no longer; gives what was so before. Not for use while kernels run.
+bool encoder_use_tiles(bool wanted);
+
+}  // namespace ironcliw

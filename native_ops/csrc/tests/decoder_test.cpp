@@ -1,0 +1,194 @@
+#include "decoder.h"
+
+#include <cstring>
+#include <thread>
+
+#include "kernels/cached_attention.h"
+#include "tests/check.h"
+#include "work_queue.h"
+
+using namespace ironcliw;
+using namespace ironcliw::test;
+
+namespace {
+
+int thread_count = 1;
+
+// Each participant a thread of its own; the last ones start late, or when all is done.
+const Threads plain_threads{
+    [](int64_t count, int64_t, Threads::Body body, void* context) {
+      std::vector<std::thread> threads;
+      for (int64_t i = 0; i < count; ++i) threads.emplace_back([=] { body(context, i, i + 1); });
+      for (auto& thread : threads) thread.join();
+    },
+    [] { return thread_count; }};
+
+// A random model of the Llama family, and the numbers that describe it.
+struct Model {
+  static constexpr int64_t kWidth = 64, kHeads = 4, kKvHeads = 2, kHeadWidth = 16, kInner = 96, kLayers = 2, kVocabulary = 50, kContext = 200, kSlots = 3;
+  std::vector<int64_t> numbers;
+  std::vector<uint64_t> words;  // aligned for floats
+  int64_t bytes = 0, slot = 0;
+  unsigned seed = 1;
+
+  explicit Model(Format format, int planes) {
+    slot = kLayers * kKvHeads * cached_head_elements(kContext, kHeadWidth);
+    const float epsilon = 1e-5f, scale = 0.25f;
+    numbers = {kPlanVersion, 0, 0, 1, kWidth, kHeads, kKvHeads, kHeadWidth, kInner, kLayers, kVocabulary, kContext, kSlots, bits(epsilon), bits(scale), slot};
+    const int64_t query = kHeads * kHeadWidth, key = kKvHeads * kHeadWidth;
+    matrix(format, planes, kVocabulary, kWidth);
+    matrix(format, planes, kVocabulary, kWidth);
+    absent(1);
+    vector(kWidth);
+    absent(1, false);
+    vector(kContext * kHeadWidth / 2);
+    vector(kContext * kHeadWidth / 2);
+    for (int64_t i = 0; i < kLayers; ++i) {
+      for (const int64_t rows : {query, key, key}) matrix(format, planes, rows, kWidth);
+      matrix(format, planes, kWidth, query);
+      for (int k = 0; k < 2; ++k) matrix(format, planes, kInner, kWidth);
+      matrix(format, planes, kWidth, kInner);
+      vector(kWidth);
+      absent(1, false);
+      for (const int64_t size : {query, key, key}) vector(size);
+      absent(3, false);
+      vector(kWidth);
+      absent(4, false);
+    }
+  }
+
+  std::string read(DecoderPlan& plan) const { return read_plan(numbers.data(), int64_t(numbers.size()), reinterpret_cast<const uint8_t*>(words.data()), bytes, kSlots * slot, plan); }
+
+ private:
+  static int64_t bits(float x) {
+    uint32_t value;
+    std::memcpy(&value, &x, 4);
+    return value;
+  }
+  uint8_t* add(int64_t size) {
+    numbers.push_back(bytes);
+    const int64_t at = bytes;
+    bytes += (size + 63) / 64 * 64;
+    words.resize(size_t(bytes / 8));
+    return reinterpret_cast<uint8_t*>(words.data()) + at;
+  }
+  void absent(int count, bool is_matrix = true) {
+    for (int i = 0; i < count; ++i) numbers.insert(numbers.end(), {-1});
+    if (is_matrix) numbers.insert(numbers.end(), {0, 1});
+  }
+  void vector(int64_t size) {
+    const auto values = normals(size_t(size), ++seed);
+    std::memcpy(add(4 * size), values.data(), size_t(4 * size));
+  }
+  void matrix(Format format, int planes, int64_t rows, int64_t columns) {
+    std::vector<uint8_t> source(size_t(rows * source_row_bytes(format, columns)));
+    if (format == Format::f32) {
+      const auto values = normals(size_t(rows * columns), ++seed);
+      for (size_t i = 0; i < values.size(); ++i) {
+        const float value = values[i] / 8;
+        std::memcpy(&source[4 * i], &value, 4);
+      }
+    } else {  // q4_1: scale, offset, nibbles
+      std::mt19937 draw(++seed);
+      for (auto& byte : source) byte = uint8_t(draw());
+      for (size_t i = 0; i < source.size(); i += 20) std::memcpy(&source[i], "\x00\x24\x00\xa8", 4);  // 1/64, -1/32
+    }
+    pack(format, source.data(), rows, columns, add(packed_bytes(format, rows, columns)));
+    numbers.insert(numbers.end(), {int64_t(format), planes});
+  }
+};
+
+struct Tokens {
+  std::vector<int32_t> ids, positions, slots, rows;
+  void add(int32_t id, int32_t position, int32_t slot) {
+    rows.push_back(int32_t(ids.size()));
+    ids.push_back(id);
+    positions.push_back(position);
+    slots.push_back(slot);
+  }
+};
+
+std::vector<float> run(Level level, const DecoderPlan& plan, std::vector<uint16_t>& cache, const Tokens& tokens) {
+  std::vector<float> logits(tokens.rows.size() * size_t(plan.vocabulary));
+  const DecoderStep step{tokens.ids.data(), tokens.positions.data(), tokens.slots.data(), int64_t(tokens.ids.size()), tokens.rows.data(), int64_t(tokens.rows.size())};
+  run_decoder(plan, cache.data(), step, logits.data(), plain_threads, level);
+  return logits;
+}
+
+int32_t token_at(int32_t slot, int32_t position) { return (slot * 31 + position * 7) % int32_t(Model::kVocabulary); }
+
+}  // namespace
+
+TEST(decoder_step_by_step_has_the_bits_of_the_whole) {
+  for (const Format format : {Format::f32, Format::q4_1}) {
+    const Model model(format, 2);
+    DecoderPlan plan;
+    CHECK(model.read(plan).empty());
+    const int32_t lengths[] = {140, 20, 33};
+    Tokens all;
+    for (int32_t slot = 0; slot < 3; ++slot)
+      for (int32_t t = 0; t < lengths[slot]; ++t) all.add(token_at(slot, t), t, slot);
+    thread_count = 3;
+    std::vector<uint16_t> cache(size_t(Model::kSlots * model.slot)), other = cache;
+    const auto whole = run(level, plan, cache, all);
+    thread_count = 1;
+    size_t begin = 0;
+    for (int32_t slot = 0; slot < 3; ++slot) {
+      for (int32_t t = 0; t < lengths[slot];) {
+        Tokens part;
+        const int32_t end = std::min(lengths[slot], t + (t % 3 ? 1 : 12));
+        for (; t < end; ++t) part.add(token_at(slot, t), t, slot);
+        const auto logits = run(level, plan, other, part);
+        CHECK(std::memcmp(logits.data(), &whole[begin], 4 * logits.size()) == 0, "format %d, slot %d, before %d", int(format), int(slot), int(t));
+        begin += logits.size();
+      }
+    }
+    CHECK(cache == other);
+  }
+}
+
+TEST(decoder_plan_with_any_number_exchanged_is_refused_or_runs) {
+  const Model good(Format::q4_1, 1);
+  Tokens tokens;
+  for (int32_t t = 0; t < 3; ++t) tokens.add(t, t, 1);
+  thread_count = 1;
+  int refused = 0, ran = 0;
+  for (size_t place = 0; place < good.numbers.size(); ++place) {
+    for (const int64_t value : {int64_t{-2}, int64_t{-1}, int64_t{0}, int64_t{1}, int64_t{64}, int64_t{1} << 31, int64_t{1} << 62}) {
+      Model model = good;
+      model.numbers[place] = value;
+      DecoderPlan plan;
+      const std::string wrong = model.read(plan);
+      refused += !wrong.empty();
+      if (!wrong.empty() || plan.vocabulary < Model::kVocabulary || plan.context < 3 || plan.slots < 2) continue;
+      ++ran;
+      std::vector<uint16_t> cache(size_t(Model::kSlots * model.slot));
+      run(level, plan, cache, tokens);
+    }
+  }
+  CHECK(refused > 300 && ran > 50, "%d refused, %d ran", refused, ran);
+}
+
+TEST(work_queue_runs_every_chunk_once_and_phases_in_order) {
+  for (const int participants : {1, 2, 5}) {
+    constexpr int64_t kPhases = 200, kChunks = 7;
+    WorkQueue queue(kPhases);
+    std::atomic<int64_t> counts[kPhases] = {};
+    std::atomic<int> disorder{0};
+    std::vector<std::thread> threads;
+    for (int i = 0; i < participants; ++i) {
+      threads.emplace_back([&, i] {
+        if (i == 1) std::this_thread::yield();  // late
+        WorkQueue::Participant me(queue);
+        for (int64_t phase = 0; phase < kPhases; ++phase)
+          me.phase(kChunks, [&](int64_t) {
+            if (phase > 0 && counts[phase - 1] != kChunks) ++disorder;
+            ++counts[phase];
+          });
+      });
+    }
+    for (auto& thread : threads) thread.join();
+    for (const auto& count : counts) CHECK(count == kChunks);
+    CHECK(disorder == 0);
+  }
+}

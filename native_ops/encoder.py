@@ -1,0 +1,206 @@
+"""Encoders of the BERT family over texts that stand end to end, without padding.
+
+`cu_seqlens`, int32 [B + 1], says where texts begin: text i has the tokens cu_seqlens[i] to
+cu_seqlens[i + 1]. T tokens, B texts, D width, H heads, N outputs and K inputs of a linear layer,
+V words, P positions. Numbers are `float32`, `bfloat16` or `int8`: what weights are kept as.
+Activations are `none`, `relu`, `gelu` or `gelu_tanh`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+from native_ops.encoder_checks import check_forward, check_seqlens, need, rows_of
+from native_ops.encoder_layout import pack, packed_bytes, unpack
+from native_ops.operators import define
+
+POOLINGS = ("mean", "cls", "max", "lasttoken", "mean_sqrt_len_tokens", "weightedmean")
+WEIGHTS_OF_LAYER, VECTORS_OF_LAYER = 4, 8
+
+
+def activated(x: torch.Tensor, activation: str) -> torch.Tensor:
+    """x through an activation by its name."""
+    if activation == "relu":
+        return torch.relu(x)
+    if activation in {"gelu", "gelu_tanh"}:
+        return F.gelu(x, approximate="tanh" if activation == "gelu_tanh" else "none")
+    return x
+
+
+def encoder_linear_reference(
+    x: torch.Tensor,
+    packed: torch.Tensor,
+    bias: torch.Tensor,
+    activation: str,
+    number: str,
+    residual: torch.Tensor | None,
+) -> torch.Tensor:
+    """activation(x w^T + bias) + residual: sums in float32, rounded once at the end."""
+    weight = unpack(packed, number, len(bias), x.shape[1])
+    y = activated(F.linear(x.float(), weight, bias), activation)
+    return (y if residual is None else y + residual.float()).to(x.dtype)
+
+
+def packed_attention_reference(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    cu_queries: torch.Tensor,
+    cu_keys: torch.Tensor,
+    heads: int,
+    scale: float,
+    causal: bool,
+    bias: torch.Tensor | None,
+) -> torch.Tensor:
+    """Text by text in float32."""
+    check_seqlens("packed_attention", "cu_queries", cu_queries, len(q))
+    check_seqlens("packed_attention", "cu_keys", cu_keys, len(k))
+    result = q.new_empty(q.shape)
+    for queries, keys in zip(rows_of(cu_queries), rows_of(cu_keys), strict=True):
+        parts = (q[queries], k[keys], v[keys])
+        heads_q, heads_k, heads_v = (
+            part.float().reshape(len(part), heads, -1).transpose(0, 1) for part in parts
+        )
+        scores = heads_q @ heads_k.transpose(1, 2) * scale
+        rows, columns = scores.shape[1:]
+        if bias is not None:
+            scores = scores + bias[:, :rows, :columns]
+        if causal:
+            later = torch.ones(rows, columns, dtype=torch.bool, device=q.device)
+            scores = scores.masked_fill(later.triu(columns - rows + 1), -torch.inf)
+        context = scores.softmax(2) @ heads_v
+        result[queries] = context.transpose(0, 1).flatten(1).to(q.dtype)
+    return result
+
+
+def pool_texts_reference(
+    hidden: torch.Tensor, cu_seqlens: torch.Tensor, mode: str, normalize: bool
+) -> torch.Tensor:
+    """Text by text in float32."""
+    need(mode in POOLINGS, "pool_texts", f"mode must be {', '.join(POOLINGS)}; it is {mode}")
+    check_seqlens("pool_texts", "cu_seqlens", cu_seqlens, len(hidden))
+    pooled = [_pool(hidden[rows].float(), mode) for rows in rows_of(cu_seqlens)]
+    result = torch.stack(pooled) if pooled else hidden.new_empty(0, hidden.shape[1]).float()
+    return F.normalize(result, dim=1) if normalize else result
+
+
+def _pool(rows: torch.Tensor, mode: str) -> torch.Tensor:
+    if mode == "cls":
+        return rows[0]
+    if mode == "lasttoken":
+        return rows[-1]
+    if mode == "max":
+        return rows.amax(0)
+    if mode == "weightedmean":
+        weights = torch.arange(1, len(rows) + 1, device=rows.device, dtype=rows.dtype)
+        return weights @ rows / weights.sum()
+    total = rows.sum(0)
+    return total / (len(rows) if mode == "mean" else len(rows) ** 0.5)
+
+
+def qkv_number(number: str) -> str:
+    """What a layer's joined query, key and value weight is kept as where the others are `number`.
+
+    With int8 it is bfloat16: its input has a few columns far larger than the others.
+    """
+    return "bfloat16" if number == "int8" else number
+
+
+def encoder_forward_reference(
+    tokens: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    words: torch.Tensor,
+    places: torch.Tensor,
+    weights: Sequence[torch.Tensor],
+    vectors: Sequence[torch.Tensor],
+    heads: int,
+    inner: int,
+    epsilon: float,
+    activation: str,
+    number: str,
+) -> torch.Tensor:
+    """The layers in float32, with weights as they are rounded."""
+    check_forward(tokens, cu_seqlens, words, places)
+    width = words.shape[1]
+    starts = cu_seqlens.long()
+    lengths = starts.diff()
+    positions = torch.arange(len(tokens), device=tokens.device)
+    positions = positions - torch.repeat_interleave(starts[:-1], lengths)
+    x = words[tokens.long()].float() + places[positions]
+    x = F.layer_norm(x, (width,), vectors[0], vectors[1], epsilon)
+    shapes = ((3 * width, width), (width, width), (inner, width), (width, inner))
+    for index in range(len(weights) // WEIGHTS_OF_LAYER):
+        packed = weights[WEIGHTS_OF_LAYER * index :][:WEIGHTS_OF_LAYER]
+        kept = (qkv_number(number), number, number, number)
+        w = [unpack(p, n, *size) for p, n, size in zip(packed, kept, shapes, strict=True)]
+        b = vectors[2 + VECTORS_OF_LAYER * index :]
+        q, k, v = F.linear(x, w[0], b[0]).chunk(3, 1)
+        scale = (width // heads) ** -0.5
+        context = packed_attention_reference(
+            q, k, v, cu_seqlens, cu_seqlens, heads, scale, False, None
+        )
+        x = F.layer_norm(x + F.linear(context, w[1], b[1]), (width,), b[4], b[5], epsilon)
+        up = activated(F.linear(x, w[2], b[2]), activation)
+        x = F.layer_norm(x + F.linear(up, w[3], b[3]), (width,), b[6], b[7], epsilon)
+    return x
+
+
+encoder_pack = define(
+    "encoder_pack",
+    "(Tensor weight, str number) -> Tensor",
+    pack,
+    lambda weight, number: weight.new_empty(packed_bytes(number, *weight.shape), dtype=torch.uint8),
+)
+"""weight float32 [N, K] to uint8, rounded and laid out for the other operators."""
+
+encoder_linear = define(
+    "encoder_linear",
+    "(Tensor x, Tensor packed, Tensor bias, str activation, str number, Tensor? residual) "
+    "-> Tensor",
+    encoder_linear_reference,
+    lambda x, packed, bias, activation, number, residual: x.new_empty(len(x), len(bias)),
+)
+"""x float32 or bfloat16 [T, K], bias float32 [N], residual as x [T, N], to [T, N] as x."""
+
+packed_attention = define(
+    "packed_attention",
+    "(Tensor q, Tensor k, Tensor v, Tensor cu_queries, Tensor cu_keys, int heads, float scale, "
+    "bool causal, Tensor? bias) -> Tensor",
+    packed_attention_reference,
+    lambda q, k, v, cu_queries, cu_keys, heads, scale, causal, bias: q.new_empty(q.shape),
+)
+"""q [T, D], k and v [T', D], float32 or bfloat16, to [T, D]; softmax in float32.
+
+A text's queries are at its last places: with `causal`, the last query sees every key. `bias`
+float32 [H, S, S], S at least the longest text, is added to the scaled scores (T5).
+"""
+
+pool_texts = define(
+    "pool_texts",
+    "(Tensor hidden, Tensor cu_seqlens, str mode, bool normalize) -> Tensor",
+    pool_texts_reference,
+    lambda hidden, cu_seqlens, mode, normalize: hidden.new_empty(
+        len(cu_seqlens) - 1, hidden.shape[1], dtype=torch.float32
+    ),
+)
+"""hidden float32 or bfloat16 [T, D] to float32 [B, D]; modes are `POOLINGS`."""
+
+encoder_forward = define(
+    "encoder_forward",
+    "(Tensor tokens, Tensor cu_seqlens, Tensor words, Tensor places, Tensor[] weights, "
+    "Tensor[] vectors, int heads, int inner, float epsilon, str activation, str number) -> Tensor",
+    encoder_forward_reference,
+    lambda tokens, cu_seqlens, words, *rest: words.new_empty(
+        len(tokens), words.shape[1], dtype=torch.float32
+    ),
+)
+"""tokens int32 [T], words [V, D], places float32 [P, D], to the last layer's rows float32 [T, D].
+
+`weights`, packed, for each layer: q, k and v joined [3 D, D], attention's output [D, D], up
+[inner, D], down [D, inner]; the first as `qkv_number` says, the others as `number`. `vectors`,
+float32: the embeddings' norm (weight, bias), then for each layer the four biases, attention's norm
+and the layer's.
+"""

@@ -1,0 +1,242 @@
+"""All layers in one operator, and what the encoder's operators refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+
+from native_ops import binary
+from native_ops import encoder as ops
+from native_ops.encoder_layout import pack, unpack
+
+LEVELS = ("reference", *binary.state().levels)
+NUMBERS = ("float32", "bfloat16", "int8")
+TOLERANCE = {"float32": 1e-4, "bfloat16": 4e-2, "int8": 0.15}
+
+
+@pytest.fixture(params=LEVELS)
+def level(request: pytest.FixtureRequest) -> Iterator[str]:
+    if request.param != "reference":
+        binary.choose_level(request.param)
+    yield request.param
+    binary.choose_level("")
+
+
+def starts(lengths: list[int]) -> torch.Tensor:
+    return torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A random encoder, as the operator takes it."""
+
+    width: int
+    heads: int
+    inner: int
+    number: str
+    layers: int = 2
+    activation: str = "gelu"
+
+    def arguments(self) -> tuple[Any, ...]:
+        generator = torch.Generator().manual_seed(3)
+
+        def draw(*shape: int, scale: float = 1.0) -> torch.Tensor:
+            return torch.randn(shape, generator=generator) * scale
+
+        width, inner = self.width, self.inner
+        weights, vectors = [], [1 + draw(width, scale=0.1), draw(width, scale=0.1)]
+        for _ in range(self.layers):
+            shapes = ((3 * width, width), (width, width), (inner, width), (width, inner))
+            kept = (ops.qkv_number(self.number), *[self.number] * 3)
+            weights += [
+                pack(draw(n, k, scale=k**-0.5), number)
+                for (n, k), number in zip(shapes, kept, strict=True)
+            ]
+            vectors += [draw(n, scale=0.1) for n, _ in shapes]
+            for _ in range(2):
+                vectors += [1 + draw(width, scale=0.1), draw(width, scale=0.1)]
+        tables = (draw(50, width), draw(600, width))
+        settings = (self.heads, inner, 1e-6, self.activation, self.number)
+        return (*tables, weights, vectors, *settings)
+
+
+def tokens(count: int) -> torch.Tensor:
+    return torch.randint(0, 50, (count,), dtype=torch.int32)
+
+
+def run(level: str, *arguments: Any) -> torch.Tensor:
+    reference = level == "reference"
+    operator = ops.encoder_forward_reference if reference else ops.encoder_forward
+    result: torch.Tensor = operator(*arguments)
+    return result
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize(("width", "heads", "inner"), [(64, 2, 96), (24, 3, 50), (1, 1, 1)])
+@pytest.mark.parametrize("lengths", [[], [1], [3, 50, 1, 17], [600, 2]])
+def test_against_float64(
+    level: str, number: str, width: int, heads: int, inner: int, lengths: list[int]
+) -> None:
+    rest = Model(width, heads, inner, number).arguments()
+    ids, cu = tokens(sum(lengths)), starts(lengths)
+    y = run(level, ids, cu, *rest)
+    assert (y.dtype, y.shape) == (torch.float32, (sum(lengths), width))
+    expected = forward64(ids, lengths, *rest)
+    torch.testing.assert_close(y.double(), expected, atol=TOLERANCE[number], rtol=TOLERANCE[number])
+
+
+def forward64(ids: torch.Tensor, lengths: list[int], *rest: Any) -> torch.Tensor:
+    """Written out once more, text by text, in float64."""
+    words, places, weights, vectors, heads, inner, epsilon, activation, number = rest
+    width = words.shape[1]
+    v = [x.double() for x in vectors]
+
+    def norm(x: torch.Tensor, at: int) -> torch.Tensor:
+        return torch.nn.functional.layer_norm(x, (width,), v[at], v[at + 1], epsilon)
+
+    texts = []
+    for text in torch.split(ids, lengths):
+        x = norm(words[text.long()].double() + places[: len(text)], 0)
+        for layer in range(len(weights) // 4):
+            sizes = ((3 * width, width), (width, width), (inner, width), (width, inner))
+            kept = (ops.qkv_number(number), number, number, number)
+            w = [
+                unpack(p, name, *size).double()
+                for p, name, size in zip(weights[4 * layer :], kept, sizes, strict=False)
+            ]
+            at = 2 + 8 * layer
+            q, k, value = (
+                t.reshape(len(text), heads, -1).transpose(0, 1)
+                for t in (x @ w[0].t() + v[at]).chunk(3, 1)
+            )
+            scores = (q @ k.transpose(1, 2) * (width // heads) ** -0.5).softmax(2)
+            context = (scores @ value).transpose(0, 1).flatten(1)
+            x = norm(x + context @ w[1].t() + v[at + 1], at + 4)
+            up = ops.activated(x @ w[2].t() + v[at + 2], activation)
+            x = norm(x + up @ w[3].t() + v[at + 3], at + 6)
+        texts.append(x)
+    return torch.cat(texts) if texts else torch.zeros(0, width).double()
+
+
+# the reference's products may depend on the number of rows
+@pytest.mark.parametrize("level", LEVELS[1:], indirect=True)
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_text_has_the_same_bits_in_every_batch(level: str, number: str) -> None:
+    rest = Model(64, 2, 128, number).arguments()
+    lengths = [5, 300, 1, 33, 16, 260]
+    ids = tokens(sum(lengths))
+    together = run(level, ids, starts(lengths), *rest)
+    assert torch.equal(together, run(level, ids, starts(lengths), *rest))
+    for rows in torch.split(torch.arange(len(ids)), lengths):
+        alone = run(level, ids[rows], starts([len(rows)]), *rest)
+        assert torch.equal(together[rows], alone)
+
+
+def test_threads_do_not_change_the_bits(level: str) -> None:
+    rest = Model(64, 2, 128, "bfloat16").arguments()
+    lengths = [600, 40, 3, 90]
+    ids, before = tokens(sum(lengths)), torch.get_num_threads()
+    results = []
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        results.append(run(level, ids, starts(lengths), *rest))
+    torch.set_num_threads(before)
+    torch.testing.assert_close(*results, atol=1e-6 if level == "reference" else 0, rtol=0)
+
+
+def test_nan_stays_in_its_text(level: str) -> None:
+    words, *rest = Model(32, 2, 64, "bfloat16").arguments()
+    words = words.clone()
+    words[7] = torch.nan
+    ids = torch.tensor([1, 2, 7, 3, 4, 5], dtype=torch.int32)
+    y = run(level, ids, starts([2, 2, 2]), words, *rest)
+    assert y.isnan().any(1).tolist() == [False, False, True, True, False, False]
+
+
+CU = torch.tensor([0, 2], dtype=torch.int32)
+IDS = torch.tensor([1, 2], dtype=torch.int32)
+
+
+@pytest.mark.parametrize(
+    ("cu", "rule"),
+    [
+        (CU.long(), "cu_seqlens must be int32; it is int64"),
+        (CU[None], "cu_seqlens must have 1 dimensions"),
+        (CU[:0], "cu_seqlens must have at least one entry"),
+        (CU + 1, "cu_seqlens must begin with 0; it begins with 1"),
+        (torch.tensor([0, -1, 2], dtype=torch.int32), "must rise; entry 1 is -1 after 0"),
+        (torch.tensor([0, 1, 1, 2], dtype=torch.int32), "must rise; entry 2 is 1 after 1"),
+        (torch.tensor([0, 3], dtype=torch.int32), "must end with the number of tokens, 2; it"),
+    ],
+)
+def test_bad_cu_seqlens(level: str, cu: torch.Tensor, rule: str) -> None:
+    rest = Model(8, 1, 8, "float32").arguments()
+    with pytest.raises(RuntimeError, match=f"ironcliw::encoder_forward: .*{rule}"):
+        run(level, IDS, cu, *rest)
+
+
+@pytest.mark.parametrize("bad", [-1, 50, 2**31 - 1])
+def test_ids_outside_the_words(level: str, bad: int) -> None:
+    rest = Model(8, 1, 8, "float32").arguments()
+    ids = torch.tensor([1, bad], dtype=torch.int32)
+    with pytest.raises(RuntimeError, match="encoder_forward: tokens must be 0 to 49"):
+        run(level, ids, CU, *rest)
+
+
+def test_a_text_longer_than_the_places(level: str) -> None:
+    rest = Model(8, 1, 8, "float32").arguments()
+    with pytest.raises(RuntimeError, match="no more tokens than places has rows, 600"):
+        run(level, tokens(601), starts([601]), *rest)
+
+
+@pytest.mark.parametrize(
+    ("index", "value", "rule"),
+    [
+        (0, IDS.long(), "tokens must be int32; it is int64"),
+        (2, torch.zeros(50, 8, dtype=torch.float64), "words must be float32 or bfloat16"),
+        (3, torch.zeros(600, 9), "places must have 8 in dimension 1"),
+        (4, [torch.zeros(9, dtype=torch.uint8)] * 8, r"weights\[0\] must have 1024 in"),
+        (4, [torch.zeros(9, dtype=torch.uint8)] * 3, "weights must be 4 for each layer"),
+        (5, [torch.zeros(8)] * 3, "vectors must be 2 and 8 for each of 2 layers"),
+        (6, 3, "heads must divide the width; it is 3 of 8"),
+        (7, 0, "inner must be positive"),
+        (9, "swish", "activation must be none, relu, gelu or gelu_tanh; it is swish"),
+        (10, "int4", "number must be float32, bfloat16 or int8; it is int4"),
+    ],
+)
+def test_other_bad_arguments(index: int, value: Any, rule: str) -> None:
+    arguments = [IDS, CU, *Model(8, 1, 8, "float32").arguments()]
+    arguments[index] = value
+    with pytest.raises(RuntimeError, match=f"ironcliw::encoder_forward: .*{rule}"):
+        ops.encoder_forward(*arguments)
+
+
+def samples() -> list[tuple[Any, tuple[Any, ...]]]:
+    model = Model(8, 2, 16, "float32")
+    q = torch.randn(5, 8)
+    cu = starts([2, 3])
+    return [
+        (torch.ops.ironcliw.encoder_pack.default, (torch.randn(4, 5), "bfloat16")),
+        (
+            torch.ops.ironcliw.encoder_linear.default,
+            (q, pack(torch.randn(6, 8), "float32"), torch.randn(6), "gelu", "float32", None),
+        ),
+        (
+            torch.ops.ironcliw.packed_attention.default,
+            (q, q + 1, q + 2, cu, cu, 2, 0.5, False, None),
+        ),
+        (torch.ops.ironcliw.pool_texts.default, (q, cu, "mean", True)),
+        (torch.ops.ironcliw.encoder_forward.default, (tokens(5), cu, *model.arguments())),
+    ]
+
+
+@pytest.mark.parametrize("index", range(5))
+def test_operators_are_well_formed_and_compile(index: int) -> None:
+    operator, arguments = samples()[index]
+    torch.library.opcheck(operator, arguments)
+    compiled = torch.compile(lambda *given: operator(*given), fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(*arguments), operator(*arguments))

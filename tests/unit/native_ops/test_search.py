@@ -1,0 +1,163 @@
+"""Cosine search on every level and in the reference, against float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from native_ops import binary
+from native_ops.search import cosine_top_k, cosine_top_k_reference
+
+Search = Callable[..., tuple[torch.Tensor, torch.Tensor]]
+IMPLEMENTATIONS = ("reference", *(binary.state().levels or ("absent",)))
+
+
+@pytest.fixture(params=IMPLEMENTATIONS)
+def search(request: pytest.FixtureRequest) -> Iterator[Search]:
+    if request.param == "reference":
+        yield cosine_top_k_reference
+        return
+    if request.param == "absent":
+        pytest.fail(f"there are no compiled kernels to test: {binary.state().reason}")
+    binary.choose_level(request.param)
+    yield cosine_top_k
+    binary.choose_level("")
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def quantised(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    scales = rows.abs().amax(1) / 127
+    return (rows / scales[:, None]).round().to(torch.int8), scales
+
+
+def assert_nearest(
+    found: tuple[torch.Tensor, torch.Tensor], queries: torch.Tensor, rows: torch.Tensor, k: int
+) -> None:
+    exact = torch.nn.functional.cosine_similarity(queries[:, None].double(), rows.double(), dim=2)
+    scores, indices = found
+    assert scores.shape == indices.shape == (len(queries), k)
+    expected = exact.topk(k, dim=1).values.float()
+    torch.testing.assert_close(scores, expected, rtol=0, atol=2e-6)
+    torch.testing.assert_close(scores, exact.gather(1, indices).float(), rtol=0, atol=2e-6)
+    assert all(len(set(row)) == k for row in indices.tolist())
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "float16", "int8"])
+def test_the_nearest_rows_of_every_type(search: Search, kind: str) -> None:
+    for count, width, asked, k in ((1, 1, 1, 1), (50, 37, 3, 7), (300, 64, 9, 300), (9, 16, 0, 2)):
+        queries, rows = normal(asked, width), normal(count, width, seed=1)
+        scales = None
+        if kind == "int8":
+            matrix, scales = quantised(rows)
+            rows = matrix * scales[:, None]
+        else:
+            matrix = rows.to(getattr(torch, kind))
+            rows = matrix.float()
+        if asked == 0:
+            assert search(queries, matrix, k, scales)[1].shape == (0, k)
+            continue
+        assert_nearest(search(queries, matrix, k, scales), queries, rows, k)
+
+
+def test_random_shapes(search: Search) -> None:
+    @given(st.integers(1, 200), st.integers(1, 70), st.integers(1, 18), st.integers(0, 99))
+    @settings(max_examples=12, deadline=None)
+    def check(count: int, width: int, asked: int, seed: int) -> None:
+        queries, rows = normal(asked, width, seed=seed), normal(count, width, seed=seed + 1)
+        k = 1 + seed % count
+        assert_nearest(search(queries, rows, k), queries, rows, k)
+
+    check()
+
+
+def test_many_rows_on_several_threads_keep_one_order(search: Search) -> None:
+    rows = normal(9000, 64, seed=2).round()  # many equal scores in low precision
+    rows[4000:8000] = rows[:4000]
+    queries = normal(2, 64, seed=3)
+    one, other = search(queries, rows, 500), search(queries, rows, 500)
+    assert torch.equal(one[1], other[1])
+    assert torch.equal(one[0], other[0])
+    scores, indices = one
+    equal = scores[:, 1:] == scores[:, :-1]
+    assert equal.sum() > 100
+    assert (scores[:, 1:] <= scores[:, :-1]).all()
+    assert (indices[:, 1:] > indices[:, :-1])[equal].all()
+
+
+def test_nan_and_zeros_never_win(search: Search) -> None:
+    rows = torch.ones(5, 20)
+    rows[0, 3] = torch.nan
+    rows[2] = 0
+    rows[4] = -1
+    scores, indices = search(torch.ones(1, 20), rows, 5)
+    assert indices.tolist() == [[1, 3, 2, 4, 0]]
+    assert scores[0, 2] == 0
+    assert scores[0, 4].isnan()
+    assert search(torch.zeros(1, 20), rows[3:], 2)[0].tolist() == [[0, 0]]
+    assert search(torch.full((1, 20), torch.nan), rows, 2)[0].isnan().all()
+
+
+def test_norms_as_given_and_non_contiguous_input(search: Search) -> None:
+    rows, queries = normal(40, 33), normal(3, 33, seed=1)
+    norms = rows.norm(dim=1)
+    assert_nearest(search(queries, rows, 4, None, norms), queries, rows, 4)
+    doubled = search(queries, rows, 4, None, 2 * norms)[0]
+    torch.testing.assert_close(2 * doubled, search(queries, rows, 4)[0])
+    apart = rows.T.contiguous().T
+    assert not apart.is_contiguous()
+    assert_nearest(search(queries.T.contiguous().T, apart, 4), queries, rows, 4)
+    matrix, scales = quantised(rows)
+    true_rows = matrix * scales[:, None]
+    found = search(queries, matrix, 4, scales, true_rows.norm(dim=1))
+    assert_nearest(found, queries, true_rows, 4)
+
+
+ROWS, QUERY = torch.ones(4, 8), torch.ones(1, 8)
+BAD: list[tuple[tuple[Any, ...], str]] = [
+    ((QUERY.double(), ROWS, 1), "queries must be float32; it is float64"),
+    ((QUERY[0], ROWS, 1), "queries must have 2 dimensions"),
+    ((QUERY, ROWS.double(), 1), "matrix must be float32, bfloat16, float16 or int8"),
+    ((QUERY, ROWS[:0], 1), "matrix must have rows"),
+    ((QUERY[:, :7], ROWS, 1), "queries must have 8 in dimension 1"),
+    ((QUERY, ROWS, 0), "k must be from 1 to the matrix's 4 rows; it is 0"),
+    ((QUERY, ROWS, 5), "k must be from 1 to the matrix's 4 rows; it is 5"),
+    ((QUERY, ROWS, 1, torch.ones(4)), "scales must be given with an int8 matrix"),
+    ((QUERY, ROWS.to(torch.int8), 1), "scales must be given with an int8 matrix"),
+    ((QUERY, ROWS.to(torch.int8), 1, torch.ones(3)), "scales must have 4 in dimension 0"),
+    ((QUERY, ROWS, 1, None, torch.ones(4).double()), "norms must be float32"),
+    ((QUERY, ROWS, 1, None, torch.ones(4, 1)), "norms must have 1 dimensions"),
+]
+
+
+@pytest.mark.parametrize(("bad", "message"), BAD)
+def test_bad_arguments_are_named(search: Search, bad: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(RuntimeError, match=f"ironcliw::cosine_top_k: {message}"):
+        search(*bad)
+
+
+def test_the_operator_is_well_registered() -> None:
+    torch.library.opcheck(
+        torch.ops.ironcliw.cosine_top_k.default, (normal(2, 9), normal(5, 9, seed=1), 3)
+    )
+    matrix, scales = quantised(normal(5, 9))
+    torch.library.opcheck(
+        torch.ops.ironcliw.cosine_top_k.default, (normal(2, 9), matrix, 3, scales)
+    )
+
+
+def test_it_compiles_without_a_graph_break() -> None:
+    compiled = torch.compile(
+        lambda queries, rows: cosine_top_k(queries * 2, rows, 3),
+        fullgraph=True,
+        backend="aot_eager",
+    )
+    queries, rows = normal(2, 9), normal(5, 9, seed=1)
+    assert torch.equal(compiled(queries, rows)[1], cosine_top_k(queries, rows, 3)[1])
