@@ -70,6 +70,7 @@ class Bucket(MemoryFileSystem):  # type: ignore[misc]
     fetches = 0
     gate: threading.Barrier | None = None
     breaks = False
+    reading = threading.Lock()
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
@@ -79,7 +80,8 @@ class Bucket(MemoryFileSystem):  # type: ignore[misc]
         type(self).fetches += 1
         if self.gate is not None:
             self.gate.wait(30)
-        super().get(rpath, lpath, **options)
+        with self.reading:  # files in memory have one position for all who read them
+            super().get(rpath, lpath, **options)
         if self.breaks:
             raise OSError("the connection was reset")
 
