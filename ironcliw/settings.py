@@ -33,7 +33,7 @@ RESERVED = frozenset({"IRONCLIW_CONFIG", "IRONCLIW_NATIVE", "IRONCLIW_SESSION"})
 # Never written into a message, however wrong their value is.
 _SECRETS = ("client.api_key", "store.url")
 _MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-CpuCapability = Literal["baseline", "avx2", "avx512", "avx512_bf16", "neon", "neon_i8mm"]
+CpuCapability = Literal["baseline", "avx2", "avx512", "avx512_bf16", "amx", "neon", "neon_i8mm"]
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
 

@@ -4,6 +4,10 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #elif defined(__aarch64__) && defined(__APPLE__)
 #include <sys/sysctl.h>
 #elif defined(__aarch64__)
@@ -20,6 +24,22 @@ bool has_bf16() {
   return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 5));
 }
 
+// Tiles and their int8 products. Linux gives a process their 8 KB of state only when it asks, with
+// ARCH_REQ_XCOMP_PERM (arch/x86/include/uapi/asm/prctl.h); its threads have it from then on.
+bool has_amx() {
+#if defined(__linux__)
+  unsigned a, b, c, d;
+  if (!(__get_cpuid(1, &a, &b, &c, &d) && (c & (1u << 27)))) return false;  // OSXSAVE: there is XGETBV
+  if (!(__get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & (1u << 24)) && (d & (1u << 25)))) return false;
+  unsigned saved, high;
+  asm volatile("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
+  constexpr unsigned tiles = (1u << 17) | (1u << 18);
+  return (saved & tiles) == tiles && syscall(SYS_arch_prctl, 0x1023, 18) == 0;
+#else
+  return false;
+#endif
+}
+
 std::vector<Level> find_levels() {
   __builtin_cpu_init();
   std::vector<Level> found{Level::baseline};
@@ -32,7 +52,9 @@ std::vector<Level> find_levels() {
                     __builtin_cpu_supports("avx512vnni");
   if (!wide) return found;
   found.push_back(Level::avx512);
-  if (has_bf16()) found.push_back(Level::avx512_bf16);
+  if (!has_bf16()) return found;
+  found.push_back(Level::avx512_bf16);
+  if (has_amx()) found.push_back(Level::amx);
   return found;
 }
 #elif defined(__aarch64__) && defined(__APPLE__)
@@ -74,6 +96,7 @@ const char* name_of(Level level) {
     case Level::avx2: return "avx2";
     case Level::avx512: return "avx512";
     case Level::avx512_bf16: return "avx512_bf16";
+    case Level::amx: return "amx";
     case Level::neon: return "neon";
     case Level::neon_i8mm: return "neon_i8mm";
     default: return "baseline";

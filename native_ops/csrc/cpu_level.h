@@ -6,7 +6,7 @@
 
 namespace ironcliw {
 
-enum class Level : int { baseline, avx2, avx512, avx512_bf16, neon, neon_i8mm };
+enum class Level : int { baseline, avx2, avx512, avx512_bf16, amx, neon, neon_i8mm };
 
 const char* name_of(Level level);
 
@@ -23,18 +23,22 @@ bool choose_level(const std::string& name);
 }  // namespace ironcliw
 
 // In an area's header, after its table type: declares the tables of all levels, and `area()`, that of
-// the level in use.
+// the level in use. Only areas that say IRONCLIW_TABLES_WITH_AMX are compiled for AMX (CMakeLists.txt);
+// on that level the others are those of avx512_bf16.
 #if defined(__x86_64__)
-#define IRONCLIW_TABLES(Type, area)                                                   \
-  extern const Type area##_baseline, area##_avx2, area##_avx512, area##_avx512_bf16; \
-  inline const Type& area(Level wanted) {                                            \
-    switch (wanted) {                                                                \
-      case Level::avx512_bf16: return area##_avx512_bf16;                            \
-      case Level::avx512: return area##_avx512;                                      \
-      case Level::avx2: return area##_avx2;                                          \
-      default: return area##_baseline;                                               \
-    }                                                                                \
-  }                                                                                  \
+#define IRONCLIW_TABLES(Type, area) IRONCLIW_X86_TABLES(Type, area, avx512_bf16)
+#define IRONCLIW_TABLES_WITH_AMX(Type, area) IRONCLIW_X86_TABLES(Type, area, amx)
+#define IRONCLIW_X86_TABLES(Type, area, of_amx)                                                           \
+  extern const Type area##_baseline, area##_avx2, area##_avx512, area##_avx512_bf16, area##_##of_amx;     \
+  inline const Type& area(Level wanted) {                                                                 \
+    switch (wanted) {                                                                                     \
+      case Level::amx: return area##_##of_amx;                                                            \
+      case Level::avx512_bf16: return area##_avx512_bf16;                                                 \
+      case Level::avx512: return area##_avx512;                                                           \
+      case Level::avx2: return area##_avx2;                                                               \
+      default: return area##_baseline;                                                                    \
+    }                                                                                                     \
+  }                                                                                                       \
   inline const Type& area() { return area(level()); }
 #elif defined(__aarch64__)
 #define IRONCLIW_TABLES(Type, area)                                     \
@@ -52,4 +56,7 @@ bool choose_level(const std::string& name);
   extern const Type area##_baseline;                             \
   inline const Type& area(Level) { return area##_baseline; }     \
   inline const Type& area() { return area##_baseline; }
+#endif
+#ifndef IRONCLIW_TABLES_WITH_AMX
+#define IRONCLIW_TABLES_WITH_AMX(Type, area) IRONCLIW_TABLES(Type, area)
 #endif

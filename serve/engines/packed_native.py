@@ -22,9 +22,9 @@ STEP_TOKENS = 16384
 """Tokens of one call: bounds what the rows of a huge batch take."""
 
 _LEVELS = {
-    torch.float32: frozenset({"avx2", "avx512", "avx512_bf16"}),
-    torch.bfloat16: frozenset({"avx512_bf16"}),
-    torch.int8: frozenset({"baseline", "avx2", "avx512", "avx512_bf16", "neon", "neon_i8mm"}),
+    torch.float32: frozenset({"avx2", "avx512", "avx512_bf16", "amx"}),
+    torch.bfloat16: frozenset({"avx512_bf16", "amx"}),
+    torch.int8: frozenset({"baseline", "avx2", "avx512", "avx512_bf16", "amx", "neon", "neon_i8mm"}),
 }
 
 

@@ -3,6 +3,9 @@
 #include <cfloat>
 
 #include "kernels/packed_linear_formats.h"
+#ifdef IRONCLIW_USE_AMX
+#include "kernels/packed_linear_amx.h"
+#endif
 
 IRONCLIW_BEGIN
 
@@ -190,6 +193,10 @@ void multiply_rows(const PackedMatrix& w, int64_t begin, int64_t end, const Quan
 template <class F>
 void multiply_groups(const PackedMatrix& w, const QuantizedRows& x, int64_t rows, int64_t begin, int64_t end, float* out,
     int64_t out_stride) {
+#ifdef IRONCLIW_USE_AMX
+  if (rows >= kTileRows && w.columns > 0)
+    return multiply_tiles<F>(w, bytes_of_group<F>(w.columns), x, rows, begin, end, out, out_stride);
+#endif
   const int64_t step = 1 + kCachedWeights / (1 + bytes_of_group<F>(w.columns));
   for (int64_t first = begin; first < end; first += step) {
     const int64_t last = end - first < step ? end : first + step;

@@ -72,6 +72,6 @@ struct PackedLinearKernels {
   // One row of the matrix as floats [columns]: an embedding.
   void (*read_row)(const PackedMatrix& w, int64_t row, float* out);
 };
-IRONCLIW_TABLES(PackedLinearKernels, packed_linear)
+IRONCLIW_TABLES_WITH_AMX(PackedLinearKernels, packed_linear)
 
 }  // namespace ironcliw

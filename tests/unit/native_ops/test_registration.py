@@ -13,8 +13,8 @@ import native_ops
 from native_ops import binary
 from native_ops.operators import NAMESPACE
 
-REFERENCE_ONLY: frozenset[str] = frozenset()
-"""Those without a compiled kernel: the reference is as fast, says benchmarks/LOG.md."""
+REFERENCE_ONLY = frozenset({"token_logprobs", "token_logprobs_weight_gradient"})
+"""Matrix products in torch around operators that are compiled (see native_ops/loss_head.py)."""
 
 has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
 
