@@ -16,11 +16,12 @@ from ironcliw.errors import IroncliwError
 from ironcliw.settings import process_environment
 
 Result = TypeVar("Result")
-# What an e2 worker may have; read by ATen and oneDNN when torch is first imported, and by us.
+# What an e2 worker may have; read by ATen, oneDNN and MKL when torch is first imported, and by us.
 CAPS: Mapping[str, Mapping[str, str]] = {
     "avx2": {
         "ATEN_CPU_CAPABILITY": "avx2",
         "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
         "IRONCLIW_CPU_CAPABILITY": "avx2",
     }
 }

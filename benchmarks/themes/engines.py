@@ -224,6 +224,7 @@ def _remarks(options: Options, texts: Mapping[str, list[str]], rounds: int) -> l
     remarks = [settings, peers, ceiling]
     if options.cap:
         remarks.append(
-            f"Instruction sets capped at {options.cap} for ATen and oneDNN in every contestant."
+            f"Instruction sets capped at {options.cap} for ATen, oneDNN, MKL and our kernels, in "
+            "every contestant."
         )
     return remarks

@@ -87,7 +87,7 @@ void encoder_pack(EncoderNumber number, const float* weight, int64_t outputs, in
 
 bool encoder_tiles() {
   static const bool found = find_tiles();
-  return found && tiles_wanted;
+  return found && tiles_wanted && level() == Level::amx;
 }
 
 bool encoder_use_tiles(bool wanted) {

@@ -24,7 +24,9 @@ STEP_TOKENS = 16384
 _LEVELS = {
     torch.float32: frozenset({"avx2", "avx512", "avx512_bf16", "amx"}),
     torch.bfloat16: frozenset({"avx512_bf16", "amx"}),
-    torch.int8: frozenset({"baseline", "avx2", "avx512", "avx512_bf16", "amx", "neon", "neon_i8mm"}),
+    torch.int8: frozenset(
+        {"baseline", "avx2", "avx512", "avx512_bf16", "amx", "neon", "neon_i8mm"}
+    ),
 }
 
 

@@ -2,6 +2,7 @@
 // a second time, one number at a time, as ggml's quants.c describes them.
 #include "kernels/packed_linear.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "tests/check.h"
@@ -197,6 +198,27 @@ TEST(packed_rows_have_the_same_bits_alone_and_together) {
           packed_linear(level).multiply_quantized(c.matrix(), quantized_from(all.x, first, 0, columns), rows, g, g + 1, out.data(), 48);
         CHECK(!std::memcmp(out.data(), together.data() + first * 48, out.size() * 4), "format %d, %d planes, %d rows", int(format),
             planes, int(rows));
+      }
+    }
+}
+
+// More rows and columns than a kernel takes at once, and numbers of rows that leave some over.
+TEST(packed_rows_have_the_same_bits_among_many) {
+  for (const Format format : kQuantized)
+    for (const int planes : {1, 2}) {
+      const int64_t outputs = 16, columns = 1280, most = 145;
+      const Product c = product_of(format, outputs, columns, false, 23);
+      const auto x = normals(static_cast<size_t>(most * columns), 24);
+      const Rows all(level, x, most, columns, planes);
+      std::vector<float> alone(static_cast<size_t>(most * 16)), out(alone.size() + 16, -1.0f);
+      for (int64_t m = 0; m < most; ++m)
+        packed_linear(level).multiply_quantized(c.matrix(), quantized_from(all.x, m, 0, columns), 1, 0, 1, alone.data() + 16 * m, 16);
+      for (const int64_t rows : {64, 65, 79, 80, 145}) {
+        std::fill(out.begin(), out.end(), -1.0f);
+        packed_linear(level).multiply_quantized(c.matrix(), all.x, rows, 0, 1, out.data(), 16);
+        CHECK(!std::memcmp(out.data(), alone.data(), static_cast<size_t>(rows) * 64), "format %d, %d planes, %d rows", int(format), planes,
+            int(rows));
+        for (int n = 0; n < 16; ++n) CHECK(out[rows * 16 + n] == -1.0f, "written behind the last of %d rows", int(rows));
       }
     }
 }

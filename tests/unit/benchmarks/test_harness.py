@@ -135,6 +135,7 @@ def test_the_cap_reaches_the_environment_of_a_contestant() -> None:
     environment = options.child_environment(EXTRA="1")
     assert environment["ATEN_CPU_CAPABILITY"] == "avx2"
     assert environment["ONEDNN_MAX_CPU_ISA"] == "AVX2"
+    assert environment["MKL_ENABLE_INSTRUCTIONS"] == "AVX2"
     assert environment["IRONCLIW_CPU_CAPABILITY"] == "avx2"
     assert environment["OMP_NUM_THREADS"] == "2"
     assert environment["EXTRA"] == "1"
