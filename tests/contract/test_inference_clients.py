@@ -23,7 +23,10 @@ from tests.contract.http_service import HttpService, running
 HELLO = "Hello w\u00f6rld, \U0001f600!\u2028"
 TALKERS = {
     "talker": {"source": f"fake:300?context=256&text={HELLO}", "task": "generation"},
-    "endless": {"source": "fake:300?context=4096&seconds=0.01&slots=1", "task": "generation"},
+    "endless": {
+        "source": "fake:300?endless=1&context=4096&seconds=0.01&slots=1",
+        "task": "generation",
+    },
 }
 LABELS = ["play music", "set an alarm", "weather report"]
 RAIN = "will it rain tomorrow in Paris"

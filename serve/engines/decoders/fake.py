@@ -8,6 +8,7 @@ query, `fake:300?slots=4&text=Hello`:
     context, slots, kv       positions of a sequence, sequences, positions over all of them
     seconds, token_seconds   a step takes so long, and so much more for each token of it
     text                     every answer is this text, then END; again, where END ends nothing
+    endless                  1: answers are letters from a to z, drawn by hashing, and never END
     seq2seq                  1: sources are begun, sequences start with token 0
     fail, nan                1: cannot be loaded; computes NaN
     bytes, kv_bytes          says that it holds so many of weights, and of a KV cache
@@ -43,6 +44,7 @@ _DEFAULTS = {
     "seconds": "0",
     "token_seconds": "0",
     "text": "",
+    "endless": "",
     "seq2seq": "",
     "fail": "",
     "nan": "",
@@ -83,8 +85,11 @@ class FakeDecoder:
         self._token_seconds = float(options["token_seconds"])
         self._nan = bool(options["nan"])
         self._text = options["text"].encode()
-        if self._text and self.vocabulary <= END:
-            raise ModelLoadError(f"source {source!r}: text= needs {END + 1} token ids or more")
+        self._endless = bool(options["endless"])
+        if (self._text or self._endless) and self.vocabulary <= END:
+            raise ModelLoadError(
+                f"source {source!r}: text= and endless= need {END + 1} token ids or more"
+            )
         self._sources: dict[int, Tokens] = {}
         self._hashes: dict[int, list[int]] = {}  # of each beginning of a slot's sequence
         self._matched: dict[int, list[int]] = {}  # letters of the text at the end of each
@@ -183,6 +188,8 @@ class FakeDecoder:
         else:
             begin = self._hashes[slot][-1] % self.vocabulary
             row[:] = self._table[begin : begin + self.vocabulary]
+            if self._endless:
+                row[: ord("a")] = row[ord("z") + 1 :] = -_CERTAIN
 
     def _check_slot(self, slot: int) -> None:
         assert not self.closed, "the decoder was closed"

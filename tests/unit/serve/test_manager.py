@@ -21,7 +21,7 @@ def settings(tmp_path: Path) -> Settings:
         "fake": {"source": "fake:8", "task": "embedding"},
         "broken": {"source": "fake:8?fail=1", "task": "embedding"},
         "writer": {"source": "fake:300?text=Hello&kv_bytes=500", "task": "generation"},
-        "endless": {"source": "fake:300?context=64", "task": "generation"},
+        "endless": {"source": "fake:300?endless=1&context=64", "task": "generation"},
     }
     return Settings(state_dir=tmp_path, models=models, serve={"max_batch_items": 5})
 

@@ -65,7 +65,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Streamin
 def settings(tmp_path: Path) -> Settings:
     models = {
         "writer": {"source": "fake:300?text=Hello", "task": "generation"},
-        "endless": {"source": "fake:300?context=64&seconds=0.01", "task": "generation"},
+        "endless": {"source": "fake:300?endless=1&context=64&seconds=0.01", "task": "generation"},
         "reader": {"source": "fake:8", "task": "embedding"},
     }
     return Settings(state_dir=tmp_path / "state", models=models)
@@ -143,7 +143,10 @@ def test_bad_requests_in_process(settings: Settings) -> None:
 
 def test_leaving_a_stream_frees_the_slot(settings: Settings) -> None:
     models = {
-        "long": {"source": "fake:300?context=8192&seconds=0.01&slots=1", "task": "generation"}
+        "long": {
+            "source": "fake:300?endless=1&context=8192&seconds=0.01&slots=1",
+            "task": "generation",
+        }
     }
     one = Settings(state_dir=settings.state_dir, models=models)
     with PrimeModel.from_pretrained("long", settings=one) as model:

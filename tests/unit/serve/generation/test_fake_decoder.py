@@ -108,12 +108,22 @@ def test_what_a_request_can_break() -> None:
         ("fake:300?fail=1", "says that it cannot be loaded"),
         ("fake:300?contxt=9", "unknown contxt; known are context, slots"),
         ("fake:words", "the number of token ids"),
-        ("fake:200?text=a", "needs 257"),
+        ("fake:200?text=a", "need 257"),
+        ("fake:200?endless=1", "need 257"),
     ],
 )
 def test_a_source_that_cannot_be_loaded(source: str, message: str) -> None:
     with pytest.raises(ModelLoadError, match=message):
         FakeDecoder(source)
+
+
+def test_an_endless_answer_has_letters_alone() -> None:
+    decoder = FakeDecoder("fake:300?endless=1")
+    rows = decoder.forward(step(0, 0, *range(200), rows=tuple(range(200))))
+    likely = rows > -60
+    assert likely[:, ord("a") : ord("z") + 1].all()
+    assert likely.sum() == 200 * 26
+    assert len(np.unique(rows.argmax(axis=1))) > 10, "not the same letter each time"
 
 
 def test_nan() -> None:
