@@ -19,7 +19,8 @@ from benchmarks.servers import MODEL
 from ironcliw import logs
 from ironcliw.catalog import Catalog
 from ironcliw.errors import IroncliwError
-from ironcliw.settings import LogSettings, export_environment, load_settings
+from ironcliw.setting_sections import LogSettings
+from ironcliw.settings import export_environment, load_settings
 from ironcliw.sources import locate
 
 # Imported only when asked for: a theme may need what another's user has not installed.

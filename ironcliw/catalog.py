@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from ironcliw.errors import ModelNotFoundError, SettingsError
 
 if TYPE_CHECKING:
-    from ironcliw.settings import ModelSettings
+    from ironcliw.setting_sections import ModelSettings
 
 Task = Literal["embedding", "encoder", "nli", "classifier", "generation", "seq2seq", "vision"]
 Quantization = Literal["8bit", "4bit"]

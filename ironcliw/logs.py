@@ -14,7 +14,7 @@ import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
-    from ironcliw.settings import LogSettings
+    from ironcliw.setting_sections import LogSettings
 
 PACKAGES = ("actors", "benchmarks", "cluster", "ironcliw", "native_ops", "rl", "serve", "train")
 

@@ -13,9 +13,9 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -26,6 +26,18 @@ from pydantic_settings import (
 
 from ironcliw.catalog import Catalog
 from ironcliw.errors import SettingsError
+from ironcliw.setting_sections import (
+    BenchSettings,
+    BudgetSettings,
+    ClientSettings,
+    CloudSettings,
+    ClusterSettings,
+    CpuCapability,
+    LogSettings,
+    ModelSettings,
+    ServeSettings,
+    StoreSettings,
+)
 
 PREFIX = "IRONCLIW_"
 # With our prefix, yet no settings: they are read before settings exist, by a child, or by make.
@@ -33,164 +45,7 @@ RESERVED = frozenset({"IRONCLIW_CONFIG", "IRONCLIW_NATIVE", "IRONCLIW_SESSION"})
 # Never written into a message, however wrong their value is.
 _SECRETS = ("client.api_key", "store.url")
 _MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-CpuCapability = Literal["baseline", "avx2", "avx512", "avx512_bf16", "amx", "neon", "neon_i8mm"]
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
-
-
-class Section(BaseModel):
-    """A section refuses names it does not know: a typo must not pass in silence."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ClusterSettings(Section):
-    """The Ray head of this machine."""
-
-    node_ip: str = Field("127.0.0.1", description="Address the head's Ray services listen on.")
-    gcs_port: int = Field(
-        6380, ge=1024, le=65535, description="Port of Ray's control service (GCS)."
-    )
-    dashboard_port: int = Field(8265, ge=1024, le=65535, description="Port of the Ray dashboard.")
-    metrics_port: int = Field(
-        8266, ge=1024, le=65535, description="Loopback port of Ray's metrics agent."
-    )
-    agent_port: int = Field(8267, ge=1024, le=65535, description="Port of Ray's dashboard agent.")
-    worker_ports: tuple[int, int] = Field(
-        (20000, 20999), description="First and last port for Ray's worker processes."
-    )
-    num_cpus: int | None = Field(None, ge=1, description="Cores Ray may use; unset: all.")
-    object_store_bytes: int = Field(
-        200_000_000, ge=78_643_200, description="Shared-memory object store; grows on use."
-    )
-    temp_dir: Path | None = Field(
-        None, description="Ray's session folder; short, since socket paths are limited."
-    )
-    start_timeout_seconds: float = Field(
-        60.0, gt=0, description="How long `up` waits for the head and the application."
-    )
-    application: str = Field(
-        "serve.app:build_app", description="Builder of the Serve application, by dotted name."
-    )
-    preflight: str = Field(
-        "serve.preflight:check", description="Check made before the head starts, by dotted name."
-    )
-
-
-class ServeSettings(Section):
-    """The HTTP service."""
-
-    host: str = Field("127.0.0.1", description="Address of the HTTP service.")
-    port: int = Field(8000, ge=1, le=65535, description="Port of the HTTP service.")
-    auth: Literal["auto", "required"] = Field(
-        "auto", description="`auto`: a key is optional on loopback; `required`: always needed."
-    )
-    pinned_models: tuple[str, ...] = Field(
-        ("all-MiniLM-L6-v2",), description="Models loaded at start and never evicted."
-    )
-    memory_fraction: float = Field(
-        0.6, gt=0, le=0.95, description="Share of RAM that loaded models may hold."
-    )
-    memory_bytes: int | None = Field(
-        None, gt=0, description="The same as a number of bytes; wins over the fraction."
-    )
-    model_ttl_seconds: float | None = Field(
-        None, gt=0, description="Unload a model that is not pinned after this idle time."
-    )
-    device: str = Field("auto", description="`auto`, `cpu`, `mps` or `cuda`.")
-    precision: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
-        "auto",
-        description="Precision of matrix products; pooling is always float32. `int8`: embedding "
-        "models of the BERT family on the CPU; the others as with `auto`.",
-    )
-    threads: int | None = Field(None, ge=1, description="Compute threads of an engine replica.")
-    max_body_bytes: int = Field(8_388_608, ge=1024, description="Largest request body.")
-    max_batch_items: int = Field(2048, ge=1, description="Most inputs in one request.")
-    max_request_tokens: int = Field(
-        300_000, ge=1, description="Most tokens in one request, over all inputs."
-    )
-    max_concurrency_per_key: int | None = Field(
-        None, ge=1, description="Requests at once for a key without a limit of its own."
-    )
-    request_timeout_seconds: float = Field(
-        60.0, gt=0, le=3600, description="Deadline of a request without a header of its own."
-    )
-    batch_tokens: int = Field(2048, ge=1, description="Token budget of one batch.")
-    batch_items: int = Field(256, ge=1, description="Most texts in one batch.")
-    max_queue_tokens: int = Field(400_000, ge=1, description="Most tokens waiting for a model.")
-    max_queue_seconds: float = Field(
-        30.0, gt=0, description="Longest estimated wait that is still admitted."
-    )
-    embedding_cache_bytes: int = Field(
-        16_777_216, ge=0, description="Answers kept by content in the ingress; 0 turns it off."
-    )
-    generation_engine: Literal["auto", "torch", "llamacpp", "vllm"] = Field(
-        "auto", description="What computes generating models; `auto` picks by machine and file."
-    )
-    generation_slots: int = Field(
-        8, ge=1, le=256, description="Texts that one model generates at once."
-    )
-    kv_cache_bytes: int = Field(
-        536_870_912, ge=1_048_576, description="Most memory of one model's KV cache."
-    )
-    max_waiting_jobs: int = Field(
-        256, ge=1, description="Most generations waiting for a slot of one model."
-    )
-    generation_timeout_seconds: float = Field(
-        600.0, gt=0, le=3600, description="Deadline of a generation without a header of its own."
-    )
-    refusal_threshold: float | None = Field(
-        None, ge=0, le=1, description="Decisions below it are refusals; unset: as calibrated."
-    )
-
-
-class StoreSettings(Section):
-    """Where durable state lives."""
-
-    url: SecretStr | None = Field(
-        None, description="SQLAlchemy URL; unset: SQLite in the state directory."
-    )
-
-
-class LogSettings(Section):
-    """Logging of the command line and the replicas."""
-
-    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Threshold.")
-    format: Literal["text", "json"] = Field("text", description="One line of text, or JSON.")
-
-
-class BenchSettings(Section):
-    """Benchmarks."""
-
-    data: Path = Field(
-        Path("../shared/data"), description="Folder of `ironcliw bench fetch-data`'s files."
-    )
-
-
-class ModelSettings(Section):
-    """A catalogue entry of the user's own, or a change to a shipped one."""
-
-    source: str | None = Field(
-        None, description="`dir:PATH`, `hf:REPO@REVISION`, `gs://...` or `package:DIST/PATH`."
-    )
-    task: str | None = Field(None, description="embedding, nli, classifier, generation, ...")
-    bytes: int | None = Field(None, gt=0, description="Size of the weights.")
-    dimensions: int | None = Field(None, gt=0, description="Length of an embedding.")
-    context: int | None = Field(None, gt=0, description="Most tokens of one input.")
-    licence: str | None = Field(None, description="SPDX name.")
-    engine: Literal["torch", "llamacpp", "vllm"] | None = Field(
-        None, description="What computes this generating model; unset: serve.generation_engine."
-    )
-    quantization: Literal["8bit", "4bit"] | None = Field(
-        None, description="Quantise the weights when they are loaded."
-    )
-
-
-class ClientSettings(Section):
-    """How the client and the command line reach a server."""
-
-    base_url: str | None = Field(None, description="Server; unset: the local one.")
-    api_key: SecretStr | None = Field(None, description="API key sent with each request.")
-    timeout_seconds: float = Field(60.0, gt=0, description="Deadline of a call.")
 
 
 class Settings(BaseSettings):
@@ -207,6 +62,8 @@ class Settings(BaseSettings):
         None, description="Instruction set level of the compiled kernels; unset: the highest."
     )
     cluster: ClusterSettings = ClusterSettings()
+    cloud: CloudSettings = CloudSettings()
+    budget: BudgetSettings = BudgetSettings()
     serve: ServeSettings = ServeSettings()
     store: StoreSettings = StoreSettings()
     log: LogSettings = LogSettings()

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 from ironcliw.errors import AuthenticationError, OverloadedError, PermissionDeniedError
-from ironcliw.settings import LOOPBACK_HOSTS, ServeSettings
+from ironcliw.setting_sections import ServeSettings
+from ironcliw.settings import LOOPBACK_HOSTS
 from serve.keyring import KeyRing
 from serve.keys import ApiKey, Scope
 

@@ -15,7 +15,7 @@ import numpy as np
 from ironcliw.catalog import Catalog
 from ironcliw.errors import ContextLengthError, RequestError, RequestTooLargeError
 from ironcliw.schemas import EmbeddingRequest
-from ironcliw.settings import ServeSettings
+from ironcliw.setting_sections import ServeSettings
 from serve.answers import embedding_body, shorten
 from serve.batcher import Priority
 from serve.batching import BatchObserver, BatchQueue

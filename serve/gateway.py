@@ -24,7 +24,7 @@ from ironcliw.errors import (
     RequestTooLargeError,
     UnavailableError,
 )
-from ironcliw.settings import ServeSettings
+from ironcliw.setting_sections import ServeSettings
 
 logger = logging.getLogger(__name__)
 

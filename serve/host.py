@@ -21,7 +21,7 @@ from typing import Any, cast
 import psutil
 
 from ironcliw.catalog import Catalog
-from ironcliw.settings import ServeSettings
+from ironcliw.setting_sections import ServeSettings
 from ironcliw.sources import locate
 from serve.cache import ModelCache
 from serve.engines.protocol import ClassificationEngine, EmbeddingEngine, PackedTokens, Vectors

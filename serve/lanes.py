@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 
-from ironcliw.settings import ServeSettings
+from ironcliw.setting_sections import ServeSettings
 from serve.batcher import BatchLimits
 from serve.batching import BatchObserver, BatchQueue
 from serve.engines.protocol import PackedTokens, Tokens, Vectors

@@ -14,7 +14,8 @@ from typing import Any
 from ironcliw import logs
 from ironcliw.catalog import Catalog
 from ironcliw.errors import IroncliwError
-from ironcliw.settings import ServeSettings, Settings
+from ironcliw.setting_sections import ServeSettings
+from ironcliw.settings import Settings
 from serve.engines.protocol import PackedTokens
 from serve.generation.protocol import Delta, GenerationJob
 from serve.host import Computed, ModelHost, use_cpu_capability

@@ -18,7 +18,7 @@ import numpy as np
 
 from ironcliw.catalog import Catalog
 from ironcliw.errors import RequestTooLargeError
-from ironcliw.settings import ServeSettings
+from ironcliw.setting_sections import ServeSettings
 from ironcliw.sources import locate
 from serve.batcher import Priority
 from serve.batching import BatchObserver, BatchQueue

@@ -15,7 +15,7 @@ import orjson
 from ironcliw.catalog import Catalog, ModelCard
 from ironcliw.errors import RequestError, RequestTooLargeError
 from ironcliw.schemas.decisions import DEFAULT_TEMPLATE, ClassifyRequest, DecisionRequest
-from ironcliw.settings import ServeSettings
+from ironcliw.setting_sections import ServeSettings
 from serve.batching import BatchObserver, BatchQueue
 from serve.decisions.answers import Estimates, Method, answer, decision_body
 from serve.decisions.classifier import ClassifierMethod, class_probabilities

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from ironcliw.catalog import ModelCard
 from ironcliw.errors import ModelLoadError
-from ironcliw.settings import ServeSettings
+from ironcliw.setting_sections import ServeSettings
 from ironcliw.sources import locate
 from serve.generation.protocol import Decoder, Generator
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from ironcliw.catalog import ModelCard
 from ironcliw.errors import RequestError, UnsupportedError
-from ironcliw.settings import ServeSettings
+from ironcliw.setting_sections import ServeSettings
 from ironcliw.sources import locate
 from serve.engines.protocol import ClassificationEngine, EmbeddingEngine, Encoded
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from ironcliw.catalog import Catalog
 from ironcliw.errors import RequestError, UnavailableError
 from ironcliw.schemas.generation import ChatCompletionRequest, CompletionRequest
-from ironcliw.settings import ServeSettings
+from ironcliw.setting_sections import ServeSettings
 from serve.batcher import Priority
 from serve.embeddings import Served
 from serve.engines.protocol import Tokens

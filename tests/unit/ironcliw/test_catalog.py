@@ -6,7 +6,7 @@ import pytest
 
 from ironcliw.catalog import Catalog
 from ironcliw.errors import ModelNotFoundError, SettingsError
-from ironcliw.settings import ModelSettings
+from ironcliw.setting_sections import ModelSettings
 
 
 def change(**fields: str) -> ModelSettings:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from ironcliw.logs import PACKAGES, configure
-from ironcliw.settings import LogSettings
+from ironcliw.setting_sections import LogSettings
 
 
 @pytest.fixture(autouse=True)

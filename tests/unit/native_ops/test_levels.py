@@ -11,7 +11,8 @@ import pytest
 
 from cluster.status import write_status
 from ironcliw.errors import SettingsError
-from ironcliw.settings import CpuCapability, load_settings
+from ironcliw.setting_sections import CpuCapability
+from ironcliw.settings import load_settings
 from native_ops import binary
 from serve.host import use_cpu_capability
 from serve.manager import TransformerManager

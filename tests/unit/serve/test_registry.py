@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from ironcliw.catalog import Catalog, ModelCard
 from ironcliw.errors import ModelLoadError
-from ironcliw.settings import ServeSettings
+from ironcliw.setting_sections import ServeSettings
 from serve.engines.folder import EncoderFolder
 from serve.engines.registry import estimate_bytes, load_engine
 

@@ -13,7 +13,7 @@ import pytest
 
 from ironcliw.catalog import Catalog
 from ironcliw.errors import OverloadedError, RequestTooLargeError
-from ironcliw.settings import ServeSettings
+from ironcliw.setting_sections import ServeSettings
 from serve.decisions.embedding import EmbeddingMethod
 from serve.decisions.heads import IN_SCOPE_THRESHOLD, Head, Scores, few_shot_head
 from serve.decisions.questions import Option, Options, Question

@@ -8,7 +8,7 @@ import pytest
 
 from ironcliw.catalog import Catalog, ModelCard
 from ironcliw.errors import ModelLoadError
-from ironcliw.settings import ModelSettings
+from ironcliw.setting_sections import ModelSettings
 from serve.engines.decoders import conversion
 from serve.engines.decoders.conversion import converted_folder
 from serve.engines.decoders.gguf_text import GgufText

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from ironcliw.catalog import Catalog, ModelCard
 from ironcliw.errors import ModelLoadError, RequestError, RequestTooLargeError
-from ironcliw.settings import ModelSettings
+from ironcliw.setting_sections import ModelSettings
 from serve.engines.decoders.fake import END, START, fake_tokenizer
 from serve.generation.text import TextSide, load_text_side
 
@@ -156,7 +156,7 @@ def test_neither_torch_nor_transformers_is_imported() -> None:
         "from pathlib import Path\n"
         "from serve.generation import service\n"
         "from ironcliw.catalog import Catalog\n"
-        "from ironcliw.settings import ModelSettings\n"
+        "from ironcliw.setting_sections import ModelSettings\n"
         "from serve.generation.text import load_text_side\n"
         "card = Catalog({'m': ModelSettings(source='fake:300', task='generation')})['m']\n"
         "load_text_side(card, Path('.'))\n"
