@@ -33,6 +33,8 @@ from typing import Literal
 
 import torch
 
+from native_ops.huge_pages import zeros_in_huge_pages
+
 VERSION = 1
 """Of the plan's numbers; csrc/decoder_plan.h has the same."""
 
@@ -265,7 +267,7 @@ class DecoderWeights:
     def __init__(self, layout: DecoderLayout) -> None:
         self._layout = layout
         self._missing = set(layout.parts)
-        self.bytes = torch.zeros(layout.nbytes, dtype=torch.uint8)
+        self.bytes = zeros_in_huge_pages(layout.nbytes)
 
     def write(self, name: str, values: torch.Tensor) -> None:
         """Fill a part: a matrix with its packed bytes (uint8), a vector with float32.

@@ -4,27 +4,30 @@ A thin shell: what is computed is `serve.generation.scheduler`'s decision, how a
 `serve.generation.sampling`'s. One step at a time goes to the executor, so that whatever else the
 executor runs (another model's batch) gets in between two steps.
 
-Between two steps stands one hop: the compute thread calls back into the loop, which takes in the
-tokens, plans and submits the next step, and only then lets the readers of the answers run.
+At the end of a step the compute thread itself takes in the tokens, plans the next step and submits
+it; readers get their tokens from the event loop meanwhile. So the loop may be late, or busy with
+other requests, and no step waits for it.
+
+Two threads use the scheduler, under `_lock`, which is never held while something is computed. No
+job is forgotten between them: `_computing` becomes false in the same hold of the lock in which the
+scheduler had nothing to do, and a job is submitted under the lock and then `_advance` called. If it
+was submitted before, the scheduler had it; if after, `_advance` finds `_computing` false.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor, Future
 from functools import partial
-from typing import NamedTuple
 
 from ironcliw.errors import UnavailableError
+from serve.generation.delivery import Delivery
 from serve.generation.protocol import (
     Decoder,
     Delta,
-    Finish,
     GenerationJob,
     GeneratorStats,
     TokenDraw,
@@ -34,13 +37,6 @@ from serve.generation.scheduler import GenerationLimits, Plan, Scheduler
 from serve.generation.sequences import DecoderFacts
 
 logger = logging.getLogger(__name__)
-
-
-class _Computed(NamedTuple):
-    """What a step gave: an outcome a logit row, and the seconds that it took."""
-
-    outcomes: list[TokenDraw | Scores]
-    seconds: float
 
 
 class GenerationRunner:
@@ -64,10 +60,12 @@ class GenerationRunner:
         self._executor = executor
         self._clock = clock
         self._scheduler = Scheduler(DecoderFacts.of(decoder), limits)
-        self._answers: dict[int, _Answer] = {}
-        self._planned = self._computing = self._closed = False
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lock = threading.Lock()  # of the scheduler and `_computing`
+        self._computing = False  # a plan is in flight
         self._device = threading.Lock()  # held while the decoder computes or is closed
+        self._closed = self._freed = False
+        self._delivery = Delivery()
+        self._planned = False  # the loop is about to call `_advance`
         self.context = decoder.context
         self.device = decoder.device
         self.precision = decoder.precision
@@ -84,64 +82,84 @@ class GenerationRunner:
             RequestError, ContextLengthError, OverloadedError, UnavailableError: see `Generator`.
             IroncliwError: the decoder failed in a step with this job in it.
         """
-        if self._closed:
+        loop = self._delivery.use_running_loop()
+        if self._closed:  # after the line above: whoever closes from now on tells this loop
             raise _closed_error()
-        self._loop = asyncio.get_running_loop()
-        job_id = self._scheduler.submit(self._clock(), job)
-        answer = self._answers[job_id] = _Answer(self._loop)
-        self._wake()
+        with self._lock:
+            job_id = self._scheduler.submit(self._clock(), job)
+        answer = self._delivery.open(job_id)
+        if not self._planned:
+            # at the end of this turn of the loop, so that jobs of one turn share a step
+            self._planned = True
+            loop.call_soon(self._advance)
         try:
             ended = False
             while not ended:
+                self._delivery.take()  # what came since the loop was woken belongs to this delta
                 delta = await answer.next()
                 ended = delta.finish is not None or delta.scores is not None
                 yield delta
         finally:
-            if self._answers.pop(job_id, None):  # still there: the reader left
+            if self._delivery.close(job_id):  # the reader left, or the job failed
                 # a job that has a slot is in a step, or planned for one: the plan after it frees it
-                self._scheduler.cancel(job_id)
+                with self._lock:
+                    self._scheduler.cancel(job_id)
 
     def stats(self) -> GeneratorStats:
         """The generator now."""
-        return self._scheduler.stats()
+        with self._lock:
+            return self._scheduler.stats()
 
     def close(self) -> None:
         """End every job with UnavailableError and free the weights; waits for a step to end."""
+        # before the lock is asked for: the next step may get it first, and must find this
+        self._closed = True
         with self._device:
-            if self._closed:
+            if self._freed:
                 return
-            self._closed = True
+            self._freed = True
             self._decoder.close()
-        if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-                self._loop.call_soon_threadsafe(self._fail_all, _closed_error())
-
-    def _wake(self) -> None:
-        """Plan at the end of this turn of the loop, so that jobs of one turn share a step."""
-        if not (self._planned or self._computing or self._closed):
-            self._planned = True
-            assert self._loop is not None
-            self._loop.call_soon(self._advance)
+        self._delivery.call(partial(self._delivery.fail_all, _closed_error()))
 
     def _advance(self) -> None:
+        """Begin to compute if nothing is computed; in the loop."""
         self._planned = False
-        if self._computing or self._closed:
-            return
-        plan = self._scheduler.next()
-        if plan is None:
-            return
-        self._computing = True
-        for job_id in plan.ended:
-            self._deliver(job_id, Delta(finish="length"))
-        try:
-            future = self._executor.submit(self._compute, plan)
-        except RuntimeError as error:  # the executor was shut down
-            self._give_up(plan, error)
-            return
-        future.add_done_callback(partial(self._report, plan))
+        with self._lock:
+            plan = None if self._computing else self._next()
+        self._start(plan)
 
-    def _compute(self, plan: Plan) -> _Computed:
-        """Carry out a plan; in the compute thread."""
+    def _next(self) -> Plan | None:
+        """Plan a step; the lock is held."""
+        plan = None if self._closed else self._scheduler.next()
+        self._computing = plan is not None
+        if plan is not None:
+            self._delivery.add([(job_id, Delta(finish="length")) for job_id in plan.ended])
+        return plan
+
+    def _start(self, plan: Plan | None) -> None:
+        """Have a plan carried out, and readers told of what there is since the last."""
+        future = None
+        if plan is not None:
+            try:
+                future = self._executor.submit(self._turn, plan)
+            except RuntimeError as error:  # the executor was shut down
+                self._give_up(plan, error)
+        if not self._delivery.wake():
+            self._abandon()
+        if plan is not None and future is not None:
+            future.add_done_callback(partial(self._check, plan))
+
+    def _turn(self, plan: Plan) -> None:
+        """Carry out a plan and go on with the next; in the compute thread."""
+        outcomes, seconds = self._compute(plan)
+        with self._lock:
+            # added under the lock: deltas of one job must not overtake each other
+            self._delivery.add(self._scheduler.finished(self._clock(), plan, outcomes, seconds))
+            following = self._next()
+        self._start(following)
+
+    def _compute(self, plan: Plan) -> tuple[list[TokenDraw | Scores], float]:
+        """An outcome for each of a plan's rows, and the seconds that they took."""
         with self._device:
             if self._closed:
                 raise _closed_error()
@@ -151,93 +169,38 @@ class GenerationRunner:
             for slot, source in plan.begin:
                 self._decoder.begin(slot, source)
             if plan.step is None:
-                return _Computed([], 0.0)
+                return [], 0.0
             outcomes = draw(self._decoder.forward(plan.step), plan.contexts)
-            return _Computed(outcomes, time.perf_counter() - started)
+            return outcomes, time.perf_counter() - started
 
-    def _report(self, plan: Plan, future: Future[_Computed]) -> None:
-        """Hand a result over to the loop; called in the compute thread."""
-        assert self._loop is not None
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-            self._loop.call_soon_threadsafe(self._receive, plan, future)
-
-    def _receive(self, plan: Plan, future: Future[_Computed]) -> None:
-        self._computing = False
+    def _check(self, plan: Plan, future: Future[None]) -> None:
+        """See to a turn that failed; called in any thread."""
         if future.cancelled():
             self._give_up(plan, UnavailableError("the step was cancelled; retry"))
         elif error := future.exception():
-            self._fail_plan(plan, error)
-        else:
-            outcomes, seconds = future.result()
-            deltas = self._scheduler.finished(self._clock(), plan, outcomes, seconds)
-            for job_id, delta in deltas:
-                self._deliver(job_id, delta)
-        self._advance()
-
-    def _fail_plan(self, plan: Plan, error: BaseException) -> None:
-        lost = self._scheduler.failed(plan)
-        if not self._closed:
-            logger.error("a step with %d jobs failed: %r", len(lost), error, exc_info=error)
-        for job_id in lost:
-            if answer := self._answers.pop(job_id, None):
-                answer.fail(error)
+            with self._lock:
+                self._computing = False
+                lost = self._scheduler.failed(plan)
+                self._delivery.add([(job_id, error) for job_id in lost])
+            if not self._closed:
+                logger.error("a step with %d jobs failed: %r", len(lost), error, exc_info=error)
+            self._delivery.wake()
+            self._delivery.call(self._advance)
 
     def _give_up(self, plan: Plan, error: BaseException) -> None:
         """Nothing can be computed any more."""
-        self._computing = False
-        self._scheduler.failed(plan)
+        with self._lock:
+            self._computing = False
+            self._scheduler.failed(plan)
         logger.error("no step can be computed: %r", error)
-        self._fail_all(UnavailableError("the model's compute thread has ended; retry"))
+        ended = UnavailableError("the model's compute thread has ended; retry")
+        self._delivery.call(partial(self._delivery.fail_all, ended))
 
-    def _deliver(self, job_id: int, delta: Delta) -> None:
-        answer = self._answers.get(job_id)
-        if answer is None:
-            return
-        if delta.finish is not None or delta.scores is not None:
-            del self._answers[job_id]
-        answer.add(delta)
-
-    def _fail_all(self, error: UnavailableError) -> None:
-        answers, self._answers = self._answers, {}
-        for job_id, answer in answers.items():
-            self._scheduler.cancel(job_id)
-            answer.fail(error)
-
-
-class _Answer:
-    """What was drawn for one job and not yet read by its reader."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._tokens: list[TokenDraw] = []
-        self._finish: Finish | None = None
-        self._scores: Scores | None = None
-        self._error: BaseException | None = None
-        self._reader: asyncio.Future[None] | None = None
-
-    def add(self, delta: Delta) -> None:
-        self._tokens += delta.tokens
-        self._finish, self._scores = delta.finish, delta.scores
-        self._notify()
-
-    def fail(self, error: BaseException) -> None:
-        self._error = error
-        self._notify()
-
-    async def next(self) -> Delta:
-        """All that there is, at least something; tokens come before an error."""
-        while not (self._tokens or self._finish or self._scores or self._error):
-            self._reader = self._loop.create_future()
-            await self._reader
-        if self._error and not self._tokens:
-            raise self._error
-        delta = Delta(tuple(self._tokens), self._finish, self._scores)
-        self._tokens.clear()
-        return delta
-
-    def _notify(self) -> None:
-        if self._reader and not self._reader.done():
-            self._reader.set_result(None)
+    def _abandon(self) -> None:
+        """Compute no further: the loop is closed, nobody reads."""
+        with self._lock:
+            for job_id in self._delivery.abandon():
+                self._scheduler.cancel(job_id)
 
 
 def _closed_error() -> UnavailableError:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from ironcliw.errors import RequestError, UnavailableError
 from serve.engines.decoders.kv_cache import KvCache, KvShape
 from serve.engines.decoders.projections import MakeLinear, Quantization, padded_rows
-from serve.engines.decoders.ragged import Index, Plan, StepLimits
+from serve.engines.decoders.ragged import Index, Plan, Run, StepLimits, by_slot
 from serve.engines.protocol import Tokens
 from serve.engines.threads import SMALL_STEP_TOKENS, ThreadChoice, number_of_threads
 from serve.engines.weights import LoadCounter
@@ -79,7 +80,7 @@ CacheT = TypeVar("CacheT", bound=SlotCache)
 
 
 class SlotDecoder(ABC, Generic[CacheT]):
-    """A `Decoder`; see there. Subclasses load weights and run a plan.
+    """A `Decoder`; see there. Subclasses load weights and compute checked steps.
 
     Args:
         cache: Of all slots, empty.
@@ -139,25 +140,29 @@ class SlotDecoder(ABC, Generic[CacheT]):
 
     def forward(self, step: Step) -> Logits:
         self._check_open()
-        plan = self._limits.plan(step, self._cache.held)
-        logits = self._timed(plan)
-        for slot, length in plan.ends:
-            self._cache.held[slot] = length
-        result: Logits = logits.float().cpu().numpy()
+        held = self._cache.held
+        runs = self._limits.check(step, held)
+        logits = self._timed(step, runs)
+        for run in runs:
+            held[run.slot] = run.length
+        result: Logits = logits.numpy()
         return result
 
-    def _timed(self, plan: Plan) -> torch.Tensor:
-        """Run a plan with the number of threads that is fastest for its size now."""
-        rows = self._rows(len(plan.tokens))
-        with torch.inference_mode():
-            if self._device.type != "cpu":
-                return self._run(plan, rows)
-            choice = self._thread_choice(rows)
-            started = time.perf_counter()
-            with number_of_threads(choice.pick()):
-                logits = self._run(plan, rows)
-            choice.learn(time.perf_counter() - started)
-            return logits
+    def _timed(self, step: Step, runs: Sequence[Run]) -> torch.Tensor:
+        """Compute a step with the number of threads that is fastest for its size now."""
+        rows = self._rows(len(step.tokens))
+        if self._device.type != "cpu":
+            return self._compute(step, runs, rows)
+        choice = self._thread_choice(rows)
+        count = choice.pick()
+        started = time.perf_counter()
+        if count == torch.get_num_threads():
+            logits = self._compute(step, runs, rows)
+        else:
+            with number_of_threads(count):
+                logits = self._compute(step, runs, rows)
+        choice.learn(time.perf_counter() - started)
+        return logits
 
     def _thread_choice(self, rows: int) -> ThreadChoice:
         size = rows.bit_length()
@@ -180,8 +185,8 @@ class SlotDecoder(ABC, Generic[CacheT]):
         del self._cache
 
     @abstractmethod
-    def _run(self, plan: Plan, rows: int) -> torch.Tensor:
-        """Logits [R, V] of a plan, computed with so many rows, N of them real."""
+    def _compute(self, step: Step, runs: Sequence[Run], rows: int) -> torch.Tensor:
+        """Logits float32 [R, V] on the CPU, computed with so many rows, N of them real."""
 
     @abstractmethod
     def _weight_bytes(self) -> int:
@@ -226,6 +231,14 @@ class TorchDecoder(SlotDecoder[KvCache]):
     @property
     def precision(self) -> str:
         return self._quantization or str(self._dtype).removeprefix("torch.")
+
+    def _compute(self, step: Step, runs: Sequence[Run], rows: int) -> torch.Tensor:
+        with torch.inference_mode():
+            return self._run(by_slot(step, runs), rows).float().cpu()
+
+    @abstractmethod
+    def _run(self, plan: Plan, rows: int) -> torch.Tensor:
+        """Logits [R, V] of a plan, computed with so many rows, N of them real."""
 
     def _rows(self, tokens: int) -> int:
         return padded_rows(tokens, self._device)

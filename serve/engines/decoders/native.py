@@ -6,7 +6,7 @@ changes none of them: so one seed gives one text, alone or among others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -31,9 +31,10 @@ from serve.engines.decoders.kv_cache import SlotPages, positions_within
 from serve.engines.decoders.native_model import NativeModel, native_model
 from serve.engines.decoders.native_sources import FolderSource, GgufSource, WeightSource
 from serve.engines.decoders.projections import Quantization
-from serve.engines.decoders.ragged import Index, Plan
+from serve.engines.decoders.ragged import Index, Run
 from serve.engines.threads import number_of_threads
 from serve.engines.weights import LoadCounter, Weights
+from serve.generation.protocol import Step
 
 _PIECE_NUMBERS = 1 << 21
 """Numbers of a matrix that are packed at a time."""
@@ -118,14 +119,11 @@ class NativeDecoder(SlotDecoder[NativeCache]):
     def precision(self) -> str:
         return self._precision
 
-    def _run(self, plan: Plan, rows: int) -> torch.Tensor:
-        wanted, places = plan.rows, None
-        if (wanted[1:] <= wanted[:-1]).any():
-            # the order of the slots is not the one in which the logits were asked for
-            wanted, places = np.unique(wanted, return_inverse=True)
+    def _compute(self, step: Step, runs: Sequence[Run], rows: int) -> torch.Tensor:
+        # the operator takes slots in any order; views cost nothing where the types fit
         tokens, positions, slots, logit_rows = (
-            torch.from_numpy(values.astype(np.int32))
-            for values in (plan.tokens, plan.positions, plan.slots, wanted)
+            torch.from_numpy(np.asarray(values, np.int32))
+            for values in (step.tokens, step.positions, step.slots, step.logit_rows)
         )
         logits: torch.Tensor = decoder_step(
             self._weights,
@@ -137,7 +135,7 @@ class NativeDecoder(SlotDecoder[NativeCache]):
             logit_rows,
             self.vocabulary,
         )
-        return logits if places is None else logits[torch.from_numpy(places)]
+        return logits
 
     def _weight_bytes(self) -> int:
         return self._weights.nbytes + self._plan.nbytes

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ class RunnerVariant:
         count = 0
         deltas = self.runner(model_id).generate(job)
         try:
-            async for delta in deltas:
+            async for delta in single_tokens(deltas):
                 yield delta
                 count += len(delta.tokens)
                 if self.losses and count >= self.lose_after:
@@ -78,6 +79,14 @@ class RunnerVariant:
         for runner in self._runners.values():
             runner.close()
         self._executor.shutdown()
+
+
+async def single_tokens(deltas: AsyncIterator[Delta]) -> AsyncIterator[Delta]:
+    """One token at a time, however far the fake decoder is ahead of the reader."""
+    async for delta in deltas:
+        for token in delta.tokens[:-1]:
+            yield Delta((token,))
+        yield replace(delta, tokens=delta.tokens[-1:])
 
 
 class Made:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -124,9 +125,12 @@ async def test_cancelling_the_reader_frees_the_slot(executor: ThreadPoolExecutor
 async def test_a_late_reader_gets_all_at_once_and_holds_up_nobody(
     executor: ThreadPoolExecutor,
 ) -> None:
-    runner = GenerationRunner(FakeDecoder("fake:258?text=Hello+there&slots=2"), executor)
+    decoder = GatedDecoder("fake:258?text=Hello+there&slots=2")
+    runner = GenerationRunner(decoder, executor)
     async with aclosing(runner.generate(job(max_tokens=11))) as late:
+        decoder.permits.release()
         first = await anext(late)
+        decoder.permits.release(20)
         assert await answer(runner, job(max_tokens=11)) == (b"Hello there", "length")
         rest = [delta async for delta in late]
     assert len(rest) == 1
@@ -197,8 +201,9 @@ async def test_tokens_come_before_the_error(executor: ThreadPoolExecutor) -> Non
     decoder = GatedDecoder("fake:258?text=Hello&slots=1")
     runner = GenerationRunner(decoder, executor)
     async with aclosing(runner.generate(job())) as deltas:
-        decoder.permits.release(3)
+        decoder.permits.release()
         tokens = (await anext(deltas)).tokens
+        decoder.permits.release(2)
         await until(lambda: decoder.started == 4)
         decoder.error = RuntimeError("out of memory")
         decoder.permits.release()
@@ -232,8 +237,9 @@ async def test_close_ends_every_job(executor: ThreadPoolExecutor) -> None:
     readers = [asyncio.create_task(answer(runner, job(max_tokens=400))) for _ in range(3)]
     await until(lambda: decoder.started == 1)
     closing = asyncio.create_task(asyncio.to_thread(runner.close))  # waits for the step
-    decoder.permits.release()
-    await closing
+    while not closing.done():
+        decoder.permits.release()
+        await asyncio.sleep(0.001)
     assert decoder.closed
     for reader in readers:
         with pytest.raises(UnavailableError, match="the model was closed"):
@@ -262,3 +268,74 @@ async def test_an_executor_that_was_shut_down(executor: ThreadPoolExecutor) -> N
     executor.shutdown()
     with pytest.raises(UnavailableError, match="compute thread has ended"):
         await answer(runner, job())
+
+
+async def test_a_step_that_was_cancelled(executor: ThreadPoolExecutor) -> None:
+    runner = GenerationRunner(FakeDecoder("fake:258?text=Hello"), executor)
+    gate = threading.Event()
+    executor.submit(gate.wait, PATIENCE)  # another model computes
+    reader = asyncio.create_task(answer(runner, job()))
+    await until(lambda: runner.stats().running == 1)
+    executor.shutdown(wait=False, cancel_futures=True)
+    gate.set()
+    with pytest.raises(UnavailableError, match="compute thread has ended"):
+        await reader
+
+
+def test_nothing_is_computed_for_a_loop_that_was_closed(executor: ThreadPoolExecutor) -> None:
+    decoder = GatedDecoder("fake:258?text=Hello&slots=1")
+    runner = GenerationRunner(decoder, executor)
+    loop = asyncio.new_event_loop()
+    deltas = runner.generate(job(max_tokens=400))
+    decoder.permits.release()
+    loop.run_until_complete(anext(deltas))
+    loop.close()
+    decoder.permits.release(400)
+    deadline = time.monotonic() + PATIENCE
+    while decoder.held_slots():
+        assert time.monotonic() < deadline, "the slot was not freed"
+        time.sleep(0.001)
+    assert decoder.started < 10
+    assert runner.stats().running == 0
+
+
+async def read(runner: GenerationRunner, asked: GenerationJob, leave_after: int) -> bytes:
+    """An answer, or its beginning up to where its reader leaves."""
+    ids: list[int] = []
+    async with aclosing(runner.generate(asked)) as deltas:
+        async for delta in deltas:
+            ids += [token.id for token in delta.tokens]
+            if len(ids) >= leave_after:
+                break
+    return bytes(ids)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("seed", range(3))
+async def test_whoever_comes_and_goes_changes_no_answer(seed: int, workers: int) -> None:
+    """Hundreds of jobs at random moments: each is answered, and as it is alone."""
+    chance = random.Random(seed)
+    asked = [
+        job(chr(97 + number) * chance.randint(1, 9), max_tokens=chance.randint(1, 12))
+        for number in range(20)
+    ]
+    decoder = FakeDecoder("fake:256?slots=4&context=32&kv=60")
+    with ThreadPoolExecutor(workers) as pool:
+        runner = GenerationRunner(decoder, pool)
+        alone = [(await answer(runner, each))[0] for each in asked]
+
+        async def come_and_go() -> None:
+            for _ in range(chance.randint(0, 30)):
+                await asyncio.sleep(0)  # mostly while nothing is computed, or a step ends
+            number = chance.randrange(len(asked))
+            leave_after = chance.choice([1, 3, 99, 99, 99])
+            got = await read(runner, asked[number], leave_after)
+            assert alone[number].startswith(got)
+            assert len(got) >= min(leave_after, len(alone[number]))
+
+        async with asyncio.timeout(PATIENCE):
+            for _ in range(40):
+                await asyncio.gather(*(come_and_go() for _ in range(chance.randint(1, 9))))
+            await until(lambda: not decoder.held_slots())
+        assert (runner.stats().running, runner.stats().waiting) == (0, 0)
+        runner.close()

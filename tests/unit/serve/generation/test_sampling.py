@@ -253,3 +253,57 @@ def test_rows_are_counted() -> None:
     with pytest.raises(IroncliwError, match="2 rows of logits where 1 were asked for"):
         draw(np.zeros((2, 9), np.float32), [context(Sampling())])
     assert draw(np.zeros((0, 9), np.float32), []) == []
+
+
+def operator(rows: Logits, contexts: list[DrawContext]) -> list[int]:
+    """What the operator draws when it is told everything, as for rows that ask for more."""
+    import torch
+
+    from native_ops.sampling import sample_tokens
+    from serve.generation.sampling import _arguments
+
+    tokens: list[int] = sample_tokens(torch.from_numpy(rows), *_arguments(contexts))[0].tolist()
+    return tokens
+
+
+@pytest.mark.parametrize("count", [1, 3, 9])
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        [Sampling(temperature=0)],
+        [Sampling(temperature=1e-9), Sampling(temperature=0)],
+        [Sampling(temperature=0), Sampling(seed=4)],
+        [Sampling(0.7, 0.9, seed=5), Sampling(1.3, 1.0, 7, seed=6), Sampling(seed=7)],
+        [Sampling(seed=4), Sampling(temperature=0, logit_bias=((3, 9.0),))],
+        [Sampling(seed=4), Sampling(temperature=0, repetition_penalty=3.0)],
+        [Sampling(seed=4), Sampling(temperature=0, frequency_penalty=2.0)],
+        [Sampling(seed=4), Sampling(temperature=0, presence_penalty=2.0)],
+    ],
+)
+def test_the_short_ways_give_the_same_tokens(count: int, kinds: list[Sampling]) -> None:
+    many_ties = [np.round(random_row(seed, 50, 0.7)) for seed in range(count)]
+    rows = np.stack(many_ties).astype(np.float32)
+    for position in range(4):
+        contexts = [
+            context(kinds[row % len(kinds)], list(range(position)), index=row)
+            for row in range(count)
+        ]
+        drawn = [outcome.id for outcome in draw(rows, contexts) if isinstance(outcome, TokenDraw)]
+        assert drawn == operator(rows, contexts)
+
+
+def test_many_rows_are_drawn_by_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from native_ops.sampling import sample_tokens
+
+    seen: list[int] = []
+
+    def watched(*arguments: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return sample_tokens(*arguments)
+
+    monkeypatch.setattr("serve.generation.sampling.sample_tokens", watched)
+    usual = torch.get_num_threads()
+    draw(np.stack([random_row(1, 50)] * 20), [context(Sampling())] * 20)
+    assert (seen, torch.get_num_threads()) == ([1], usual)
