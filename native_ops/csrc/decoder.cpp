@@ -23,11 +23,16 @@ struct TokenTile {
 
 int64_t pieces(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
+// Of activations as int8; `count` 0: none.
+struct Int8Planes {
+  int count, steps;
+};
+
 // What a product is made of: some rows of floats, their norm first.
 struct Input {
   const float* floats;
   int64_t stride, columns;
-  int planes;                         // of int8 that its matrices want; 0: none
+  Int8Planes planes;                  // that its matrices want
   const NormWeights* norm = nullptr;  // null: the rows as they are
   const int32_t* which = nullptr;     // null: rows 0, 1, 2, ...
 };
@@ -96,13 +101,16 @@ class DecoderRun {
 
 bool takes_floats(const DecoderMatrix& matrix) { return !is_quantized(matrix.format); }
 
-// Planes that any of the matrices wants; 0 where all are of floats.
-int planes_of(std::initializer_list<const DecoderMatrix*> matrices) {
-  int planes = 0;
+// Planes that any of the matrices wants, as fine as the one that wants the finest does.
+Int8Planes planes_of(std::initializer_list<const DecoderMatrix*> matrices) {
+  Int8Planes planes{0, kNibbleSteps};
   for (const auto* matrix : matrices)
-    if (matrix->present() && !takes_floats(*matrix)) planes = std::max(planes, matrix->planes);
+    if (matrix->present() && !takes_floats(*matrix)) planes = {std::max(planes.count, matrix->planes), std::max(planes.steps, steps_for(matrix->format))};
   return planes;
 }
+
+// For logits: nothing behind them evens their rounding out.
+Int8Planes finest_planes_of(std::initializer_list<const DecoderMatrix*> matrices) { return {planes_of(matrices).count, kByteSteps}; }
 
 void DecoderRun::make_tiles() {
   const int64_t most = std::max<int64_t>(1, attention_.queries / plan_.group());
@@ -128,9 +136,9 @@ template <class Body> void DecoderRun::product(Me& me, int64_t rows, const Input
   const bool own = step_.count <= DecoderScratch::kOwnRows;
   const OperandRoom& room = own ? me.own : scratch_.shared_room;
   Operand x{input.norm ? room.floats : input.floats, input.norm ? input.columns : input.stride, {}};
-  if (input.planes) x.quantized = place_quantized(room.quantized, rows, input.columns, input.planes);
+  if (input.planes.count) x.quantized = place_quantized(room.quantized, rows, input.columns, input.planes.count, input.planes.steps);
   bool ready = !own;
-  if (!own && (input.norm || input.planes)) each_row(me, rows, [&](int64_t row) { prepare(input, room, x.quantized, row); });
+  if (!own && (input.norm || input.planes.count)) each_row(me, rows, [&](int64_t row) { prepare(input, room, x.quantized, row); });
 
   const int64_t row_blocks = pieces(rows, kRowBlock), wanted = participants_ == 1 ? 1 : kChunksOfParticipant * participants_;
   const int64_t size = pieces(groups, std::min(groups, pieces(wanted, row_blocks)));
@@ -151,7 +159,7 @@ void DecoderRun::prepare(const Input& input, const OperandRoom& room, const Quan
     else norms_.rms_norm(x, input.norm->weight, plan_.epsilon, 1, input.columns, normed);
     x = normed;
   }
-  if (input.planes) linear_.quantize(x, input.columns, 1, input.columns, quantized_from(quantized, row, 0, input.columns));
+  if (input.planes.count) linear_.quantize(x, input.columns, 1, input.columns, quantized_from(quantized, row, 0, input.columns));
 }
 
 void DecoderRun::embed(int64_t row) {
@@ -291,7 +299,7 @@ void DecoderRun::participate() {
   each_row(me, step_.count, [&](int64_t row) { embed(row); });
   for (int64_t i = 0; i < static_cast<int64_t>(plan_.layers.size()); ++i) run_layer(me, i);
   if (step_.logit_count == 0) return;
-  const Input last{scratch_.x, plan_.width, plan_.width, planes_of({&plan_.head}), &plan_.norm, step_.logit_rows};
+  const Input last{scratch_.x, plan_.width, plan_.width, finest_planes_of({&plan_.head}), &plan_.norm, step_.logit_rows};
   product(me, step_.logit_count, last, plan_.head.groups(), [&](const Operand& x, Range part, Range groups) { multiply_head(x, part, groups); });
 }
 

@@ -178,7 +178,7 @@ int64_t quantized_bytes(int64_t rows, int64_t columns, int planes) {
   return planes * (bytes + 8 * blocks) + 8 * blocks;
 }
 
-QuantizedRows place_quantized(void* memory, int64_t rows, int64_t columns, int planes) {
+QuantizedRows place_quantized(void* memory, int64_t rows, int64_t columns, int planes, int steps) {
   const int64_t blocks = rows * (columns / kBlock);
   auto* words = static_cast<int32_t*>(memory);
   QuantizedRows x{};
@@ -194,12 +194,13 @@ QuantizedRows place_quantized(void* memory, int64_t rows, int64_t columns, int p
   }
   x.bytes = reinterpret_cast<int8_t*>(words);
   if (planes == 2) x.bytes2 = x.bytes + rows * columns;
+  x.steps = steps;
   return x;
 }
 
 QuantizedRows quantized_from(const QuantizedRows& x, int64_t row, int64_t column, int64_t columns) {
   const int64_t at = row * columns + column, block = at / kBlock;
-  QuantizedRows part{x.bytes + at, x.scales + block, x.sums + block, x.halves + block, x.offsets + block, nullptr, nullptr, nullptr};
+  QuantizedRows part{x.bytes + at, x.scales + block, x.sums + block, x.halves + block, x.offsets + block, nullptr, nullptr, nullptr, x.steps};
   if (x.bytes2) {
     part.bytes2 = x.bytes2 + at;
     part.sums2 = x.sums2 + block;

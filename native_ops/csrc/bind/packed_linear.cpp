@@ -104,7 +104,7 @@ Tensor packed_linear_op(const Tensor& x, const Tensor& packed, int64_t number, i
     product.floats();
   } else {
     Tensor memory = torch::stable::new_empty(weights, {quantized_bytes(rows, columns, static_cast<int>(planes))});
-    product.quantized(place_quantized(mutable_data<uint8_t>(memory), rows, columns, static_cast<int>(planes)), static_cast<int>(planes));
+    product.quantized(place_quantized(mutable_data<uint8_t>(memory), rows, columns, static_cast<int>(planes), steps_for(format)), static_cast<int>(planes));
   }
   return stride == outputs ? out : without_padding(out, rows, outputs, stride);
 }

@@ -20,6 +20,7 @@ constexpr int kTile = 4;
 constexpr int kTile = 1;
 #endif
 constexpr int64_t kCachedWeights = 262144;
+constexpr int64_t kAhead = 4096;  // bytes of weights: the processor's own prefetching stops at the end of each small page
 
 #if defined(IRONCLIW_USE_AVX512) || defined(IRONCLIW_USE_AVX2) || defined(IRONCLIW_USE_NEON)
 #define IRONCLIW_DOT IRONCLIW_INLINE
@@ -53,10 +54,11 @@ void quantize_block(const float* x, const QuantizedRows& out) {
   *out.scales = scale;
   float total = static_cast<float>(*out.sums);
   if (out.bytes2) {
-    const Floats fine = broadcast(254.0f);
+    const float steps = static_cast<float>(out.steps);
+    const Floats fine = broadcast(steps);
     store_plane({to_ints((left - to_floats(first.a)) * fine), to_ints((right - to_floats(first.b)) * fine)}, out.bytes2, out.sums2,
         out.halves2);
-    total += static_cast<float>(*out.sums2) * (1.0f / 254.0f);
+    total += static_cast<float>(*out.sums2) * (1.0f / steps);
   }
   *out.offsets = scale * total;
 }
@@ -126,35 +128,41 @@ template <class F, int from, int count> IRONCLIW_DOT Ints dot_lines(const Block&
 }
 #endif
 
-// dot_lines of one plane, or of two: first + second / 254.
+// dot_lines of one plane, or of two: first + second / steps.
 template <class F, int planes, int from, int count>
-IRONCLIW_INLINE Floats dot_planes(const Block& w, const int8_t* x, const int8_t* x2, int32_t total, int32_t total2) {
+IRONCLIW_INLINE Floats dot_planes(const Block& w, const int8_t* x, const int8_t* x2, int32_t total, int32_t total2, Floats step) {
   const Floats first = to_floats(dot_lines<F, from, count>(w, x, total));
   if constexpr (planes == 1) return first;
-  else return fma(to_floats(dot_lines<F, from, count>(w, x2, total2)), broadcast(1.0f / 254.0f), first);
+  else return fma(to_floats(dot_lines<F, from, count>(w, x2, total2)), step, first);
 }
 
 template <class F, int planes>
-IRONCLIW_INLINE Floats add_block(Floats total, const Block& w, const QuantizedRows& x, int64_t at, int64_t block) {
+IRONCLIW_INLINE Floats add_block(Floats total, const Block& w, const QuantizedRows& x, int64_t at, int64_t block, Floats step) {
   const int8_t *bytes = x.bytes + at, *bytes2 = planes == 2 ? x.bytes2 + at : nullptr;
   const int32_t sum = x.sums[block], sum2 = planes == 2 ? x.sums2[block] : 0;
   const Floats scale = broadcast(x.scales[block]);
   if constexpr (F::kTwoScales) {
     const int32_t half = x.halves[block], half2 = planes == 2 ? x.halves2[block] : 0;
-    const Floats low = dot_planes<F, planes, 0, 4>(w, bytes, bytes2, half, half2);
-    const Floats high = dot_planes<F, planes, 4, 4>(w, bytes, bytes2, sum - half, sum2 - half2);
+    const Floats low = dot_planes<F, planes, 0, 4>(w, bytes, bytes2, half, half2, step);
+    const Floats high = dot_planes<F, planes, 4, 4>(w, bytes, bytes2, sum - half, sum2 - half2, step);
     return fma(fma(low, w.scale, high * w.scale2), scale, total);
   } else {
-    const Floats dot = dot_planes<F, planes, 0, 8>(w, bytes, bytes2, sum, sum2);
+    const Floats dot = dot_planes<F, planes, 0, 8>(w, bytes, bytes2, sum, sum2, step);
     total = fma(F::kScale ? dot * w.scale : dot, scale, total);
     return F::kOffset ? fma(w.offset, broadcast(x.offsets[block]), total) : total;
   }
+}
+
+// Asks for `bytes` from `p` on to be brought near. Nothing is read, so `p` may be behind the last weight.
+IRONCLIW_INLINE void prefetch(uintptr_t p, int64_t bytes) {
+  for (int64_t at = 0; at < bytes; at += kLine) __builtin_prefetch(reinterpret_cast<const void*>(p + static_cast<uintptr_t>(at)));
 }
 
 // Rows [row, row + tile) with one group of 16 outputs.
 template <class F, int planes, int tile>
 void multiply_tile(const uint8_t* group, int64_t columns, const QuantizedRows& x, int64_t row, float* out, int64_t out_stride) {
   const int64_t blocks = columns / kBlock;
+  const Floats step = broadcast(1.0f / static_cast<float>(x.steps));
   Floats total[tile];
   for (int m = 0; m < tile; ++m) total[m] = zero();
   const uint8_t* w = group + F::kGroupHead;
@@ -162,10 +170,12 @@ void multiply_tile(const uint8_t* group, int64_t columns, const QuantizedRows& x
     const Head head = F::head(w);
     w += F::kHead;
     for (int b = 0; b < F::kBlocks; ++b, ++block, w += F::kBytes) {
+      // more rows than these have enough to compute: there, prefetching costs more than it hides
+      if constexpr (tile <= 2) prefetch(reinterpret_cast<uintptr_t>(w) + kAhead, F::kBytes);
       const Block weights = F::block(w, head);
   IRONCLIW_UNROLL
       for (int m = 0; m < tile; ++m) total[m] = add_block<F, planes>(total[m], weights, x, (row + m) * columns + block * kBlock,
-          (row + m) * blocks + block);
+          (row + m) * blocks + block, step);
     }
   }
   for (int m = 0; m < tile; ++m) {

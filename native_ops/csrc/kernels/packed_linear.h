@@ -39,22 +39,29 @@ struct PackedMatrix {
   int64_t groups() const { return (rows + kGroup - 1) / kGroup; }
 };
 
+// What a step of the first plane of activations is divided into by the second. Whole numbers of 4 bits
+// have room for kNibbleSteps beside them in a byte: one integer product then serves both planes.
+constexpr int kByteSteps = 254, kNibbleSteps = 16;
+inline bool has_nibbles(Format format) { return format == Format::q4_0 || format == Format::q4_1 || format == Format::q4_k; }
+inline int steps_for(Format format) { return has_nibbles(format) ? kNibbleSteps : kByteSteps; }
+
 // Activations of a quantised product: int8 with a scale every 32 columns, in one plane or two:
-// x = scale * (bytes + bytes2 / 254), which is about 8 and 16 bits. [M, K], and [M, K / 32] for the
-// numbers of each block. A row with NaN or infinity has scales of NaN there, and so outputs of NaN.
+// x = scale * (bytes + bytes2 / steps), which is about 8 bits, and 12 or 16. [M, K], and [M, K / 32] for
+// the numbers of each block. A row with NaN or infinity has scales of NaN there, and so outputs of NaN.
 struct QuantizedRows {
   int8_t* bytes;
   float* scales;
   int32_t* sums;              // of a block's bytes
   int32_t* halves = nullptr;  // of the first 16 of them
-  float* offsets = nullptr;   // scale * (sum + sum2 / 254)
+  float* offsets = nullptr;   // scale * (sum + sum2 / steps)
   int8_t* bytes2 = nullptr;   // null: one plane; the next two too
   int32_t* sums2 = nullptr;
   int32_t* halves2 = nullptr;
+  int steps = kByteSteps;
 };
 // Room for [rows, columns], and the pointers into `memory` (aligned to 4) of that room.
 int64_t quantized_bytes(int64_t rows, int64_t columns, int planes);
-QuantizedRows place_quantized(void* memory, int64_t rows, int64_t columns, int planes);
+QuantizedRows place_quantized(void* memory, int64_t rows, int64_t columns, int planes, int steps);
 // The same rows from (row, column) on, `columns` wide; a column is a multiple of 32. More than one
 // row may be read or written through it only where `column` is 0.
 QuantizedRows quantized_from(const QuantizedRows& x, int64_t row, int64_t column, int64_t columns);

@@ -37,13 +37,14 @@ IRONCLIW_INLINE void load_whole(const uint8_t* p, Bytes* u) {
 struct Plain {  // what most formats share
   static constexpr int64_t kGroupHead = 0, kHead = 0;
   static constexpr int kBlocks = 1, kZero = 0;
-  static constexpr bool kSigned = false, kOffset = false, kTwoScales = false, kScale = true;
+  static constexpr bool kSigned = false, kOffset = false, kTwoScales = false, kScale = true, kNibbles = false;
   static IRONCLIW_INLINE Head head(const uint8_t*) { return {zero(), zero()}; }
 };
 
 struct Q4_0 : Plain {
   static constexpr int64_t kBytes = 4 * kLine + 32;
   static constexpr int kZero = 8;
+  static constexpr bool kNibbles = true;
   static IRONCLIW_INLINE Block block(const uint8_t* p, const Head&) {
     Block b;
     load_nibbles(p, b.u);
@@ -55,6 +56,7 @@ struct Q4_0 : Plain {
 struct Q4_1 : Plain {
   static constexpr int64_t kBytes = 4 * kLine + 64;
   static constexpr bool kOffset = true;
+  static constexpr bool kNibbles = true;
   static IRONCLIW_INLINE Block block(const uint8_t* p, const Head&) {
     Block b;
     load_nibbles(p, b.u);
@@ -91,6 +93,7 @@ struct Q4_K : Plain {
   static constexpr int64_t kHead = 64, kBytes = 4 * kLine + 32;
   static constexpr int kBlocks = 8;
   static constexpr bool kOffset = true;
+  static constexpr bool kNibbles = true;
   static IRONCLIW_INLINE Head head(const uint8_t* p) { return {load_half_at(p), zero() - load_half_at(p + 32)}; }
   static IRONCLIW_INLINE Block block(const uint8_t* p, const Head& head) {
     Block b;

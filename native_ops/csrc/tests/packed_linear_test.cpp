@@ -16,6 +16,9 @@ constexpr Format kQuantized[] = {Format::q4_0, Format::q4_1, Format::q8_0, Forma
 constexpr Format kFloats[] = {Format::f32, Format::f16, Format::bf16};
 constexpr uint16_t kOne = 0x3c00;  // as IEEE half
 
+struct Precision { int planes, steps; };
+constexpr Precision kPrecisions[] = {{1, kByteSteps}, {2, kByteSteps}, {2, kNibbleSteps}};
+
 using Bytes = std::vector<uint8_t>;
 
 Bytes random_bytes(size_t count, unsigned seed) {
@@ -121,16 +124,16 @@ Product product_of(Format format, int64_t outputs, int64_t columns, bool ones, u
 struct Rows {
   std::vector<int32_t> memory;
   QuantizedRows x;
-  Rows(Level level, const std::vector<float>& values, int64_t rows, int64_t columns,
-      int planes) : memory(static_cast<size_t>((quantized_bytes(rows, columns, planes) + 3) / 4)) {
-    x = place_quantized(memory.data(), rows, columns, planes);
+  Rows(Level level, const std::vector<float>& values, int64_t rows, int64_t columns, int planes,
+      int steps) : memory(static_cast<size_t>((quantized_bytes(rows, columns, planes) + 3) / 4)) {
+    x = place_quantized(memory.data(), rows, columns, planes, steps);
     packed_linear(level).quantize(values.data(), columns, rows, columns, x);
   }
 };
 
-std::vector<float> product(Level level, const Product& c, const std::vector<float>& values, int64_t rows, int planes) {
+std::vector<float> product(Level level, const Product& c, const std::vector<float>& values, int64_t rows, int planes, int steps) {
   std::vector<float> out(static_cast<size_t>(rows * c.matrix().groups() * kGroup));
-  const Rows quantized(level, values, rows, c.columns, planes);
+  const Rows quantized(level, values, rows, c.columns, planes, steps);
   packed_linear(level).multiply_quantized(c.matrix(), quantized.x, rows, 0, c.matrix().groups(), out.data(), c.matrix().groups() * kGroup);
   return out;
 }
@@ -140,13 +143,13 @@ std::vector<float> product(Level level, const Product& c, const std::vector<floa
 // Whole numbers and scales of 1 leave nothing to round: the result must be equal, to the last bit.
 TEST(packed_products_of_whole_numbers_are_exact) {
   for (const Format format : kQuantized)
-    for (const int planes : {1, 2}) {
+    for (const auto [planes, steps] : kPrecisions) {
       const int64_t outputs = 21, columns = 256, rows = 5;
       const Product c = product_of(format, outputs, columns, true, 7);
       const Bytes bytes = random_bytes(static_cast<size_t>(rows * columns), 8);
       std::vector<float> x(bytes.size());
       for (size_t i = 0; i < x.size(); ++i) x[i] = i % 32 == 5 ? 127.0f : static_cast<float>(bytes[i] % 15 - 7);
-      const auto out = product(level, c, x, rows, planes);
+      const auto out = product(level, c, x, rows, planes, steps);
       for (int64_t m = 0; m < rows; ++m)
         for (int64_t n = 0; n < outputs; ++n) {
           double expected = 0;
@@ -160,20 +163,20 @@ TEST(packed_products_of_whole_numbers_are_exact) {
 
 TEST(packed_products_follow_their_quantised_inputs) {
   for (const Format format : kQuantized)
-    for (const int planes : {1, 2}) {
+    for (const auto [planes, steps] : kPrecisions) {
       const int64_t outputs = 33, columns = 512, rows = 11;
       const Product c = product_of(format, outputs, columns, false, 11);
       const auto x = normals(static_cast<size_t>(rows * columns), 12);
-      const Rows quantized(level, x, rows, columns, planes);
-      const auto out = product(level, c, x, rows, planes);
+      const Rows quantized(level, x, rows, columns, planes, steps);
+      const auto out = product(level, c, x, rows, planes, steps);
       for (int64_t m = 0; m < rows; ++m)
         for (int64_t n = 0; n < outputs; ++n) {
           double expected = 0, size = 0;
           for (int64_t k = 0; k < columns; ++k) {
             const int64_t at = m * columns + k;
             const double value = quantized.x.scales[at / 32] * (quantized.x.bytes[at] +
-                (planes == 2 ? quantized.x.bytes2[at] / 254.0 : 0.0));
-            CHECK(std::fabs(value - x[at]) <= quantized.x.scales[at / 32] * (planes == 2 ? 0.0021 : 0.501), "%g for %g", value, x[at]);
+                (planes == 2 ? quantized.x.bytes2[at] / double(steps) : 0.0));
+            CHECK(std::fabs(value - x[at]) <= quantized.x.scales[at / 32] * (planes == 2 ? 0.501 / steps + 1e-4 : 0.501), "%g for %g", value, x[at]);
             expected += value * c.weights[n * columns + k];
             size += std::fabs(value * c.weights[n * columns + k]);
           }
@@ -185,12 +188,12 @@ TEST(packed_products_follow_their_quantised_inputs) {
 
 TEST(packed_rows_have_the_same_bits_alone_and_together) {
   for (const Format format : kQuantized)
-    for (const int planes : {1, 2}) {
+    for (const auto [planes, steps] : kPrecisions) {
       const int64_t outputs = 40, columns = 256, most = 40;
       const Product c = product_of(format, outputs, columns, false, 21);
       const auto x = normals(static_cast<size_t>(most * columns), 22);
-      const Rows all(level, x, most, columns, planes);
-      const auto together = product(level, c, x, most, planes);
+      const Rows all(level, x, most, columns, planes, steps);
+      const auto together = product(level, c, x, most, planes, steps);
       for (int64_t rows = 1; rows <= most; ++rows) {
         const int64_t first = most - rows;
         std::vector<float> out(static_cast<size_t>(rows * 48));
@@ -205,11 +208,11 @@ TEST(packed_rows_have_the_same_bits_alone_and_together) {
 // More rows and columns than a kernel takes at once, and numbers of rows that leave some over.
 TEST(packed_rows_have_the_same_bits_among_many) {
   for (const Format format : kQuantized)
-    for (const int planes : {1, 2}) {
+    for (const auto [planes, steps] : kPrecisions) {
       const int64_t outputs = 16, columns = 1280, most = 145;
       const Product c = product_of(format, outputs, columns, false, 23);
       const auto x = normals(static_cast<size_t>(most * columns), 24);
-      const Rows all(level, x, most, columns, planes);
+      const Rows all(level, x, most, columns, planes, steps);
       std::vector<float> alone(static_cast<size_t>(most * 16)), out(alone.size() + 16, -1.0f);
       for (int64_t m = 0; m < most; ++m)
         packed_linear(level).multiply_quantized(c.matrix(), quantized_from(all.x, m, 0, columns), 1, 0, 1, alone.data() + 16 * m, 16);
@@ -229,7 +232,7 @@ TEST(packed_products_give_nan_where_a_row_has_one) {
       const Product c = product_of(format, 16, 256, false, 31);
       auto x = normals(2 * 256, 32);
       x[100] = bad;
-      const auto out = product(level, c, x, 2, 2);
+      const auto out = product(level, c, x, 2, 2, kByteSteps);
       for (int n = 0; n < 16; ++n) CHECK(std::isnan(out[n]) && std::isfinite(out[16 + n]), "format %d: %g, %g", int(format), out[n],
           out[16 + n]);
     }
@@ -239,7 +242,7 @@ TEST(packed_inputs_may_be_zero_tiny_or_huge) {
   const Product c = product_of(Format::q8_0, 16, 32, true, 41);
   for (const float value : {0.0f, 1e-38f, 1e-44f, 1e30f, 3e38f}) {
     const std::vector<float> x(32, value);
-    const auto out = product(level, c, x, 1, 2);
+    const auto out = product(level, c, x, 1, 2, kByteSteps);
     double expected = 0;
     for (int k = 0; k < 32; ++k) expected += double(value) * c.weights[k];
     CHECK(std::fabs(out[0] - expected) <= 1e-5 * std::fabs(expected) + 1e-26 || std::fabs(expected) > 3e38, "%g: %g for %g", value,

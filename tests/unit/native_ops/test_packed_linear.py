@@ -19,6 +19,8 @@ from native_ops.packed_linear import FORMATS, INT8, packed_bytes, source_bytes
 QUANTIZED = ["Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q6_K", "INT8"]
 FLOATS = ["F32", "F16", "BF16"]
 STEP = {1: 0.501 / 127, 2: 0.52 / 127 / 254}
+NIBBLES = ("Q4_0", "Q4_1", "Q4_K")
+NIBBLE_STEP = {1: STEP[1], 2: 0.52 / 127 / 16}
 """The most that an activation is moved, as a share of the largest of its 32."""
 
 
@@ -84,7 +86,7 @@ def check_product(
     weight = values_of(kind, source, outputs, columns)
     matrix = ops.pack_weight(source, FORMATS[kind], outputs, columns)
     found = ops.packed_linear(x, matrix, FORMATS[kind], outputs, planes)
-    step = 0.0 if kind in FLOATS else STEP[planes]
+    step = 0.0 if kind in FLOATS else (NIBBLE_STEP if kind in NIBBLES else STEP)[planes]
     unit = 1 if kind in FLOATS else 32
     largest = x.double().abs().unflatten(1, (-1, unit)).amax(2).repeat_interleave(unit, 1)  # type: ignore[no-untyped-call]
     allowed = (step * largest + 2e-6 * x.double().abs()) @ weight.abs().T + 1e-30
