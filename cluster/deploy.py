@@ -1,7 +1,8 @@
 """Deploys the Serve application on a head that is just starting; run as `python -m cluster.deploy`.
 
 A process of its own: it needs Ray and a hundred megabytes for the few seconds that it lives.
-Its parent hands it the settings, secrets included, on standard input.
+Its parent hands it the settings, secrets included, on standard input. With `--keep` an application
+that the head's stored state holds is left to come back by itself.
 """
 
 from __future__ import annotations
@@ -37,10 +38,28 @@ def main() -> None:
     )
     # Disabled: the ingress listens itself, so that no proxy process stands in between
     serve.start(proxy_location="Disabled")
-    serve.run(builder({"settings": settings}), name=APPLICATION, route_prefix=None)
+    if not _comes_back(keep="--keep" in sys.argv[1:]):
+        serve.run(builder({"settings": settings}), name=APPLICATION, route_prefix=None)
     sys.stdout.flush()
     # a regular exit of the interpreter waits for Ray's threads, half a second that nobody needs
     os._exit(0)
+
+
+def _comes_back(*, keep: bool) -> bool:
+    """Whether an application is there that may stay; one that may not is removed.
+
+    A second one beside it would find the port taken.
+    """
+    from ray import serve
+    from ray.serve.schema import ApplicationStatus
+
+    found = serve.status().applications.get(APPLICATION)
+    if found is None:
+        return False
+    if keep and found.status in {ApplicationStatus.DEPLOYING, ApplicationStatus.RUNNING}:
+        return True
+    serve.delete(APPLICATION)
+    return False
 
 
 def _wait_for_port(settings: Settings) -> None:

@@ -1,7 +1,7 @@
 """Start, join and stop the Ray head of this machine together with the Serve application.
 
-`ray start` and the deployment run as child processes: this one stays small, since `make serve`
-keeps it in the foreground.
+What is started runs as child processes: this one stays small, since `make serve` keeps it in the
+foreground. With workers in the cloud, a head that was killed is started again with its state.
 """
 
 from __future__ import annotations
@@ -9,31 +9,36 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-import pickle
 import secrets
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Collection
 
 import httpx
 
+from cluster.gcs_storage import GcsStorage
+from cluster.head_processes import start_processes
 from cluster.lock import head_lock
-from cluster.preflight import run_preflight
+from cluster.preflight import run_before_down, run_preflight
 from cluster.processes import (
+    MONITOR,
+    SUPERVISOR,
+    end_named,
     end_processes,
-    end_ray_client_server,
     listener,
     session_tags,
     tagged_processes,
 )
-from cluster.ray_environment import DASHBOARD_HOST, dashboard_url, head_environment, token_path
+from cluster.ray_environment import DASHBOARD_HOST, dashboard_url, has_workers, token_path
 from cluster.record import HeadRecord, ensure_token, record_path
 from cluster.temp_folder import prepare_temp_folder
-from ironcliw.errors import ClusterError, PortInUseError, SettingsError, UnsupportedError
-from ironcliw.settings import Settings, process_environment
+from ironcliw.errors import (
+    ClusterError,
+    IroncliwError,
+    PortInUseError,
+    SettingsError,
+    UnsupportedError,
+)
+from ironcliw.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -105,16 +110,22 @@ def _answering_head(settings: Settings, report: Report) -> HeadRecord | None:
 
 
 def _start_new(settings: Settings, report: Report) -> HeadRecord:
+    storage = GcsStorage(settings)
+    has_state = storage.exists()
     session = secrets.token_hex(8)
     record = HeadRecord(session, settings.service_url, dashboard_url(settings), time.time())
     record.write(record_path(settings.state_dir))
     try:
-        _start(settings, session, report)
+        start_processes(settings, session, report)
         wait_ready(settings, session, report)
     except BaseException:
         # also on Ctrl-C: a half-started head must not stay behind
         end_processes(session)
         record_path(settings.state_dir).unlink(missing_ok=True)
+        if has_state:
+            report("the state of the earlier head is kept; `ironcliw down` forgets it")
+        else:
+            storage.clear()
         raise
     return record
 
@@ -122,32 +133,75 @@ def _start_new(settings: Settings, report: Report) -> HeadRecord:
 def stop_head(settings: Settings, report: Report = logger.info) -> int:
     """End every process of this state directory's head; returns how many there were.
 
-    A start that is under way loses its processes and fails; this call returns when that one has
-    cleaned up. A head that is started meanwhile by yet another call is left alone.
+    Machines in the cloud are told to go before the head does. A start that is under way loses its
+    processes and fails; this call returns when that one has cleaned up. A head that is started
+    meanwhile by yet another call is left alone.
     """
     path = record_path(settings.state_dir)
     record = HeadRecord.read(path)
-    if record is None:
+    storage = GcsStorage(settings)
+    if record is None and not storage.exists():
         return 0
     # before the lock: the start that holds it gives it back only when it notices its loss
-    ended = end_processes(record.session)
+    sessions = [] if record is None else [record.session]
+    ended, released = _end_in_order(settings, sessions, report)
     with head_lock(settings.state_dir, report):
-        ended += end_processes(record.session)
+        ended += sum(end_processes(session) for session in sessions)
         if HeadRecord.read(path) == record:
-            path.unlink()
+            path.unlink(missing_ok=True)
+            if released:
+                storage.clear()
     return ended
 
 
 def stop_every_head(settings: Settings, report: Report = logger.info) -> int:
     """End the processes of every head of this user; returns how many there were.
 
-    It works with a damaged record too, and removes it.
+    It works with a damaged record too, and removes it. Machines in the cloud that belong to another
+    state directory's head are left to power off by themselves.
     """
-    ended = sum(end_processes(tag) for tag in session_tags())
+    ended, released = _end_in_order(settings, session_tags(), report)
     with head_lock(settings.state_dir, report):
         ended += sum(end_processes(tag) for tag in session_tags())
         record_path(settings.state_dir).unlink(missing_ok=True)
+        if released:
+            GcsStorage(settings).clear()
     return ended
+
+
+def _end_in_order(
+    settings: Settings, sessions: Collection[str], report: Report
+) -> tuple[int, bool]:
+    """End what may launch machines, then the machines, then all the rest.
+
+    Returns:
+        How many processes there were, and whether no machine is left to come back.
+    """
+    ended = 0
+    storage = GcsStorage(settings)
+    # a head that is still starting goes at once: it would start what launches machines later
+    if storage.holds_application():
+        launching = (SUPERVISOR, MONITOR, *settings.cluster.side_modules)
+        ended = sum(end_named(session, *launching) for session in sessions)
+    else:
+        ended = sum(end_processes(session) for session in sessions)
+    released = not storage.exists() or _release_machines(settings, report)
+    return ended + sum(end_processes(session) for session in sessions), released
+
+
+def _release_machines(settings: Settings, report: Report) -> bool:
+    if not has_workers(settings):
+        return True
+    try:
+        run_before_down(settings)
+    except IroncliwError as error:
+        report(
+            f"the machines in the cloud could not be told to go: {error.message}; they power off "
+            f"{settings.cloud.head_gone_minutes:g} minutes after the head, and `ironcliw down` "
+            "tries again"
+        )
+        return False
+    return True
 
 
 def check_settings(settings: Settings) -> None:
@@ -164,16 +218,20 @@ def check_settings(settings: Settings) -> None:
     run_preflight(settings)
 
 
-def check_ports(settings: Settings) -> None:
-    """Raise PortInUseError when somebody else has a port that the head needs."""
-    ports = {
+def head_ports(settings: Settings) -> dict[str, tuple[str, int]]:
+    """Where a head listens: address and port, by the setting that names the port."""
+    return {
         "serve.port": (settings.serve.host, settings.serve.port),
         "cluster.gcs_port": (settings.cluster.node_ip, settings.cluster.gcs_port),
         "cluster.dashboard_port": (DASHBOARD_HOST, settings.cluster.dashboard_port),
         "cluster.metrics_port": ("127.0.0.1", settings.cluster.metrics_port),
         "cluster.agent_port": ("127.0.0.1", settings.cluster.agent_port),
     }
-    for name, (host, port) in ports.items():
+
+
+def check_ports(settings: Settings) -> None:
+    """Raise PortInUseError when somebody else has a port that the head needs."""
+    for name, (host, port) in head_ports(settings).items():
         holder = listener(host, port)
         if holder is not None:
             variable = "IRONCLIW_" + name.upper().replace(".", "__")
@@ -229,84 +287,3 @@ def wait_ready(settings: Settings, session: str, report: Report) -> None:
             answer = str(error)
         time.sleep(_POLL_SECONDS)
     raise ClusterError(f"the service did not become ready: {answer}")
-
-
-def _start(settings: Settings, session: str, report: Report) -> None:
-    environment = process_environment(**head_environment(settings, session))
-    logs = settings.state_dir / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    report("starting the Ray head")
-    # The deployment imports Ray while the head starts: that takes either about as long.
-    deploy = _spawn(
-        [sys.executable, "-m", "cluster.deploy"],
-        environment,
-        logs / "deploy.log",
-        pickle.dumps(settings),
-    )
-    try:
-        head = _spawn(_ray_start_command(settings), environment, logs / "head.log")
-        _wait(head, "ray start", logs / "head.log", settings.cluster.start_timeout_seconds)
-        report("deploying the application")
-        _wait(deploy, "the deployment", logs / "deploy.log", settings.cluster.start_timeout_seconds)
-        end_ray_client_server(session)
-    finally:
-        if deploy.poll() is None:
-            deploy.send_signal(signal.SIGTERM)
-
-
-def _ray_start_command(settings: Settings) -> list[str]:
-    cluster = settings.cluster
-    options = {
-        "node-ip-address": cluster.node_ip,
-        "port": cluster.gcs_port,
-        "dashboard-host": DASHBOARD_HOST,
-        "dashboard-port": cluster.dashboard_port,
-        "dashboard-agent-listen-port": cluster.agent_port,
-        "metrics-export-port": cluster.metrics_port,
-        "ray-client-server-port": cluster.worker_ports[0],
-        "min-worker-port": cluster.worker_ports[0] + 1,
-        "max-worker-port": cluster.worker_ports[1],
-        "object-store-memory": cluster.object_store_bytes,
-        "temp-dir": settings.ray_temp_dir,
-        "include-dashboard": "true",
-        "log-color": "false",
-    }
-    command = [str(Path(sys.executable).with_name("ray")), "start", "--head"]
-    command += [f"--{name}={value}" for name, value in options.items()]
-    if cluster.num_cpus is not None:
-        command.append(f"--num-cpus={cluster.num_cpus}")
-    # no autoscaling yet, so nothing for the monitor to do
-    return [*command, "--no-monitor", "--disable-usage-stats"]
-
-
-def _spawn(
-    command: list[str], environment: dict[str, str], log: Path, given: bytes = b""
-) -> subprocess.Popen[bytes]:
-    with log.open("wb") as output:
-        # a session of its own: Ctrl-C in the terminal goes to us alone, we end the rest in order
-        process = subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    assert process.stdin is not None
-    process.stdin.write(given)
-    process.stdin.close()
-    return process
-
-
-def _wait(process: subprocess.Popen[bytes], what: str, log: Path, timeout: float) -> None:
-    try:
-        code = process.wait(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        raise ClusterError(
-            f"{what} took longer than cluster.start_timeout_seconds={timeout:g}; see {log}"
-        ) from None
-    if code < 0:
-        raise ClusterError(f"{what} was ended by signal {-code}, perhaps by `ironcliw down`")
-    if code != 0:
-        tail = log.read_text(encoding="utf-8", errors="replace").strip()[-1500:]
-        raise ClusterError(f"{what} failed with exit code {code}; {log} ends:\n{tail}")

@@ -1,8 +1,8 @@
-"""The application's own check before a start, in a process of its own.
+"""What other layers do before a start and before an end, in a process of its own.
 
 It imports the store, some 80 MB that a head in the foreground would otherwise hold for as long as
-it runs. Run as `python -m cluster.preflight`: settings on standard input, the error, if there is
-one, on standard output, both pickled.
+it runs. Run as `python -m cluster.preflight NAME`: settings on standard input, the error, if there
+is one, on standard output, both pickled.
 """
 
 from __future__ import annotations
@@ -22,25 +22,39 @@ def run_preflight(settings: Settings) -> None:
     Raises:
         IroncliwError: whatever the check raises.
     """
+    _run(settings.cluster.preflight, "the check before the start", settings)
+
+
+def run_before_down(settings: Settings) -> None:
+    """Run what `cluster.before_down` names, if it names anything.
+
+    Raises:
+        IroncliwError: whatever it raises.
+    """
+    if settings.cluster.before_down is not None:
+        _run(settings.cluster.before_down, "cluster.before_down", settings)
+
+
+def _run(name: str, what: str, settings: Settings) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "cluster.preflight"],
+        [sys.executable, "-m", "cluster.preflight", name],
         input=pickle.dumps(settings),
         capture_output=True,
     )
     if done.returncode == 0:
         return
     if not done.stdout:
-        raise ClusterError(f"the check before the start failed: {done.stderr.decode().strip()}")
+        raise ClusterError(f"{what} failed: {done.stderr.decode().strip()}")
     error = pickle.loads(done.stdout)
     assert isinstance(error, IroncliwError)
     raise error
 
 
 def main() -> None:
-    """Check, and say what is wrong."""
+    """Call the function with the settings, and say what is wrong."""
     settings: Settings = pickle.load(sys.stdin.buffer)
     try:
-        load_by_name(settings.cluster.preflight)(settings)
+        load_by_name(sys.argv[1])(settings)
     except IroncliwError as error:
         sys.stdout.buffer.write(pickle.dumps(error))
         sys.exit(1)

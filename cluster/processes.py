@@ -18,6 +18,9 @@ from cluster.ray_environment import SESSION_VARIABLE
 logger = logging.getLogger(__name__)
 
 _KILL_SECONDS = 2.0
+# Parts of command lines: the module that starts others again, and Ray's autoscaler.
+SUPERVISOR = "cluster.supervisor"
+MONITOR = "autoscaler/v2/monitor.py"
 
 
 def tagged_processes(session: str | None) -> list[psutil.Process]:
@@ -63,23 +66,40 @@ def _posix_session(pid: int) -> int | None:
 
 
 def end_processes(session: str, *, grace_seconds: float = 1.5) -> int:
-    """End every process of a session; returns how many there were.
+    """End all processes of a session; returns how many there were.
 
     All get SIGTERM at once, the raylet and the GCS too, so that nothing starts what has just ended
-    anew; whatever is left when the grace is over is killed, and what it had started meanwhile.
+    anew; the supervisor, which would, is ended before. Whatever is left when the grace is over is
+    killed, and what it had started meanwhile.
     """
+    ended = end_named(session, SUPERVISOR, grace_seconds=grace_seconds)
     processes = tagged_processes(session)
+    _end(processes, grace_seconds)
+    while remaining := tagged_processes(session):
+        _end(remaining, 0.0)
+    return ended + len(processes)
+
+
+def end_named(session: str, *parts: str, grace_seconds: float = 1.5) -> int:
+    """End the processes of a session whose command line holds one of these parts."""
+    named = []
+    for process in tagged_processes(session):
+        with contextlib.suppress(psutil.Error):
+            if any(part in word for part in parts for word in process.cmdline()):
+                named.append(process)
+    _end(named, grace_seconds)
+    return len(named)
+
+
+def _end(processes: list[psutil.Process], grace_seconds: float) -> None:
     for process in processes:
         with contextlib.suppress(psutil.Error):
             process.terminate()
     _, remaining = psutil.wait_procs(processes, timeout=grace_seconds)
-    while remaining:
-        for process in remaining:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-        psutil.wait_procs(remaining, timeout=_KILL_SECONDS)
-        remaining = tagged_processes(session)
-    return len(processes)
+    for process in remaining:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(remaining, timeout=_KILL_SECONDS)
 
 
 def end_ray_client_server(session: str) -> None:

@@ -6,12 +6,15 @@ Ray reads these when it is first imported, and its children inherit them: they a
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+from cluster.gcs_storage import GcsStorage
 from ironcliw.settings import Settings
 
 # Marks every process of one head, so that `down` can find them all without guessing by name.
 SESSION_VARIABLE = "IRONCLIW_SESSION"
+_OSX_CLUSTER = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 # Whoever reaches the dashboard can run jobs, given the token: it stays on this machine.
 DASHBOARD_HOST = "127.0.0.1"
 
@@ -21,13 +24,32 @@ def dashboard_url(settings: Settings) -> str:
     return f"http://{DASHBOARD_HOST}:{settings.cluster.dashboard_port}"
 
 
-def client_environment(settings: Settings) -> dict[str, str]:
-    """What a user's shell needs for `ray job submit` and the `ray` command line."""
-    return {
+def has_workers(settings: Settings) -> bool:
+    """Whether this head may have workers in the cloud."""
+    return settings.cloud.project is not None
+
+
+def client_environment(settings: Settings, system: str = sys.platform) -> dict[str, str]:
+    """What a user's shell needs for `ray job submit` and the `ray` command line.
+
+    Args:
+        settings: Say where the head is.
+        system: As `sys.platform` says it.
+    """
+    environment = {
         "RAY_ADDRESS": dashboard_url(settings),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_path(settings)),
     }
+    if system == "darwin":
+        # a driver on the Mac needs it as much as the head does
+        environment[_OSX_CLUSTER] = _osx_cluster(settings)
+    return environment
+
+
+def _osx_cluster(settings: Settings) -> str:
+    # Ray replaces 127.0.0.1 by the host's own address unless this is 0, on every system
+    return "0" if settings.cluster.node_ip == "127.0.0.1" else "1"
 
 
 def token_path(settings: Settings) -> Path:
@@ -41,10 +63,7 @@ def head_environment(settings: Settings, session: str) -> dict[str, str]:
         SESSION_VARIABLE: session,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_path(settings)),
-        # Ray replaces 127.0.0.1 by the host's own address unless this is 0, on every system
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"
-        if settings.cluster.node_ip == "127.0.0.1"
-        else "1",
+        _OSX_CLUSTER: _osx_cluster(settings),
         "RAY_USAGE_STATS_ENABLED": "0",
         # idle worker processes cost about 60 MB each and save a second at first use
         "RAY_enable_worker_prestart": "0",
@@ -67,7 +86,17 @@ def head_environment(settings: Settings, session: str) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "true",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         **_serve_environment(),
+        **_worker_environment(settings),
     }
+
+
+def _worker_environment(settings: Settings) -> dict[str, str]:
+    if not has_workers(settings):
+        return {}
+    # YAML, which the definition is written in, comes with Ray and not with the base install
+    from cluster.autoscaling import autoscaler_environment
+
+    return {**autoscaler_environment(settings), **GcsStorage(settings).environment()}
 
 
 def _serve_environment() -> dict[str, str]:

@@ -20,7 +20,9 @@ from sqlalchemy import Connection
 
 from ironcliw.errors import NewerFormatError, StoreError
 
-BRANCHES: Mapping[str, str] = MappingProxyType({"serve": "serve.migrations"})
+BRANCHES: Mapping[str, str] = MappingProxyType(
+    {"cluster": "cluster.migrations", "serve": "serve.migrations"}
+)
 """Branch label -> package. A folder that gets its first table adds its line here."""
 
 # revisions speak to `alembic.op`, which is one global for the whole process

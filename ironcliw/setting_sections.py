@@ -47,6 +47,12 @@ class ClusterSettings(Section):
     preflight: str = Field(
         "serve.preflight:check", description="Check made before the head starts, by dotted name."
     )
+    before_down: str | None = Field(
+        None, description="What `down` does first where there is a cloud project, by dotted name."
+    )
+    side_modules: tuple[str, ...] = Field(
+        (), description="Modules kept running beside a head that has a cloud project."
+    )
 
 
 class PriceSettings(Section):

@@ -61,6 +61,9 @@ class Settings(BaseSettings):
     cpu_capability: CpuCapability | None = Field(
         None, description="Instruction set level of the compiled kernels; unset: the highest."
     )
+    handover_dir: Path | None = Field(
+        None, description="Set on a worker VM by its startup script: where its end is announced."
+    )
     cluster: ClusterSettings = ClusterSettings()
     cloud: CloudSettings = CloudSettings()
     budget: BudgetSettings = BudgetSettings()

@@ -52,9 +52,9 @@ packed_linear = define(
 )
 """x float32 [M, K] with a packed matrix [N, K], to float32 [M, N].
 
-Activations are rounded for each 32 columns: the error of one of them is at most 1/254 of the largest
-of the 32 with one plane; with two 1/4064 where weights have 4 bits (Q4_0, Q4_1, Q4_K), and 1/64516
-else. Matrices of floats take them as they are. A row's bits depend on nothing but that row.
+Activations are rounded for each 32 columns: the error of one of them is at most 1/254 of the
+largest of the 32 with one plane; with two 1/4064 where weights have 4 bits (Q4_0, Q4_1, Q4_K), and
+1/64516 else. Matrices of floats take them as they are. A row's bits depend on nothing but that row.
 """
 
 

@@ -16,12 +16,15 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
+from cluster import tables as cluster_tables
 from ironcliw.errors import ConflictError, NewerFormatError, StoreError
+from ironcliw.migrations import BRANCHES
 from ironcliw.store import Store, metadata
 from serve.keyring import KeyRing
 from serve.keys import ApiKeys, Scope, api_keys
 
 ROOT = Path(__file__).parents[2]
+HEADS = {"cluster_0001", "serve_0001"}
 
 
 @pytest.fixture
@@ -42,16 +45,18 @@ def tables(store: Store) -> set[str]:
 
 
 def test_migrating_creates_what_the_code_declares(store: Store) -> None:
+    # a table is known when its module is imported
+    assert cluster_tables.cluster_vms.metadata is api_keys.metadata is metadata
     with store.read() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
-    assert revisions(store) == {"serve_0001"}
+    assert revisions(store) == HEADS
 
 
 def test_migrating_again_changes_nothing(store: Store) -> None:
     key, _ = ApiKeys(store).create("laptop")
     store.migrate()
     assert ApiKeys(store).list() == [key]
-    assert revisions(store) == {"serve_0001"}
+    assert revisions(store) == HEADS
 
 
 def test_a_store_at_the_base_is_migrated_to_the_head(store_url: str) -> None:
@@ -64,10 +69,14 @@ def test_a_store_at_the_base_is_migrated_to_the_head(store_url: str) -> None:
 
 def test_an_unknown_revision_is_refused_and_nothing_is_touched(store: Store) -> None:
     with store.write() as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = 'serve_9999'"))
-    with pytest.raises(NewerFormatError, match=r"serve_9999.*knows up to serve_0001.*upgrade"):
+        where = "version_num = 'serve_0001'"
+        connection.execute(
+            text(f"UPDATE alembic_version SET version_num = 'serve_9999' WHERE {where}")
+        )
+    known = r"serve_9999.*knows up to cluster_0001, serve_0001.*upgrade"
+    with pytest.raises(NewerFormatError, match=known):
         store.migrate()
-    assert revisions(store) == {"serve_9999"}
+    assert revisions(store) == {"cluster_0001", "serve_9999"}
 
 
 FIRST = """
@@ -105,7 +114,7 @@ def versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_next_release_migrates_the_rows_of_this_one(store: Store, versions: Path) -> None:
-    branches = {"serve": "serve.migrations", "x": "ironcliw_x"}
+    branches = {**BRANCHES, "x": "ironcliw_x"}
     store.migrate(branches)
     with store.write() as connection:
         connection.execute(text("INSERT INTO x_notes VALUES ('kept')"))
@@ -115,21 +124,21 @@ def test_the_next_release_migrates_the_rows_of_this_one(store: Store, versions: 
 
     with store.read() as connection:
         assert connection.execute(text("SELECT body, stars FROM x_notes")).all() == [("kept", 3)]
-    assert revisions(store) == {"serve_0001", "x_0002"}
+    assert revisions(store) == HEADS | {"x_0002"}
 
 
 def test_a_migration_that_fails_leaves_the_store_as_it_was(store: Store, versions: Path) -> None:
-    store.migrate({"serve": "serve.migrations", "x": "ironcliw_x"})
+    store.migrate({**BRANCHES, "x": "ironcliw_x"})
     with store.write() as connection:
         connection.execute(text("INSERT INTO x_notes VALUES ('kept')"))
     (versions / "x_0002.py").write_text(textwrap.dedent(BROKEN), encoding="utf-8")
 
     with pytest.raises(StoreError, match="absent"):
-        store.migrate({"serve": "serve.migrations", "x": "ironcliw_x"})
+        store.migrate({**BRANCHES, "x": "ironcliw_x"})
 
     with store.read() as connection:
         assert connection.execute(text("SELECT * FROM x_notes")).all() == [("kept",)]
-    assert revisions(store) == {"serve_0001", "x_0001"}
+    assert revisions(store) == HEADS | {"x_0001"}
 
 
 MIGRATE = """
@@ -164,14 +173,14 @@ def test_two_processes_may_migrate_at_once(store_url: str) -> None:
     errors = [process.communicate(timeout=60)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
     with Store(store_url) as store:
-        assert revisions(store) == {"serve_0001"}
+        assert revisions(store) == HEADS
 
 
 def test_writes_are_rolled_back_on_any_error(store: Store) -> None:
     with pytest.raises(RuntimeError, match="half way"), store.write() as connection:
         connection.execute(text("DELETE FROM alembic_version"))
         raise RuntimeError("half way")
-    assert revisions(store) == {"serve_0001"}
+    assert revisions(store) == HEADS
 
 
 def test_a_reader_may_not_write_and_the_next_writer_may(store: Store) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import signal
 import socket
@@ -40,8 +41,12 @@ def session_of(head: Head) -> str:
 
 
 def process_named(head: Head, part: str) -> psutil.Process | None:
-    found = (p for p in tagged_processes(session_of(head)) if part in " ".join(p.cmdline()))
-    return next(found, None)
+    for process in tagged_processes(session_of(head)):
+        # one that has just ended has no command line
+        with contextlib.suppress(psutil.Error):
+            if part in " ".join(process.cmdline()):
+                return process
+    return None
 
 
 def test_the_official_client_embeds_with_the_bundled_model(head: Head) -> None:

@@ -1,4 +1,4 @@
-"""Starts and stops at the same time; `_start` and `wait_ready` are replaced, the rest is real."""
+"""Starts and stops at the same time; what starts processes is replaced, the rest is real."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster import head
+from cluster import head, head_processes
+from cluster.gcs_storage import GcsStorage
 from cluster.lock import head_lock
 from cluster.processes import end_processes, tagged_processes
 from cluster.record import HeadRecord, record_path
@@ -83,7 +84,7 @@ def machine(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mac
     machine = Machine(settings)
     monkeypatch.setattr(head, "check_settings", lambda settings: None)
     monkeypatch.setattr(head, "check_ports", lambda settings: None)
-    monkeypatch.setattr(head, "_start", machine.start)
+    monkeypatch.setattr(head, "start_processes", machine.start)
     monkeypatch.setattr(head, "wait_ready", machine.wait_ready)
     monkeypatch.setattr(head, "is_answering", lambda url: machine.healthy.is_set())
     yield machine
@@ -167,6 +168,100 @@ class TestTurns:
         assert told == []
 
 
+def with_workers(settings: Settings, before_down: str | None) -> Settings:
+    cloud = settings.cloud.model_copy(update={"project": "a-project"})
+    cluster = settings.cluster.model_copy(update={"before_down": before_down})
+    return settings.model_copy(update={"cloud": cloud, "cluster": cluster})
+
+
+def started_with_state(machine: Machine, before_down: str | None) -> HeadRecord:
+    """A head that runs, with stored state, as after a whole start."""
+    machine.settings = with_workers(machine.settings, before_down)
+    machine.ready.set()
+    record, _ = machine.up()
+    storage = GcsStorage(machine.settings)
+    storage.prepare(machine.told.append)
+    storage.note_application()
+    return record
+
+
+class TestStoredState:
+    """What `down` forgets, and what it keeps for the next `up`."""
+
+    def hook(self, folder: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> str:
+        (folder / "before_down_hook.py").write_text(
+            "from pathlib import Path\n"
+            "from cluster.processes import tagged_processes\n"
+            "from cluster.record import HeadRecord, record_path\n"
+            "from ironcliw.errors import ClusterError\n"
+            f"def before(settings):\n    {body}\n"
+        )
+        monkeypatch.setenv("PYTHONPATH", str(folder))
+        return "before_down_hook:before"
+
+    def test_machines_are_told_to_go_while_the_head_lives(
+        self, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen = tmp_path / "seen"
+        body = (
+            "record = HeadRecord.read(record_path(settings.state_dir)); "
+            f"Path({str(seen)!r}).write_text(str(len(tagged_processes(record.session))))"
+        )
+        started_with_state(machine, self.hook(tmp_path, monkeypatch, body))
+        assert head.stop_head(machine.settings, machine.told.append) == 1
+        assert seen.read_text() == "1"
+        assert not GcsStorage(machine.settings).exists()
+        assert head.stop_head(machine.settings, machine.told.append) == 0
+
+    @pytest.mark.parametrize("body", ["raise ClusterError('no way out')", "1 / 0"])
+    def test_state_is_kept_when_machines_may_be_left(
+        self, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str
+    ) -> None:
+        started_with_state(machine, self.hook(tmp_path, monkeypatch, body))
+        assert head.stop_head(machine.settings, machine.told.append) == 1
+        assert not record_path(machine.settings.state_dir).exists()
+        assert GcsStorage(machine.settings).exists()
+        expected = "no way out" if "ClusterError" in body else "ZeroDivisionError"
+        assert expected in machine.told[-1]
+        assert "they power off 10 minutes after the head" in machine.told[-1]
+        # a second `down`, with the way out mended, tells them and forgets
+        self.hook(tmp_path, monkeypatch, "return")
+        assert head.stop_head(machine.settings, machine.told.append) == 0
+        assert not GcsStorage(machine.settings).exists()
+
+    def test_down_all_forgets_it_too(
+        self, machine: Machine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(head, "session_tags", lambda: set(machine.starts))
+        started_with_state(machine, None)
+        assert head.stop_every_head(machine.settings, machine.told.append) == 1
+        assert not GcsStorage(machine.settings).exists()
+
+    @pytest.mark.parametrize("is_known", [True, False])
+    def test_a_failed_start_keeps_only_what_an_earlier_head_left(
+        self, machine: Machine, monkeypatch: pytest.MonkeyPatch, is_known: bool
+    ) -> None:
+        storage = GcsStorage(machine.settings)
+        if is_known:
+            storage.prepare(machine.told.append)
+
+        def fail(settings: Settings, *_: object) -> None:
+            GcsStorage(settings).prepare(machine.told.append)
+            raise ClusterError("broken")
+
+        monkeypatch.setattr(head, "wait_ready", fail)
+        with pytest.raises(ClusterError, match="broken"):
+            machine.up()
+        assert storage.exists() is is_known
+        assert any("`ironcliw down` forgets it" in text for text in machine.told) is is_known
+
+    def test_a_head_that_is_killed_leaves_it_for_the_next(self, machine: Machine) -> None:
+        record = started_with_state(machine, None)
+        assert end_processes(record.session) == 1
+        machine.up()
+        assert GcsStorage(machine.settings).holds_application()
+
+
 class TestSilentHead:
     def test_it_is_given_time_to_answer(self, machine: Machine, pool: ThreadPoolExecutor) -> None:
         machine.ready.set()
@@ -198,10 +293,12 @@ def test_waiting_ends_when_the_processes_are_gone(settings: Settings) -> None:
 
 
 def test_a_child_that_was_ended_is_told_from_one_that_failed(tmp_path: Path) -> None:
-    child = head._spawn([sys.executable, "-c", "import time; time.sleep(60)"], {}, tmp_path / "log")
+    child = head_processes.spawn(
+        [sys.executable, "-c", "import time; time.sleep(60)"], {}, tmp_path / "log"
+    )
     child.terminate()
     with pytest.raises(ClusterError, match=r"ray start was ended by signal 15.*`ironcliw down`"):
-        head._wait(child, "ray start", tmp_path / "log", 10)
+        head_processes.wait_for_exit(child, "ray start", tmp_path / "log", 10)
 
 
 @pytest.fixture

@@ -67,10 +67,11 @@ def test_connections_are_set_up(store: Store) -> None:
 def test_a_reader_sees_one_snapshot_and_never_waits_for_the_writer(store: Store) -> None:
     count = text("SELECT count(*) FROM alembic_version")
     with store.read() as reader:
-        assert reader.execute(count).scalar_one() == 1
+        before = reader.execute(count).scalar_one()
+        assert before > 0
         with store.write() as writer:
             writer.execute(text("DELETE FROM alembic_version"))
-        assert reader.execute(count).scalar_one() == 1
+        assert reader.execute(count).scalar_one() == before
     with store.read() as reader:
         assert reader.execute(count).scalar_one() == 0
 

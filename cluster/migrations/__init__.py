@@ -1,0 +1,1 @@
+"""The revisions of the tables that `cluster` owns (the Alembic branch `cluster`)."""

@@ -1,0 +1,119 @@
+"""A head and a worker on addresses of a network that is theirs alone; run inside namespaces.
+
+Started by `test_worker_rejoins.py` as `python -m tests.integration.away_from_home FOLDER`, as root,
+in new network, PID and mount namespaces. Prints one line of JSON: what was seen.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from cluster.processes import tagged_processes
+from tests.integration.conftest import Head
+from tests.integration.test_head import session_of, wait_for
+from tests.integration.test_head_restart import count
+
+HEAD = "10.77.0.1"
+WORKER = "10.77.0.2"
+OSX_CLUSTER = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}
+# A machine of its own, as far as Ray can see: no process and no file of the head's.
+WORKER_SCRIPT = """\
+mount -t tmpfs tmpfs /dev/shm
+mkdir -p "$TEMP" && mount -t tmpfs tmpfs "$TEMP"
+exec "$RAY" start --address="$HEAD" --node-ip-address="$NODE" --num-cpus=1 \
+  --resources='{"spot": 1}' --object-store-memory=80000000 --disable-usage-stats --block
+"""
+
+
+def run(*words: str) -> None:
+    subprocess.run(words, check=True)
+
+
+def start_worker(head: Head, log: Path) -> subprocess.Popen[bytes]:
+    port = head.environment["IRONCLIW_CLUSTER__GCS_PORT"]
+    environment = {
+        **head.environment,
+        **OSX_CLUSTER,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(head.state / "token"),
+        "RAY_gcs_rpc_server_reconnect_timeout_s": "300",
+        "TEMP": head.environment["IRONCLIW_CLUSTER__TEMP_DIR"],
+        "RAY": str(Path(sys.executable).with_name("ray")),
+        "HEAD": f"{HEAD}:{port}",
+        "NODE": WORKER,
+    }
+    names = ("--pid", "--fork", "--kill-child", "--mount-proc", "--mount")
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            ["unshare", *names, "bash", "-ec", WORKER_SCRIPT],
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def listening(head: Head) -> list[tuple[str, str, int]]:
+    """(name of the process, address, port) of all that is reached from outside the machine."""
+    names = {process.pid: process.name() for process in tagged_processes(session_of(head))}
+    loopback = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+    return [
+        (names[one.pid], one.laddr.ip, one.laddr.port)
+        for one in psutil.net_connections("tcp")
+        if one.pid in names and one.status == psutil.CONN_LISTEN and one.laddr.ip not in loopback
+    ]
+
+
+def up(head: Head) -> str:
+    result = head.run("up")
+    if result.returncode:
+        raise RuntimeError(result.stderr)
+    return result.stderr
+
+
+def main() -> None:
+    """The whole story: start, cut the head's power, start again."""
+    folder = Path(sys.argv[1])
+    run("ip", "link", "set", "lo", "up")
+    for address in (HEAD, WORKER):
+        run("ip", "address", "add", f"{address}/24", "dev", "lo")
+    head = Head(
+        folder,
+        IRONCLIW_CLOUD__PROJECT="a-project",
+        IRONCLIW_CLUSTER__NODE_IP=HEAD,
+        IRONCLIW_SERVE__PINNED_MODELS="[]",
+    )
+    facts: dict[str, Any] = {}
+    try:
+        up(head)
+        facts["metrics_port"] = int(head.environment["IRONCLIW_CLUSTER__METRICS_PORT"])
+        facts["listening"] = listening(head)
+        log = folder / "worker.log"
+        worker = start_worker(head, log)
+        wait_for(lambda: "Ray runtime started" in log.read_text(), 120)
+        facts["before"] = count(head, "make", "spot", **OSX_CLUSTER)
+        for process in tagged_processes(session_of(head)):
+            process.kill()
+        killed_at = time.monotonic()
+        facts["told"] = up(head)
+        facts["after"] = count(head, **OSX_CLUSTER)
+        facts["seconds"] = round(time.monotonic() - killed_at, 1)
+        facts["worker_lives"] = worker.poll() is None
+        head.run("down")
+    finally:
+        head.remove()
+    sys.stdout.write(json.dumps(facts) + "\n")
+    sys.stdout.flush()
+    # the worker ends with this process, the first of its PID namespace
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

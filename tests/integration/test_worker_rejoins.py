@@ -1,0 +1,60 @@
+"""A worker on an address of its own outlives the head; needs root, for the namespaces."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.conftest import ROOT
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.slow,
+    pytest.mark.timeout(400),
+    pytest.mark.skipif(
+        os.geteuid() != 0 or not shutil.which("unshare") or not shutil.which("ip"),
+        reason="needs root, unshare and ip, to make network namespaces",
+    ),
+]
+
+NAMESPACES = ("--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--mount")
+
+
+@pytest.fixture(scope="module")
+def facts(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder: Path = tmp_path_factory.mktemp("away")
+    program = [sys.executable, "-m", "tests.integration.away_from_home", str(folder)]
+    done = subprocess.run(
+        ["unshare", *NAMESPACES, *program], cwd=ROOT, capture_output=True, text=True, timeout=390
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_worker_rejoins_a_head_whose_power_was_cut(facts: Any) -> None:
+    assert "taking on the state of the earlier head" in facts["told"]
+    # the same process, with what it had in memory
+    assert facts["after"] == {**facts["before"], "count": facts["before"]["count"] + 1}
+    assert facts["worker_lives"]
+
+
+def test_beyond_loopback_only_rays_own_services_and_metrics_listen(facts: Any) -> None:
+    """Ray 2.60 binds its gRPC servers to every address once a node's address is not loopback.
+
+    No setting for it was found. The metrics of its agent are plain HTTP on every address, too;
+    those of the dashboard and of the autoscaler are turned off. This looks at who listens, not at
+    what each port asks of a caller.
+    """
+    grpc = ("gcs_server", "raylet", "ray::")
+    open_ports = [tuple(one) for one in facts["listening"]]
+    assert open_ports
+    for name, address, port in open_ports:
+        assert address in ("::", "10.77.0.1") or port == facts["metrics_port"], (name, address)
+        assert name.startswith(grpc), (name, address, port)

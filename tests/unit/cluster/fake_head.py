@@ -1,0 +1,135 @@
+"""A stand-in of the head's GCS, as `cluster.gcs_link` sees it through Ray's own messages."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray.core.generated import autoscaler_pb2
+from ray.exceptions import RpcError
+
+from cluster.config import HEAD_INSTANCE_ID
+from cluster.vm_head import REPORT_NAMESPACE
+
+STATES = autoscaler_pb2.NodeStatus
+
+
+class Immediate(Executor):
+    """Runs what is submitted at once, in the caller's thread."""
+
+    def __init__(self, *_: object) -> None:
+        self.is_shut_down = False
+
+    def submit(self, function: Any, /, *arguments: Any, **named: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*arguments, **named))
+        except Exception as error:  # noqa: BLE001  (the future carries it to who asks)
+            future.set_exception(error)
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self.is_shut_down = True
+
+
+@dataclass
+class FakeHead:
+    """The calls that the controller makes."""
+
+    is_up: bool = True
+    nodes: dict[str, Any] = field(default_factory=dict)
+    """Instance id -> (status, milliseconds without work)."""
+    demand: list[tuple[dict[str, float], dict[str, str], int]] = field(default_factory=list)
+    drains: list[tuple[str, str, int]] = field(default_factory=list)
+    refuses: bool = False
+    round: int = 1
+    stored: dict[tuple[bytes, bytes], bytes] = field(default_factory=dict)
+    connections: int = 0
+
+    def connect(self, address: str) -> FakeHead:
+        if not self.is_up:
+            raise ConnectionRefusedError(111, "nothing listens")
+        self.connections += 1
+        return self
+
+    def join(self, name: str, status: str = "RUNNING", idle_ms: int = 0) -> None:
+        self.nodes[name] = (STATES.Value(status), idle_ms)
+
+    def report(self, name: str, *events: tuple[float, str], egress: int = 0) -> None:
+        """Puts an agent's report there."""
+        document = {
+            "format_version": 1,
+            "at": 0,
+            "node_id": "",
+            "boot": "boot",
+            "egress_bytes": egress,
+            "events": [{"at": at, "kind": kind, "message": ""} for at, kind in events],
+        }
+        self.stored[REPORT_NAMESPACE, name.encode()] = json.dumps(document).encode()
+
+    def _answer(self) -> None:
+        if not self.is_up:
+            raise RpcError("the head is gone")
+
+    def get_cluster_resource_state(self, timeout_s: float) -> bytes:
+        self._answer()
+        reply = autoscaler_pb2.GetClusterResourceStateReply()
+        state = reply.cluster_resource_state
+        state.last_seen_autoscaler_state_version = self.round
+        nodes = {HEAD_INSTANCE_ID: (STATES.RUNNING, 0), **self.nodes}
+        for name, (status, idle_ms) in nodes.items():
+            state.node_states.add(
+                node_id=name.encode(), instance_id=name, status=status, idle_duration_ms=idle_ms
+            )
+        constraint = state.cluster_resource_constraints.add()
+        for resources, selector, count in self.demand:
+            one = constraint.resource_requests.add(count=count)
+            one.request.resources_bundle.update(resources)
+            if selector:
+                terms = one.request.label_selectors.add().label_constraints
+                for key, value in selector.items():
+                    terms.add(label_key=key, label_values=[value])
+        return bytes(reply.SerializeToString())
+
+    def request_cluster_resource_constraint(
+        self, bundles: Any, selectors: Any, counts: Any, timeout_s: float
+    ) -> None:
+        self._answer()
+        self.demand = list(zip(bundles, selectors, counts, strict=True))
+
+    def get_draining_nodes(self, timeout: float) -> dict[str, int]:
+        self._answer()
+        return {node: deadline for node, _, deadline in self.drains}
+
+    def drain_node(
+        self, node_id: str, reason: int, message: str, deadline_ms: int, timeout: float
+    ) -> tuple[bool, str]:
+        self._answer()
+        if self.refuses:
+            return False, "not now"
+        self.drains.append((node_id, message, deadline_ms))
+        return True, ""
+
+    def internal_kv_put(
+        self, key: bytes, value: bytes, overwrite: bool, namespace: bytes, timeout: float
+    ) -> int:
+        self._answer()
+        assert overwrite
+        self.stored[namespace, key] = value
+        return 1
+
+    def internal_kv_keys(self, prefix: bytes, namespace: bytes, timeout: float) -> list[bytes]:
+        self._answer()
+        return [key for space, key in self.stored if space == namespace and key.startswith(prefix)]
+
+    def internal_kv_multi_get(
+        self, keys: list[bytes], namespace: bytes, timeout: float
+    ) -> dict[bytes, bytes]:
+        self._answer()
+        return {key: self.stored[namespace, key] for key in keys}
+
+    def internal_kv_del(self, key: bytes, prefix: bool, namespace: bytes, timeout: float) -> int:
+        self._answer()
+        return 1 if self.stored.pop((namespace, key), None) is not None else 0
