@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ class Autoscaled:
     session: str
     environment: dict[str, str]
     controller: subprocess.Popen[bytes]
+    drivers: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
     def address(self) -> str:
@@ -59,15 +60,17 @@ class Autoscaled:
 
     def driver(self, program: str) -> subprocess.Popen[str]:
         """Starts a program that has joined the cluster already."""
-        text = f"import ray\nray.init(address={self.address!r}, log_to_driver=False)\n{program}"
-        return subprocess.Popen(
-            [sys.executable, "-c", text],
+        start = f"address={self.address!r}, log_to_driver=False, logging_level='ERROR'"
+        driver = subprocess.Popen(
+            [sys.executable, "-c", f"import ray\nray.init({start})\n{program}"],
             env=self.environment,
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
+        self.drivers.append(driver)
+        return driver
 
     def told(self, *kinds: str) -> list[str]:
         """Messages of events, oldest first."""
@@ -143,15 +146,21 @@ def autoscaled(
         settings = _settings(folder, compute, cloud or {}, budget)
         session = f"autoscaled-{settings.cluster.gcs_port}"
         variables = _environment(settings, session)
-        controller = None
+        cluster: Autoscaled | None = None
         try:
             _start(settings, variables)
             controller = start_controller(settings, variables)
-            yield Autoscaled(settings, world, compute, vms, session, variables, controller)
+            cluster = Autoscaled(settings, world, compute, vms, session, variables, controller)
+            yield cluster
         finally:
             end_processes(session)
-            if controller is not None:
+            if cluster is not None:
                 controller.wait(timeout=10)
+                for driver in cluster.drivers:
+                    driver.kill()
+                    driver.wait()
+                    if driver.stdout is not None:
+                        driver.stdout.close()
             shutil.rmtree(settings.ray_temp_dir, ignore_errors=True)
 
 

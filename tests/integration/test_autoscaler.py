@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.testing.faults import Hook, Stockout
+from cluster.testing.faults import Hook, Preempt, Stockout
 
 from .autoscaled import Autoscaled, autoscaled
 
@@ -20,14 +20,37 @@ TASK = """
 def where():
     import os
     return os.environ["RAY_CLOUD_INSTANCE_ID"]
-print(ray.get(where.remote()))
+print("at", ray.get(where.remote()))
+"""
+
+ACTOR = """
+import os, time
+@ray.remote(resources={"spot": 1}, num_cpus=1, max_restarts=1, max_task_retries=-1)
+class Place:
+    def name(self):
+        return os.environ["RAY_CLOUD_INSTANCE_ID"]
+place = Place.remote()
+first = ray.get(place.name.remote())
+print("at", first, flush=True)
+while (now := ray.get(place.name.remote())) == first:
+    time.sleep(0.1)
+print("at", now)
 """
 
 
+def next_place(driver: subprocess.Popen[str]) -> str:
+    """The next machine that a driver names; between its words are those of Ray."""
+    assert driver.stdout is not None
+    for line in driver.stdout:
+        if line.startswith("at "):
+            return line.split()[1]
+    raise AssertionError("the driver has ended without a word")
+
+
 def place_of(driver: subprocess.Popen[str], cluster: Autoscaled) -> str:
-    """The machine on which the task ran."""
-    cluster.wait_for(lambda: driver.poll() is not None, 60, "the task")
-    return driver.communicate()[0].strip().splitlines()[-1]
+    """The same at its end."""
+    cluster.wait_for(lambda: driver.poll() is not None, 60, "the driver's end")
+    return next_place(driver)
 
 
 def memory(pid: int) -> int:
@@ -59,11 +82,9 @@ def test_from_nothing_to_one_machine_and_back(tmp_path: Path) -> None:
 
 def test_a_machine_beyond_the_budget_is_refused_with_a_reason(tmp_path: Path) -> None:
     with autoscaled(tmp_path, month_usd=0.5) as cluster:
-        driver = cluster.driver(TASK)
+        cluster.driver(TASK)
         (message,) = cluster.wait_for(lambda: cluster.told("refused"), 60, "the refusal")
         assert "budget.month_usd allows 0.50" in message
-        driver.kill()
-        driver.communicate()
         assert cluster.inserts() == []
 
 
@@ -85,3 +106,25 @@ def test_an_autoscaler_killed_amid_a_launch_loses_and_doubles_nothing(tmp_path: 
         finally:
             again.kill()
             again.wait()
+
+
+def test_the_replacement_is_on_its_way_before_the_end(tmp_path: Path) -> None:
+    """Work moves within the notice: ask for a machine at the notice, not after the loss."""
+    with autoscaled(tmp_path, cloud={"idle_minutes": 5.0}) as cluster:
+        driver = cluster.driver(ACTOR)
+        first = next_place(driver)
+        cluster.wait_for(lambda: cluster.told("joined"), 10, "the controller's look at it")
+        cluster.world.add(Preempt(notice=20, name=first))
+        second = place_of(driver, cluster)
+        print(
+            [
+                (e.kind, e.name[-3:], round(e.at - cluster.world.events[0].at, 1))
+                for e in cluster.world.events
+            ]
+        )
+        events = {(event.kind, event.name): event.at for event in cluster.world.events}
+        assert events["created", second] < events["power_off", first]
+        assert len(cluster.inserts()) == 2
+        (told,) = cluster.told("preempted")
+        assert told.startswith(f"machine {first} ")
+        cluster.wait_for(lambda: cluster.live() == [second], 15, "the end of the first")

@@ -138,6 +138,19 @@ class TestListing:
         assert provider.is_terminated(name)
         assert not provider.is_running(name)
 
+    def test_one_that_turned_itself_off_is_gone_for_ray_and_listed_by_the_cloud(
+        self, provider: GceSpotProvider, compute: FakeCompute, clock: ManualClock
+    ) -> None:
+        (name,) = create(provider)
+        clock.advance(1)
+        instance = compute.world.named(name)
+        assert instance is not None
+        compute.world.power_off(instance)
+        clock.advance(10)
+        assert workers(provider) == []
+        assert provider.is_terminated(name)
+        assert compute.world.named(name) is not None
+
     def test_one_list_a_round(self, provider: GceSpotProvider, compute: FakeCompute) -> None:
         create(provider, 2)
         before = compute.count()

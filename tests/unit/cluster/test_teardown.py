@@ -75,7 +75,7 @@ def test_one_that_does_not_go_is_named(cloud: Cloud, monkeypatch: pytest.MonkeyP
 
 def test_the_end_is_told_and_counted(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     name = cloud.launcher(cluster=CLUSTER_NAME).launch(ORDER).name
-    monkeypatch.setattr("cluster.teardown.time.sleep", cloud.clock.sleep)
+    monkeypatch.setattr("cluster.teardown._POLL_SECONDS", 0.0)
     monkeypatch.setattr("cluster.teardown.ComputeClient", lambda _: cloud.client)
     delete_all(settings_of(cloud))
     assert cloud.told("deleted") == [f"machine {name} is deleted by `ironcliw down`"]
