@@ -14,9 +14,9 @@ namespace {
 
 constexpr int64_t kRowBlock = 64;            // rows of one chunk of a product: their bytes stay in the L1 cache
 constexpr int64_t kRowsOfChunk = 8;          // of what is done row by row
-// So that a participant that falls behind leaves work to the others. Many rows are gathered anew for
-// every chunk of a product, so those are cut into fewer.
-constexpr int64_t kChunksOfParticipant = 4, kManyRows = 16, kChunksOfManyRows = 2;
+// So that a participant that falls behind leaves work to the others. No more: weights are fetched ahead
+// within a chunk only, and many rows are gathered anew for each.
+constexpr int64_t kChunksOfParticipant = 2;
 
 // Tokens of one slot that attention takes together.
 struct TokenTile {
@@ -142,7 +142,7 @@ template <class Body> void DecoderRun::product(Me& me, int64_t rows, const Input
   bool ready = !own;
   if (!own && (input.norm || input.planes.count)) each_row(me, rows, [&](int64_t row) { prepare(input, room, x.quantized, row); });
 
-  const int64_t row_blocks = pieces(rows, kRowBlock), wanted = participants_ == 1 ? 1 : participants_ * (rows < kManyRows ? kChunksOfParticipant : kChunksOfManyRows);
+  const int64_t row_blocks = pieces(rows, kRowBlock), wanted = participants_ == 1 ? 1 : kChunksOfParticipant * participants_;
   const int64_t size = pieces(groups, std::min(groups, pieces(wanted, row_blocks)));
   me.queue.phase(row_blocks * pieces(groups, size), [&](int64_t chunk) {
     // not before a chunk is claimed: until then the others may be phases ahead
