@@ -43,7 +43,9 @@ _BUILDERS = {
 }
 _READ = "benchmarks.roofline:build"
 _START_SECONDS = 300.0
-_NEIGHBOUR_SECONDS = 120.0
+_NEIGHBOUR_SECONDS = 300.0
+# llama.cpp's threads wait for each other in every operator: a token may take it seconds
+_TOKENS_BESIDE = 32
 _BURNER = """
 import sys, time
 end = time.monotonic() + float(sys.argv[1])
@@ -70,7 +72,7 @@ def generation_rows(options: Options) -> list[Row]:
             for name, work in works.items():
                 child.call(op="texts", name=name, texts=[work.text()])
         logger.info("one stream and a prompt, %d rounds", rounds)
-        taken = {name: measure(children, name, rounds) for name in works}
+        taken = {name: measure(children, name, rounds) for name in ("stream", "first", "prompt")}
         readers = {threads: _reader(stack, options, threads, logs) for threads in (1, 2)}
         logger.info("reading memory")
         reads = interleave(
@@ -78,7 +80,7 @@ def generation_rows(options: Options) -> list[Row]:
             max(rounds, 5),
         )
         logger.info("one stream beside a busy process, %d rounds", rounds)
-        alone, beside = measure_beside(children, "stream", rounds)
+        alone, beside = measure_beside(children, "beside", rounds)
     bandwidth = {
         int(threads): Samples.of(roofline.gigabytes_per_second(value) for value in values)
         for threads, values in reads.items()
@@ -90,13 +92,14 @@ def generation_rows(options: Options) -> list[Row]:
     rows += peer_rows(
         rates, rates_of(taken["prompt"], len(prompt.prompts[0]), missing), options.cap
     )
-    undisturbed = rates_of(alone, stream.generated, missing)[OURS]
-    rows += neighbour_rows(undisturbed, rates_of(beside, stream.generated, missing))
+    generated = works["beside"].generated
+    undisturbed = rates_of(alone, generated, missing)[OURS]
+    rows += neighbour_rows(undisturbed, rates_of(beside, generated, missing))
     return rows
 
 
 def choose_work(options: Options, folder: Path) -> dict[str, Work]:
-    """One stream, its first token alone, and a long prompt."""
+    """One stream, its first token alone, a long prompt, and a shorter stream."""
     (short,) = prompts(options.data, folder, 1, PROMPT, options.seed + 4)
     (long,) = prompts(options.data, folder, 1, LONG_PROMPT, options.seed + 5)
     new_tokens = 48 if options.quick else 128
@@ -104,6 +107,7 @@ def choose_work(options: Options, folder: Path) -> dict[str, Work]:
         "stream": Work([short], new_tokens),
         "first": Work([short], 1),
         "prompt": Work([long], 1),
+        "beside": Work([short], _TOKENS_BESIDE),
     }
 
 
@@ -152,7 +156,7 @@ def measure_beside(
 
 @contextmanager
 def neighbour() -> Iterator[None]:
-    """A process that keeps one core busy; it ends with the block, or after two minutes.
+    """A process that keeps one core busy; it ends with the block, or after five minutes.
 
     Raises:
         BenchmarkError: it did not start, or ended before the block did.
