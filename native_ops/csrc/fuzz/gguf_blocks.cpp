@@ -18,7 +18,7 @@ void multiply(const PackedLinearKernels& kernels, const PackedMatrix& w, int pla
   std::vector<float> out(static_cast<size_t>(kRows * stride)), row(static_cast<size_t>(w.columns));
   if (is_quantized(w.format)) {
     std::vector<int32_t> memory(static_cast<size_t>(quantized_bytes(kRows, w.columns, planes) + 3) / 4);
-    const QuantizedRows inputs = place_quantized(memory.data(), kRows, w.columns, planes);
+    const QuantizedRows inputs = place_quantized(memory.data(), kRows, w.columns, planes, steps_for(w.format));
     kernels.quantize(x.data(), w.columns, kRows, w.columns, inputs);
     kernels.multiply_quantized(w, inputs, kRows, 0, w.groups(), out.data(), stride);
   } else {
