@@ -132,7 +132,7 @@ Tensor encoder_forward(const Tensor& tokens, const Tensor& cu_seqlens, const Ten
   model.count = static_cast<int64_t>(layers.size());
   model.width = width;
   model.heads = heads;
-  model.inner = inner;
+  model.inner = layers.empty() ? 1 : inner;  // without layers no tensor bounds it, and nothing uses it
   model.epsilon = static_cast<float>(epsilon);
   model.activation = encoder_activation(op, activation);
   model.number = number;

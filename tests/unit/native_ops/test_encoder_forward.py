@@ -215,6 +215,13 @@ def test_other_bad_arguments(index: int, value: Any, rule: str) -> None:
         ops.encoder_forward(*arguments)
 
 
+def test_without_layers_nothing_is_as_wide_as_inner(level: str) -> None:
+    words, places, _, vectors, heads, _, *rest = Model(8, 1, 8, "float32").arguments()
+    least = run(level, IDS, CU, words, places, [], vectors[:2], heads, 1, *rest)
+    most = run(level, IDS, CU, words, places, [], vectors[:2], heads, 2**62, *rest)
+    assert torch.equal(least, most)
+
+
 def samples() -> list[tuple[Any, tuple[Any, ...]]]:
     model = Model(8, 2, 16, "float32")
     q = torch.randn(5, 8)
