@@ -5,6 +5,7 @@
 
 int main(int count, char** arguments) {
   using namespace ironcliw;
+  int all = 0;
   for (const Level level : levels_here()) {
     int ran = 0;
     for (const auto& test : test::cases()) {
@@ -13,7 +14,8 @@ int main(int count, char** arguments) {
       ++ran;
     }
     std::printf("%s: %d tests\n", name_of(level), ran);
+    all += ran;
   }
   std::printf("%d failures\n", test::failures());
-  return test::failures() ? 1 : 0;
+  return test::failures() || all == 0 ? 1 : 0;
 }
