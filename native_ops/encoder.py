@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from native_ops.encoder_checks import check_forward, check_seqlens, need, rows_of
+from native_ops.encoder_checks import check_forward, check_heads, check_seqlens, need, rows_of
 from native_ops.encoder_layout import pack, packed_bytes, unpack
 from native_ops.operators import define
 
@@ -21,8 +21,11 @@ POOLINGS = ("mean", "cls", "max", "lasttoken", "mean_sqrt_len_tokens", "weighted
 WEIGHTS_OF_LAYER, VECTORS_OF_LAYER = 4, 8
 
 
-def activated(x: torch.Tensor, activation: str) -> torch.Tensor:
-    """x through an activation by its name."""
+def activated(x: torch.Tensor, activation: str, operator: str = "encoder_linear") -> torch.Tensor:
+    """x through an activation by its name; an unknown one is the operator's error."""
+    known = activation in ("none", "relu", "gelu", "gelu_tanh")
+    rule = f"activation must be none, relu, gelu or gelu_tanh; it is {activation}"
+    need(known, operator, rule)
     if activation == "relu":
         return torch.relu(x)
     if activation in {"gelu", "gelu_tanh"}:
@@ -58,6 +61,7 @@ def packed_attention_reference(
     """Text by text in float32."""
     check_seqlens("packed_attention", "cu_queries", cu_queries, len(q))
     check_seqlens("packed_attention", "cu_keys", cu_keys, len(k))
+    check_heads("packed_attention", heads, q, cu_queries, cu_keys)
     result = q.new_empty(q.shape)
     for queries, keys in zip(rows_of(cu_queries), rows_of(cu_keys), strict=True):
         parts = (q[queries], k[keys], v[keys])
@@ -143,7 +147,7 @@ def encoder_forward_reference(
             q, k, v, cu_seqlens, cu_seqlens, heads, scale, False, None
         )
         x = F.layer_norm(x + F.linear(context, w[1], b[1]), (width,), b[4], b[5], epsilon)
-        up = activated(F.linear(x, w[2], b[2]), activation)
+        up = activated(F.linear(x, w[2], b[2]), activation, "encoder_forward")
         x = F.layer_norm(x + F.linear(up, w[3], b[3]), (width,), b[6], b[7], epsilon)
     return x
 

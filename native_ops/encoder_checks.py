@@ -38,6 +38,23 @@ def check_seqlens(operator: str, name: str, starts: torch.Tensor, tokens: int) -
     )
 
 
+def check_heads(
+    operator: str, heads: int, q: torch.Tensor, cu_queries: torch.Tensor, cu_keys: torch.Tensor
+) -> None:
+    """Heads that divide the columns of q, and as many texts of keys as of queries."""
+    columns = q.shape[1]
+    need(
+        heads > 0 and columns > 0 and columns % heads == 0,
+        operator,
+        f"heads must divide the columns of q; it is {heads} of {columns}",
+    )
+    need(
+        len(cu_keys) == len(cu_queries),
+        operator,
+        f"cu_keys must have {len(cu_queries)} in dimension 0; its shape is {list(cu_keys.shape)}",
+    )
+
+
 def rows_of(starts: torch.Tensor) -> list[slice]:
     """Where each text's rows are."""
     values = starts.tolist()

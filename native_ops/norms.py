@@ -26,6 +26,11 @@ def add_layer_norm_reference(
 
 def rms_norm_reference(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
     """x / sqrt(mean(x^2) + epsilon) * weight."""
+    width, shape = x.shape[-1], list(weight.shape)
+    if shape != [width]:
+        raise RuntimeError(
+            f"ironcliw::rms_norm: weight must have {width} in dimension 0; its shape is {shape}"
+        )
     return x * torch.rsqrt(x.square().mean(1, keepdim=True) + epsilon) * weight
 
 

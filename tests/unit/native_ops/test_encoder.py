@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from native_ops import binary
 from native_ops import encoder as ops
 from native_ops.encoder_layout import pack, unpack
+from native_ops.norms import rms_norm_reference
 
 NUMBERS = ("float32", "bfloat16", "int8")
 LEVELS = ("reference", *binary.state().levels)
@@ -184,3 +185,17 @@ def test_pooling(level: str, mode: str, normalize: bool, lengths: list[int]) -> 
         if normalize:
             expected = expected / expected.norm()
         torch.testing.assert_close(row.double(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_references_refuse_what_the_kernels_refuse() -> None:
+    x = torch.randn(5, 8)
+    packed = pack(torch.randn(6, 8), "float32")
+    with pytest.raises(RuntimeError, match=r"encoder_linear: activation must be .*; it is swish"):
+        ops.encoder_linear_reference(x, packed, torch.zeros(6), "swish", "float32", None)
+    one, two = torch.tensor([0, 5], dtype=torch.int32), torch.tensor([0, 2, 5], dtype=torch.int32)
+    with pytest.raises(RuntimeError, match=r"packed_attention: heads must divide .* 3 of 8"):
+        ops.packed_attention_reference(x, x, x, one, one, 3, 1.0, False, None)
+    with pytest.raises(RuntimeError, match=r"cu_keys must have 2 in dimension 0; .* \[3\]"):
+        ops.packed_attention_reference(x, x, x, one, two, 2, 1.0, False, None)
+    with pytest.raises(RuntimeError, match="rms_norm: weight must have 8 in dimension 0"):
+        rms_norm_reference(x, torch.ones(1), 1e-5)
