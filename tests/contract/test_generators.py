@@ -103,7 +103,8 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fake_decoder() -> Decoder:
     from serve.engines.decoders.fake import FakeDecoder
 
-    return FakeDecoder(f"fake:300?slots={SLOTS}&context={CONTEXT}")
+    # some time for a step: without, a long answer ends before the loop, on a busy machine, can leave it
+    return FakeDecoder(f"fake:300?slots={SLOTS}&context={CONTEXT}&seconds=0.005")
 
 
 def own_decoder(folder: Path, *, native: bool) -> Decoder:
