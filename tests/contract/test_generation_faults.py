@@ -24,7 +24,7 @@ from tests.contract.http_service import MODELS, running
 
 HELLO = "Hello w\u00f6rld, \U0001f600!"
 TALKERS = {
-    "talker": {"source": f"fake:300?context=256&text={HELLO}", "task": "generation"},
+    "talker": {"source": f"fake:300?context=256&seconds=0.005&text={HELLO}", "task": "generation"},
 }
 USER: Any = [{"role": "user", "content": "hi"}]
 

@@ -20,7 +20,7 @@ from tests.contract.http_service import HttpService, running
 
 HELLO = "Hello w\u00f6rld, \U0001f600!"
 TALKERS = {
-    "talker": {"source": f"fake:300?context=256&text={HELLO}", "task": "generation"},
+    "talker": {"source": f"fake:300?context=256&seconds=0.005&text={HELLO}", "task": "generation"},
     # 800 tokens, of which each takes five milliseconds or more
     "slow-talker": {
         "source": "fake:300?context=1024&seconds=0.005&text=" + "abcdefgh" * 100,

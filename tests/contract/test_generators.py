@@ -103,7 +103,7 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fake_decoder() -> Decoder:
     from serve.engines.decoders.fake import FakeDecoder
 
-    # some time for a step: without, a long answer ends before the loop, on a busy machine, can leave it
+    # some time for a step: else a long answer ends before the loop of a busy machine can leave it
     return FakeDecoder(f"fake:300?slots={SLOTS}&context={CONTEXT}&seconds=0.005")
 
 

@@ -22,7 +22,7 @@ from tests.contract.http_service import HttpService, running
 
 HELLO = "Hello w\u00f6rld, \U0001f600!\u2028"
 TALKERS = {
-    "talker": {"source": f"fake:300?context=256&text={HELLO}", "task": "generation"},
+    "talker": {"source": f"fake:300?context=256&seconds=0.005&text={HELLO}", "task": "generation"},
     "endless": {
         "source": "fake:300?endless=1&context=4096&seconds=0.01&slots=1",
         "task": "generation",

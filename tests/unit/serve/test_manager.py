@@ -20,8 +20,11 @@ def settings(tmp_path: Path) -> Settings:
     models = {
         "fake": {"source": "fake:8", "task": "embedding"},
         "broken": {"source": "fake:8?fail=1", "task": "embedding"},
-        "writer": {"source": "fake:300?text=Hello&kv_bytes=500", "task": "generation"},
-        "endless": {"source": "fake:300?endless=1&context=64", "task": "generation"},
+        "writer": {
+            "source": "fake:300?text=Hello&kv_bytes=500&seconds=0.005",
+            "task": "generation",
+        },
+        "endless": {"source": "fake:300?endless=1&context=64&seconds=0.005", "task": "generation"},
     }
     return Settings(state_dir=tmp_path, models=models, serve={"max_batch_items": 5})
 

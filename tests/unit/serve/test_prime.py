@@ -64,7 +64,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Streamin
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     models = {
-        "writer": {"source": "fake:300?text=Hello", "task": "generation"},
+        "writer": {"source": "fake:300?text=Hello&seconds=0.005", "task": "generation"},
         "endless": {"source": "fake:300?endless=1&context=64&seconds=0.01", "task": "generation"},
         "reader": {"source": "fake:8", "task": "embedding"},
     }
