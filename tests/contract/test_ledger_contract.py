@@ -14,6 +14,7 @@ from cluster.machines import Vm, VmRequest, VmStatus
 from cluster.prices import PriceTable
 from ironcliw.setting_sections import BudgetSettings, PriceSettings
 from ironcliw.store import Store
+from tests.unit.cluster.vm_requests import vm_request
 
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
 BUDGET = BudgetSettings(
@@ -26,23 +27,7 @@ BUDGET = BudgetSettings(
 
 def request(name: str) -> VmRequest:
     """A machine that costs a dollar at the most, with the margin of 300 s."""
-    return VmRequest(
-        name=name,
-        zone="us-central1-a",
-        machine_type="e2-highmem-4",
-        market="spot",
-        labels={},
-        metadata={},
-        image="",
-        disk_gb=50,
-        network="",
-        subnetwork=None,
-        external_address=True,
-        service_account=None,
-        max_run_seconds=3300,
-        notice_seconds=30,
-        request_id="",
-    )
+    return vm_request(name=name, max_run_seconds=3300)
 
 
 @pytest.fixture

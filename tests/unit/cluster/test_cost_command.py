@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import pytest
 
 from cluster.ledger import Ledger
-from cluster.machines import VmRequest
 from cluster.prices import PriceTable
 from ironcliw.cli import main
 from ironcliw.settings import load_settings
 from ironcliw.store import Store
+from tests.unit.cluster.vm_requests import vm_request
 
 
 @dataclass
@@ -45,23 +45,7 @@ def reserve_and_meter() -> None:
         store.migrate()
         ledger = Ledger(store, PriceTable.of(settings.budget), settings.budget)
         ledger.observe([])
-        wanted = VmRequest(
-            name="ironcliw-1",
-            zone="us-central1-a",
-            machine_type="e2-highmem-4",
-            market="spot",
-            labels={},
-            metadata={},
-            image="",
-            disk_gb=50,
-            network="",
-            subnetwork=None,
-            external_address=True,
-            service_account=None,
-            max_run_seconds=600,
-            notice_seconds=30,
-            request_id="",
-        )
+        wanted = vm_request(name="ironcliw-1", max_run_seconds=600)
         assert ledger.reserve(wanted).granted
         ledger.add_egress("ironcliw-1", 10**9)
 

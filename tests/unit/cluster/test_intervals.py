@@ -18,29 +18,14 @@ from cluster.intervals import (
     follow,
     reservation,
 )
-from cluster.machines import Vm, VmRequest, VmStatus
+from cluster.machines import Vm, VmStatus
 from cluster.prices import Rates
+from tests.unit.cluster.vm_requests import vm_request
 
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
 RATES = Rates(compute=1_000_000, disk=10_000, address=100_000)
 DAY, MONTH = day_of(NOON), month_of(NOON)
-REQUEST = VmRequest(
-    name="one",
-    zone="us-central1-a",
-    machine_type="e2-highmem-4",
-    market="spot",
-    labels={},
-    metadata={},
-    image="",
-    disk_gb=50,
-    network="",
-    subnetwork=None,
-    external_address=True,
-    service_account=None,
-    max_run_seconds=3600,
-    notice_seconds=30,
-    request_id="",
-)
+REQUEST = vm_request()
 VM = Vm(
     name="one",
     zone="us-central1-a",
