@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,8 +12,8 @@ from google.cloud import compute_v1
 
 from cluster.gce import ComputeClient, GceError, Insertion
 from cluster.gce_errors import Kind
-from cluster.gce_requests import NOTICE_ATTRIBUTE, Preemption
-from cluster.machines import CLUSTER_LABEL, TYPE_LABEL, VmRequest, VmStatus, vm_name
+from cluster.gce_requests import Preemption
+from cluster.machines import VmStatus
 from cluster.testing.clocks import ManualClock
 from cluster.testing.fake_compute import FakeCompute
 from cluster.testing.faults import (
@@ -24,46 +22,7 @@ from cluster.testing.faults import (
     LostReply,
     UnreachableZone,
 )
-from cluster.testing.world import World
-
-A, B, C, F = "us-central1-a", "us-central1-b", "us-central1-c", "us-central1-f"
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-def compute(clock: ManualClock) -> Iterator[FakeCompute]:
-    with FakeCompute(World(clock=clock, largest_page=3)) as server:
-        yield server
-
-
-@pytest.fixture
-def client(compute: FakeCompute, clock: ManualClock) -> ComputeClient:
-    return ComputeClient(compute.cloud(), clock=clock, sleep=clock.sleep)
-
-
-def new_request(zone: str = A, cluster: str = "home", **changes: Any) -> VmRequest:
-    request = VmRequest(
-        name=vm_name(cluster),
-        zone=zone,
-        machine_type="e2-highmem-4",
-        market="spot",
-        labels={CLUSTER_LABEL: cluster, TYPE_LABEL: "spot"},
-        metadata={"startup-script": "true", NOTICE_ATTRIBUTE: "120"},
-        image="projects/debian-cloud/global/images/family/debian-12",
-        disk_gb=50,
-        network="global/networks/default",
-        subnetwork=None,
-        external_address=False,
-        service_account=None,
-        max_run_seconds=14_400,
-        notice_seconds=120,
-        request_id=str(uuid.uuid4()),
-    )
-    return replace(request, **changes)
+from tests.unit.cluster.compute_client import A, B, C, F, new_request
 
 
 def test_machine_comes_and_goes(client: ComputeClient, clock: ManualClock) -> None:
