@@ -13,9 +13,9 @@ from typing import Annotated, Any
 import typer
 
 from cluster.examples import welcome
-from cluster.head import running_head, start_head, stop_every_head, stop_head
-from cluster.ray_environment import client_environment
-from cluster.record import HeadRecord, record_path
+from cluster.head.lifecycle import running_head, start_head, stop_every_head, stop_head
+from cluster.head.ray_environment import client_environment
+from cluster.head.record import HeadRecord, record_path
 from cluster.status import fetch_status, settings_rows, write_status
 from ironcliw.console import command_settings, note, write_json, write_line, write_table
 from ironcliw.errors import NotRunningError

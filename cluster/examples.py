@@ -7,7 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from cluster.record import HeadRecord
+from cluster.head.record import HeadRecord
 from ironcliw.settings import Settings, is_on_path
 
 _KEY = "icw-..."

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from cluster.names import load_by_name
-from cluster.vm_agent import DONE_FOLDER, HOOKS_FOLDER, NOTICE_FILE
-from cluster.vm_facts import write_atomically
+from cluster.vm.agent import DONE_FOLDER, HOOKS_FOLDER, NOTICE_FILE
+from cluster.vm.facts import write_atomically
 from ironcliw.errors import ClusterError, SettingsError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")

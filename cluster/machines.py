@@ -1,6 +1,6 @@
 """What a virtual machine is: its type, its state, and what to ask for to get one.
 
-Plain values without I/O. The Compute Engine client (`cluster.gce`) makes and reads them.
+Plain values without I/O. The Compute Engine client (`cluster.gce.client`) makes and reads them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CLUSTER_LABEL = "ironcliw-cluster"
 TYPE_LABEL = "ironcliw-node-type"
 """Label of every machine of ours; its value is the node type in `ray_cluster.yaml`."""
 DISK_TYPE = "pd-standard"
-"""Of boot disks; the price of disks in `cluster.prices` is this one's."""
+"""Of boot disks; the price of disks in `cluster.money.prices` is this one's."""
 
 # RFC 1035 label, as GCE demands of names; 63 characters less our "-" and 8 hexadecimal digits
 _CLUSTER_NAME = re.compile(r"[a-z](?:[-a-z0-9]{0,52}[a-z0-9])?")

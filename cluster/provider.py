@@ -34,16 +34,16 @@ from ray.autoscaler.tags import (
 
 from cluster.announcements import Announcements
 from cluster.events import EventLog
-from cluster.gce import ComputeClient
-from cluster.join_check import head_versions
-from cluster.launcher import Launcher, LaunchError
-from cluster.ledger import Ledger
+from cluster.gce.client import ComputeClient
+from cluster.head.ray_environment import token_path
+from cluster.launch.launcher import Launcher, LaunchError
+from cluster.launch.worker_request import LAUNCH_LABEL, HeadFacts, NodeOrder
+from cluster.launch.zone_choice import ZoneChoice
 from cluster.machines import TYPE_LABEL, Vm, VmStatus
-from cluster.prices import PriceTable
-from cluster.ray_environment import token_path
-from cluster.startup import HeadAddress
-from cluster.worker_request import LAUNCH_LABEL, HeadFacts, NodeOrder
-from cluster.zone_choice import ZoneChoice
+from cluster.money.ledger import Ledger
+from cluster.money.prices import PriceTable
+from cluster.vm.join_check import head_versions
+from cluster.vm.startup import HeadAddress
 from ironcliw.errors import ClusterError, SettingsError, UnsupportedError
 from ironcliw.setting_sections import BudgetSettings, CloudSettings
 from ironcliw.settings import Settings, load_settings

@@ -115,7 +115,8 @@ class Settings(BaseSettings):
     def ray_temp_dir(self) -> Path:
         """Ray's session folder. A socket path may have 103 bytes on macOS, so it is short.
 
-        Ray opens its folder to everybody; the one around it is private (`cluster.temp_folder`).
+        Ray opens its folder to everybody; the one around it is private, see
+        `cluster.head.temp_folder`.
         """
         return self.cluster.temp_dir or Path("/tmp") / f"ironcliw-{os.getuid()}" / "ray"
 

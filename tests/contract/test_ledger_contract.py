@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from cluster.budget import month_of
-from cluster.ledger import Ledger
 from cluster.machines import Vm, VmRequest, VmStatus
-from cluster.prices import PriceTable
+from cluster.money.budget import month_of
+from cluster.money.ledger import Ledger
+from cluster.money.prices import PriceTable
 from ironcliw.setting_sections import BudgetSettings, PriceSettings
 from ironcliw.store import Store
 from tests.unit.cluster.vm_requests import vm_request

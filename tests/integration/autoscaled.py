@@ -20,11 +20,11 @@ from typing import Any
 
 import psutil
 
-from cluster.autoscaling import autoscaler_environment, autoscaler_options
 from cluster.events import EventLog
-from cluster.processes import end_processes
-from cluster.ray_environment import client_environment, head_environment, token_path
-from cluster.record import ensure_token
+from cluster.head.autoscaling import autoscaler_environment, autoscaler_options
+from cluster.head.processes import end_processes
+from cluster.head.ray_environment import client_environment, head_environment, token_path
+from cluster.head.record import ensure_token
 from cluster.testing.fake_compute import FakeCompute
 from cluster.testing.faults import Fault
 from cluster.testing.instances import Timings
@@ -168,7 +168,7 @@ def start_controller(settings: Settings, environment: dict[str, str]) -> subproc
     """As the supervisor of a head does."""
     with (settings.state_dir / "controller.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "cluster.controller"],
+            [sys.executable, "-m", "cluster.control.controller"],
             env=environment,
             cwd=ROOT,
             stdin=subprocess.PIPE,

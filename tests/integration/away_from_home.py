@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from cluster.processes import tagged_processes
+from cluster.head.processes import tagged_processes
 from tests.integration.conftest import Head
 from tests.integration.test_head import session_of, wait_for
 from tests.integration.test_head_restart import count

@@ -18,8 +18,8 @@ import openai
 import psutil
 import pytest
 
-from cluster.processes import tagged_processes
-from cluster.record import HeadRecord
+from cluster.head.processes import tagged_processes
+from cluster.head.record import HeadRecord
 from tests.integration.conftest import IRONCLIW, ROOT, Head
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]

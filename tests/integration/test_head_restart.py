@@ -17,7 +17,7 @@ import httpx
 import psutil
 import pytest
 
-from cluster.processes import tagged_processes
+from cluster.head.processes import tagged_processes
 from tests.integration.conftest import Head
 from tests.integration.test_head import process_named, session_of, wait_for
 

@@ -9,17 +9,17 @@ from typing import Any
 
 from cluster.announcements import Announcements
 from cluster.events import EventLog
-from cluster.gce import ComputeClient
-from cluster.join_check import HeadVersions
-from cluster.launcher import Launcher
-from cluster.ledger import Ledger
+from cluster.gce.client import ComputeClient
+from cluster.launch.launcher import Launcher
+from cluster.launch.worker_request import HeadFacts, NodeOrder
+from cluster.launch.zone_choice import ZoneChoice
 from cluster.machines import Vm
-from cluster.prices import PriceTable
-from cluster.startup import HeadAddress
+from cluster.money.ledger import Ledger
+from cluster.money.prices import PriceTable
 from cluster.testing.clocks import ManualClock
 from cluster.testing.fake_compute import FakeCompute
-from cluster.worker_request import HeadFacts, NodeOrder
-from cluster.zone_choice import ZoneChoice
+from cluster.vm.join_check import HeadVersions
+from cluster.vm.startup import HeadAddress
 from ironcliw.setting_sections import BudgetSettings, CloudSettings
 from ironcliw.store import Store
 

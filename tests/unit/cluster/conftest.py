@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cluster.gce import ComputeClient
+from cluster.gce.client import ComputeClient
 from cluster.testing.clocks import ManualClock
 from cluster.testing.fake_compute import FakeCompute
 from cluster.testing.world import World

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cluster.doctor_probes import Credentials, Interface, Probes
-from cluster.doctor_report import Check, State
+from cluster.doctor.probes import Credentials, Interface, Probes
+from cluster.doctor.report import Check, State
 from cluster.environment import GIBIBYTE, Environment, Gpu, MachineKind
 from ironcliw.settings import Settings
 

@@ -1,4 +1,4 @@
-"""A stand-in of the head's GCS, as `cluster.gcs_link` sees it through Ray's own messages."""
+"""A stand-in of the head's GCS, as `cluster.control.gcs_link` sees it by Ray's own messages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ray.core.generated import autoscaler_pb2
 from ray.exceptions import RpcError
 
 from cluster.config import HEAD_INSTANCE_ID
-from cluster.vm_head import REPORT_NAMESPACE
+from cluster.vm.head import REPORT_NAMESPACE
 
 STATES = autoscaler_pb2.NodeStatus
 

@@ -15,11 +15,11 @@ from typing import Self
 
 from sqlalchemy import delete
 
-from cluster.budget import Caps, Window, day_of, month_of
-from cluster.intervals import LEAST_CHARGE, Interval
-from cluster.ledger import Ledger
 from cluster.machines import Vm, VmRequest, VmStatus
-from cluster.prices import PriceTable
+from cluster.money.budget import Caps, Window, day_of, month_of
+from cluster.money.intervals import LEAST_CHARGE, Interval
+from cluster.money.ledger import Ledger
+from cluster.money.prices import PriceTable
 from cluster.tables import cluster_egress, cluster_vms
 from ironcliw.setting_sections import BudgetSettings, PriceSettings
 from ironcliw.store import Store
@@ -251,7 +251,7 @@ class DictStore:
 
 
 class DictRows:
-    """`cluster.ledger_rows` on a `DictStore`."""
+    """`cluster.money.ledger_rows` on a `DictStore`."""
 
     @staticmethod
     def one(store: DictStore, name: str) -> Interval | None:

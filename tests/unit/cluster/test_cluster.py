@@ -15,11 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from cluster import examples, head, head_processes
+from cluster import examples
+from cluster.head import lifecycle as head
+from cluster.head import services as head_processes
+from cluster.head.processes import end_processes, listener, session_tags, tagged_processes
+from cluster.head.ray_environment import client_environment, dashboard_url, head_environment
+from cluster.head.record import HeadRecord, ensure_token, record_path
 from cluster.names import load_by_name
-from cluster.processes import end_processes, listener, session_tags, tagged_processes
-from cluster.ray_environment import client_environment, dashboard_url, head_environment
-from cluster.record import HeadRecord, ensure_token, record_path
 from ironcliw.errors import ClusterError, PortInUseError, SettingsError
 from ironcliw.settings import Settings, process_environment
 

@@ -17,7 +17,7 @@ from cluster.handover import (
     TrainingFlag,
     load_hook,
 )
-from cluster.vm_agent import HandoverFolder
+from cluster.vm.agent import HandoverFolder
 from ironcliw.errors import ClusterError, SettingsError
 
 # A process that registers, waits for the notice and answers.

@@ -17,11 +17,11 @@ from ray.core.generated.instance_manager_pb2 import NodeKind
 
 from cluster.config import CLUSTER_NAME, HEAD_INSTANCE_ID, SPOT_TYPE, render
 from cluster.events import EventLog
-from cluster.gce import ComputeClient, GceError
+from cluster.gce.client import ComputeClient, GceError
+from cluster.head.ray_environment import token_path
+from cluster.head.record import ensure_token
 from cluster.machines import CLUSTER_LABEL
 from cluster.provider import GceSpotProvider
-from cluster.ray_environment import token_path
-from cluster.record import ensure_token
 from cluster.testing.clocks import ManualClock
 from cluster.testing.fake_compute import FakeCompute
 from cluster.testing.faults import ApiStorm, Denied, Preempt, Stockout

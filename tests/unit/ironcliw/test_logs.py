@@ -41,14 +41,14 @@ def test_text_lines_carry_the_fields() -> None:
 def test_json_lines_carry_the_fields_and_the_traceback() -> None:
     stream = io.StringIO()
     configure(LogSettings.model_validate({"format": "json"}), stream)
-    logger = logging.getLogger("cluster.head")
+    logger = logging.getLogger("cluster.head.lifecycle")
     try:
         raise ValueError("broken\nin two lines")
     except ValueError:
         logger.exception("stopped", extra={"port": 8000, "odd": {1}})
     (line,) = stream.getvalue().splitlines()
     record = json.loads(line)
-    assert (record["level"], record["logger"]) == ("ERROR", "cluster.head")
+    assert (record["level"], record["logger"]) == ("ERROR", "cluster.head.lifecycle")
     assert (record["message"], record["port"], record["odd"]) == ("stopped", 8000, "{1}")
     assert record["exception"].startswith("Traceback")
 

@@ -1,0 +1,171 @@
+"""The controller's link to the head's GCS: nodes, demand, drains, and what others put there.
+
+A client of the GCS is enough: no driver is started, and Ray's worker is not loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.config import GROUP_LABEL, SPOT_TYPE
+from cluster.control.leases import Lease, read_leases
+from cluster.control.state import Node
+from cluster.vm.head import connect_to_gcs, drain_once
+from cluster.vm.report import VmReport, forget, read_reports
+from ironcliw.errors import ClusterError
+
+_RPC_SECONDS = 4.0
+# One worker, in the words of the autoscaler. Demand in just these words is ours; all else is
+# somebody's `ray.autoscaler.sdk.request_resources`, which has the same one slot.
+WORKER: Mapping[str, float] = {"spot": 1.0}
+WORKER_SELECTOR: Mapping[str, str] = {GROUP_LABEL: SPOT_TYPE}
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Resources that the autoscaler is asked to have, so many times."""
+
+    resources: Mapping[str, float]
+    selector: Mapping[str, str]
+    count: int
+
+    @property
+    def is_ours(self) -> bool:
+        return self.resources == WORKER and self.selector == WORKER_SELECTOR
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the GCS knows at a moment.
+
+    Attributes:
+        nodes: Living workers that have a machine's name.
+        demand: All that is demanded, ours among it.
+        reports: Of the agents.
+        leases: On workers, old ones too.
+        round: Grows with every round of the autoscaler.
+    """
+
+    nodes: tuple[Node, ...]
+    demand: tuple[Bundle, ...]
+    reports: tuple[VmReport, ...]
+    leases: tuple[Lease, ...]
+    round: int
+
+    @property
+    def demanded(self) -> int:
+        """How many workers are demanded in our name."""
+        return sum(bundle.count for bundle in self.demand if bundle.is_ours)
+
+
+class GcsLink:
+    """Asks the GCS; used by one thread at a time, and made anew after an error.
+
+    Args:
+        address: Of the GCS, `host:port`.
+        head_id: Instance id of the head, which is no worker.
+        connect: Makes a client; raises OSError at once where nothing listens.
+
+    Every method raises `ray.exceptions.RayError` or `OSError` when the head cannot be reached.
+    """
+
+    def __init__(
+        self, address: str, head_id: str, connect: Callable[[str], Any] = connect_to_gcs
+    ) -> None:
+        self._address = address
+        self._head_id = head_id
+        self._connect = connect
+        self._client: Any = None
+
+    def look(self) -> View:
+        """All at once.
+
+        Raises:
+            ClusterError: An agent's report cannot be understood.
+        """
+        view: View = self._call(self._look)
+        return view
+
+    def drain(self, node_id: str, message: str, seconds: float) -> str:
+        """Drain a node, unless it is draining; returns what the GCS said.
+
+        Raises:
+            ClusterError: It refused.
+        """
+        accepted, answer = self._call(lambda gcs: drain_once(gcs, node_id, message, seconds))
+        if not accepted:
+            raise ClusterError(f"the drain of node {node_id} was refused: {answer}")
+        return str(answer)
+
+    def demand(self, workers: int, view: View) -> None:
+        """Have so many workers, beside what others have asked for."""
+        wanted = [bundle for bundle in view.demand if not bundle.is_ours]
+        if workers:
+            wanted.append(Bundle(WORKER, WORKER_SELECTOR, workers))
+        self._call(
+            lambda gcs: gcs.request_cluster_resource_constraint(
+                [dict(bundle.resources) for bundle in wanted],
+                [dict(bundle.selector) for bundle in wanted],
+                [bundle.count for bundle in wanted],
+                timeout_s=_RPC_SECONDS,
+            )
+        )
+
+    def forget(self, name: str) -> None:
+        """Drop the report of a machine that is gone."""
+        self._call(lambda gcs: forget(gcs, name))
+
+    def _look(self, gcs: Any) -> View:
+        from ray.core.generated import autoscaler_pb2
+
+        reply = autoscaler_pb2.GetClusterResourceStateReply()  # type: ignore[attr-defined]
+        reply.ParseFromString(gcs.get_cluster_resource_state(timeout_s=_RPC_SECONDS))
+        state = reply.cluster_resource_state
+        draining = autoscaler_pb2.NodeStatus.DRAINING  # type: ignore[attr-defined]
+        dead = autoscaler_pb2.NodeStatus.DEAD  # type: ignore[attr-defined]
+        nodes = tuple(
+            Node(
+                one.node_id.hex(),
+                one.instance_id,
+                one.status == draining,
+                one.idle_duration_ms / 1000,
+            )
+            for one in state.node_states
+            if one.status != dead and one.instance_id not in ("", self._head_id)
+        )
+        return View(
+            nodes=nodes,
+            demand=tuple(_bundles(state.cluster_resource_constraints)),
+            reports=tuple(read_reports(gcs)),
+            leases=tuple(read_leases(gcs)),
+            round=state.last_seen_autoscaler_state_version,
+        )
+
+    def _call(self, function: Callable[[Any], Any]) -> Any:
+        from ray.exceptions import RayError
+
+        if self._client is None:
+            self._client = self._connect(self._address)
+        try:
+            return function(self._client)
+        except (RayError, OSError):
+            # the head may come back as another one
+            self._client = None
+            raise
+
+
+def _bundles(constraints: Sequence[Any]) -> list[Bundle]:
+    return [
+        Bundle(dict(one.request.resources_bundle), _selector(one.request), one.count)
+        for constraint in constraints
+        for one in constraint.resource_requests
+    ]
+
+
+def _selector(request: Any) -> dict[str, str]:
+    """As the demand gave it: `key: value`, of the first alternative."""
+    for selector in request.label_selectors:
+        return {one.label_key: ",".join(one.label_values) for one in selector.label_constraints}
+    return {}

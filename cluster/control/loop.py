@@ -1,0 +1,281 @@
+"""Looks after the machines, beside the head: the shell around `cluster.control.state`.
+
+It asks the cloud and the head in threads, never waits for them, and does what
+is decided there of the last answers. It holds nothing that could be lost: after a
+restart it continues from the labels of the machines, the head's state and the store.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+from ray.exceptions import RayError
+
+from cluster.announcements import Announcements
+from cluster.config import CLUSTER_NAME, HEAD_INSTANCE_ID
+from cluster.control.agent_news import AgentNews
+from cluster.control.gcs_link import GcsLink, View
+from cluster.control.leases import leased
+from cluster.control.metrics import metrics_text, write_metrics
+from cluster.control.poller import Poller
+from cluster.control.state import (
+    ControllerState,
+    Delete,
+    Demand,
+    Drain,
+    Instruction,
+    Snapshot,
+    Tell,
+)
+from cluster.events import EventLog
+from cluster.gce.client import ComputeClient, Preemption
+from cluster.keep_warm import is_warm
+from cluster.launch.zone_choice import load_book
+from cluster.machines import Vm
+from cluster.money.intervals import Observation
+from cluster.money.ledger import Ledger
+from cluster.money.prices import PriceTable
+from ironcliw.errors import IroncliwError, StoreError
+from ironcliw.settings import Settings
+from ironcliw.store import Store
+
+logger = logging.getLogger(__name__)
+
+PERIOD_SECONDS = 2.0
+FRESH_SECONDS = 15.0
+"""Answers that are older are not acted upon."""
+_PREEMPTIONS_PERIOD = 5.0
+_PREEMPTIONS_SINCE = timedelta(minutes=10)
+_METRICS_PERIOD = 10.0
+_FORGET_AFTER = timedelta(minutes=10)
+_SILENT_SECONDS = 60.0
+_FAILURES = (IroncliwError, RayError, OSError)
+
+
+class Controller:
+    """Carries out what `ControllerState` decides.
+
+    Args:
+        settings: All of the head's.
+        store: Migrated already.
+        client: Of the cloud.
+        gcs: Of the head.
+        clock: The wall clock; aware datetimes.
+        monotonic: Seconds.
+        executor: Makes what runs the calls, of so many threads and a name.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        client: ComputeClient,
+        gcs: GcsLink,
+        *,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        monotonic: Callable[[], float] = time.monotonic,
+        executor: Callable[[int, str], Executor] = ThreadPoolExecutor,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._client = client
+        self._gcs = gcs
+        self._clock = clock
+        self._monotonic = monotonic
+        cloud, budget = settings.cloud, settings.budget
+        events = EventLog(store, clock)
+        self._announcements = Announcements(events, clock)
+        self._ledger = Ledger(store, PriceTable.of(budget), budget, clock)
+        self._news = AgentNews.after(events)
+        self._state = ControllerState(cloud.join_seconds, cloud.max_workers)
+        # the link to the head is for one thread at a time
+        self._head_thread = executor(1, "head")
+        self._cloud_threads = executor(4, "cloud")
+        self._vms = self._poller(self._cloud_threads, self._list, PERIOD_SECONDS)
+        self._taken = self._poller(self._cloud_threads, self._preemptions, _PREEMPTIONS_PERIOD)
+        self._view = self._poller(self._head_thread, gcs.look, PERIOD_SECONDS)
+        self._pending: dict[Future[Any], Instruction] = {}
+        self._overdue: Sequence[str] = ()
+        self._over = ""
+        self._round = (0, monotonic())
+        self._written_at = float("-inf")
+        self._listed_at: datetime | None = None
+
+    def tick(self) -> None:
+        """Take in what was answered, and do what follows; waits for the store alone."""
+        self._finish()
+        self._taken.poll()
+        view, vms = self._view.poll(), self._vms.poll()
+        try:
+            if vms is not None:
+                self._listed(vms)
+            if view is not None:
+                self._looked(view)
+        except StoreError as error:
+            # machines are looked after all the same: the cap holds by what was promised before
+            logger.warning("the ledger could not be kept: %s", error)
+        seen = self._snapshot()
+        for instruction in self._state.step(seen):
+            self._perform(instruction)
+        self._write_metrics(seen)
+
+    def close(self) -> None:
+        """Give the threads back; what they do is left alone."""
+        for executor in (self._head_thread, self._cloud_threads):
+            executor.shutdown(wait=False, cancel_futures=True)
+
+    def _poller(self, executor: Executor, ask: Callable[[], Any], period: float) -> Any:
+        return Poller(executor, ask, period, self._monotonic, _FAILURES)
+
+    def _list(self) -> list[Vm]:
+        return self._client.list_vms(CLUSTER_NAME)
+
+    def _preemptions(self) -> list[Preemption]:
+        since = self._ledger.now() - _PREEMPTIONS_SINCE
+        return self._client.preemptions(self._settings.cloud.zones, since)
+
+    def _listed(self, vms: Sequence[Vm]) -> None:
+        self._listed_at = self._clock()
+        observation = self._ledger.observe(vms)
+        self._overdue = observation.overdue
+        for taken in self._taken.fresh(FRESH_SECONDS) or ():
+            self._ledger.ended(taken.name, taken.at)
+        over = [one for one in self._ledger.standing() if one.over]
+        self._over = "; ".join(
+            f"{one.committed:.2f} USD are spent or committed in {one.window}, and "
+            f"budget.{one.window.period}_usd allows {one.cap:.2f}"
+            for one in over
+        )
+        for kind, message, name in _told(observation):
+            self._announcements.add(kind, message, name=name)
+
+    def _looked(self, view: View) -> None:
+        for report in view.reports:
+            self._ledger.add_egress(report.name, report.egress_bytes)
+            for kind, message, facts in self._news.of(report):
+                self._announcements.add(kind, message, topic=facts["reported_at"], **facts)
+        self._forget_gone(view)
+        now = self._monotonic()
+        if view.round != self._round[0]:
+            self._round = (view.round, now)
+        elif now - self._round[1] > _SILENT_SECONDS:
+            message = f"the autoscaler has done nothing for {_SILENT_SECONDS:.0f} s"
+            self._announcements.add("head", f"{message}: see monitor.log of the head's session")
+
+    def _forget_gone(self, view: View) -> None:
+        """The reports of machines that are gone, some time after their last word."""
+        vms: list[Vm] | None = self._vms.fresh(FRESH_SECONDS)
+        if vms is None:
+            return
+        names = {vm.name for vm in vms}
+        for report in view.reports:
+            if report.name not in names and self._clock() - report.at > _FORGET_AFTER:
+                name = report.name
+                forget = partial(self._gcs.forget, name)
+                self._submit(self._head_thread, Tell("left", "", name), forget)
+
+    def _snapshot(self) -> Snapshot:
+        view: View | None = self._view.fresh(FRESH_SECONDS)
+        taken: list[Preemption] = self._taken.fresh(FRESH_SECONDS) or []
+        now = self._ledger.now()
+        warm = is_warm(self._settings.cloud.keep_warm, self._clock().astimezone())
+        return Snapshot(
+            now=now,
+            vms=self._vms.fresh(FRESH_SECONDS),
+            nodes=view.nodes if view else None,
+            preempted={one.name: one.at for one in taken},
+            reports=view.reports if view else (),
+            over=self._over,
+            overdue=self._overdue,
+            floor=max(int(warm), leased(view.leases, now) if view else 0),
+            demanded=view.demanded if view else 0,
+        )
+
+    def _perform(self, instruction: Instruction) -> None:
+        match instruction:
+            case Tell(kind, message, name):
+                self._announcements.add(kind, message, name=name)
+            case Drain(node_id, name, seconds, reason):
+                message = f"{name} {reason}"
+                self._submit(
+                    self._head_thread,
+                    instruction,
+                    lambda: self._gcs.drain(node_id, message, seconds),
+                )
+            case Delete(name, zone, _):
+                self._submit(
+                    self._cloud_threads, instruction, lambda: self._client.delete(name, zone)
+                )
+            case Demand(workers):
+                view = self._view.fresh(FRESH_SECONDS)
+                if view is not None and instruction not in self._pending.values():
+                    self._submit(
+                        self._head_thread, instruction, lambda: self._gcs.demand(workers, view)
+                    )
+
+    def _submit(self, executor: Executor, instruction: Instruction, act: Callable[[], Any]) -> None:
+        self._pending[executor.submit(act)] = instruction
+
+    def _finish(self) -> None:
+        """Tell how what was begun has ended."""
+        for future in [one for one in self._pending if one.done()]:
+            instruction = self._pending.pop(future)
+            try:
+                future.result()
+            except _FAILURES as error:
+                logger.warning("%s failed: %s", instruction, error)
+                self._state.failed(instruction)
+                continue
+            match instruction:
+                case Drain(_, name, seconds, reason):
+                    message = f"the node of machine {name} is drained for {seconds:.0f} s"
+                    self._announcements.add("drained", f"{message}: {name} {reason}", name=name)
+                case Delete(name, zone, reason):
+                    message = f"machine {name} in {zone} is deleted: {reason}"
+                    self._announcements.add("reaped", message, name=name, zone=zone)
+
+    def _write_metrics(self, seen: Snapshot) -> None:
+        now = self._monotonic()
+        if now < self._written_at + _METRICS_PERIOD:
+            return
+        self._written_at = now
+        try:
+            resting = load_book(self._store, self._settings.cloud).reasons(self._clock())
+            text = metrics_text(seen, self._ledger.standing(), resting, self._listed_at)
+            write_metrics(self._settings.state_dir, text)
+        except (StoreError, OSError) as error:
+            logger.warning("the metrics could not be written: %s", error)
+
+
+def _told(observation: Observation) -> list[tuple[str, str, str]]:
+    """Events of the ledger: kind, sentence, name."""
+    words = {
+        "adopted": ("launch", "was found in the cloud; nobody here had ordered it"),
+        "reopened": ("launch", "was taken for gone, and is there again"),
+        "endless": ("budget", "has no max_run: it holds all of the budget until it is deleted"),
+        "overdue": ("budget", "has outlived its max_run"),
+        "closed": ("left", "is gone"),
+        "expired": ("left", "was ordered and never seen; its money is free again"),
+    }
+    return [
+        (kind, f"machine {name} {sentence}", name)
+        for change, (kind, sentence) in words.items()
+        for name in getattr(observation, change)
+    ]
+
+
+def make_controller(settings: Settings) -> Controller:
+    """The controller of this machine's head."""
+    address = f"{settings.cluster.node_ip}:{settings.cluster.gcs_port}"
+    return Controller(
+        settings,
+        Store(settings.store_url),
+        ComputeClient(settings.cloud),
+        GcsLink(address, HEAD_INSTANCE_ID),
+    )

@@ -1,0 +1,292 @@
+"""What the controller decides: pure. What it sees goes in, instructions come out.
+
+The autoscaler starts machines for demand and removes idle ones; the agent on each machine drains it
+when it is taken back. Here is what neither of them does: the drain of a machine whose agent could
+not, the replacement that is asked for at the notice rather than after the loss, the deletion of
+machines that nobody uses any more, and the end of work at the cap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from cluster.machines import TYPE_LABEL, Vm, VmStatus
+from cluster.vm.report import VmReport
+
+NOTICE_SECONDS = 30
+"""From GCE's word to the power-off of a Spot machine that has asked for no longer notice."""
+AGENT_SECONDS = 5
+"""An agent that has seen the notice is given so long to drain its node itself."""
+ORPHAN_SECONDS = 180
+"""A machine whose Ray node is gone is deleted after it; a restarted head has it back in 60 s."""
+SETTLE_SECONDS = 20
+"""No machine counts as without a node before this process has looked for so long."""
+CAP_DRAIN_SECONDS = 120
+"""Work is given so long to end when the cap is reached."""
+DELETE_AGAIN_SECONDS = 60
+_STOPPED = frozenset({VmStatus.TERMINATED, VmStatus.SUSPENDED})
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node of Ray that is alive; `name` is its machine's, `idle_seconds` 0 while it works."""
+
+    node_id: str
+    name: str
+    is_draining: bool
+    idle_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What the controller sees.
+
+    Attributes:
+        now: By the cloud's clock, as well as it is known.
+        vms: All machines of the cluster; None: not known now.
+        nodes: Ray's living workers; None: the head cannot be reached.
+        preempted: When GCE took machines back, by its operations.
+        reports: The last words of the machines' agents.
+        over: Why the cap is passed; empty: it is not.
+        overdue: Machines that have outlived their `max_run`.
+        floor: So many workers are wanted in any case: keep-warm windows and leases.
+        demanded: How many are demanded of the autoscaler in our name now.
+    """
+
+    now: datetime
+    vms: Sequence[Vm] | None = None
+    nodes: Sequence[Node] | None = None
+    preempted: Mapping[str, datetime] = field(default_factory=dict)
+    reports: Sequence[VmReport] = ()
+    over: str = ""
+    overdue: Sequence[str] = ()
+    floor: int = 0
+    demanded: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Drain a node; its machine ends in `seconds`."""
+
+    node_id: str
+    name: str
+    seconds: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Delete a machine."""
+
+    name: str
+    zone: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """Have the autoscaler keep so many workers; 0: none for our sake."""
+
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Note an event about a machine; an empty name: about none."""
+
+    kind: str
+    message: str
+    name: str = ""
+
+
+Instruction = Drain | Delete | Demand | Tell
+
+
+class ControllerState:
+    """Remembers what was seen and done; all of it can be lost, and is then seen again.
+
+    Args:
+        join_seconds: A machine that has not joined by then is of no use.
+        max_workers: The autoscaler starts no more.
+    """
+
+    def __init__(self, join_seconds: float, max_workers: int) -> None:
+        self._join = timedelta(seconds=join_seconds)
+        self._max_workers = max_workers
+        self._joined: set[str] = set()
+        self._lonely: dict[str, datetime] = {}
+        self._noticed: dict[str, datetime] = {}
+        self._drained: set[str] = set()
+        self._deleted: dict[str, datetime] = {}
+        self._leaving: dict[str, datetime] = {}
+        self._target = 0
+        self._target_until: datetime | None = None
+
+    def step(self, seen: Snapshot) -> list[Instruction]:
+        """What to do now."""
+        done: list[Instruction] = []
+        if seen.vms is not None:
+            self._forget(seen.vms)
+            done += self._stopped(seen, seen.vms)
+            done += self._cap(seen, seen.vms, seen.nodes or ())
+        if seen.nodes is None:
+            # a head that starts again knows none of its nodes at first
+            self._lonely.clear()
+            return done
+        if seen.vms is not None:
+            done += self._taken_back(seen, seen.vms, seen.nodes)
+            done += self._without_node(seen, seen.vms, seen.nodes)
+        return [*done, *self._demand(seen, seen.nodes)]
+
+    def failed(self, instruction: Instruction) -> None:
+        """An instruction could not be carried out: it is given again when it still holds."""
+        if isinstance(instruction, Drain):
+            self._drained.discard(instruction.name)
+
+    def _forget(self, vms: Sequence[Vm]) -> None:
+        """Names are not used twice: what is not listed any more needs no memory."""
+        names = {vm.name for vm in vms}
+        self._joined &= names
+        self._drained &= names
+        for memory in (self._lonely, self._noticed, self._deleted, self._leaving):
+            for name in memory.keys() - names:
+                del memory[name]
+
+    def _stopped(self, seen: Snapshot, vms: Sequence[Vm]) -> Iterator[Instruction]:
+        for vm in vms:
+            if vm.status in _STOPPED:
+                yield from self._delete(seen, vm, "it has stopped, and its disk costs on")
+            elif vm.name in seen.overdue:
+                yield from self._delete(seen, vm, "it has outlived cloud.max_run_hours")
+
+    def _taken_back(
+        self, seen: Snapshot, vms: Sequence[Vm], nodes: Sequence[Node]
+    ) -> Iterator[Instruction]:
+        """Drains what goes, and asks for the replacement of what is in use."""
+        by_name = {node.name: node for node in nodes}
+        for vm in vms:
+            notice = _notice(vm, seen)
+            if notice is None:
+                continue
+            node = by_name.get(vm.name)
+            if vm.name not in self._noticed:
+                self._noticed[vm.name] = seen.now
+                if notice.is_preemption:
+                    yield Tell("preempted", f"machine {vm.name} in {vm.zone} {notice.why}", vm.name)
+                if node is not None and node.idle_seconds == 0:
+                    self._replace(seen.now, nodes)
+            if node is None or node.is_draining or vm.name in self._drained:
+                continue
+            if seen.now >= notice.drain_at:
+                self._drained.add(vm.name)
+                left = (notice.at - seen.now).total_seconds() + NOTICE_SECONDS
+                yield Drain(node.node_id, vm.name, max(left, 1.0), notice.why)
+
+    def _replace(self, now: datetime, nodes: Sequence[Node]) -> None:
+        staying = [node for node in nodes if not node.is_draining]
+        # those that are about to be drained are among them: as many as now are wanted again
+        going = sum(node.name in self._noticed for node in staying)
+        lost = len(self._noticed.keys() & {node.name for node in nodes})
+        self._target = max(self._target, len(staying) - going + lost)
+        self._target_until = now + self._join + timedelta(seconds=SETTLE_SECONDS)
+
+    def _without_node(
+        self, seen: Snapshot, vms: Sequence[Vm], nodes: Sequence[Node]
+    ) -> Iterator[Instruction]:
+        names = {node.name for node in nodes}
+        reported = {report.name for report in seen.reports if report.node_id}
+        for vm in vms:
+            if vm.name in names:
+                self._lonely.pop(vm.name, None)
+                if vm.name not in self._joined:
+                    self._joined.add(vm.name)
+                    age = (seen.now - vm.created_at).total_seconds()
+                    yield Tell(
+                        "joined", f"machine {vm.name} joined {age:.0f} s after its order", vm.name
+                    )
+                continue
+            if not vm.is_live:
+                continue
+            alone = seen.now - self._lonely.setdefault(vm.name, seen.now)
+            if reason := self._useless(vm, seen.now, alone, vm.name in self._joined | reported):
+                yield from self._delete(seen, vm, reason)
+
+    def _useless(self, vm: Vm, now: datetime, alone: timedelta, had_node: bool) -> str:
+        if alone < timedelta(seconds=SETTLE_SECONDS):
+            return ""
+        if had_node:
+            gone = alone >= timedelta(seconds=ORPHAN_SECONDS)
+            return f"its Ray node has been gone for {ORPHAN_SECONDS} s" if gone else ""
+        limit = self._join + timedelta(seconds=SETTLE_SECONDS)
+        if now - vm.created_at < limit and alone < limit:
+            return ""
+        if TYPE_LABEL not in vm.labels:
+            return f"it has our cluster's label and no {TYPE_LABEL}: nobody knows it"
+        return f"it has not joined within {limit.total_seconds():.0f} s"
+
+    def _cap(
+        self, seen: Snapshot, vms: Sequence[Vm], nodes: Sequence[Node]
+    ) -> Iterator[Instruction]:
+        """Work is drained and told so; a machine that was told once goes, whatever comes."""
+        by_name = {node.name: node for node in nodes}
+        for vm in (vm for vm in vms if vm.is_live):
+            if seen.over and vm.name not in self._leaving:
+                self._leaving[vm.name] = seen.now + timedelta(seconds=CAP_DRAIN_SECONDS)
+                yield Tell("budget", f"machine {vm.name} is drained: {seen.over}", vm.name)
+            if vm.name not in self._leaving:
+                continue
+            left = (self._leaving[vm.name] - seen.now).total_seconds()
+            node = by_name.get(vm.name)
+            if left <= 0:
+                yield from self._delete(seen, vm, "the budget's cap is reached")
+            elif node is not None and not node.is_draining and vm.name not in self._drained:
+                self._drained.add(vm.name)
+                yield Drain(node.node_id, vm.name, left, seen.over or "the budget's cap is reached")
+
+    def _demand(self, seen: Snapshot, nodes: Sequence[Node]) -> Iterator[Instruction]:
+        staying = sum(not node.is_draining and node.name not in self._noticed for node in nodes)
+        until = self._target_until
+        if until is not None and (staying >= self._target or seen.now >= until):
+            self._target, self._target_until = 0, None
+        wanted = 0 if seen.over else min(max(seen.floor, self._target), self._max_workers)
+        if wanted != seen.demanded:
+            yield Demand(wanted)
+
+    def _delete(self, seen: Snapshot, vm: Vm, reason: str) -> Iterator[Instruction]:
+        before = self._deleted.get(vm.name)
+        if before and seen.now - before < timedelta(seconds=DELETE_AGAIN_SECONDS):
+            return
+        self._deleted[vm.name] = seen.now
+        yield Delete(vm.name, vm.zone, reason)
+
+
+@dataclass(frozen=True, slots=True)
+class _Notice:
+    """That a machine goes: since when, how it is known, and when its node must be drained."""
+
+    at: datetime
+    why: str
+    drain_at: datetime
+    is_preemption: bool = True
+
+
+def _notice(vm: Vm, seen: Snapshot) -> _Notice | None:
+    """By the first that knows: the agent, GCE's operations, the machine's state."""
+    reported = [
+        event.at
+        for report in seen.reports
+        if report.name == vm.name
+        for event in report.events
+        if event.kind == "preempted"
+    ]
+    if vm.name in seen.preempted:
+        at = seen.preempted[vm.name]
+        return _Notice(at, "is taken back by GCE", at)
+    if reported and vm.is_live:
+        at = reported[-1]
+        return _Notice(at, "is taken back by GCE", at + timedelta(seconds=AGENT_SECONDS))
+    if vm.status in (VmStatus.STOPPING, VmStatus.SUSPENDING):
+        return _Notice(seen.now, "stops", seen.now, is_preemption=False)
+    return None

@@ -1,0 +1,1 @@
+"""The client of Google's Compute API."""

@@ -1,0 +1,64 @@
+"""What other layers do before a start and before an end, in a process of its own.
+
+It imports the store, some 80 MB that a head in the foreground would otherwise hold for as long as
+it runs. Run as `python -m cluster.head.preflight NAME`: settings on standard input, the error, if
+there is one, on standard output, both pickled.
+"""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+
+from cluster.names import load_by_name
+from ironcliw.errors import ClusterError, IroncliwError
+from ironcliw.settings import Settings
+
+
+def run_preflight(settings: Settings) -> None:
+    """Run the check that `cluster.head.preflight` names.
+
+    Raises:
+        IroncliwError: whatever the check raises.
+    """
+    _run(settings.cluster.preflight, "the check before the start", settings)
+
+
+def run_before_down(settings: Settings) -> None:
+    """Run what `cluster.before_down` names, if it names anything.
+
+    Raises:
+        IroncliwError: whatever it raises.
+    """
+    if settings.cluster.before_down is not None:
+        _run(settings.cluster.before_down, "cluster.before_down", settings)
+
+
+def _run(name: str, what: str, settings: Settings) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "cluster.head.preflight", name],
+        input=pickle.dumps(settings),
+        capture_output=True,
+    )
+    if done.returncode == 0:
+        return
+    if not done.stdout:
+        raise ClusterError(f"{what} failed: {done.stderr.decode().strip()}")
+    error = pickle.loads(done.stdout)
+    assert isinstance(error, IroncliwError)
+    raise error
+
+
+def main() -> None:
+    """Call the function with the settings, and say what is wrong."""
+    settings: Settings = pickle.load(sys.stdin.buffer)
+    try:
+        load_by_name(sys.argv[1])(settings)
+    except IroncliwError as error:
+        sys.stdout.buffer.write(pickle.dumps(error))
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""Gets a worker from the cloud: a zone, the money, the insert, and the next zone if that fails.
+
+The autoscaler repeats an order that failed every five seconds, without a pause, and does not tell
+the reason to anybody. So the pauses are kept here (zones that rest cost no call), and reasons are
+events. After an insert without an answer nothing else is tried: its machine may come, and then the
+next listing shows it to the autoscaler, which takes it in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+
+from cluster.announcements import Announcements
+from cluster.gce.client import Insertion
+from cluster.gce.errors import GceError
+from cluster.launch.worker_request import HeadFacts, NodeOrder, worker_request
+from cluster.launch.zone_choice import ZoneChoice
+from cluster.machines import Vm, VmRequest
+from cluster.money.ledger import SEND_SECONDS, Ledger
+from ironcliw.errors import ClusterError, IroncliwError
+from ironcliw.setting_sections import CloudSettings
+
+
+class Cloud(Protocol):
+    """The part of `cluster.gce.client.ComputeClient` that a launch needs."""
+
+    def list_vms(self, cluster: str) -> list[Vm]:
+        """All machines of the cluster."""
+
+    def insert(self, request: VmRequest) -> Insertion:
+        """Makes one."""
+
+
+class LaunchError(ClusterError):
+    """There is no machine; the message says why.
+
+    Args:
+        message: For a person.
+        category: One short word: `budget`, `cooldown`, `late`, the class of a `GceError`, or the
+            code of another error.
+    """
+
+    def __init__(self, message: str, category: str = "other") -> None:
+        super().__init__(message)
+        self.category = category
+
+    def _state(self) -> dict[str, Any]:
+        return {"category": self.category}
+
+
+@dataclass(frozen=True, slots=True)
+class Launcher:
+    """Launches workers of one cluster; safe to share between threads.
+
+    Attributes:
+        cluster: Its name.
+        settings: What a worker is.
+        cloud: Where it comes from.
+        ledger: Holds the money.
+        zones: Where to ask.
+        announcements: Where reasons are told.
+        head: Facts about the head; asked for at each launch, as the token may have changed.
+        clock: The wall clock; aware datetimes.
+    """
+
+    cluster: str
+    settings: CloudSettings
+    cloud: Cloud
+    ledger: Ledger
+    zones: ZoneChoice
+    announcements: Announcements
+    head: Callable[[], HeadFacts]
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+    def launch(self, order: NodeOrder) -> VmRequest:
+        """Makes one machine in the best zone that has one; returns when it is made, not booted.
+
+        Raises:
+            LaunchError: None could be had. The reason is an event already.
+        """
+        try:
+            return self._launch(order)
+        except LaunchError as error:
+            kind = "refused" if error.category == "budget" else "launch_failed"
+            self._announce_failure(kind, error.message, order, error.category)
+            raise
+        except IroncliwError as error:
+            category = error.kind if isinstance(error, GceError) else error.code or "other"
+            self._announce_failure("launch_failed", error.message, order, category)
+            raise LaunchError(error.message, category) from error
+
+    def _launch(self, order: NodeOrder) -> VmRequest:
+        zone = self.zones.best()
+        if zone is None:
+            raise LaunchError(self._all_rest(), "cooldown")
+        head = self.head()
+        # money is counted from what the cloud says there is
+        self.ledger.observe(self.cloud.list_vms(self.cluster))
+        tried: set[str] = set()
+        kind = "stockout"
+        while zone is not None:
+            tried.add(zone)
+            try:
+                return self._launch_in(zone, order, head)
+            except GceError as error:
+                if error.may_exist:
+                    raise
+                kind = error.kind
+            zone = self.zones.best(tried)
+        raise LaunchError(self._all_rest(), kind)
+
+    def _launch_in(self, zone: str, order: NodeOrder, head: HeadFacts) -> VmRequest:
+        request = worker_request(self.cluster, self.settings, order, head, zone)
+        began = self.clock()
+        admission = self.ledger.reserve(request)
+        if not admission.granted:
+            raise LaunchError(admission.reason, "budget")
+        if not timedelta() <= self.clock() - began < timedelta(seconds=SEND_SECONDS):
+            # this machine slept, or its clock was set: the money may be counted no more
+            self.ledger.release(request.name, "not sent in time")
+            raise LaunchError("the insert could not be sent in time; it is tried again", "late")
+        insertion = self._insert(request)
+        self.zones.succeeded(zone)
+        self.announcements.add(
+            "launch",
+            f"machine {request.name} launched in {zone}",
+            name=request.name,
+            zone=zone,
+            machine_type=request.machine_type,
+            market=request.market,
+            node_type=order.node_type,
+            committed_usd=round(admission.committed, 4),
+            notice_seconds=insertion.notice_seconds,
+        )
+        if insertion.remark:
+            self.announcements.add("launch", insertion.remark, name=request.name)
+        return request
+
+    def _insert(self, request: VmRequest) -> Insertion:
+        try:
+            return self.cloud.insert(request)
+        except GceError as error:
+            self.zones.failed(request.zone, error)
+            if not error.may_exist:
+                self.ledger.release(request.name, error.message)
+            self.announcements.add(
+                "launch_failed",
+                error.message,
+                topic=f"{request.zone} {error.code}",
+                name=request.name,
+                zone=request.zone,
+                category=error.kind,
+                code=error.code,
+            )
+            raise
+
+    def _all_rest(self) -> str:
+        reasons = self.zones.reasons()
+        # the zones of a region rest for one reason: say it once
+        by_reason: dict[str, list[str]] = {}
+        for zone, reason in reasons.items():
+            by_reason.setdefault(reason, []).append(zone)
+        told = "; ".join(f"{', '.join(zones)}: {reason}" for reason, zones in by_reason.items())
+        return f"no zone gives a machine now: {told}" if told else "no zone gave a machine"
+
+    def _announce_failure(self, kind: str, message: str, order: NodeOrder, category: str) -> None:
+        facts = {"node_type": order.node_type, "category": category}
+        self.announcements.add(kind, message, topic=category, **facts)

@@ -1,0 +1,1 @@
+"""Prices, caps, the ledger of what machines cost, and its report."""

@@ -1,0 +1,97 @@
+"""What the agents of the VMs have put into the key-value store of the head's GCS."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from cluster.vm.head import FORMAT_VERSION, REPORT_NAMESPACE
+from ironcliw.errors import ClusterError, NewerFormatError
+
+_RPC_SECONDS = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class VmEvent:
+    """Something that a VM's agent saw or did, at a time of the VM's clock.
+
+    Kinds: joined, join_failed, never_joined, preempted, mismatched, shutdown, head_gone,
+    head_unreachable, drained, drain_refused, drain_failed, hook_done, raylet_stopped, power_off.
+    """
+
+    at: datetime
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class VmReport:
+    """The last word of a VM.
+
+    Attributes:
+        at: when it was written.
+        node_id: of Ray; empty before the VM joined.
+        boot: changes with every boot, and then `egress_bytes` begins at zero again.
+        egress_bytes: sent by the network cards, an upper bound of what is billed.
+        events: the last fifty, oldest first.
+    """
+
+    name: str
+    at: datetime
+    node_id: str
+    boot: str
+    egress_bytes: int
+    events: tuple[VmEvent, ...]
+
+
+def read_reports(gcs: Any) -> list[VmReport]:
+    """The reports of all VMs, by a client of the GCS; VMs that are gone stay until `forget`.
+
+    Raises:
+        ray.exceptions.RayError: the GCS cannot be reached.
+        ClusterError: a report cannot be understood.
+    """
+    keys = gcs.internal_kv_keys(b"", REPORT_NAMESPACE, timeout=_RPC_SECONDS)
+    found = gcs.internal_kv_multi_get(keys, REPORT_NAMESPACE, timeout=_RPC_SECONDS)
+    return [parse_report(name.decode(), value) for name, value in sorted(found.items())]
+
+
+def forget(gcs: Any, name: str) -> None:
+    """Drop the report of a VM that is gone."""
+    gcs.internal_kv_del(name.encode(), False, REPORT_NAMESPACE, timeout=_RPC_SECONDS)
+
+
+def parse_report(name: str, value: bytes) -> VmReport:
+    """Read one report.
+
+    Raises:
+        NewerFormatError: the VM was started by a newer release.
+        ClusterError: it is damaged.
+    """
+    try:
+        found = json.loads(value)
+        version = int(found["format_version"])
+        if version > FORMAT_VERSION:
+            raise NewerFormatError(
+                f"VM {name} reports in format {version}, and this release reads {FORMAT_VERSION} "
+                "at most: a newer one has started it; upgrade the head"
+            )
+        events = (VmEvent(_time(e["at"]), e["kind"], e["message"]) for e in found["events"])
+        return VmReport(
+            name=name,
+            at=_time(found["at"]),
+            node_id=str(found["node_id"]),
+            boot=str(found["boot"]),
+            egress_bytes=int(found["egress_bytes"]),
+            events=tuple(events),
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        raise ClusterError(
+            f"the report of VM {name} is damaged ({error!r}): delete the VM"
+        ) from error
+
+
+def _time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

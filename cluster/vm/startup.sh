@@ -1,0 +1,206 @@
+# Boots a worker VM: Python and Ray, the VPN, Ray's token, then the agent, which stays.
+# `cluster.vm.startup` puts the constants of this VM before it. Run again at every boot.
+#
+# A test bed sets IRONCLIW_VM_DIR (stands for `/`), IRONCLIW_POWER_OFF (a command; required then),
+# IRONCLIW_VM_BIN (has `python` and `ray`, as the image's environment), IRONCLIW_METADATA_URL,
+# IRONCLIW_SECRETS_URL and IRONCLIW_RAY_OPTIONS.
+set -Eeuo pipefail
+
+readonly ROOT=${IRONCLIW_VM_DIR:-}
+readonly METADATA=${IRONCLIW_METADATA_URL:-$METADATA_URL}
+readonly SECRETS=${IRONCLIW_SECRETS_URL:-https://secretmanager.googleapis.com/v1}
+readonly RAY_OPTIONS=${IRONCLIW_RAY_OPTIONS:-}
+readonly OPT=$ROOT/opt/ironcliw RUN=$ROOT/run/ironcliw
+readonly BIN=${IRONCLIW_VM_BIN:-$OPT/venv/bin}
+readonly PYTHON=$BIN/python
+POWER_OFF=${IRONCLIW_POWER_OFF:-}
+# what Ray's processes inherit must not be taken for settings of the project
+unset IRONCLIW_VM_DIR IRONCLIW_VM_BIN IRONCLIW_METADATA_URL IRONCLIW_SECRETS_URL \
+  IRONCLIW_RAY_OPTIONS IRONCLIW_POWER_OFF
+
+log() { printf 'ironcliw: %s\n' "$*"; }
+
+if [[ -z $POWER_OFF ]]; then
+  if [[ -n $ROOT ]] || ! grep -qs 'Google Compute Engine' /sys/class/dmi/id/product_name; then
+    log 'this is no VM of Compute Engine: it ends by powering the machine off, so nothing is done'
+    exit 2
+  fi
+  POWER_OFF='systemctl poweroff'
+fi
+readonly POWER_OFF
+
+# A VM that cannot work would only cost money.
+failed_line=0
+on_exit() {
+  local status=$1
+  if ((status != 0)); then
+    log "startup failed with exit code $status at line $failed_line: powering off"
+    read -ra command <<<"$POWER_OFF"
+    "${command[@]}"
+  fi
+}
+trap 'failed_line=$LINENO' ERR
+trap 'on_exit $?' EXIT
+
+fail() {
+  log "$*"
+  exit 1
+}
+
+retry() { # ATTEMPTS COMMAND...
+  local attempts=$1 attempt
+  shift
+  for ((attempt = 1; attempt < attempts; attempt++)); do
+    "$@" && return 0
+    log "attempt $attempt of $attempts failed: $1"
+    sleep "$attempt"
+  done
+  "$@"
+}
+
+fetch() { curl -sSf --retry 8 --retry-connrefused --retry-delay 1 --max-time 20 "$@"; }
+metadata() { fetch --noproxy '*' -H 'Metadata-Flavor: Google' "$METADATA/$1"; }
+json() { # KEY...: a string inside the object on stdin
+  "$JSON_PYTHON" -c 'import json, sys
+found = json.load(sys.stdin)
+for key in sys.argv[1:]:
+    found = found[key]
+sys.stdout.write(found)' "$@"
+}
+
+secret() { # NAME: the latest version; neither it nor the bearer is an argument of a process
+  local bearer
+  bearer=$(metadata instance/service-accounts/default/token | json access_token)
+  printf 'header = "Authorization: Bearer %s"\n' "$bearer" |
+    fetch --config - "$SECRETS/projects/$PROJECT/secrets/$1/versions/latest:access" |
+    json payload data | base64 -d
+}
+
+keep() { # FILE: stdin into a file that root alone reads
+  (umask 077 && cat >"$1.new")
+  mv "$1.new" "$1"
+}
+
+install_python() {
+  local wanted
+  if [[ $BAKED == true ]]; then
+    [[ -x $PYTHON ]] || fail "cloud.image_is_baked, but the image has no $PYTHON: bake it anew"
+    return
+  fi
+  metadata instance/attributes/ironcliw-requirements >"$OPT/requirements.txt"
+  metadata instance/attributes/ironcliw-constraints >"$OPT/constraints.txt"
+  wanted=$({ printf '%s\n' "$PYTHON_VERSION" && cat "$OPT"/{requirements,constraints}.txt; } |
+    sha256sum)
+  [[ ! -x $PYTHON || $(cat "$OPT/installed" 2>/dev/null) != "$wanted" ]] || return 0
+  log "installing Python $PYTHON_VERSION and the head's packages"
+  rm -rf "$OPT/venv" "$OPT/installed"
+  # uv has every patch level of Python, which Debian has not
+  fetch -L --max-time 300 -o "$OPT/uv.tar.gz" \
+    "https://github.com/astral-sh/uv/releases/download/$UV_VERSION/uv-$(uname -m)-unknown-linux-gnu.tar.gz"
+  tar -xzf "$OPT/uv.tar.gz" -C "$OPT" --strip-components=1
+  retry 3 "$OPT/uv" venv --clear --managed-python --python "$PYTHON_VERSION" \
+    "$OPT/venv"
+  retry 3 "$OPT/uv" pip install --python "$PYTHON" --torch-backend cpu \
+    --constraints "$OPT/constraints.txt" --requirements "$OPT/requirements.txt"
+  printf '%s\n' "$wanted" >"$OPT/installed"
+}
+
+join_vpn() { # sets NODE_IP
+  case $VPN in
+    none) NODE_IP=$(metadata instance/network-interfaces/0/ip) ;;
+    tailscale)
+      command -v tailscale >/dev/null || fetch -L https://tailscale.com/install.sh | sh
+      secret "$VPN_SECRET" | keep "$RUN/vpn-key"
+      retry 5 tailscale up --auth-key="file:$RUN/vpn-key" --hostname="$NAME" --timeout=60s
+      rm -f "$RUN/vpn-key"
+      # in its userspace mode a node cannot reach its own address, and Ray needs that
+      [[ -d /sys/class/net/tailscale0 ]] || fail 'tailscale runs without a kernel interface'
+      NODE_IP=$(tailscale ip -4)
+      ;;
+    wireguard)
+      command -v wg-quick >/dev/null || { apt-get update -q && apt-get install -qy wireguard-tools; }
+      secret "$VPN_SECRET" | keep /etc/wireguard/ironcliw.conf
+      [[ -d /sys/class/net/ironcliw ]] || retry 5 wg-quick up ironcliw
+      NODE_IP=$(ip -4 -o address show dev ironcliw | awk '{split($4, a, "/"); print a[1]; exit}')
+      ;;
+    *) fail "unknown VPN $VPN" ;;
+  esac
+  [[ -n $NODE_IP ]] || fail "no address from VPN $VPN"
+}
+
+fetch_token() {
+  if [[ -n $TOKEN_SECRET ]]; then
+    secret "$TOKEN_SECRET" | tr -d '\r\n' | keep "$RUN/token"
+  else
+    metadata instance/attributes/ironcliw-token | tr -d '\r\n' | keep "$RUN/token"
+  fi
+  [[ -s $RUN/token ]] || fail "Ray's token is empty"
+}
+
+write_agent() {
+  rm -rf "$OPT/agent"
+  metadata instance/attributes/ironcliw-agent | "$PYTHON" -c 'import json, pathlib, sys
+for name, text in json.load(sys.stdin).items():
+    path = pathlib.Path(sys.argv[1], name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")' "$OPT/agent"
+}
+
+write_runner() { # the agent with its environment, for systemd or for us
+  local -a names=(
+    PATH RAY_AUTH_MODE RAY_AUTH_TOKEN_PATH RAY_CLOUD_INSTANCE_ID RAY_NODE_TYPE_NAME
+    RAY_CLOUD_INSTANCE_TYPE_NAME RAY_OVERRIDE_RESOURCES RAY_OVERRIDE_LABELS
+    RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL RAY_USAGE_STATS_ENABLED
+    RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S RAY_gcs_rpc_server_reconnect_timeout_s
+    RAY_worker_niceness IRONCLIW_HANDOVER_DIR
+  )
+  local name options
+  export PATH=$BIN:$PATH RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$RUN/token
+  export RAY_CLOUD_INSTANCE_ID=$NAME RAY_USAGE_STATS_ENABLED=0 RAY_worker_niceness=0
+  # the agent drains; with its own drain `ray start` would overwrite the deadline on SIGTERM
+  export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0
+  export IRONCLIW_HANDOVER_DIR=$RUN/handover
+  read -ra options <<<"$RAY_OPTIONS"
+  {
+    printf '#!/bin/bash\ncd %q\n' "$OPT/agent"
+    for name in "${names[@]}"; do
+      printf 'export %s=%q\n' "$name" "${!name}"
+    done
+    printf 'exec'
+    printf ' %q' "$PYTHON" -m cluster.vm.agent --metadata-url "$METADATA" \
+      --handover "$IRONCLIW_HANDOVER_DIR" --power-off "$POWER_OFF" -- \
+      ray start --address "$HEAD" --node-ip-address "$NODE_IP" --disable-usage-stats \
+      --log-color false --block "${options[@]}"
+    printf '\n'
+  } >"$RUN/agent.sh"
+}
+
+run_agent() {
+  if [[ -z $ROOT && -d /run/systemd/system ]]; then
+    # systemd stops units before the network, and waits: the agent's last seconds are safe
+    systemd-run --unit=ironcliw-agent --collect \
+      --property=After='network-online.target tailscaled.service' \
+      --property=KillMode=process --property=TimeoutStopSec=130 \
+      --property=FailureAction=poweroff --property=StandardOutput=journal+console \
+      --property=StandardError=journal+console bash "$RUN/agent.sh"
+  else
+    bash "$RUN/agent.sh"
+  fi
+}
+
+if [[ -z $ROOT ]] && systemctl is-active --quiet ironcliw-agent; then
+  log 'the agent runs already'
+  exit 0
+fi
+mkdir -p "$OPT" "$RUN"
+chmod 700 "$RUN"
+JSON_PYTHON=$(command -v python3 || printf '%s' "$PYTHON")
+NAME=$(metadata instance/name)
+log "VM $NAME starts"
+install_python
+join_vpn
+fetch_token
+write_agent
+write_runner
+log "starting the agent for the head at $HEAD"
+run_agent

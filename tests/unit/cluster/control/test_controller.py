@@ -1,0 +1,291 @@
+"""The controller's loop: the real client before a fake cloud, and a stand-in of the head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.config import CLUSTER_NAME, HEAD_INSTANCE_ID
+from cluster.control.gcs_link import WORKER, WORKER_SELECTOR, GcsLink
+from cluster.control.leases import hold
+from cluster.control.loop import FRESH_SECONDS, Controller
+from cluster.control.metrics import METRICS_FILE
+from cluster.machines import VmRequest
+from cluster.money.ledger import Ledger
+from cluster.testing.clocks import ManualClock
+from cluster.testing.fake_compute import FakeCompute
+from cluster.testing.faults import ApiStorm, Preempt
+from cluster.testing.world import World
+from ironcliw.errors import StoreError
+from ironcliw.setting_sections import BudgetSettings
+from ironcliw.settings import load_settings
+from tests.unit.cluster.clouds import ORDER, A, Cloud, open_store
+from tests.unit.cluster.fake_head import FakeHead, Immediate
+
+OURS = (dict(WORKER), dict(WORKER_SELECTOR))
+
+
+@dataclass
+class Bench:
+    """A controller and all around it."""
+
+    cloud: Cloud
+    head: FakeHead
+    folder: Path
+    controller: Controller
+
+    def start(self, **cloud: Any) -> None:
+        """A new controller, as after a crash."""
+        budget = self.cloud.budget
+        settings = load_settings().model_copy(
+            update={
+                "state_dir": self.folder,
+                "cloud": self.cloud.settings.model_copy(update=cloud),
+                "budget": budget,
+            }
+        )
+        self.controller = Controller(
+            settings,
+            self.cloud.store,
+            self.cloud.client,
+            GcsLink("127.0.0.1:1", HEAD_INSTANCE_ID, self.head.connect),
+            clock=self.cloud.now,
+            monotonic=self.cloud.clock,
+            executor=Immediate,
+        )
+
+    def launch(self) -> VmRequest:
+        return self.cloud.launcher(cluster=CLUSTER_NAME).launch(ORDER)
+
+    def run(self, seconds: float = 6.0) -> None:
+        """Ticks of two seconds; of ten, for a long time."""
+        step = 2 if seconds <= 30 else 10
+        for _ in range(round(seconds / step)):
+            self.cloud.clock.advance(step)
+            self.controller.tick()
+
+    def live(self) -> list[str]:
+        return [vm.name for vm in self.cloud.client.list_vms(CLUSTER_NAME)]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    store = open_store(tmp_path)
+    clock = ManualClock()
+    with FakeCompute(World(clock=clock)) as compute:
+        bench = Bench(Cloud(compute, clock, store), FakeHead(), tmp_path / "state", None)  # type: ignore[arg-type]
+        bench.start()
+        yield bench
+    store.close()
+
+
+def test_a_working_machine_is_left_alone_and_told_once(bench: Bench) -> None:
+    name = bench.launch().name
+    bench.head.join(name)
+    bench.run(600)
+    assert bench.live() == [name]
+    assert len(bench.cloud.told("joined")) == 1
+    assert bench.head.drains == []
+    assert bench.cloud.told("reaped", "left", "preempted") == []
+
+
+def test_one_that_never_joins_is_deleted_with_a_reason(bench: Bench) -> None:
+    name = bench.launch().name
+    bench.run(310)
+    assert bench.live() == [name]
+    bench.run(30)
+    assert bench.live() == []
+    assert bench.cloud.told("reaped") == [
+        f"machine {name} in {A} is deleted: it has not joined within 320 s"
+    ]
+    bench.run(80)
+    assert bench.cloud.told("left") == [f"machine {name} is gone"]
+
+
+def test_one_that_turned_itself_off_is_deleted(bench: Bench) -> None:
+    name = bench.launch().name
+    bench.cloud.clock.advance(5)
+    bench.cloud.vms()
+    bench.cloud.compute.world.power_off(bench.cloud.compute.world.named(name))
+    bench.run(20)
+    assert bench.live() == []
+    assert "its disk costs on" in bench.cloud.told("reaped")[0]
+
+
+def test_a_preemption_without_an_agent_is_drained_and_replaced(bench: Bench) -> None:
+    name = bench.launch().name
+    bench.head.join(name)
+    bench.run(10)
+    bench.cloud.compute.world.add(Preempt(notice=30, name=name))
+    bench.run(8)
+    ((node, message, deadline_ms),) = bench.head.drains
+    assert node == name.encode().hex()
+    assert "taken back by GCE" in message
+    assert deadline_ms > 0
+    assert bench.head.demand == [(*OURS, 1)]
+    assert bench.cloud.told("preempted") == [f"machine {name} in {A} is taken back by GCE"]
+    bench.head.nodes.clear()
+    bench.head.join("ironcliw-2")
+    bench.run(8)
+    assert bench.head.demand == []
+
+
+def test_the_demand_of_others_stays(bench: Bench) -> None:
+    others = ({"CPU": 2.0}, {}, 3)
+    bench.head.demand = [others]
+    hold(bench.head, "a notebook", 2, 60, bench.cloud.now())
+    bench.run()
+    assert bench.head.demand == [others, (*OURS, 2)]
+    bench.run(60)
+    assert bench.head.demand == [others]
+
+
+def test_keep_warm(bench: Bench) -> None:
+    bench.start(keep_warm=("daily 00:00-00:00",))
+    bench.run()
+    assert bench.head.demand == [(*OURS, 1)]
+    bench.start(keep_warm=())
+    bench.run()
+    assert bench.head.demand == []
+
+
+def test_a_lowered_cap_drains_and_ends_all(bench: Bench) -> None:
+    name = bench.launch().name
+    bench.head.join(name)
+    bench.run()
+    bench.cloud.budget = BudgetSettings(month_usd=0.5)
+    bench.start()
+    bench.run()
+    ((_, message, _),) = bench.head.drains
+    assert "budget.month_usd allows 0.50" in message
+    (told,) = bench.cloud.told("budget")
+    assert told.startswith(f"machine {name} is drained: ")
+    assert bench.live() == [name]
+    bench.run(130)
+    assert bench.live() == []
+
+
+def test_a_storm_loses_nothing(bench: Bench) -> None:
+    name = bench.launch().name
+    bench.head.join(name)
+    bench.run()
+    bench.cloud.compute.world.add(ApiStorm(seconds=120))
+    bench.run(60)
+    bench.head.is_up = False
+    bench.run(60)
+    bench.head.is_up = True
+    bench.run(200)
+    assert bench.live() == [name]
+    assert bench.cloud.told("reaped", "left", "preempted") == []
+    assert bench.head.connections == 2
+
+
+def test_a_head_that_is_gone_deletes_nothing(bench: Bench) -> None:
+    name = bench.launch().name
+    bench.head.join(name)
+    bench.run()
+    bench.head.is_up = False
+    bench.run(1200)
+    assert bench.live() == [name]
+
+
+def test_a_drain_that_was_refused_is_asked_for_again(bench: Bench) -> None:
+    name = bench.launch().name
+    bench.head.join(name)
+    bench.head.refuses = True
+    bench.run(10)
+    bench.cloud.compute.world.add(Preempt(notice=60, name=name))
+    bench.run(10)
+    bench.head.refuses = False
+    bench.run(6)
+    assert len(bench.head.drains) == 1
+    assert len(bench.cloud.told("drained")) == 1
+
+
+def test_agents_are_heard_once_even_by_a_new_controller(bench: Bench) -> None:
+    name = bench.launch().name
+    bench.head.join(name)
+    at = bench.cloud.clock()
+    bench.head.report(name, (at, "joined"), (at + 1, "mismatched"), egress=5_000_000_000)
+    bench.run()
+    assert bench.cloud.told("mismatch") == [f"machine {name} does not fit the head"]
+    bench.start()
+    bench.run(600)
+    bench.head.report(name, (at, "joined"), (at + 1, "mismatched"), (at + 9, "power_off"))
+    bench.run()
+    assert len(bench.cloud.told("mismatch")) == 1
+    assert bench.cloud.told("left") == [f"machine {name} powers off"]
+    day, _ = bench.cloud.ledger.standing()
+    assert bench.cloud.ledger.egress_bytes(day.window) == 5_000_000_000
+
+
+def test_reports_of_machines_that_are_gone_are_dropped(bench: Bench) -> None:
+    bench.head.report("ironcliw-gone", (0.0, "power_off"))
+    bench.run()
+    assert bench.head.stored == {}
+
+
+def test_an_autoscaler_that_does_nothing_is_told(bench: Bench) -> None:
+    for _ in range(9):
+        bench.head.round += 1
+        bench.run(10)
+    assert bench.cloud.told("head") == []
+    bench.run(80)
+    (told,) = bench.cloud.told("head")
+    assert "the autoscaler has done nothing for 60 s" in told
+
+
+def test_what_the_ledger_finds_is_told(bench: Bench) -> None:
+    request = bench.launch()
+    bench.cloud.ledger.release(request.name, "a store that was replaced")
+    bench.run()
+    (told,) = [one for one in bench.cloud.told("launch") if "nobody here" in one]
+    assert request.name in told
+
+
+def test_a_store_that_fails_does_not_stop_the_loop(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise StoreError("the disk is full")
+
+    name = bench.launch().name
+    monkeypatch.setattr(Ledger, "observe", fail)
+    bench.run(340)
+    assert bench.live() == []
+    assert name in bench.cloud.told("reaped")[0]
+
+
+def test_metrics_are_those_of_now(bench: Bench) -> None:
+    bench.launch()
+    bench.head.join("ironcliw-1", "DRAINING")
+    bench.run(14)
+    text = (bench.folder / METRICS_FILE).read_text(encoding="utf-8")
+    machines = 'ironcliw_cluster_machines{zone="us-central1-a",status="RUNNING"} 1.0'
+    assert machines in text.splitlines()
+    assert 'ironcliw_cluster_nodes{state="draining"} 1.0' in text.splitlines()
+    assert 'ironcliw_cluster_cap_usd{period="month"} 200.0' in text.splitlines()
+    assert "ironcliw_cluster_resting_zones 0.0" in text.splitlines()
+    bench.cloud.compute.world.add(ApiStorm())
+    bench.run(FRESH_SECONDS + 30)
+    text = (bench.folder / METRICS_FILE).read_text(encoding="utf-8")
+    assert "ironcliw_cluster_machines{" not in text
+    assert "ironcliw_cluster_listed_timestamp_seconds" in text
+
+
+def test_metrics_are_valid_for_prometheus(bench: Bench) -> None:
+    parser = pytest.importorskip("prometheus_client.parser")
+    bench.launch()
+    bench.run(14)
+    text = (bench.folder / METRICS_FILE).read_text(encoding="utf-8")
+    families = {family.name: family for family in parser.text_string_to_metric_families(text)}
+    assert families["ironcliw_cluster_committed_usd"].type == "gauge"
+
+
+def test_it_gives_its_threads_back(bench: Bench) -> None:
+    bench.controller.close()
+    assert bench.controller._head_thread.is_shut_down  # type: ignore[attr-defined]

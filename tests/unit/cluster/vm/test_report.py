@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+from cluster.vm.head import Journal
+from cluster.vm.report import forget, parse_report, read_reports
+from ironcliw.errors import ClusterError, NewerFormatError
+from tests.unit.cluster.vm_stand_ins import FakeGcs
+
+DOCUMENT = {
+    "format_version": 1,
+    "at": 1000.5,
+    "node_id": "ab",
+    "boot": "b",
+    "egress_bytes": 7,
+    "events": [{"at": 1000.0, "kind": "joined", "message": "ab"}],
+}
+
+
+def test_what_a_vm_writes_is_read() -> None:
+    gcs = FakeGcs("vm-1")
+    for name in ("vm-2", "vm-1"):
+        journal = Journal(name)
+        journal.add("preempted", "now")
+        gcs.internal_kv_put(name.encode(), journal.document("ab")[0], True, b"", 1.0)
+    reports = read_reports(gcs)
+    assert [report.name for report in reports] == ["vm-1", "vm-2"]
+    assert [(event.kind, event.message) for event in reports[0].events] == [("preempted", "now")]
+    assert reports[0].node_id == "ab"
+    assert reports[0].boot
+    assert abs(datetime.now(UTC) - reports[0].at).total_seconds() < 60
+    forget(gcs, "vm-1")
+    assert [report.name for report in read_reports(gcs)] == ["vm-2"]
+
+
+def test_times_are_utc() -> None:
+    report = parse_report("vm-1", json.dumps(DOCUMENT).encode())
+    assert report.at == datetime(1970, 1, 1, 0, 16, 40, 500000, tzinfo=UTC)
+    assert report.egress_bytes == 7
+
+
+def test_a_newer_vm_is_refused() -> None:
+    with pytest.raises(NewerFormatError, match=r"VM vm-1 reports in format 2.*upgrade the head"):
+        parse_report("vm-1", json.dumps({**DOCUMENT, "format_version": 2}).encode())
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b"[]", b"{}", json.dumps({**DOCUMENT, "events": [{}]}).encode()]
+)
+def test_a_damaged_report_is_said(value: bytes) -> None:
+    with pytest.raises(ClusterError, match="the report of VM vm-1 is damaged"):
+        parse_report("vm-1", value)
