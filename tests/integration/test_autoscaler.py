@@ -75,7 +75,7 @@ def test_from_nothing_to_one_machine_and_back(tmp_path: Path) -> None:
         assert cluster.wait_for(lambda: cluster.told("reaped"), 10, "the word on its end")
         assert cluster.told("joined")[0].startswith(f"machine {name} joined")
         # 118 to 121 on Linux x86-64, 110 of it private
-        assert memory(cluster.control.controller.pid) <= 125 * 2**20
+        assert memory(cluster.controller.pid) <= 125 * 2**20
         assert cluster.told("launch") == [f"machine {name} launched in {B}"]
         assert "ZONE_RESOURCE_POOL_EXHAUSTED" in cluster.told("launch_failed")[0]
 
