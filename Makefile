@@ -9,7 +9,7 @@ export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup native serve test test-slow test-engines test-all kernel-tests kernel-tests-arm kernel-tests-sanitize fuzz check format bench bench-peers clean
+.PHONY: help setup native serve test test-slow test-engines test-netns test-all smoke-gcp smoke-mac kernel-tests kernel-tests-arm kernel-tests-sanitize fuzz check format bench bench-peers clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-21s %s\n", $$1, $$2}'
@@ -52,8 +52,19 @@ test-slow: setup ## the slow tests alone
 test-engines: setup $(PEERS)/llama/.installed ## the tests of llama.cpp; compiles it first, for some ten minutes
 	PYTHONPATH=$$(echo $(CURDIR)/$(PEERS)/llama/lib/python3*/site-packages) $(PY) -m pytest -m engines --timeout 900
 
+test-netns: setup ## all tests with machines as network namespaces; needs Linux, root, iproute2 and util-linux
+	$(PY) -m pytest -m netns --timeout 900
+
 test-all: setup ## every test but those of optional engines
 	$(PY) -m pytest -m 'not engines' --timeout 900
+
+# Not run yet on what they are for: no Mac and no project of GCP was at hand.
+smoke-mac: setup ## on a Mac: doctor, up, embed, generate, a job, down; leaves nothing
+	$(PY) -m cluster.testing.smoke_mac $(ARGS)
+
+smoke-gcp: setup ## one Spot worker of GCP for minutes, at most 1 USD a day; needs a project; PREEMPT=1 has it taken back
+	$(PY) -m pip install --quiet --progress-bar off --editable '.[gcp]'
+	$(PY) -m cluster.testing.smoke_gcp $(if $(PREEMPT),--preempt)
 
 # The kernels alone, without Python or torch: see native_ops/csrc/tests.
 CMAKE := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cmake

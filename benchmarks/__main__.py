@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks import machine, report
-from benchmarks.harness import CAPS, Options, ThemeResult
+from benchmarks.harness import CAPS, Options, ThemeResult, positive
 from benchmarks.peers import infinity_peer
 from benchmarks.servers import MODEL
 from ironcliw import logs
@@ -30,6 +30,7 @@ THEMES = {
     "serving": "benchmarks.themes.serving",
     "generation": "benchmarks.themes.generation",
     "decisions": "benchmarks.themes.decisions",
+    "cluster": "benchmarks.themes.cluster",
 }
 
 
@@ -82,26 +83,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--quick", action="store_true", help="fewer texts and seconds: under two minutes")
     add("--json", type=Path, metavar="FILE", help="write the rows as JSON, too")
     add("--cap", choices=sorted(CAPS), help="cap the instruction set of ours and peers")
-    add("--rounds", type=_positive, metavar="N", help="rounds of alternation")
+    add("--rounds", type=positive, metavar="N", help="rounds of alternation")
     add("--data", type=Path, metavar="DIR", help="folder of the texts (setting bench.data)")
     add("--results", type=Path, metavar="DIR", default=machine.ROOT / "benchmarks" / "results")
     return parser
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return number
-
-
 def _options(arguments: argparse.Namespace) -> Options:
     settings = load_settings()
-    data: Path = arguments.data or settings.bench.data
-    if not data.is_absolute() and not data.exists():
-        data = machine.ROOT / data
     return Options(
-        data=data,
+        data=machine.data_folder(arguments.data or settings.bench.data),
         model=locate(Catalog(settings.models)[MODEL], settings.state_dir / "models"),
         quick=arguments.quick,
         rounds=arguments.rounds,

@@ -138,12 +138,12 @@ def _contestant(decoder: Decoder) -> Embed:
             work.prompts[0]
         ):
             return loop.run_until_complete(stall(runner, work))
-        return loop.run_until_complete(_answers(runner, work))
+        return loop.run_until_complete(answers(runner, work))
 
     return generate
 
 
-async def _answers(runner: GenerationRunner, work: Work) -> list[float]:
+async def answers(runner: GenerationRunner, work: Work) -> list[float]:
     """Every answer; the seconds to the first token of each."""
     return await asyncio.gather(
         *(_answer(runner, prompt, work.new_tokens) for prompt in work.prompts)

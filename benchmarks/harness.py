@@ -6,6 +6,7 @@ alternation, round by round, and a figure is the median over the rounds with its
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import statistics
 from collections.abc import Callable, Iterable, Mapping
@@ -221,6 +222,19 @@ def interleave(
         for name in order if index % 2 == 0 else reversed(order):
             results[name].append(contestants[name]())
     return results
+
+
+def positive(text: str) -> int:
+    """An argument that is a count.
+
+    Raises:
+        argparse.ArgumentTypeError: it is below 1; argparse says so.
+        ValueError: it is no integer; the same.
+    """
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return number
 
 
 def percentile(values: Iterable[float], share: float) -> float:

@@ -30,6 +30,7 @@ class Outcome:
         status: HTTP status; 0 when there was no answer.
         retry_after: Whether the answer carried a `Retry-After` of whole seconds.
         error: What went wrong where there was no answer.
+        variant: Who answered, as our answers say it in `x-ironcliw-variant`.
     """
 
     due: float
@@ -37,6 +38,7 @@ class Outcome:
     status: int
     retry_after: bool = False
     error: str = ""
+    variant: str = ""
 
     @property
     def latency(self) -> float:
@@ -177,7 +179,8 @@ async def _exchange(
     if status == 0:
         return Outcome(due, loop.time() - start, 0, error="no HTTP answer")
     usable = fields.get("retry-after", "").isdigit()
-    return Outcome(due, loop.time() - start, status, usable)
+    variant = fields.get("x-ironcliw-variant", "")
+    return Outcome(due, loop.time() - start, status, usable, variant=variant)
 
 
 async def _post(pool: _Pool, head: bytes, body: bytes) -> tuple[int, dict[str, str]]:

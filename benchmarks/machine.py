@@ -90,6 +90,11 @@ def commit() -> str:
     return revision + ("+dirty" if changed else "")
 
 
+def data_folder(given: Path) -> Path:
+    """The folder of the texts; a relative one that is not below the current folder is ours."""
+    return given if given.is_absolute() or given.exists() else ROOT / given
+
+
 def load_average() -> float:
     """Runnable processes over the last minute: well above 0 means that others were at work."""
     return os.getloadavg()[0]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from cluster.events import EventLog
+from cluster.events import Event, EventLog
 from ironcliw.errors import StoreError
 
 _log = logging.getLogger(__name__)
@@ -35,6 +35,14 @@ class Announcements:
         self._clock = clock
         self._lock = threading.Lock()
         self._said: dict[tuple[str, str], datetime] = {}
+
+    def recent(self, count: int, kinds: Collection[str]) -> Sequence[Event]:
+        """The newest events of some kinds, newest first; none where the store cannot be read."""
+        try:
+            return self._events.recent(count, kinds)
+        except StoreError as error:
+            _log.warning("the events could not be read: %s", error)
+            return ()
 
     def add(self, kind: str, message: str, topic: str | None = None, **facts: Any) -> bool:
         """Notes an event, unless the same was noted in the last `REPEAT_SECONDS`.

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from types import FrameType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,9 @@ from cluster.status import fetch_status, settings_rows, write_status
 from ironcliw.console import command_settings, note, write_json, write_line, write_table
 from ironcliw.errors import NotRunningError
 from ironcliw.settings import Settings
+
+if TYPE_CHECKING:
+    from cluster.control.status import CloudStatus
 
 up = typer.Typer()
 down = typer.Typer()
@@ -97,10 +100,15 @@ def _status(
         )
     facts: dict[str, Any] = {} if record is None else _facts(record)
     report = {**facts, **fetch_status(settings)}
+    cloud = _cloud_status(settings)
     if as_json:
-        write_json(report)
-    else:
-        write_status(report)
+        write_json(report if cloud is None else {**report, "cloud": cloud.to_json()})
+        return
+    write_status(report)
+    if cloud is not None:
+        write_line("")
+        for line in cloud.lines():
+            write_line(line)
 
 
 @env.command()
@@ -111,6 +119,16 @@ def _env() -> None:
         note("note: no head runs yet; start one with `ironcliw up`")
     for name, value in client_environment(settings).items():
         write_line(f"export {name}={shlex.quote(value)}")
+
+
+def _cloud_status(settings: Settings) -> CloudStatus | None:
+    """Of this machine's cluster; None: it has no cloud, or another service is meant."""
+    if settings.cloud.project is None or settings.client.base_url:
+        return None
+    # SQLAlchemy takes a while to load, which a head without a cloud need not wait for
+    from cluster.control.status import cloud_status
+
+    return cloud_status(settings)
 
 
 def _facts(record: HeadRecord) -> dict[str, Any]:

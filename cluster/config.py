@@ -18,7 +18,6 @@ from ironcliw.setting_sections import CloudSettings
 from ironcliw.settings import Settings
 
 CLUSTER_FILE = "ray_cluster.yaml"
-CLUSTER_NAME = "ironcliw"
 HEAD_TYPE = "head"
 SPOT_TYPE = "spot"
 # The head's RAY_CLOUD_INSTANCE_ID. Autoscaler v2 launches nothing while the head has none.
@@ -83,7 +82,7 @@ def render(settings: Settings) -> dict[str, Any]:
     """
     cloud = settings.cloud
     return {
-        "cluster_name": CLUSTER_NAME,
+        "cluster_name": cloud.cluster_name,
         "max_workers": cloud.max_workers if cloud.project else 0,
         "idle_timeout_minutes": cloud.idle_minutes,
         "upscaling_speed": 1.0,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, func, insert, select
 
 from cluster.tables import cluster_events
 from ironcliw.store import Store
@@ -82,3 +82,11 @@ class EventLog:
         with self._store.read() as connection:
             rows = connection.execute(query.order_by(table.c.id.desc()).limit(count)).all()
         return [Event(**row._mapping) for row in rows]
+
+    def counts(self, since: datetime) -> dict[str, int]:
+        """How many events of each kind there were since a time; kinds without any are absent."""
+        table = cluster_events
+        query = select(table.c.kind, func.count().label("number")).where(table.c.at >= since)
+        with self._store.read() as connection:
+            rows = connection.execute(query.group_by(table.c.kind))
+            return {row.kind: row.number for row in rows}

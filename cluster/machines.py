@@ -5,7 +5,6 @@ Plain values without I/O. The Compute Engine client (`cluster.gce.client`) makes
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from enum import StrEnum
 from typing import Literal
 
 from ironcliw.errors import ClusterError
+from ironcliw.setting_sections import CLUSTER_NAME
 
 Market = Literal["spot", "regular"]
 
@@ -21,11 +21,8 @@ CLUSTER_LABEL = "ironcliw-cluster"
 """Label of every machine of ours; its value is the cluster's name."""
 TYPE_LABEL = "ironcliw-node-type"
 """Label of every machine of ours; its value is the node type in `ray_cluster.yaml`."""
-DISK_TYPE = "pd-standard"
+DISK_TYPE = "pd-balanced"
 """Of boot disks; the price of disks in `cluster.money.prices` is this one's."""
-
-# RFC 1035 label, as GCE demands of names; 63 characters less our "-" and 8 hexadecimal digits
-_CLUSTER_NAME = re.compile(r"[a-z](?:[-a-z0-9]{0,52}[a-z0-9])?")
 
 # Gigabytes a vCPU and the sizes sold, by family and series. Source: the tables under
 # https://cloud.google.com/compute/docs/general-purpose-machines
@@ -93,7 +90,7 @@ def check_cluster_name(cluster: str) -> str:
     Raises:
         ClusterError: it breaks GCE's rule for names.
     """
-    if _CLUSTER_NAME.fullmatch(cluster):
+    if CLUSTER_NAME.fullmatch(cluster):
         return cluster
     raise ClusterError(
         f"cluster name {cluster!r} cannot begin a machine's name: it must be 1 to 54 lower-case "

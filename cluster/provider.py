@@ -36,6 +36,7 @@ from cluster.announcements import Announcements
 from cluster.events import EventLog
 from cluster.gce.client import ComputeClient
 from cluster.head.ray_environment import token_path
+from cluster.head.record import HeadRecord, record_path
 from cluster.launch.launcher import Launcher, LaunchError
 from cluster.launch.worker_request import LAUNCH_LABEL, HeadFacts, NodeOrder
 from cluster.launch.zone_choice import ZoneChoice
@@ -125,6 +126,7 @@ class GceSpotProvider(NodeProvider):
             announcements=self._announcements,
             head=self._head_facts,
             clock=clock,
+            head_since=self._head_since,
         )
         self._lock = threading.Lock()
         self._listed: dict[str, Vm] = {}
@@ -263,6 +265,10 @@ class GceSpotProvider(NodeProvider):
 
     def _head_facts(self) -> HeadFacts:
         return HeadFacts(self._config.head, self._versions, read_token(self._settings))
+
+    def _head_since(self) -> datetime | None:
+        record = HeadRecord.read(record_path(self._settings.state_dir))
+        return None if record is None else datetime.fromtimestamp(record.started_at, UTC)
 
     @cached_property
     def _versions(self) -> Any:

@@ -83,6 +83,10 @@ def write_status(report: dict[str, Any]) -> None:
     )
     write_line("")
     for variant in report["variants"]:
+        if "state" in variant:
+            write_line(f"{variant['name']} is {variant['state']}")
+            if "budget_bytes" not in variant:
+                continue  # nobody is there to say what it holds
         write_line(
             f"models on {variant['name']}: {megabytes(variant.get('resident_bytes')) or '0 MB'} of "
             f"{megabytes(variant.get('budget_bytes')) or 'unknown'} budget, process "

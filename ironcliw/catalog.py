@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Task = Literal["embedding", "encoder", "nli", "classifier", "generation", "seq2seq", "vision"]
 Quantization = Literal["8bit", "4bit"]
+Placement = Literal["auto", "local", "spot"]
 GENERATING = ("generation", "seq2seq")
 MEGABYTE = 1_000_000
 
@@ -39,6 +40,8 @@ class ModelCard:
         note: What to do where there is no source.
         engine: What computes a generating model; None: as the settings say for all.
         quantization: `8bit` or `4bit`: quantise the weights when they are loaded.
+        placement: Where it is served where there is a cloud: `local`, `spot`, or `auto`, which is
+            local while it fits.
     """
 
     id: str
@@ -53,6 +56,7 @@ class ModelCard:
     note: str = ""
     engine: str | None = None
     quantization: Quantization | None = None
+    placement: Placement = "auto"
 
     @property
     def owner(self) -> str:

@@ -76,8 +76,12 @@ def configure(log: LogSettings, stream: TextIO | None = None) -> None:
 
 
 def extra_fields(record: logging.LogRecord) -> dict[str, Any]:
-    """The structured fields that a call gave by `extra=`."""
-    return {name: value for name, value in record.__dict__.items() if name not in _STANDARD}
+    """The structured fields that a call gave by `extra=`; Ray adds `_ray_...` to every record."""
+    return {
+        name: value
+        for name, value in record.__dict__.items()
+        if name not in _STANDARD and not name.startswith("_")
+    }
 
 
 def _timestamp(record: logging.LogRecord) -> str:

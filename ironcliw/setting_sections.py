@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 CpuCapability = Literal["baseline", "avx2", "avx512", "avx512_bf16", "amx", "neon", "neon_i8mm"]
+
+# RFC 1035 label, as GCE demands of names; 63 characters less a "-" and 8 hexadecimal digits
+CLUSTER_NAME = re.compile(r"[a-z](?:[-a-z0-9]{0,52}[a-z0-9])?")
 
 
 class Section(BaseModel):
@@ -48,10 +52,12 @@ class ClusterSettings(Section):
         "serve.preflight:check", description="Check made before the head starts, by dotted name."
     )
     before_down: str | None = Field(
-        None, description="What `down` does first where there is a cloud project, by dotted name."
+        "cluster.control.teardown:delete_all",
+        description="What `down` does first where there is a cloud project, by dotted name.",
     )
     side_modules: tuple[str, ...] = Field(
-        (), description="Modules kept running beside a head that has a cloud project."
+        ("cluster.control.controller",),
+        description="Modules kept running beside a head that has a cloud project.",
     )
 
 
@@ -82,6 +88,9 @@ class CloudSettings(Section):
     """GCP Spot workers; without a project there are none."""
 
     project: str | None = Field(None, description="GCP project; unset: no workers in the cloud.")
+    cluster_name: str = Field(
+        "ironcliw", description="Begins the workers' names and labels them; one head a name."
+    )
     zones: tuple[str, ...] = Field(
         ("us-central1-a", "us-central1-b", "us-central1-c", "us-central1-f"),
         min_length=1,
@@ -137,6 +146,22 @@ class CloudSettings(Section):
     metadata_url: str = Field(
         "http://169.254.169.254/computeMetadata/v1", description="Metadata server of a VM."
     )
+
+    @field_validator("notice_seconds", mode="before")
+    @classmethod
+    def _read_number(cls, value: object) -> object:
+        # a variable of the environment is text, and a choice of numbers converts nothing
+        return int(value) if isinstance(value, str) and value.isdigit() else value
+
+    @field_validator("cluster_name")
+    @classmethod
+    def _check_name(cls, value: str) -> str:
+        if not CLUSTER_NAME.fullmatch(value):
+            raise ValueError(
+                "a machine's name begins with it, so it must be 1 to 54 lower-case letters, digits "
+                "and hyphens, begin with a letter and not end with a hyphen"
+            )
+        return value
 
 
 class ServeSettings(Section):
@@ -204,6 +229,12 @@ class ServeSettings(Section):
     refusal_threshold: float | None = Field(
         None, ge=0, le=1, description="Decisions below it are refusals; unset: as calibrated."
     )
+    spot_idle_seconds: float = Field(
+        300.0, gt=0, description="Replicas in the cloud end after so long without a request."
+    )
+    attempt_timeout_seconds: float = Field(
+        3.0, gt=0, description="A replica in the cloud that is silent for so long is given up."
+    )
 
 
 class StoreSettings(Section):
@@ -245,6 +276,11 @@ class ModelSettings(Section):
     )
     quantization: Literal["8bit", "4bit"] | None = Field(
         None, description="Quantise the weights when they are loaded."
+    )
+    placement: Literal["auto", "local", "spot"] | None = Field(
+        None,
+        description="Where it is served: `local`, on the head; `spot`, in the cloud, and on the "
+        "head while that wakes; unset: `auto`, on the head where it fits.",
     )
 
 

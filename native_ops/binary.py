@@ -14,6 +14,8 @@ from types import ModuleType
 import torch  # noqa: F401  # the binary needs torch's libraries in the process first
 
 from ironcliw.errors import SettingsError
+from ironcliw.settings import load_settings
+from native_ops import presence
 
 logger = logging.getLogger(__name__)
 
@@ -36,16 +38,26 @@ class NativeState:
     reason: str = ""
 
     def __str__(self) -> str:
-        return self.level or f"none, the slow references in torch: {self.reason}"
+        return self.level or presence.slow_because(self.reason)
 
 
 @functools.cache
 def load() -> ModuleType | None:
-    """The binary, its operators registered; None where there is none that fits. Warns once."""
+    """The binary, its operators registered; None where there is none that fits. Warns once.
+
+    The level is that of the setting `cpu_capability`, so that a process which imports an operator
+    and nothing else computes with it, too.
+
+    Raises:
+        SettingsError: a setting is wrong, or this processor lacks that level.
+    """
     module, reason = _find()
     if module is None:
         logger.warning("the slow reference operators in torch are used: %s", reason)
         return None
+    wanted = load_settings().cpu_capability
+    if wanted is not None:
+        _choose(module, wanted)
     module.register_operators()
     return module
 
@@ -67,7 +79,12 @@ def choose_level(name: str) -> None:
         SettingsError: this processor, or the binary, has no such level.
     """
     module = load()
-    if module is not None and not module.choose_level(name):
+    if module is not None:
+        _choose(module, name)
+
+
+def _choose(module: ModuleType, name: str) -> None:
+    if not module.choose_level(name):
         raise SettingsError(
             f"setting cpu_capability (IRONCLIW_CPU_CAPABILITY) is {name!r}; this machine can use "
             f"{', '.join(module.levels())}"
@@ -78,9 +95,9 @@ def _find() -> tuple[ModuleType | None, str]:
     try:
         import _ironcliw_native as module
     except ModuleNotFoundError as error:
-        if error.name != "_ironcliw_native":
+        if error.name != presence.MODULE:
             raise
-        return None, "there are no compiled kernels; run `make native` where a C++ compiler is"
+        return None, presence.ABSENT
     except ImportError as error:
         return None, f"the compiled kernels cannot be loaded ({error}); run `make native`"
     if module.interface() != INTERFACE:

@@ -143,10 +143,14 @@ def slot_elements(shape: DecoderShape) -> int:
     Keys are [context / 16][d][16]: one vector holds an element of 16 positions. Values are
     [context][d], d filled up to a multiple of 16. The context is rounded up to 16.
     """
-    positions = -(-shape.context // 16) * 16
-    one_head = positions * (shape.head_width + -(-shape.head_width // 16) * 16)
-    elements = shape.layers * shape.kv_heads * one_head
+    elements = shape.layers * layer_elements(shape)
     return -(-elements // _SLOT_ELEMENTS) * _SLOT_ELEMENTS
+
+
+def layer_elements(shape: DecoderShape) -> int:
+    """float16 elements of one layer in a slot."""
+    positions = -(-shape.context // 16) * 16
+    return shape.kv_heads * positions * (shape.head_width + -(-shape.head_width // 16) * 16)
 
 
 def cache_elements(shape: DecoderShape, slots: int) -> int:
@@ -197,15 +201,15 @@ class DecoderLayout:
             nbytes: Of its packed form.
             planes: Bytes of an activation that is multiplied with it: 1, or 2 for more precision.
         """
-        if _short(name) not in (*MODEL_MATRICES, *LAYER_MATRICES):
+        if part_name(name) not in (*MODEL_MATRICES, *LAYER_MATRICES):
             raise ValueError(f"the plan has no matrix {name!r}; see native_ops/decoder_plan.py")
         self._add(name, nbytes, format, planes)
 
     def vector(self, name: str) -> None:
         """Declare a float32 vector, such as `layers.0.attention_norm.weight`."""
-        if _short(name) not in (*MODEL_VECTORS, *LAYER_VECTORS):
+        if part_name(name) not in (*MODEL_VECTORS, *LAYER_VECTORS):
             raise ValueError(f"the plan has no vector {name!r}; see native_ops/decoder_plan.py")
-        self._add(name, 4 * self.shape.vector_size(_short(name)), 0, 1)
+        self._add(name, 4 * self.shape.vector_size(part_name(name)), 0, 1)
 
     def tie(self, name: str, to: str, planes: int | None = None) -> None:
         """Use the bytes of the part `to` for `name` too: a head that is the embedding."""
@@ -290,7 +294,7 @@ class DecoderWeights:
         return sorted(self._missing)
 
 
-def _short(name: str) -> str:
+def part_name(name: str) -> str:
     """`layers.3.query.bias` -> `query.bias`."""
     return name.split(".", 2)[2] if name.startswith("layers.") else name
 

@@ -7,27 +7,14 @@ quantised.
 
 from __future__ import annotations
 
-import struct
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 
-from native_ops.decoder_plan import (
-    ABSENT,
-    ACTIVATIONS,
-    LAYER_MATRICES,
-    LAYER_VECTORS,
-    MODEL_MATRICES,
-    MODEL_VECTORS,
-    NORMALIZATIONS,
-    VERSION,
-    DecoderShape,
-    slot_elements,
-)
-from native_ops.packed_linear_reference import unpack_weight
+from native_ops.checks import check_ids, check_tensor, need
+from native_ops.decoder_model import DecoderModel
+from native_ops.decoder_plan import DecoderShape, layer_elements
 
-_HEADER = 16
+_OPERATOR = "decoder_step"
 
 
 def decoder_step_reference(
@@ -40,10 +27,13 @@ def decoder_step_reference(
     logit_rows: torch.Tensor,
     vocabulary: int,
 ) -> torch.Tensor:
-    """As `decoder_step`; the same checks of what a step says, fewer of the plan."""
-    model = _Model(weights, plan)
-    _check(model.shape.vocabulary == vocabulary, "vocabulary must be the plan's")
-    _check_step(model, cache, tokens, positions, slots, logit_rows)
+    """As `decoder_step`, with the same checks."""
+    rows = {"tokens": tokens, "positions": positions, "slots": slots, "logit_rows": logit_rows}
+    _check_tensors(weights, plan, cache, rows)
+    model = DecoderModel(weights, plan, len(cache))
+    rule = f"vocabulary must be the plan's {model.shape.vocabulary}; it is {vocabulary}"
+    need(vocabulary == model.shape.vocabulary, _OPERATOR, rule)
+    _check_step(model, tokens, positions, slots, logit_rows)
     x = _embed(model, tokens.long(), positions.long())
     runs = _runs(slots)
     for layer in range(model.shape.layers):
@@ -52,40 +42,54 @@ def decoder_step_reference(
     return F.linear(model.norm("norm", x[logit_rows.long()]), model.matrix("head"))
 
 
-def _check(condition: bool, rule: str) -> None:
-    if not condition:
-        raise RuntimeError(f"ironcliw::decoder_step: {rule}")
+def _check_tensors(
+    weights: torch.Tensor, plan: torch.Tensor, cache: torch.Tensor, rows: dict[str, torch.Tensor]
+) -> None:
+    for name, t, dtype in (
+        ("weights", weights, torch.uint8),
+        ("plan", plan, torch.int64),
+        ("cache", cache, torch.float16),
+    ):
+        check_tensor(_OPERATOR, name, t, dtype, (None,))
+    for name, t in rows.items():
+        count = None if name in ("tokens", "logit_rows") else len(rows["tokens"])
+        check_tensor(_OPERATOR, name, t, torch.int32, (count,))
+    need(len(rows["tokens"]) > 0, _OPERATOR, "tokens must have an element")
+    together = weights.is_contiguous() and cache.is_contiguous()
+    need(together, _OPERATOR, "weights and cache must be contiguous")
 
 
 def _check_step(
-    model: _Model,
-    cache: torch.Tensor,
+    model: DecoderModel,
     tokens: torch.Tensor,
     positions: torch.Tensor,
     slots: torch.Tensor,
     logit_rows: torch.Tensor,
 ) -> None:
-    count = tokens.shape[0]
-    _check(count > 0, "tokens must have an element")
-    _check(positions.shape == tokens.shape, "positions must be as many as the tokens")
-    _check(slots.shape == tokens.shape, "slots must be as many as the tokens")
-    limits = (
-        ("tokens", tokens, model.shape.vocabulary),
-        ("positions", positions, model.shape.context),
-        ("slots", slots, model.slots),
-        ("logit_rows", logit_rows, count),
-    )
-    for name, values, limit in limits:
-        inside = bool(((values >= 0) & (values < limit)).all())
-        _check(inside, f"{name} must be from 0 to {limit - 1}")
-    _check(bool((logit_rows.diff() > 0).all()), "logit_rows must rise")
+    check_ids(_OPERATOR, "tokens", tokens, model.shape.vocabulary)
+    check_ids(_OPERATOR, "positions", positions, model.shape.context)
+    check_ids(_OPERATOR, "slots", slots, model.slots)
+    check_ids(_OPERATOR, "logit_rows", logit_rows, len(tokens))
+    _check_rule("logit_rows must rise", logit_rows, logit_rows.diff() > 0)
     runs = _runs(slots)
-    _check(len({slot for slot, _, _ in runs}) == len(runs), "slots must have their tokens together")
-    for _, begin, end in runs:
-        rising = bool((positions[begin:end].diff() == 1).all())
-        _check(rising, "positions must rise by one in a slot")
-    needed = model.slots * slot_elements(model.shape)
-    _check(cache.numel() >= needed, f"cache must have {needed} elements; it has {cache.numel()}")
+    seen = set()
+    for slot, begin, end in runs:
+        rule = f"slots must have their tokens together; slot {slot} comes again at element {begin}"
+        need(slot not in seen, _OPERATOR, rule)
+        seen.add(slot)
+        rising = torch.ones(len(tokens) - 1, dtype=torch.bool, device=tokens.device)
+        rising[begin : end - 1] = positions[begin:end].diff() == 1
+        _check_rule("positions must rise by one in a slot", positions, rising)
+
+
+def _check_rule(rule: str, values: torch.Tensor, holds: torch.Tensor) -> None:
+    """Of neighbours: the i-th of `holds` is about values i and i + 1."""
+    broken = (~holds).nonzero()
+    if len(broken):
+        at = int(broken[0])
+        pair = values[at : at + 2].tolist()
+        given = f"elements {at} and {at + 1} are {pair[0]} and {pair[1]}"
+        need(False, _OPERATOR, f"{rule}; {given}")
 
 
 def _runs(slots: torch.Tensor) -> list[tuple[int, int, int]]:
@@ -96,110 +100,13 @@ def _runs(slots: torch.Tensor) -> list[tuple[int, int, int]]:
     return [(slot, begin, end) for slot, begin, end in rows]
 
 
-@dataclass(frozen=True, slots=True)
-class _Matrix:
-    offset: int
-    format: int
-
-
-class _Model:
-    """The parts that a plan names, as float32 tensors."""
-
-    def __init__(self, weights: torch.Tensor, plan: torch.Tensor) -> None:
-        numbers: list[int] = plan.tolist()
-        _check(
-            len(numbers) >= _HEADER and numbers[0] == VERSION, f"plan must have version {VERSION}"
-        )
-        self._weights = weights
-        self.shape = _shape(numbers)
-        self.slots = numbers[12]
-        self._matrices: dict[str, _Matrix] = {}
-        self._vectors: dict[str, int] = {}
-        at = self._read(numbers, _HEADER, "", MODEL_MATRICES, MODEL_VECTORS)
-        for layer in range(self.shape.layers):
-            at = self._read(numbers, at, f"layers.{layer}.", LAYER_MATRICES, LAYER_VECTORS)
-
-    def _read(
-        self,
-        numbers: list[int],
-        at: int,
-        prefix: str,
-        matrices: tuple[str, ...],
-        vectors: tuple[str, ...],
-    ) -> int:
-        end = at + 3 * len(matrices) + len(vectors)
-        _check(len(numbers) >= end, f"plan must have {end} numbers or more")
-        for name in matrices:
-            self._matrices[prefix + name] = _Matrix(numbers[at], numbers[at + 1])
-            at += 3
-        for name in vectors:
-            self._vectors[prefix + name] = numbers[at]
-            at += 1
-        return end
-
-    def has(self, name: str) -> bool:
-        """Whether a matrix or vector is there."""
-        matrix = self._matrices.get(name)
-        return (matrix.offset if matrix else self._vectors[name]) != ABSENT
-
-    def matrix(self, name: str) -> torch.Tensor:
-        """float32 [outputs, inputs]."""
-        part = self._matrices[name]
-        rows, columns = self.shape.matrix_size(_short(name))
-        return unpack_weight(self._weights[part.offset :], part.format, rows, columns)
-
-    def vector(self, name: str) -> torch.Tensor | None:
-        """float32, or None where the plan has none."""
-        offset = self._vectors[name]
-        if offset == ABSENT:
-            return None
-        size = 4 * self.shape.vector_size(_short(name))
-        return self._weights[offset : offset + size].view(torch.float32)
-
-    def linear(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        """A product with its bias."""
-        return F.linear(x, self.matrix(name), self.vector(f"{name}.bias"))
-
-    def norm(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        """The model's kind of norm over rows."""
-        weight = self.vector(f"{name}.weight")
-        epsilon = self.shape.epsilon
-        if self.shape.normalization == "rms":
-            return F.rms_norm(x, (x.shape[1],), weight, epsilon)
-        return F.layer_norm(x, (x.shape[1],), weight, self.vector(f"{name}.bias"), epsilon)
-
-
-def _shape(numbers: list[int]) -> DecoderShape:
-    epsilon, scale = struct.unpack("<2f", struct.pack("<2I", numbers[13], numbers[14]))
-    width, heads, kv_heads, head_width, inner, layers, vocabulary, context = numbers[4:12]
-    return DecoderShape(
-        width=width,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_width=head_width,
-        inner=inner,
-        layers=layers,
-        vocabulary=vocabulary,
-        context=context,
-        epsilon=epsilon,
-        normalization=NORMALIZATIONS[numbers[1]],
-        activation=ACTIVATIONS[numbers[2]],
-        gated=bool(numbers[3]),
-        score_scale=scale,
-    )
-
-
-def _short(name: str) -> str:
-    return name.split(".", 2)[2] if name.startswith("layers.") else name
-
-
-def _embed(model: _Model, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+def _embed(model: DecoderModel, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     x = model.matrix("embedding")[tokens]
     return x + model.matrix("positions")[positions] if model.has("positions") else x
 
 
 def _attention(
-    model: _Model,
+    model: DecoderModel,
     layer: int,
     x: torch.Tensor,
     cache: torch.Tensor,
@@ -217,7 +124,7 @@ def _attention(
     out = torch.empty_like(query)
     for slot, begin, end in runs:
         at, length = positions[begin:end], int(positions[end - 1]) + 1
-        keys, values = _slot_views(shape, cache, slot, layer)
+        keys, values = _slot_views(model, cache, slot, layer)
         keys[:, at // 16, :, at % 16] = key[begin:end].to(cache.dtype)
         values[:, at, : shape.head_width] = value[begin:end].transpose(0, 1).to(cache.dtype)
         held = keys.transpose(2, 3).flatten(1, 2)[:, :length].float()
@@ -234,7 +141,7 @@ def _groups(shape: DecoderShape, query: torch.Tensor) -> torch.Tensor:
     return query.view(len(query), shape.kv_heads, -1, shape.head_width)
 
 
-def _turn(model: _Model, norm: str, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+def _turn(model: DecoderModel, norm: str, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """Norm over heads and rotary embedding, where the model has them. x [N, heads, d]."""
     weight = model.vector(norm)
     if weight is not None:
@@ -249,19 +156,20 @@ def _turn(model: _Model, norm: str, x: torch.Tensor, positions: torch.Tensor) ->
 
 
 def _slot_views(
-    shape: DecoderShape, cache: torch.Tensor, slot: int, layer: int
+    model: DecoderModel, cache: torch.Tensor, slot: int, layer: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Keys [K, context / 16, d, 16] and values [K, context, d filled up to 16] of a slot."""
+    shape = model.shape
     blocks, d = -(-shape.context // 16), shape.head_width
     wide = -(-d // 16) * 16
     head = blocks * 16 * (d + wide)
-    begin = slot * slot_elements(shape) + layer * shape.kv_heads * head
+    begin = slot * model.slot_elements + layer * layer_elements(shape)
     heads = cache[begin : begin + shape.kv_heads * head].view(shape.kv_heads, head)
     keys = heads[:, : blocks * 16 * d].view(shape.kv_heads, blocks, d, 16)
     return keys, heads[:, blocks * 16 * d :].view(shape.kv_heads, blocks * 16, wide)
 
 
-def _mlp(model: _Model, layer: int, x: torch.Tensor) -> torch.Tensor:
+def _mlp(model: DecoderModel, layer: int, x: torch.Tensor) -> torch.Tensor:
     prefix = f"layers.{layer}."
     normed = model.norm(prefix + "mlp_norm", x)
     up = model.linear(prefix + "up", normed)

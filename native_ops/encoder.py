@@ -13,12 +13,23 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from native_ops.encoder_checks import check_forward, check_heads, check_seqlens, need, rows_of
-from native_ops.encoder_layout import pack, packed_bytes, unpack
+from native_ops.checks import check_tensor, need
+from native_ops.encoder_checks import (
+    FLOATS,
+    VECTORS_OF_LAYER,
+    WEIGHTS_OF_LAYER,
+    check_attention,
+    check_forward,
+    check_layers,
+    check_linear,
+    check_packed,
+    check_seqlens,
+    rows_of,
+)
+from native_ops.encoder_layout import check_number, pack, packed_bytes, unpack
 from native_ops.operators import define
 
 POOLINGS = ("mean", "cls", "max", "lasttoken", "mean_sqrt_len_tokens", "weightedmean")
-WEIGHTS_OF_LAYER, VECTORS_OF_LAYER = 4, 8
 
 
 def activated(x: torch.Tensor, activation: str, operator: str = "encoder_linear") -> torch.Tensor:
@@ -42,6 +53,7 @@ def encoder_linear_reference(
     residual: torch.Tensor | None,
 ) -> torch.Tensor:
     """activation(x w^T + bias) + residual: sums in float32, rounded once at the end."""
+    check_linear(x, bias, residual, "encoder_linear")
     weight = unpack(packed, number, len(bias), x.shape[1])
     y = activated(F.linear(x.float(), weight, bias), activation)
     return (y if residual is None else y + residual.float()).to(x.dtype)
@@ -59,9 +71,7 @@ def packed_attention_reference(
     bias: torch.Tensor | None,
 ) -> torch.Tensor:
     """Text by text in float32."""
-    check_seqlens("packed_attention", "cu_queries", cu_queries, len(q))
-    check_seqlens("packed_attention", "cu_keys", cu_keys, len(k))
-    check_heads("packed_attention", heads, q, cu_queries, cu_keys)
+    check_attention(q, k, v, cu_queries, cu_keys, heads, causal, bias)
     result = q.new_empty(q.shape)
     for queries, keys in zip(rows_of(cu_queries), rows_of(cu_keys), strict=True):
         parts = (q[queries], k[keys], v[keys])
@@ -85,6 +95,7 @@ def pool_texts_reference(
 ) -> torch.Tensor:
     """Text by text in float32."""
     need(mode in POOLINGS, "pool_texts", f"mode must be {', '.join(POOLINGS)}; it is {mode}")
+    check_tensor("pool_texts", "hidden", hidden, FLOATS, (None, None))
     check_seqlens("pool_texts", "cu_seqlens", cu_seqlens, len(hidden))
     pooled = [_pool(hidden[rows].float(), mode) for rows in rows_of(cu_seqlens)]
     result = torch.stack(pooled) if pooled else hidden.new_empty(0, hidden.shape[1]).float()
@@ -127,19 +138,26 @@ def encoder_forward_reference(
     number: str,
 ) -> torch.Tensor:
     """The layers in float32, with weights as they are rounded."""
-    check_forward(tokens, cu_seqlens, words, places)
+    operator = "encoder_forward"
+    check_number(operator, number)
+    check_forward(tokens, cu_seqlens, words, places, heads, inner)
     width = words.shape[1]
+    activated(words[:0], activation, operator)
+    shapes = ((3 * width, width), (width, width), (inner, width), (width, inner))
+    layers = check_layers(weights, vectors, width, inner)
+    numbers = (qkv_number(number), number, number, number)
+    for at, packed in enumerate(weights):
+        kind, size = numbers[at % WEIGHTS_OF_LAYER], shapes[at % WEIGHTS_OF_LAYER]
+        check_packed(operator, f"weights[{at}]", packed, packed_bytes(kind, *size))
     starts = cu_seqlens.long()
     lengths = starts.diff()
     positions = torch.arange(len(tokens), device=tokens.device)
     positions = positions - torch.repeat_interleave(starts[:-1], lengths)
     x = words[tokens.long()].float() + places[positions]
     x = F.layer_norm(x, (width,), vectors[0], vectors[1], epsilon)
-    shapes = ((3 * width, width), (width, width), (inner, width), (width, inner))
-    for index in range(len(weights) // WEIGHTS_OF_LAYER):
-        packed = weights[WEIGHTS_OF_LAYER * index :][:WEIGHTS_OF_LAYER]
-        kept = (qkv_number(number), number, number, number)
-        w = [unpack(p, n, *size) for p, n, size in zip(packed, kept, shapes, strict=True)]
+    for index in range(layers):
+        packed_here = weights[WEIGHTS_OF_LAYER * index :][:WEIGHTS_OF_LAYER]
+        w = [unpack(p, n, *size) for p, n, size in zip(packed_here, numbers, shapes, strict=True)]
         b = vectors[2 + VECTORS_OF_LAYER * index :]
         q, k, v = F.linear(x, w[0], b[0]).chunk(3, 1)
         scale = (width // heads) ** -0.5
@@ -147,7 +165,7 @@ def encoder_forward_reference(
             q, k, v, cu_seqlens, cu_seqlens, heads, scale, False, None
         )
         x = F.layer_norm(x + F.linear(context, w[1], b[1]), (width,), b[4], b[5], epsilon)
-        up = activated(F.linear(x, w[2], b[2]), activation, "encoder_forward")
+        up = activated(F.linear(x, w[2], b[2]), activation, operator)
         x = F.layer_norm(x + F.linear(up, w[3], b[3]), (width,), b[6], b[7], epsilon)
     return x
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from native_ops.encoder_checks import need
+from native_ops.checks import check_tensor, need
+from native_ops.encoder_checks import check_packed
 
 PANEL, GROUP = 32, 16
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
@@ -36,16 +37,9 @@ def packed_bytes(number: str, outputs: int, inputs: int) -> int:
 def pack(weight: torch.Tensor, number: str) -> torch.Tensor:
     """float32 [N, K] to uint8: rounded, filled with zeros, in panels of 32 outputs."""
     check_number("encoder_pack", number)
-    need(
-        weight.dtype == torch.float32,
-        "encoder_pack",
-        f"weight must be float32; it is {str(weight.dtype).removeprefix('torch.')}",
-    )
-    need(
-        weight.dim() == 2 and weight.numel() > 0,
-        "encoder_pack",
-        f"weight must have 2 dimensions and not be empty; its shape is {list(weight.shape)}",
-    )
+    check_tensor("encoder_pack", "weight", weight, torch.float32, (None, None))
+    rule = f"weight must not be empty; its shape is {list(weight.shape)}"
+    need(weight.numel() > 0, "encoder_pack", rule)
     outputs, inputs = weight.shape
     columns = filled(inputs, _STEP[number])
     whole = F.pad(weight, (0, columns - inputs, 0, filled(outputs, PANEL) - outputs))
@@ -65,12 +59,7 @@ def unpack(packed: torch.Tensor, number: str, outputs: int, inputs: int) -> torc
     """uint8 back to float32 [N, K], as rounded."""
     check_number("encoder_linear", number)
     expected = packed_bytes(number, outputs, inputs)
-    need(
-        packed.dtype == torch.uint8 and packed.shape == (expected,),
-        "encoder_linear",
-        f"packed must be uint8 [{expected}]; it is "
-        f"{str(packed.dtype).removeprefix('torch.')} {list(packed.shape)}",
-    )
+    check_packed("encoder_linear", "packed", packed, expected)
     columns, together = filled(inputs, _STEP[number]), _TOGETHER[number]
     if number == "int8":
         panels = packed.view(-1, expected // (filled(outputs, PANEL) // PANEL))

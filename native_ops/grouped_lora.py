@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 
+from native_ops.checks import check_dtype, check_tensor, need
 from native_ops.operators import define
 
 NO_ADAPTER = -1
@@ -42,46 +43,25 @@ def _check(
     scales: torch.Tensor,
     adapter: torch.Tensor,
 ) -> None:
+    operator = "grouped_lora"
     weights = a_weights.dtype
-    allowed = weights in (torch.float32, torch.bfloat16)
-    _require(allowed, f"a_weights must be float32 or bfloat16; it is {_name(weights)}")
-    rows, inputs, outputs = x.shape[0], x.shape[-1], y.shape[-1]
-    adapters, most = a_weights.shape[0], a_weights.shape[1]
-    for name, tensor, dtype, shape in (
-        ("x", x, torch.float32, (rows, inputs)),
-        ("y", y, torch.float32, (rows, outputs)),
-        ("a_weights", a_weights, weights, (adapters, most, inputs)),
-        ("b_weights", b_weights, weights, (adapters, outputs, most)),
-        ("ranks", ranks, torch.int64, (adapters,)),
-        ("scales", scales, torch.float32, (adapters,)),
-        ("adapter", adapter, torch.int64, (rows,)),
-    ):
-        _require(
-            tensor.dtype == dtype, f"{name} must be {_name(dtype)}; it is {_name(tensor.dtype)}"
-        )
-        given = list(tensor.shape)
-        rule = f"{name} must have {len(shape)} dimensions; its shape is {given}"
-        _require(tensor.dim() == len(shape), rule)
-        for dim, (size, wanted) in enumerate(zip(given, shape, strict=True)):
-            rule = f"{name} must have {wanted} in dimension {dim}; its shape is {given}"
-            _require(size == wanted, rule)
-    _require(
-        y.is_contiguous(),
-        f"y must be contiguous, since it is changed; its shape is {list(y.shape)}",
-    )
+    check_dtype(operator, "a_weights", a_weights, torch.float32, torch.bfloat16)
+    check_tensor(operator, "x", x, torch.float32, (None, None))
+    rows, inputs = x.shape
+    check_tensor(operator, "y", y, torch.float32, (rows, None))
+    check_tensor(operator, "a_weights", a_weights, weights, (None, None, inputs))
+    adapters, most, _ = a_weights.shape
+    check_tensor(operator, "b_weights", b_weights, weights, (adapters, y.shape[1], most))
+    check_tensor(operator, "ranks", ranks, torch.int64, (adapters,))
+    check_tensor(operator, "scales", scales, torch.float32, (adapters,))
+    check_tensor(operator, "adapter", adapter, torch.int64, (rows,))
+    rule = f"y must be contiguous, since it is changed; its shape is {[*y.shape]}"
+    need(y.is_contiguous(), operator, rule)
     inside = bool(((ranks >= 0) & (ranks <= most)).all())
-    _require(inside, f"ranks must be from 0 to {most}; they are {ranks.tolist()}")
+    need(inside, operator, f"ranks must be from 0 to {most}; they are {ranks.tolist()}")
     known = bool(((adapter >= NO_ADAPTER) & (adapter < adapters)).all())
-    _require(known, f"adapter must hold ids from -1 to {adapters - 1}; it is {adapter.tolist()}")
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _require(condition: bool, rule: str) -> None:
-    if not condition:
-        raise RuntimeError(f"ironcliw::grouped_lora: {rule}")
+    rule = f"adapter must hold ids from -1 to {adapters - 1}; it is {adapter.tolist()}"
+    need(known, operator, rule)
 
 
 grouped_lora = define(

@@ -1,18 +1,19 @@
 """The elementwise half of the loss head: softmax over a vocabulary that comes in tiles, in place.
 
 M rows (supervised tokens), T columns (a tile of the vocabulary that starts at token `first`), H
-hidden width. Statistics are float32 for float32 and bfloat16 logits, float64 for float64 ones; the
-compiled kernels know the first two.
+hidden width. Statistics are float32 for float32 and bfloat16 logits, which are all that the
+operators take; the steps that their references are made of take float64 with float64 too.
 """
 
 from __future__ import annotations
 
 import torch
 
+from native_ops.checks import check_contiguous, check_tensor
 from native_ops.operators import define
 
 
-def online_softmax_reference(
+def online_softmax_step(
     logits: torch.Tensor,
     targets: torch.Tensor,
     first: int,
@@ -37,7 +38,7 @@ def online_softmax_reference(
         gradient.mul_(factor[:, None])
 
 
-def softmax_gradient_reference(
+def softmax_gradient_step(
     logits: torch.Tensor,
     targets: torch.Tensor,
     first: int,
@@ -49,6 +50,42 @@ def softmax_gradient_reference(
     probabilities = torch.sub(logits.to(logsumexp.dtype), logsumexp[:, None]).exp_()
     probabilities.scatter_add_(1, column, -hit[:, None].to(probabilities.dtype))
     logits.copy_(probabilities.mul_(-scale[:, None]))
+
+
+def online_softmax_reference(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    first: int,
+    maximum: torch.Tensor,
+    total: torch.Tensor,
+    target_logit: torch.Tensor,
+    gradient: torch.Tensor | None,
+) -> None:
+    """The step, once its arguments are checked."""
+    operator, rows = "online_softmax_", logits.shape[:1]
+    _check_tile(operator, logits, targets)
+    for name, t in (("maximum", maximum), ("total", total), ("target_logit", target_logit)):
+        check_tensor(operator, name, t, torch.float32, rows)
+        check_contiguous(operator, name, t)
+    if gradient is not None:
+        check_tensor(operator, "gradient", gradient, torch.float32, (*rows, None))
+        check_contiguous(operator, "gradient", gradient)
+    online_softmax_step(logits, targets, first, maximum, total, target_logit, gradient)
+
+
+def softmax_gradient_reference(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    first: int,
+    logsumexp: torch.Tensor,
+    scale: torch.Tensor,
+) -> None:
+    """The step, once its arguments are checked."""
+    operator = "softmax_gradient_"
+    _check_tile(operator, logits, targets)
+    check_tensor(operator, "logsumexp", logsumexp, torch.float32, logits.shape[:1])
+    check_tensor(operator, "scale", scale, torch.float32, logits.shape[:1])
+    softmax_gradient_step(logits, targets, first, logsumexp, scale)
 
 
 online_softmax_ = define(
@@ -75,6 +112,12 @@ softmax_gradient_ = define(
 
 targets int64 [M], logsumexp and scale [M] over the whole vocabulary.
 """
+
+
+def _check_tile(operator: str, logits: torch.Tensor, targets: torch.Tensor) -> None:
+    check_tensor(operator, "logits", logits, (torch.float32, torch.bfloat16), (None, None))
+    check_contiguous(operator, "logits", logits)
+    check_tensor(operator, "targets", targets, torch.int64, logits.shape[:1])
 
 
 def _target_columns(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from native_ops.checks import check_tensor, need
 from native_ops.operators import define
 
 
@@ -19,6 +20,11 @@ def add_layer_norm_reference(
     epsilon: float,
 ) -> torch.Tensor:
     """LayerNorm(x + residual) in float32, rounded once at the end."""
+    operator = "add_layer_norm"
+    _check(operator, x, (torch.float32, torch.bfloat16), weight)
+    check_tensor(operator, "bias", bias, torch.float32, (x.shape[1],))
+    if residual is not None:
+        check_tensor(operator, "residual", residual, x.dtype, x.shape)
     total = x.float() if residual is None else x.float() + residual.float()
     normed: torch.Tensor = F.layer_norm(total, (x.shape[1],), weight, bias, epsilon)
     return normed.to(x.dtype)
@@ -26,12 +32,16 @@ def add_layer_norm_reference(
 
 def rms_norm_reference(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
     """x / sqrt(mean(x^2) + epsilon) * weight."""
-    width, shape = x.shape[-1], list(weight.shape)
-    if shape != [width]:
-        raise RuntimeError(
-            f"ironcliw::rms_norm: weight must have {width} in dimension 0; its shape is {shape}"
-        )
+    _check("rms_norm", x, (torch.float32,), weight)
     return x * torch.rsqrt(x.square().mean(1, keepdim=True) + epsilon) * weight
+
+
+def _check(
+    operator: str, x: torch.Tensor, dtypes: tuple[torch.dtype, ...], weight: torch.Tensor
+) -> None:
+    check_tensor(operator, "x", x, dtypes, (None, None))
+    need(x.shape[1] > 0, operator, f"x must have columns; its shape is {[*x.shape]}")
+    check_tensor(operator, "weight", weight, torch.float32, (x.shape[1],))
 
 
 add_layer_norm = define(

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from native_ops.checks import check_tensor, need
 from native_ops.gguf_types import BLOCK_TYPES, TYPE_NUMBERS
 
 INT8 = 1000
@@ -82,7 +83,8 @@ def pack_weight_reference(
 ) -> torch.Tensor:
     """As `pack_weight`."""
     check_format("pack_weight", format, rows, columns)
-    check_bytes("pack_weight", "source", source, source_bytes(format, rows, columns))
+    nbytes = source_bytes(format, rows, columns)
+    check_tensor("pack_weight", "source", source, torch.uint8, (nbytes,))
     filled = -rows % _GROUP
     bytes_of_row = source_bytes(format, 1, columns)
     grouped = _unflatten(F.pad(source.reshape(rows, bytes_of_row), (0, 0, 0, filled)), 0, (-1, 16))
@@ -117,11 +119,17 @@ def packed_linear_reference(
     x: torch.Tensor, packed: torch.Tensor, format: int, outputs: int, planes: int
 ) -> torch.Tensor:
     """As `packed_linear`, with activations that are not quantised."""
-    _check("packed_linear", x.dtype == torch.float32, f"x must be float32; it is {x.dtype}")
-    _check("packed_linear", x.dim() == 2, f"x must have 2 dimensions; its shape is {[*x.shape]}")
-    check_format("packed_linear", format, outputs, x.shape[1])
-    _check("packed_linear", planes in (1, 2), f"planes must be 1 or 2; it is {planes}")
-    check_bytes("packed_linear", "packed", packed, packed_bytes(format, outputs, x.shape[1]))
+    operator = "packed_linear"
+    check_tensor(operator, "x", x, torch.float32, (None, None))
+    check_format(operator, format, outputs, x.shape[1])
+    rule = f"x must have fewer than 2^28 rows; its shape is {[*x.shape]}"
+    need(len(x) < _MOST, operator, rule)
+    need(planes in (1, 2), operator, f"planes must be 1 or 2; it is {planes}")
+    nbytes = packed_bytes(format, outputs, x.shape[1])
+    check_tensor(operator, "packed", packed, torch.uint8, (nbytes,))
+    packed = packed.contiguous()
+    aligned = packed.data_ptr() % 4 == 0
+    need(aligned, operator, "packed must start at a multiple of 4 bytes")
     out = F.linear(x, unpack_weight(packed, format, outputs, x.shape[1]))
     if format in _FLOATS:
         return out
@@ -130,25 +138,12 @@ def packed_linear_reference(
 
 def check_format(op: str, format: int, rows: int, columns: int) -> None:
     """RuntimeError where the format is unknown or the sizes do not fit it."""
-    _check(op, format in FORMATS.values(), f"format must be one of FORMATS; it is {format}")
-    _check(op, 0 <= rows < _MOST, f"rows must be 0 to 2^28; it is {rows}")
-    _check(op, 0 <= columns < _MOST, f"columns must be 0 to 2^28; it is {columns}")
+    need(format in FORMATS.values(), op, f"format must be one of FORMATS; it is {format}")
+    need(0 <= rows < _MOST, op, f"rows must be 0 to 2^28; it is {rows}")
+    need(0 <= columns < _MOST, op, f"columns must be 0 to 2^28; it is {columns}")
     unit = columns_multiple(format)
     rule = f"columns must be a multiple of {unit} for format {format}; it is {columns}"
-    _check(op, columns % unit == 0, rule)
-
-
-def check_bytes(op: str, name: str, t: torch.Tensor, nbytes: int) -> None:
-    """RuntimeError where a tensor is not uint8 [nbytes]."""
-    _check(op, t.dtype == torch.uint8, f"{name} must be uint8; it is {t.dtype}")
-    _check(op, t.dim() == 1, f"{name} must have 1 dimensions; its shape is {[*t.shape]}")
-    rule = f"{name} must have {nbytes} in dimension 0; its shape is {[*t.shape]}"
-    _check(op, t.numel() == nbytes, rule)
-
-
-def _check(op: str, condition: bool, rule: str) -> None:
-    if not condition:
-        raise RuntimeError(f"ironcliw::{op}: {rule}")
+    need(columns % unit == 0, op, rule)
 
 
 def _unflatten(t: torch.Tensor, dim: int, sizes: tuple[int, ...]) -> torch.Tensor:

@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from native_ops.checks import check_size, check_tensor, need
 from native_ops.operators import define
 from native_ops.sampling_reference import draw_number, likeliest, log_normaliser, penalise
 
 BROKEN = -1
 """In place of a token: the largest logit of the row is NaN or infinite."""
 
+_NAME = "sample_tokens"
 _FORMS = (
     ("logits", torch.float32, 2),
     ("numbers", torch.float64, 1),
@@ -77,11 +79,7 @@ def _fake(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def _check(tensors: list[torch.Tensor], top_width: int) -> None:
     for tensor, (name, dtype, dim) in zip(tensors, _FORMS, strict=True):
-        named = str(dtype).removeprefix("torch.")
-        given = str(tensor.dtype).removeprefix("torch.")
-        _require(tensor.dtype == dtype, f"{name} must be {named}; it is {given}")
-        shape = list(tensor.shape)
-        _require(tensor.dim() == dim, f"{name} must have {dim} dimensions; its shape is {shape}")
+        check_tensor(_NAME, name, tensor, dtype, [None] * dim)
     logits, numbers, heat, top_p, top_k, penalties, *lists = tensors
     history, starts, answers, bias_ids, bias_values, bias_starts, top_counts = lists
     rows, width = logits.shape
@@ -102,11 +100,8 @@ def _check(tensors: list[torch.Tensor], top_width: int) -> None:
         "top_counts": (top_counts, rows),
     }
     for name, (tensor, size) in sizes.items():
-        shape = list(tensor.shape)
-        rule = f"{name} must have {size} in dimension 0; its shape is {shape}"
-        _require(tensor.shape[0] == size, rule)
-    shape = list(penalties.shape)
-    _require(shape[1] == 3, f"penalties must have 3 in dimension 1; its shape is {shape}")
+        check_size(_NAME, name, tensor, 0, size)
+    check_size(_NAME, "penalties", penalties, 1, 3)
     for name, begins, items in (
         ("history_starts", starts, history),
         ("bias_starts", bias_starts, bias_ids),
@@ -151,12 +146,11 @@ def _check_rows(tensors: list[torch.Tensor], top_width: int) -> None:
 
 
 def _require(condition: bool, rule: str) -> None:
-    if not condition:
-        raise RuntimeError(f"ironcliw::sample_tokens: {rule}")
+    need(condition, _NAME, rule)
 
 
 sample_tokens = define(
-    "sample_tokens",
+    _NAME,
     "(Tensor logits, Tensor numbers, Tensor temperatures, Tensor top_p, Tensor top_k, "
     "Tensor penalties, Tensor history, Tensor history_starts, Tensor answer_starts, "
     "Tensor bias_ids, Tensor bias_values, Tensor bias_starts, Tensor top_counts, SymInt top_width) "

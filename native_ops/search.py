@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import torch
 
+from native_ops.checks import check_dim, check_dtype, check_size, check_tensor, need
 from native_ops.operators import define
 
+_NAME = "cosine_top_k"
 _MATRIX_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
 
 
@@ -43,46 +45,23 @@ def _check(
     scales: torch.Tensor | None,
     norms: torch.Tensor | None,
 ) -> None:
-    for name, tensor, dim in (
-        ("queries", queries, 2),
-        ("matrix", matrix, 2),
-        ("scales", scales, 1),
-        ("norms", norms, 1),
-    ):
-        if tensor is None:
-            continue
-        floats = name == "matrix" or tensor.dtype == torch.float32
-        _require(floats, f"{name} must be float32; it is {_name(tensor)}")
-        shape = list(tensor.shape)
-        _require(tensor.dim() == dim, f"{name} must have {dim} dimensions; its shape is {shape}")
-    rule = "matrix must be float32, bfloat16, float16 or int8"
-    _require(matrix.dtype in _MATRIX_TYPES, f"{rule}; it is {_name(matrix)}")
+    check_tensor(_NAME, "queries", queries, torch.float32, (None, None))
+    check_dim(_NAME, "matrix", matrix, 2)
+    check_dtype(_NAME, "matrix", matrix, *_MATRIX_TYPES)
     rows, width = matrix.shape
-    rule = "matrix must have rows (below 2^32) and columns"
-    _require(0 < rows < 2**32 and width > 0, f"{rule}; its shape is {[rows, width]}")
-    shape = list(queries.shape)
-    rule = f"queries must have {width} in dimension 1; its shape is {shape}"
-    _require(shape[1] == width, rule)
-    _require(1 <= k <= rows, f"k must be from 1 to the matrix's {rows} rows; it is {k}")
+    rule = f"matrix must have rows (below 2^32) and columns; its shape is {[rows, width]}"
+    need(0 < rows < 2**32 and width > 0, _NAME, rule)
+    check_size(_NAME, "queries", queries, 1, width)
+    need(1 <= k <= rows, _NAME, f"k must be from 1 to the matrix's {rows} rows; it is {k}")
     rule = "scales must be given with an int8 matrix, and with no other"
-    _require((matrix.dtype == torch.int8) == (scales is not None), rule)
+    need((matrix.dtype == torch.int8) == (scales is not None), _NAME, rule)
     for name, given in (("scales", scales), ("norms", norms)):
         if given is not None:
-            rule = f"{name} must have {rows} in dimension 0; its shape is {list(given.shape)}"
-            _require(len(given) == rows, rule)
-
-
-def _name(tensor: torch.Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
-
-
-def _require(condition: bool, rule: str) -> None:
-    if not condition:
-        raise RuntimeError(f"ironcliw::cosine_top_k: {rule}")
+            check_tensor(_NAME, name, given, torch.float32, (rows,))
 
 
 cosine_top_k = define(
-    "cosine_top_k",
+    _NAME,
     "(Tensor queries, Tensor matrix, SymInt k, Tensor? scales=None, Tensor? norms=None) "
     "-> (Tensor scores, Tensor indices)",
     cosine_top_k_reference,

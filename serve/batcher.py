@@ -231,6 +231,10 @@ class Batcher:
             heapq.heappop(self._timers)
         return self._timers[0][0] if self._timers else None
 
+    def in_flight_seconds(self, now: float) -> float | None:
+        """Estimated time until all that is in flight is served; None until one batch was seen."""
+        return self._remaining(now) if self._service.learned else None
+
     def stats(self, now: float) -> QueueStats:
         """Counters for metrics and status."""
         waiting, wait = self._waiting, self._wait(now, math.inf)

@@ -137,6 +137,10 @@ class BatchQueue:
         """The queue now."""
         return self._batcher.stats(self._clock())
 
+    def in_flight_seconds(self) -> float | None:
+        """Estimated time until all that was sent is served; None until one batch was seen."""
+        return self._batcher.in_flight_seconds(self._clock())
+
     async def close(self) -> None:
         """Fail every request with UnavailableError and cancel what is in flight."""
         self._closed = True

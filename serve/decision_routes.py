@@ -14,7 +14,7 @@ from ironcliw.schemas.decisions import (
     ZeroShotResult,
 )
 from serve.form_errors import parse_form
-from serve.gateway import Direct
+from serve.gateway import Whole, WholeHandler
 from serve.http_forms import ERRORS, body_schema, enter, served_headers
 from serve.keys import Scope
 
@@ -57,10 +57,10 @@ def add_decisions(app: FastAPI, service: Service) -> None:
         return Response(body, 200, headers, "application/json")
 
 
-def decision_handler(service: Service) -> Direct:
+def decision_handler(service: Service) -> WholeHandler:
     """`POST /v1/decisions` from bytes to bytes."""
 
-    async def answer(state: dict[str, Any], body: bytes) -> tuple[int, dict[str, str], bytes]:
+    async def answer(state: dict[str, Any], body: bytes) -> Whole:
         state["route"] = "/v1/decisions"
         key = service.gatekeeper.authenticate(state["headers"], Scope.INFER)
         with service.gatekeeper.slot(key):

@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,8 @@ from serve.batching import BatchObserver, BatchQueue
 from serve.content_cache import ContentCache
 from serve.engines.protocol import Encoded, Tokens, Vectors
 from serve.engines.registry import Prepared, load_preparer, require_embedding
-from serve.lanes import ModelLane
+from serve.failover_lane import open_lane
+from serve.lanes import Lane
 from serve.read_once import ReadOnce
 from serve.variants import Variant
 
@@ -47,7 +47,7 @@ class Served:
     Attributes:
         model: Model id.
         variant: Group of replicas.
-        node: Machine that computed the last batch.
+        node: Machine that computed.
         degraded: Why the answer is less than was asked for; None when it is not.
         cached: Every vector came from the content cache.
     """
@@ -102,7 +102,7 @@ class EmbeddingService:
         self._observer = observer
         self._cache = ContentCache(settings.embedding_cache_bytes)
         self._prepared = ReadOnce(self._prepare)
-        self._lanes: dict[str, ModelLane] = {}
+        self._lanes: dict[str, Lane] = {}
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="tokenise")
 
     @property
@@ -111,8 +111,9 @@ class EmbeddingService:
         return self._cache
 
     def lanes(self) -> dict[str, BatchQueue]:
-        """The queue of each model that was asked for."""
-        return {model: lane.queue for model, lane in self._lanes.items()}
+        """The queues of each model that was asked for."""
+        lanes = self._lanes.items()
+        return {name: q for model, lane in lanes for name, q in lane.queues(model).items()}
 
     async def answer(
         self, request: EmbeddingRequest, deadline: float | None
@@ -192,7 +193,7 @@ class EmbeddingService:
     async def close(self) -> None:
         """Fail what waits and stop."""
         for lane in self._lanes.values():
-            await lane.queue.close()
+            await lane.close()
         self._threads.shutdown(wait=False)
 
     def _inputs(self, request: EmbeddingRequest) -> Any:
@@ -266,26 +267,25 @@ class EmbeddingService:
         rows = [self._cache.get(model_id, tokens) for tokens in sequences]
         missing = [index for index, row in enumerate(rows) if row is None]
         lane = self._lane(model_id)
+        route = lane.route
         if missing:
-            computed = await lane.queue.submit(
+            computed, route = await lane.submit(
                 [sequences[index] for index in missing],
-                priority=priority,
-                deadline=None if deadline is None else deadline - _ANSWER_SECONDS,
+                priority,
+                None if deadline is None else deadline - _ANSWER_SECONDS,
             )
             for index, row in zip(missing, computed, strict=True):
                 rows[index] = row
                 self._cache.put(model_id, sequences[index], row)
         vectors = np.stack([row for row in rows if row is not None])
-        return vectors, Served(
-            model_id, self._variant.name, lane.node, cached=not missing and bool(rows)
-        )
+        return vectors, Served(model_id, *route, cached=not missing and bool(rows))
 
-    def _lane(self, model_id: str) -> ModelLane:
+    def _lane(self, model_id: str) -> Lane:
         lane = self._lanes.get(model_id)
         if lane is None:
             observer = self._observer(model_id) if self._observer else None
-            lane = self._lanes[model_id] = ModelLane(
-                partial(self._variant.embed, model_id), self._settings, observer
+            lane = self._lanes[model_id] = open_lane(
+                self._variant, "embed", model_id, self._settings, observer
             )
         return lane
 

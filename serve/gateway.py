@@ -35,8 +35,12 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Observe = Callable[[str, str, int, float], None]
 Admit = Callable[[str, dict[bytes, bytes]], None]
-# (request state, body) to (status, headers, JSON body)
-Direct = Callable[[dict[str, Any], bytes], Awaitable[tuple[int, dict[str, str], bytes]]]
+# (status, headers, JSON body)
+Whole = tuple[int, dict[str, str], bytes]
+# (request state, body) to an answer
+WholeHandler = Callable[[dict[str, Any], bytes], Awaitable[Whole]]
+# the same, or to what sends it piece by piece
+Direct = Callable[[dict[str, Any], bytes], Awaitable[Whole | App]]
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _MOST_SECONDS = 3600.0
@@ -141,8 +145,12 @@ class Gateway:
             direct = self._direct.get((scope["method"], scope["path"]))
             if direct is None:
                 await self._app(scope, _Body(body, guard), answer)
+                return
+            answered = await direct(scope["state"], body)
+            if isinstance(answered, tuple):
+                await answer.whole(*answered)
             else:
-                await answer.whole(*await direct(scope["state"], body))
+                await answered(scope, _Body(b"", guard), answer)
         except asyncio.CancelledError:
             if guard.reason is None:
                 raise

@@ -18,14 +18,17 @@ from ironcliw.schemas.generation import (
     CompletionRequest,
     GenerationRequest,
 )
-from serve.gateway import internal_error
+from serve.form_errors import parse_form
+from serve.gateway import Whole, internal_error
 from serve.generation.answering import Answering
 from serve.generation.answers import chat_events, completion_events, error_event
-from serve.http_forms import ERRORS, body_schema, enter, parse, served_headers
+from serve.http_forms import ERRORS, body_schema, served_headers
 from serve.keys import Scope
 from serve.service import Service
 
 logger = logging.getLogger(__name__)
+
+Handler = Callable[[dict[str, Any], bytes], Awaitable["Whole | EventStream"]]
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     **ERRORS,
@@ -38,7 +41,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 
 def add_generation(app: FastAPI, service: Service) -> None:
     """Add `POST /v1/chat/completions` and `POST /v1/completions`."""
-    generation = service.generation
+    answer_chat, answer_completion = chat_handler(service), completion_handler(service)
 
     @app.post(
         "/v1/chat/completions",
@@ -49,19 +52,7 @@ def add_generation(app: FastAPI, service: Service) -> None:
     )
     async def chat(request: Request) -> Response:
         """The assistant's next message in a conversation."""
-        slot = service.gatekeeper.slot(enter(request, service, "/v1/chat/completions", Scope.INFER))
-        wanted = await parse(request, ChatCompletionRequest)
-        deadline: float = request.state.deadline
-        if wanted.stream:
-            usage = _wants_usage(wanted)
-            return EventStream(
-                slot,
-                lambda: generation.open_chat(wanted, deadline),
-                lambda answering: chat_events(answering, usage=usage),
-            )
-        with slot:
-            body, served = await generation.answer_chat(wanted, deadline)
-        return Response(body, 200, served_headers(served), "application/json")
+        return _response(await answer_chat(request.scope["state"], await request.body()))
 
     @app.post(
         "/v1/completions",
@@ -72,9 +63,39 @@ def add_generation(app: FastAPI, service: Service) -> None:
     )
     async def completions(request: Request) -> Response:
         """How one text, or several, may go on."""
-        slot = service.gatekeeper.slot(enter(request, service, "/v1/completions", Scope.INFER))
-        wanted = await parse(request, CompletionRequest)
-        deadline: float = request.state.deadline
+        return _response(await answer_completion(request.scope["state"], await request.body()))
+
+
+def chat_handler(service: Service) -> Handler:
+    """`POST /v1/chat/completions` from bytes to bytes, or to events."""
+    generation = service.generation
+
+    async def answer(state: dict[str, Any], body: bytes) -> Whole | EventStream:
+        slot = _enter(service, state, "/v1/chat/completions")
+        wanted = parse_form(body, ChatCompletionRequest)
+        deadline: float = state["deadline"]
+        if wanted.stream:
+            usage = _wants_usage(wanted)
+            return EventStream(
+                slot,
+                lambda: generation.open_chat(wanted, deadline),
+                lambda answering: chat_events(answering, usage=usage),
+            )
+        with slot:
+            content, served = await generation.answer_chat(wanted, deadline)
+        return 200, served_headers(served), content
+
+    return answer
+
+
+def completion_handler(service: Service) -> Handler:
+    """`POST /v1/completions` from bytes to bytes, or to events."""
+    generation = service.generation
+
+    async def answer(state: dict[str, Any], body: bytes) -> Whole | EventStream:
+        slot = _enter(service, state, "/v1/completions")
+        wanted = parse_form(body, CompletionRequest)
+        deadline: float = state["deadline"]
         if wanted.stream:
             usage = _wants_usage(wanted)
             return EventStream(
@@ -83,8 +104,28 @@ def add_generation(app: FastAPI, service: Service) -> None:
                 lambda answering: completion_events(answering, usage=usage),
             )
         with slot:
-            body, served = await generation.answer_completion(wanted, deadline)
-        return Response(body, 200, served_headers(served), "application/json")
+            content, served = await generation.answer_completion(wanted, deadline)
+        return 200, served_headers(served), content
+
+    return answer
+
+
+def _enter(service: Service, state: dict[str, Any], route: str) -> AbstractContextManager[None]:
+    """Name the route for the metrics and check the key; its slot, to be held to the answer's end.
+
+    Raises:
+        AuthenticationError, PermissionDeniedError: see `serve.access.Gatekeeper`.
+    """
+    state["route"] = route
+    gatekeeper = service.gatekeeper
+    return gatekeeper.slot(gatekeeper.authenticate(state["headers"], Scope.INFER))
+
+
+def _response(answered: Whole | EventStream) -> Response:
+    if isinstance(answered, EventStream):
+        return answered
+    status, headers, body = answered
+    return Response(body, status, headers, "application/json")
 
 
 class EventStream(Response):

@@ -23,6 +23,7 @@ import psutil
 from ironcliw.catalog import Catalog
 from ironcliw.setting_sections import ServeSettings
 from ironcliw.sources import locate
+from native_ops import presence
 from serve.cache import ModelCache
 from serve.engines.protocol import ClassificationEngine, EmbeddingEngine, PackedTokens, Vectors
 from serve.engines.registry import (
@@ -91,7 +92,7 @@ class ModelHost:
         self._catalog = catalog
         self._settings = settings
         self._cache_dir = cache_dir
-        self._node = node
+        self.node = node
         self.budget_bytes = memory_budget(settings)
         cache = ModelCache(self.budget_bytes, ttl_seconds=settings.model_ttl_seconds)
         self.residency: ModelResidency[Engine] = ModelResidency(cache, self._load, self._estimate)
@@ -102,7 +103,7 @@ class ModelHost:
         # other
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self._estimates: dict[str, int] = {}
-        self._native: str | None = None
+        self._native = _compiled_kernels()
 
     async def embed(self, model_id: str, batch: PackedTokens) -> Computed:
         """Vectors of a batch; loads the model first where it must.
@@ -199,7 +200,7 @@ class ModelHost:
             if row["state"] in {"ready", "in_use"} and row["id"] in generators:
                 row["generation"] = dataclasses.asdict(generators[row["id"]].stats())
         return {
-            "node": self._node,
+            "node": self.node,
             "budget_bytes": self.budget_bytes,
             "resident_bytes": sum(row["bytes"] for row in models),
             "process_bytes": psutil.Process().memory_info().rss,
@@ -223,7 +224,7 @@ class ModelHost:
         vectors = await self._run(model_id, compute, batch)
         seconds = time.perf_counter() - started
         self.residency.record(model_id, seconds * 1000, len(batch.lengths))
-        return Computed(vectors, seconds, self._node, engine.device, engine.precision)
+        return Computed(vectors, seconds, self.node, engine.device, engine.precision)
 
     async def _run(
         self, model_id: str, compute: Callable[[PackedTokens], Vectors], batch: PackedTokens
@@ -306,13 +307,15 @@ def use_cpu_capability(name: str | None) -> None:
         binary.choose_level(name)
 
 
-def _compiled_kernels() -> str | None:
-    """Level of the compiled kernels, or why there are none; None without torch in the process."""
-    if "torch" not in sys.modules:
-        return None
-    from native_ops import binary
+def _compiled_kernels() -> str:
+    """Level of the compiled kernels, or why there are none; without torch, what can be told."""
+    if "torch" in sys.modules:
+        from native_ops import binary
 
-    return str(binary.state())
+        return str(binary.state())
+    if presence.installed():
+        return "installed; the level is chosen when the first model is loaded"
+    return presence.slow_because(presence.ABSENT)
 
 
 def memory_budget(settings: ServeSettings) -> int:

@@ -24,13 +24,19 @@ from ray.serve.handle import DeploymentHandle
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ironcliw import logs
+from ironcliw.catalog import Catalog
 from ironcliw.errors import RequestError, UnavailableError
 from ironcliw.settings import Settings
+from serve.cloud_news import CloudNews
+from serve.failover_router import FailoverRouter
+from serve.failover_variant import FailoverVariant
 from serve.gateway import Gateway
-from serve.metrics import IngressMetrics
+from serve.local_room import LocalRoom
+from serve.metrics import FailoverMetrics, IngressMetrics
 from serve.routes import create_app, direct_routes
 from serve.serve_variant import ServeVariant
 from serve.service import Service
+from serve.variants import Variant
 
 logger = logging.getLogger(__name__)
 
@@ -44,14 +50,21 @@ class Ingress:
     Args:
         settings: As given to `up`; replicas do not read the environment.
         local: Handle of the engine deployment on the head.
+        spot: Handle of the one in the cloud; None without a cloud.
     """
 
-    async def __init__(self, settings: Settings, local: DeploymentHandle[Any]) -> None:  # type: ignore[misc]
+    async def __init__(  # type: ignore[misc]
+        self,
+        settings: Settings,
+        local: DeploymentHandle[Any],
+        spot: DeploymentHandle[Any] | None = None,
+    ) -> None:
         logs.configure(settings.log)
         self._metrics_client = httpx.AsyncClient(timeout=5.0, trust_env=False)
         self._metrics_url = f"http://127.0.0.1:{settings.cluster.metrics_port}/metrics"
         metrics = IngressMetrics()
-        service = Service(settings, ServeVariant("local", local), _nodes, self._relay, metrics)
+        variant = _variant(settings, local, spot)
+        service = Service(settings, variant, _nodes, self._relay, metrics)
         self._service = service
         self._gateway = Gateway(
             create_app(service),
@@ -136,6 +149,26 @@ def open_listener(host: str, port: int) -> socket.socket:
     listener.listen(_BACKLOG)
     listener.setblocking(False)
     return listener
+
+
+def _variant(
+    settings: Settings, local: DeploymentHandle[Any], spot: DeploymentHandle[Any] | None
+) -> Variant:
+    """Where models run: at home, and in the cloud where there is one."""
+    home = ServeVariant("local", local)
+    if spot is None:
+        return home
+    catalog = Catalog(settings.models)
+    router = FailoverRouter(
+        home,
+        ServeVariant("spot", spot, wait_after_loss=0.0),
+        catalog,
+        LocalRoom(catalog, settings.serve.pinned_models),
+        settings.serve.attempt_timeout_seconds,
+        observer=FailoverMetrics(),
+        why=CloudNews(settings.store_url),
+    )
+    return FailoverVariant(router)
 
 
 def _nodes() -> list[dict[str, Any]]:

@@ -7,6 +7,8 @@ from typing import Any
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
+from serve.failover_terms import Phase
+
 _SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60]
 _TOKENS = [16.0, 64, 256, 512, 1024, 2048, 4096, 8192]
 # the fields of `serve.generation.protocol.GeneratorStats`
@@ -145,6 +147,34 @@ class IngressMetrics:
         if device is not None:
             self._devices[model] = device
             self._loaded.set(1, {"model": model, "device": device})
+
+
+class FailoverMetrics:
+    """A `serve.failover_router.FailoverObserver`; made only where there is a cloud."""
+
+    def __init__(self) -> None:
+        self._attempts = Counter(
+            "ironcliw_attempts_total", "Attempts to answer a request.", ("variant", "outcome")
+        )
+        self._failovers = Counter(
+            "ironcliw_failovers_total", "Attempts that another one had to follow.", ("reason",)
+        )
+        self._phase = Gauge(
+            "ironcliw_spot_state", "1 for the state of the cloud's replicas.", ("state",)
+        )
+
+    def on_attempt(self, variant: str, outcome: str) -> None:
+        """Count one attempt."""
+        self._attempts.inc(1, {"variant": variant, "outcome": outcome})
+
+    def on_failover(self, reason: str) -> None:
+        """Count the way on from one."""
+        self._failovers.inc(1, {"reason": reason})
+
+    def on_phase(self, phase: str) -> None:
+        """Set the state."""
+        for one in Phase:
+            self._phase.set(float(one == phase), {"state": one})
 
 
 class ModelObserver:

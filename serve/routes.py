@@ -28,8 +28,8 @@ from ironcliw.schemas import (
 )
 from serve.decision_routes import add_decisions, decision_handler
 from serve.form_errors import parse_form
-from serve.gateway import Direct, internal_error
-from serve.generation_routes import add_generation
+from serve.gateway import Direct, Whole, WholeHandler, internal_error
+from serve.generation_routes import add_generation, chat_handler, completion_handler
 from serve.http_forms import (
     ERRORS,
     body_schema,
@@ -91,13 +91,15 @@ def direct_routes(service: Service) -> dict[tuple[str, str], Direct]:
     return {
         ("POST", "/v1/embeddings"): embeddings_handler(service),
         ("POST", "/v1/decisions"): decision_handler(service),
+        ("POST", "/v1/chat/completions"): chat_handler(service),
+        ("POST", "/v1/completions"): completion_handler(service),
     }
 
 
-def embeddings_handler(service: Service) -> Direct:
+def embeddings_handler(service: Service) -> WholeHandler:
     """`POST /v1/embeddings` from bytes to bytes."""
 
-    async def answer(state: dict[str, Any], body: bytes) -> tuple[int, dict[str, str], bytes]:
+    async def answer(state: dict[str, Any], body: bytes) -> Whole:
         state["route"] = "/v1/embeddings"
         key = service.gatekeeper.authenticate(state["headers"], Scope.INFER)
         with service.gatekeeper.slot(key):

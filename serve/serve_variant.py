@@ -9,14 +9,21 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
+    RayActorError,
+    RayTaskError,
+    RpcError,
+    WorkerCrashedError,
+)
 from ray.serve.exceptions import DeploymentUnavailableError, ReplicaUnavailableError
 
 from ironcliw.errors import IroncliwError, UnavailableError
 from serve.engines.protocol import PackedTokens
 from serve.generation.protocol import Delta, GenerationJob
 from serve.host import Computed
-from serve.variants import ReplicaLostError
+from serve.variants import ReplicaLostError, ReplicaSilentError
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -25,7 +32,16 @@ logger = logging.getLogger(__name__)
 
 # Serve's router needs a moment to learn that a replica is gone.
 _WAIT_AFTER_LOSS = 0.3
-_LOST = (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError, ConnectionError)
+_LOST = (
+    RayActorError,
+    NodeDiedError,
+    ObjectLostError,  # large answers stay on the replica's machine until they are read
+    RpcError,
+    WorkerCrashedError,
+    DeploymentUnavailableError,
+    ReplicaUnavailableError,
+    ConnectionError,
+)
 _STATS_SECONDS = 2.0
 # So long before the deadline of an answer of which nothing came, somebody asks who is there.
 _ASK_SECONDS = 1.0
@@ -42,11 +58,16 @@ class ServeVariant:
     Args:
         name: Name of the variant.
         handle: Handle of the deployment.
+        wait_after_loss: Seconds before a loss is reported; nobody who asks again at once finds the
+            replica still known.
     """
 
-    def __init__(self, name: str, handle: DeploymentHandle[Any]) -> None:
+    def __init__(
+        self, name: str, handle: DeploymentHandle[Any], wait_after_loss: float = _WAIT_AFTER_LOSS
+    ) -> None:
         self.name = name
         self._handle = handle
+        self._wait_after_loss = wait_after_loss
         # made at first use, since it needs a running event loop
         self._streams: DeploymentHandle[Any] | None = None
 
@@ -55,7 +76,7 @@ class ServeVariant:
 
         Raises:
             ReplicaLostError: the replica died with it.
-            UnavailableError: no replica answered by the deadline.
+            ReplicaSilentError: no replica answered by the deadline.
         """
         computed: Computed = await self._call("embed", deadline, model_id, batch)
         return computed
@@ -72,30 +93,32 @@ class ServeVariant:
     async def generate(
         self, model_id: str, job: GenerationJob, deadline: float
     ) -> AsyncGenerator[Delta, None]:
-        """The answer to a job as it grows.
+        """The answer to a job as it grows; after the first delta the deadline is the reader's.
 
         Raises:
             ReplicaLostError: the replica died; what was not delivered may be computed elsewhere.
             UnavailableError: no replica is there, or none answered by the deadline.
         """
         if self._streams is None:
-            self._streams = self._handle.options(stream=True)
+            # Serve's default, cloudpickle, takes four times as long for a token's message
+            self._streams = self._handle.options(
+                stream=True, request_serialization="pickle", response_serialization="pickle"
+            )
         stream: Any = self._streams.generate.remote(model_id, job)
         begun = False
         try:
             while True:
                 try:
                     with self._translated("generate", deadline):
-                        async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                            following = anext(stream)
-                            delta: Delta = await (
-                                following if begun else self._first(following, deadline)
-                            )
+                        following = anext(stream)
+                        delta: Delta = await (
+                            following if begun else self._first(following, deadline)
+                        )
                     begun = True
                 except StopAsyncIteration:
                     return
                 except ReplicaLostError:
-                    await asyncio.sleep(_WAIT_AFTER_LOSS)
+                    await asyncio.sleep(self._wait_after_loss)
                     raise
                 yield delta
         finally:
@@ -112,13 +135,14 @@ class ServeVariant:
             UnavailableError: there is no replica.
         """
         waiting = asyncio.ensure_future(delta)
+        remaining = deadline - time.monotonic()
+        ask = min(_ASK_SECONDS, remaining / 2)
         try:
-            remaining = deadline - time.monotonic()
-            ask = min(_ASK_SECONDS, remaining / 2)
-            await asyncio.wait({waiting}, timeout=max(0.0, remaining - ask))
-            if not waiting.done():
-                await self._require_replica(ask / 2)
-            return await waiting
+            async with asyncio.timeout(max(0.0, remaining)):
+                await asyncio.wait({waiting}, timeout=max(0.0, remaining - ask))
+                if not waiting.done():
+                    await self._require_replica(ask / 2)
+                return await waiting
         finally:
             waiting.cancel()
 
@@ -163,7 +187,7 @@ class ServeVariant:
                 async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                     return await getattr(self._handle, method).remote(*args)
         except ReplicaLostError:
-            await asyncio.sleep(_WAIT_AFTER_LOSS)
+            await asyncio.sleep(self._wait_after_loss)
             raise
 
     @contextlib.contextmanager
@@ -177,7 +201,7 @@ class ServeVariant:
                 raise error.cause from error
             raise
         except TimeoutError as error:
-            raise UnavailableError(
+            raise ReplicaSilentError(
                 f"no {self.name} replica answered within {seconds:.3g} s", retry_after=2.0
             ) from error
         except _LOST as error:

@@ -21,6 +21,7 @@ from serve.access import Gatekeeper
 from serve.batching import BatchObserver, BatchQueue
 from serve.decisions.service import DecisionService
 from serve.embeddings import EmbeddingService
+from serve.failover_variant import FailoverVariant
 from serve.generation.service import GenerationService
 from serve.keyring import KeyRing
 from serve.keys import ApiKeys
@@ -64,7 +65,7 @@ class Service:
 
     Args:
         settings: As given to `up`.
-        variant: Where models run.
+        variant: Where models run; a `FailoverVariant` where there is a cloud.
         nodes: Facts about the cluster's nodes; blocking.
         relay: Body of the metrics agent's page.
         metrics: Where figures go.
@@ -253,12 +254,14 @@ class Service:
             stats = {"models": []}
             degraded.append(f"variant {self.variant.name}: {error}")
         rows = self._with_errors(stats["models"])
+        cloud = await self._cloud()
+        degraded += [f"variant {row['name']}: {row['reason']}" for row in cloud if row["reason"]]
         degraded += [f"model {row['id']}: {row['error']}" for row in rows if row["error"]]
         degraded += [f"pinned model {model} was unloaded" for model in self._unloaded(rows)]
         cache = self.embeddings.content_cache
         return {
             "nodes": await asyncio.to_thread(self._nodes),
-            "variants": [self._variant_row(stats)],
+            "variants": [self._variant_row(stats), *cloud],
             "models": rows,
             "queues": queues,
             "content_cache": {
@@ -281,6 +284,8 @@ class Service:
 
     async def close(self) -> None:
         """Stop."""
+        if isinstance(self.variant, FailoverVariant):
+            await self.variant.router.close()
         await self.decisions.close()
         await self.generation.close()
         await self.embeddings.close()
@@ -316,6 +321,12 @@ class Service:
             return
         cache = self.embeddings.content_cache
         self._metrics.on_stats(waiting, cache.hits, cache.misses, models)
+
+    async def _cloud(self) -> list[dict[str, Any]]:
+        """The row of the variant in the cloud, where there is one."""
+        if isinstance(self.variant, FailoverVariant):
+            return [await self.variant.router.status()]
+        return []
 
     def _variant_row(self, stats: dict[str, Any]) -> dict[str, Any]:
         figures = {name: value for name, value in stats.items() if name != "models"}

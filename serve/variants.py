@@ -1,7 +1,7 @@
 """Where a model can run: one variant is one group of engine replicas.
 
-Today there is `local`, on the head. The router asks a variant for vectors and never knows whether
-a Ray actor or this very process computes them.
+`local` is on the head, `spot` in the cloud; `serve.failover_variant` goes before both. Who asks a
+variant for vectors never knows whether a Ray actor or this very process computes them.
 """
 
 from __future__ import annotations
@@ -21,13 +21,49 @@ class ReplicaLostError(UnavailableError):
     default_code = "replica_lost"
 
 
-class Variant(Protocol):
-    """One group of replicas that can run models."""
+class ReplicaSilentError(UnavailableError):
+    """No replica said anything for as long as it was given."""
+
+    default_code = "replica_silent"
+
+
+class ModelLoadingError(UnavailableError):
+    """A replica loads the model and does not make its caller wait for it."""
+
+    default_code = "model_loading"
+
+
+class NotSentError(UnavailableError):
+    """The replicas no longer took requests when its turn came."""
+
+    default_code = "not_sent"
+
+
+class GeneratingVariant(Protocol):
+    """What an answer in text needs of a variant."""
 
     @property
     def name(self) -> str:
         """`local` or `spot`."""
         ...
+
+    def generate(
+        self, model_id: str, job: GenerationJob, deadline: float
+    ) -> AsyncGenerator[Delta, None]:
+        """The answer to a job as it grows; closing the generator frees its slot.
+
+        Raises:
+            ReplicaLostError: the replica died; what was not delivered may be computed elsewhere.
+        """
+        ...
+
+    async def stats(self) -> dict[str, Any]:
+        """Budget, bytes and models."""
+        ...
+
+
+class Variant(GeneratingVariant, Protocol):
+    """One group of replicas that can run models."""
 
     async def embed(self, model_id: str, batch: PackedTokens, deadline: float) -> Computed:
         """Vectors of a batch; deadline in seconds of `time.monotonic`."""
@@ -41,16 +77,6 @@ class Variant(Protocol):
         """Names of a classifier's classes, in the order of its logits."""
         ...
 
-    def generate(
-        self, model_id: str, job: GenerationJob, deadline: float
-    ) -> AsyncGenerator[Delta, None]:
-        """The answer to a job as it grows; closing the generator frees its slot.
-
-        Raises:
-            ReplicaLostError: the replica died; what was not delivered may be computed elsewhere.
-        """
-        ...
-
     async def load(self, model_id: str, pin: bool, ttl: float | None) -> None:
         """Load a model."""
         ...
@@ -61,10 +87,6 @@ class Variant(Protocol):
 
     async def probe(self, model_id: str) -> float:
         """A real forward pass; returns its milliseconds."""
-        ...
-
-    async def stats(self) -> dict[str, Any]:
-        """Budget, bytes and models."""
         ...
 
     def events(self, model_id: str) -> AsyncIterator[dict[str, Any]]:

@@ -1,11 +1,15 @@
-"""Every test starts with a clean environment and a state directory of its own."""
+"""Every test starts with a clean environment, a state directory of its own, and no log handler."""
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from ironcliw.logs import PACKAGES
 
 
 @pytest.fixture(autouse=True)
@@ -17,3 +21,19 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     # no test may reach a model hub
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+
+
+@pytest.fixture(autouse=True)
+def clean_logging() -> Iterator[None]:
+    """A command sets the logs up for its process; the next test's streams are others."""
+    before = {name: _state(logging.getLogger(name)) for name in PACKAGES}
+    yield
+    for name, (handlers, level, propagate) in before.items():
+        logger = logging.getLogger(name)
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
+        logger.propagate = propagate
+
+
+def _state(logger: logging.Logger) -> tuple[list[logging.Handler], int, bool]:
+    return list(logger.handlers), logger.level, logger.propagate

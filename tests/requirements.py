@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TypeVar
 
 import pytest
+
+from cluster.testing.network import why_unavailable
 
 T = TypeVar("T")
 
@@ -24,4 +27,18 @@ def need(found: T | None, reason: str) -> T:
         return found
     if os.environ.get("CI"):
         pytest.fail(f"{reason} (CI is set, so this is no reason to skip)")
+    pytest.skip(reason)
+
+
+def need_namespaces() -> None:
+    """Skip a test where no network namespaces can be made.
+
+    Under CI it fails only if CI has the rights, which root on Linux has: CI without them (a
+    container of somebody who tries the project) is told in the summary, as everybody is.
+    """
+    reason = why_unavailable()
+    if reason is None:
+        return
+    if os.environ.get("CI") and sys.platform == "linux" and os.geteuid() == 0:
+        pytest.fail(f"{reason} (CI is set and runs as root, so this is no reason to skip)")
     pytest.skip(reason)

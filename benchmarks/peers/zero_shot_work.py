@@ -16,6 +16,7 @@ import numpy as np
 from benchmarks.child import Embed
 
 TEMPLATE = "This example is {}."
+_SPREAD = 20
 _START, _PAD, _END = 0, 1, 2  # ids of BART, and of special tokens in the vocabulary that we borrow
 
 
@@ -51,6 +52,9 @@ def make_model(folder: Path, tokenizer_file: Path, layers: int, seed: int = 0) -
         label2id={"contradiction": 0, "neutral": 1, "entailment": 2},
     )
     model: Any = BartForSequenceClassification(config)
+    with torch.no_grad():
+        # else every label would have the same probability, whatever rounding does
+        model.classification_head.out_proj.weight.mul_(_SPREAD)
     model.to(torch.bfloat16).save_pretrained(folder)
     backend = Tokenizer.from_file(str(tokenizer_file))
     start, pad, end = (str(backend.id_to_token(token)) for token in (_START, _PAD, _END))

@@ -5,12 +5,14 @@ A client of the GCS is enough: no driver is started, and Ray's worker is not loa
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cluster.config import GROUP_LABEL, SPOT_TYPE
 from cluster.control.leases import Lease, read_leases
+from cluster.control.occupants import LivingActor, LivingJob, Occupancy
 from cluster.control.state import Node
 from cluster.vm.head import connect_to_gcs, drain_once
 from cluster.vm.report import VmReport, forget, read_reports
@@ -88,6 +90,11 @@ class GcsLink:
         view: View = self._call(self._look)
         return view
 
+    def occupancy(self) -> Occupancy:
+        """Who uses the cluster."""
+        occupancy: Occupancy = self._call(_occupancy)
+        return occupancy
+
     def drain(self, node_id: str, message: str, seconds: float) -> str:
         """Drain a node, unless it is draining; returns what the GCS said.
 
@@ -154,6 +161,27 @@ class GcsLink:
             # the head may come back as another one
             self._client = None
             raise
+
+
+def _occupancy(gcs: Any) -> Occupancy:
+    # a call that the client has for event loops alone
+    actors = asyncio.run(_living_actors(gcs))
+    jobs = gcs.get_all_job_info(timeout=_RPC_SECONDS)
+    return Occupancy(
+        actors=[
+            LivingActor(one.address.node_id.hex(), one.job_id.hex(), one.name)
+            for one in actors.values()
+        ],
+        jobs=[
+            LivingJob(one.job_id.hex(), one.is_running_tasks, dict(one.config.metadata))
+            for one in jobs.values()
+            if not one.is_dead
+        ],
+    )
+
+
+async def _living_actors(gcs: Any) -> Any:
+    return await gcs.async_get_all_actor_info(actor_state_name="ALIVE", timeout=_RPC_SECONDS)
 
 
 def _bundles(constraints: Sequence[Any]) -> list[Bundle]:

@@ -18,12 +18,14 @@ from typing import Any
 from ray.exceptions import RayError
 
 from cluster.announcements import Announcements
-from cluster.config import CLUSTER_NAME, HEAD_INSTANCE_ID
+from cluster.config import HEAD_INSTANCE_ID
 from cluster.control.agent_news import AgentNews
 from cluster.control.gcs_link import GcsLink, View
 from cluster.control.leases import leased
 from cluster.control.metrics import metrics_text, write_metrics
+from cluster.control.occupants import Occupancy, bookings
 from cluster.control.poller import Poller
+from cluster.control.report import make_report, write_report
 from cluster.control.state import (
     ControllerState,
     Delete,
@@ -34,7 +36,7 @@ from cluster.control.state import (
     Tell,
 )
 from cluster.events import EventLog
-from cluster.gce.client import ComputeClient, Preemption
+from cluster.gce.client import ComputeClient, Listing, Preemption
 from cluster.keep_warm import is_warm
 from cluster.launch.zone_choice import load_book
 from cluster.machines import Vm
@@ -51,8 +53,10 @@ PERIOD_SECONDS = 2.0
 FRESH_SECONDS = 15.0
 """Answers that are older are not acted upon."""
 _PREEMPTIONS_PERIOD = 5.0
+_OCCUPANCY_PERIOD = 10.0
+_OCCUPANCY_SECONDS = 30.0  # a demand that flickers would let a machine go that is wanted
 _PREEMPTIONS_SINCE = timedelta(minutes=10)
-_METRICS_PERIOD = 10.0
+_METRICS_PERIOD = 5.0
 _FORGET_AFTER = timedelta(minutes=10)
 _SILENT_SECONDS = 60.0
 _FAILURES = (IroncliwError, RayError, OSError)
@@ -100,6 +104,8 @@ class Controller:
         self._vms = self._poller(self._cloud_threads, self._list, PERIOD_SECONDS)
         self._taken = self._poller(self._cloud_threads, self._preemptions, _PREEMPTIONS_PERIOD)
         self._view = self._poller(self._head_thread, gcs.look, PERIOD_SECONDS)
+        self._work = self._poller(self._head_thread, gcs.occupancy, _OCCUPANCY_PERIOD)
+        self._booked_at: float | None = None
         self._pending: dict[Future[Any], Instruction] = {}
         self._overdue: Sequence[str] = ()
         self._over = ""
@@ -111,19 +117,21 @@ class Controller:
         """Take in what was answered, and do what follows; waits for the store alone."""
         self._finish()
         self._taken.poll()
-        view, vms = self._view.poll(), self._vms.poll()
+        view, listed, work = self._view.poll(), self._vms.poll(), self._work.poll()
         try:
-            if vms is not None:
-                self._listed(vms)
+            if listed is not None:
+                self._listed(*listed)
             if view is not None:
                 self._looked(view)
+            if work is not None:
+                self._book(work)
         except StoreError as error:
             # machines are looked after all the same: the cap holds by what was promised before
             logger.warning("the ledger could not be kept: %s", error)
         seen = self._snapshot()
         for instruction in self._state.step(seen):
             self._perform(instruction)
-        self._write_metrics(seen)
+        self._write_files(seen)
 
     def close(self) -> None:
         """Give the threads back; what they do is left alone."""
@@ -133,16 +141,22 @@ class Controller:
     def _poller(self, executor: Executor, ask: Callable[[], Any], period: float) -> Any:
         return Poller(executor, ask, period, self._monotonic, _FAILURES)
 
-    def _list(self) -> list[Vm]:
-        return self._client.list_vms(CLUSTER_NAME)
+    def _list(self) -> tuple[Listing, datetime]:
+        listing = self._client.listing(self._settings.cloud.cluster_name)
+        return listing, self._clock()
 
     def _preemptions(self) -> list[Preemption]:
         since = self._ledger.now() - _PREEMPTIONS_SINCE
         return self._client.preemptions(self._settings.cloud.zones, since)
 
-    def _listed(self, vms: Sequence[Vm]) -> None:
+    def _listed(self, listing: Listing, answered_at: datetime) -> None:
+        age = self._clock() - answered_at
+        if not timedelta() <= age <= timedelta(seconds=FRESH_SECONDS):
+            return  # this machine slept, or its clock was set: the next one is asked for already
         self._listed_at = self._clock()
-        observation = self._ledger.observe(vms)
+        # the cloud's time of now; the ledger compares it with this machine's of now
+        at = None if listing.at is None else listing.at + age
+        observation = self._ledger.observe(listing.vms, at=at)
         self._overdue = observation.overdue
         for taken in self._taken.fresh(FRESH_SECONDS) or ():
             self._ledger.ended(taken.name, taken.at)
@@ -168,9 +182,21 @@ class Controller:
             message = f"the autoscaler has done nothing for {_SILENT_SECONDS:.0f} s"
             self._announcements.add("head", f"{message}: see monitor.log of the head's session")
 
+    def _book(self, work: Occupancy) -> None:
+        """Note who has used which machine since the last answer."""
+        now, before = self._monotonic(), self._booked_at
+        self._booked_at = now
+        view: View | None = self._view.fresh(FRESH_SECONDS)
+        if view is None or before is None:
+            return
+        # after a pause nobody knows who was there
+        seconds = min(now - before, 2 * _OCCUPANCY_PERIOD)
+        for name, user, used in bookings(work.users(view.nodes), seconds):
+            self._ledger.add_use(name, user, used)
+
     def _forget_gone(self, view: View) -> None:
         """The reports of machines that are gone, some time after their last word."""
-        vms: list[Vm] | None = self._vms.fresh(FRESH_SECONDS)
+        vms = self._machines()
         if vms is None:
             return
         names = {vm.name for vm in vms}
@@ -180,20 +206,26 @@ class Controller:
                 forget = partial(self._gcs.forget, name)
                 self._submit(self._head_thread, Tell("left", "", name), forget)
 
+    def _machines(self) -> Sequence[Vm] | None:
+        listed: tuple[Listing, datetime] | None = self._vms.fresh(FRESH_SECONDS)
+        return None if listed is None else listed[0].vms
+
     def _snapshot(self) -> Snapshot:
         view: View | None = self._view.fresh(FRESH_SECONDS)
         taken: list[Preemption] = self._taken.fresh(FRESH_SECONDS) or []
         now = self._ledger.now()
         warm = is_warm(self._settings.cloud.keep_warm, self._clock().astimezone())
+        work: Occupancy | None = self._work.fresh(_OCCUPANCY_SECONDS)
+        by_lease = leased(view.leases, now) if view else 0
         return Snapshot(
             now=now,
-            vms=self._vms.fresh(FRESH_SECONDS),
+            vms=self._machines(),
             nodes=view.nodes if view else None,
             preempted={one.name: one.at for one in taken},
             reports=view.reports if view else (),
             over=self._over,
             overdue=self._overdue,
-            floor=max(int(warm), leased(view.leases, now) if view else 0),
+            floor=max(int(warm), by_lease, work.wanted if work else 0),
             demanded=view.demanded if view else 0,
         )
 
@@ -240,17 +272,25 @@ class Controller:
                     message = f"machine {name} in {zone} is deleted: {reason}"
                     self._announcements.add("reaped", message, name=name, zone=zone)
 
-    def _write_metrics(self, seen: Snapshot) -> None:
+    def _write_files(self, seen: Snapshot) -> None:
         now = self._monotonic()
         if now < self._written_at + _METRICS_PERIOD:
             return
         self._written_at = now
         try:
+            write_report(self._settings.state_dir, make_report(seen, self._clock()))
             resting = load_book(self._store, self._settings.cloud).reasons(self._clock())
-            text = metrics_text(seen, self._ledger.standing(), resting, self._listed_at)
+            text = metrics_text(
+                seen,
+                self._ledger.standing(),
+                resting,
+                self._listed_at,
+                zones=len(self._settings.cloud.zones),
+                events=EventLog(self._store).counts(self._clock() - timedelta(days=1)),
+            )
             write_metrics(self._settings.state_dir, text)
         except (StoreError, OSError) as error:
-            logger.warning("the metrics could not be written: %s", error)
+            logger.warning("report and metrics could not be written: %s", error)
 
 
 def _told(observation: Observation) -> list[tuple[str, str, str]]:

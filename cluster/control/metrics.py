@@ -25,6 +25,9 @@ def metrics_text(
     standings: Sequence[Standing],
     resting: Mapping[str, str],
     listed_at: datetime | None,
+    *,
+    zones: int,
+    events: Mapping[str, int],
 ) -> str:
     """The file's text. What is not known now is absent, never zero.
 
@@ -33,9 +36,20 @@ def metrics_text(
         standings: Of the day and the month.
         resting: Why each resting zone rests.
         listed_at: When the cloud's machines were last listed.
+        zones: How many zones the settings name.
+        events: How many events of each kind the last day had.
     """
     lines: list[str] = []
-    for name, about, samples in _gauges(seen, standings, resting, listed_at):
+    gauges: list[tuple[str, str, list[Sample]]] = [
+        *_gauges(seen, standings, resting, listed_at),
+        ("zones", "Zones that may be asked for machines.", [({}, float(zones))]),
+        (
+            "events_day",
+            "Events of the last 24 hours, by kind.",
+            [({"kind": kind}, float(count)) for kind, count in sorted(events.items())],
+        ),
+    ]
+    for name, about, samples in gauges:
         full = f"ironcliw_cluster_{name}"
         lines += [f"# HELP {full} {about}", f"# TYPE {full} gauge"]
         lines += [f"{full}{_labels(labels)} {value!r}" for labels, value in samples]

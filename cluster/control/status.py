@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from cluster.control.report import ControllerReport, read_report
 from cluster.events import Event, EventLog
 from cluster.launch.zone_choice import load_book
 from cluster.money.ledger import Ledger, Standing
@@ -15,41 +16,90 @@ from ironcliw.settings import Settings
 from ironcliw.store import Store
 
 _EVENTS = 8
+_REFUSALS = 3
+_SILENT_SECONDS = 30.0
+"""A controller that has not reported for so long does not run."""
+_REFUSAL_KINDS = ("refused", "launch_failed")
+_RECENT = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
 class CloudStatus:
-    """What the store knows; nothing is asked of the cloud or of Ray.
+    """What store and controller have written down; nothing is asked of the cloud or of Ray.
 
     Attributes:
-        machines: Names and zones of those that are there or ordered.
+        at: When it was read.
+        controller: Its last report; None: it has made none.
+        machines: Names and zones of those that are there or ordered, by the ledger.
+        refusals: Why machines did not come, in the last hour, newest first.
         resting: Zones that are not asked now, and why.
         standings: Of the day and the month.
         events: The newest, newest first.
     """
 
+    at: datetime
+    controller: ControllerReport | None
     machines: Mapping[str, str]
+    refusals: Sequence[Event]
     resting: Mapping[str, str]
     standings: Sequence[Standing]
     events: Sequence[Event]
 
+    @property
+    def is_looked_after(self) -> bool:
+        """Whether the controller has reported a moment ago."""
+        report = self.controller
+        return report is not None and (self.at - report.at).total_seconds() <= _SILENT_SECONDS
+
     def lines(self) -> list[str]:
         """For a person."""
-        machines = ", ".join(f"{name} ({zone})" for name, zone in self.machines.items())
-        lines = [f"machines: {machines or 'none'}"]
+        lines = [self._controller_line(), *self._worker_lines()]
         for one in self.standings:
             cap = "no cap" if one.cap is None else f"cap {one.cap:.2f}"
             money = f"{one.spent:.2f} USD spent, {one.committed:.2f} committed, {cap}"
             lines.append(f"{one.window.period} {one.window}: {money}")
-        lines += [f"{zone}: {reason}" for zone, reason in self.resting.items()]
-        lines += [
-            f"{event.at:%m-%d %H:%M:%SZ} {event.kind}: {event.message}" for event in self.events
-        ]
+        lines += [f"zone {zone} rests: {reason}" for zone, reason in self.resting.items()]
+        lines += [f"not launched: {_line(event)}" for event in self.refusals]
+        told = {event.message for event in self.refusals}
+        lines += [_line(event) for event in self.events if event.message not in told]
         return lines
+
+    def _controller_line(self) -> str:
+        report = self.controller
+        if report is None:
+            return (
+                "controller: has not reported yet; its log is logs/cluster.control.controller.log"
+            )
+        if not self.is_looked_after:
+            return (
+                f"controller: SILENT since {report.at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}, nobody "
+                "looks after the machines; see logs/cluster.control.controller.log"
+            )
+        cloud = "cloud answers" if report.workers is not None else "CLOUD DOES NOT ANSWER"
+        head = "head answers" if report.reaches_head else "HEAD DOES NOT ANSWER"
+        return f"controller: alive, {cloud}, {head}"
+
+    def _worker_lines(self) -> list[str]:
+        report = self.controller
+        if report is None or report.workers is None or not self.is_looked_after:
+            machines = [f"{name} ({zone}): by the ledger" for name, zone in self.machines.items()]
+        else:
+            listed = {worker.name for worker in report.workers}
+            machines = [str(worker) for worker in report.workers] + [
+                f"{name} ({zone}): ordered, or just gone"
+                for name, zone in self.machines.items()
+                if name not in listed
+            ]
+        return [f"worker {one}" for one in machines] or ["workers: none"]
 
     def to_json(self) -> dict[str, Any]:
         """For programs."""
+        report = self.controller
+        workers = None if report is None else report.workers
         return {
+            "controller_alive": self.is_looked_after,
+            "controller_at": None if report is None else report.at.isoformat(),
+            "workers": None if workers is None else [asdict(worker) for worker in workers],
             "machines": dict(self.machines),
             "resting_zones": dict(self.resting),
             "budget": [
@@ -61,10 +111,8 @@ class CloudStatus:
                 }
                 for one in self.standings
             ],
-            "events": [
-                {"at": event.at.isoformat(), "kind": event.kind, "message": event.message}
-                for event in self.events
-            ],
+            "refusals": [_document(event) for event in self.refusals],
+            "events": [_document(event) for event in self.events],
         }
 
 
@@ -74,16 +122,30 @@ def cloud_status(
     """Read it from the store.
 
     Raises:
-        StoreError: The store cannot be used; one that no head has used yet has no tables.
+        StoreError: The store cannot be used.
     """
     moment = now or datetime.now(UTC)
     budget = settings.budget
     with Store(settings.store_url) as store:
+        store.migrate()
         ledger = Ledger(store, PriceTable.of(budget), budget, lambda: moment)
         rows = ledger.intervals(moment)
+        log = EventLog(store)
+        refusals = log.recent(_REFUSALS, _REFUSAL_KINDS)
         return CloudStatus(
+            at=moment,
+            controller=read_report(settings.state_dir),
             machines={row.name: row.zone for row in rows if row.ended_at is None},
             resting=load_book(store, settings.cloud).reasons(moment),
             standings=ledger.standing(),
-            events=EventLog(store).recent(events),
+            refusals=[event for event in refusals if moment - event.at <= _RECENT],
+            events=log.recent(events),
         )
+
+
+def _line(event: Event) -> str:
+    return f"{event.at:%m-%d %H:%M:%SZ} {event.kind}: {event.message}"
+
+
+def _document(event: Event) -> dict[str, Any]:
+    return {"at": event.at.isoformat(), "kind": event.kind, "message": event.message}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from datetime import timedelta
 
-from cluster.config import CLUSTER_NAME
 from cluster.events import EventLog
 from cluster.gce.client import ComputeClient
 from cluster.machines import Vm, VmStatus
-from cluster.money.ledger import Ledger
+from cluster.money.ledger import SEND_SECONDS, Ledger
 from cluster.money.prices import PriceTable
 from ironcliw.errors import ClusterError
 from ironcliw.settings import Settings
@@ -19,14 +19,16 @@ from ironcliw.store import Store
 logger = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 120.0
+LATE_SECONDS = 20.0
+"""An insert that was on its way when its process was ended is listed by then, or never was."""
 _POLL_SECONDS = 2.0
 
 
 def delete_all(settings: Settings) -> None:
     """Deletes every machine of the cluster, and waits until each is going or gone.
 
-    An autoscaler that still runs would replace them: end it first. Machines that were ordered and
-    not yet listed are found, since the listing is repeated until it is empty.
+    An autoscaler that still runs would replace them: end it first. For machines that it had ordered
+    and that are not listed yet, `LATE_SECONDS` are waited.
 
     Raises:
         GceError: The cloud refused or did not answer.
@@ -39,15 +41,30 @@ def delete_all(settings: Settings) -> None:
         store.migrate()
         events = EventLog(store)
         ledger = Ledger(store, PriceTable.of(settings.budget), settings.budget)
-        names = delete_machines(client)
+        cluster = settings.cloud.cluster_name
+        names = delete_machines(client, cluster, ordered(ledger))
         # the ledger hears of it at once, should nobody list them again today
-        ledger.observe(client.list_vms(CLUSTER_NAME))
+        listing = client.listing(cluster)
+        ledger.observe(listing.vms, at=listing.at)
         for name in names:
             events.add("deleted", f"machine {name} is deleted by `ironcliw down`", name=name)
 
 
+def ordered(ledger: Ledger) -> list[str]:
+    """Machines that were ordered a moment ago, and that no listing has shown."""
+    now = ledger.now()
+    since = now - timedelta(seconds=SEND_SECONDS + LATE_SECONDS)
+    return [
+        row.name
+        for row in ledger.intervals(since)
+        if row.created_at is None and row.reserved_at is not None and row.reserved_at > since
+    ]
+
+
 def delete_machines(
     client: ComputeClient,
+    cluster: str,
+    awaited: Collection[str] = (),
     *,
     patience: float = PATIENCE_SECONDS,
     clock: Callable[[], float] = time.monotonic,
@@ -55,13 +72,24 @@ def delete_machines(
 ) -> list[str]:
     """The same without a store; returns the names of those that were deleted.
 
+    Args:
+        client: Of the cloud.
+        cluster: Its name.
+        awaited: Machines that may still come; see `ordered`.
+        patience: Seconds for all of it.
+        clock: Monotonic seconds.
+        sleep: Called with seconds, between two looks.
+
     Raises:
         GceError: The cloud refused or did not answer.
         ClusterError: Some are still there after `patience` seconds.
     """
-    deadline = clock() + patience
+    deadline, late = clock() + patience, clock() + LATE_SECONDS
     asked: dict[str, None] = {}
-    while left := [vm for vm in client.list_vms(CLUSTER_NAME) if not _is_going(vm, asked)]:
+    while True:
+        left = [vm for vm in client.list_vms(cluster) if not _is_going(vm, asked)]
+        if not left and (clock() > late or asked.keys() >= set(awaited)):
+            return list(asked)
         if clock() > deadline:
             names = ", ".join(f"{vm.name} in {vm.zone}" for vm in left)
             raise ClusterError(
@@ -74,7 +102,6 @@ def delete_machines(
                 client.delete(vm.name, vm.zone)
                 asked[vm.name] = None
         sleep(_POLL_SECONDS)
-    return list(asked)
 
 
 def _is_going(vm: Vm, asked: dict[str, None]) -> bool:

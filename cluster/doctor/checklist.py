@@ -18,6 +18,7 @@ from cluster.doctor.cloud import check_access, check_budget, check_clock
 from cluster.doctor.network import check_address, check_vpn, check_workers
 from cluster.doctor.probes import Probes
 from cluster.doctor.report import Check
+from cluster.doctor.security import check_names, check_open_ports, check_secrets
 from ironcliw.settings import Settings
 
 _OF_THIS_MACHINE = (
@@ -29,7 +30,15 @@ _OF_THIS_MACHINE = (
     check_token,
     check_macos,
 )
-_OF_THE_CLUSTER = (check_budget, check_keep_warm, check_vpn, check_address, check_clock)
+_OF_THE_CLUSTER = (
+    check_budget,
+    check_keep_warm,
+    check_vpn,
+    check_address,
+    check_open_ports,
+    check_secrets,
+    check_clock,
+)
 
 
 def examine(settings: Settings, probes: Probes) -> Iterator[Check]:
@@ -37,4 +46,5 @@ def examine(settings: Settings, probes: Probes) -> Iterator[Check]:
     for check in (*_OF_THIS_MACHINE, *_OF_THE_CLUSTER):
         yield check(settings, probes)
     yield from check_access(settings, probes)
+    yield check_names(settings, probes)
     yield check_workers(settings, probes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 from cluster.config import CLUSTER_FILE, difference
@@ -53,7 +54,24 @@ def check_cluster_file(settings: Settings, probes: Probes) -> Check:
         return error(name, problem.message, "correct the setting that is named")
     if found is None:
         return ok(name, f"{path} is what the settings mean")
+    refused = _refusal(path)
+    if refused is not None:
+        return error(name, refused, f"correct {path}, or render it anew: ironcliw cluster render")
     return warning(name, found, "ironcliw cluster render")
+
+
+def _refusal(path: Path) -> str | None:
+    """Why Ray, or our provider, would refuse the file."""
+    # the schema is Ray's, and the file may lie beside a base install
+    if importlib.util.find_spec("ray") is None:
+        return None
+    from cluster.config_check import read_cluster_file
+
+    try:
+        read_cluster_file(path)
+    except SettingsError as problem:
+        return problem.message
+    return None
 
 
 def check_ports(settings: Settings, probes: Probes) -> Check:

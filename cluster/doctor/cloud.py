@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from cluster.config import CLUSTER_NAME, region_of
+from cluster.config import region_of
 from cluster.doctor.network import NO_WORKERS
 from cluster.doctor.probes import COMPUTE_ENDPOINT, Probes
 from cluster.doctor.report import Check, State, error, not_needed, ok, warning
+from cluster.gce.errors import GceError
 from cluster.gce.session import is_test_bed
 from cluster.machines import machine_type
 from cluster.money.budget import SKEW_SECONDS, check_caps
 from cluster.money.prices import PriceTable
+from cluster.vm.image import PYTHON_LABEL, RAY_LABEL
 from ironcliw.errors import IroncliwError, SettingsError
 from ironcliw.setting_sections import CloudSettings
 from ironcliw.settings import Settings
 
-# What a baked image says of itself; a label's value may hold no dot, so 3.11.7 is 3-11-7.
-PYTHON_LABEL, RAY_LABEL = "ironcliw-python", "ironcliw-ray"
 # Ray's own switch: `minor` lets patch levels differ (ray/_private/utils.py, check_version_info).
 _MATCH_VARIABLE = "RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL"
 # A `Date` header has whole seconds, and the way there and back counts too.
@@ -107,6 +108,9 @@ def _answered(name: str, step: Callable[[], Check]) -> Check:
     """The check, or what kept it from being made."""
     try:
         return step()
+    except GceError as problem:
+        passes = problem.kind in ("unavailable", "rate")
+        return dataclasses.replace(_from(problem, name), passes=passes)
     except IroncliwError as problem:
         return _from(problem, name)
 
@@ -131,10 +135,13 @@ def _credentials(settings: Settings, probes: Probes) -> Check:
     found = probes.credentials()
     detail = " ".join(found.detail.split())
     if found.problem == "offline":
-        return error(
+        offline = f"Google does not answer ({detail})"
+        return Check(
             "credentials",
-            f"Google does not answer ({detail})",
+            State.ERROR,
+            offline,
             "see whether this machine is online",
+            passes=True,
         )
     if found.problem:
         return error(
@@ -238,7 +245,7 @@ def _quota(settings: Settings, client: _Client) -> Check:
     """There is quota for as many workers as the settings allow, those that run included."""
     cloud = settings.cloud
     quotas = client().quotas(region_of(cloud))
-    running = sum(vm.is_live for vm in client().list_vms(CLUSTER_NAME))
+    running = sum(vm.is_live for vm in client().list_vms(settings.cloud.cluster_name))
     room, tightest = math.inf, ""
     for metric, each in _needs(cloud, quotas).items():
         if metric in quotas and quotas[metric].free // each < room:

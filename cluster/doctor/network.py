@@ -6,7 +6,6 @@ import ipaddress
 import json
 from typing import Any
 
-from cluster.config import CLUSTER_NAME
 from cluster.doctor.probes import Interface, Probes
 from cluster.doctor.report import Check, error, not_needed, ok, warning
 from ironcliw.errors import IroncliwError
@@ -27,7 +26,7 @@ def check_address(settings: Settings, probes: Probes) -> Check:
     address = settings.cluster.node_ip
     if settings.cloud.project is None:
         return not_needed("address", NO_WORKERS)
-    if address in LOOPBACK_HOSTS:
+    if address in LOOPBACK_HOSTS or _is_loopback(address):
         if settings.cloud.api_endpoint is not None:
             return ok("address", f"{address}; good for a test bed on this machine alone")
         return error(
@@ -77,6 +76,11 @@ def _interface_of(address: str, probes: Probes) -> tuple[str, Interface] | None:
     return None
 
 
+def _is_loopback(address: str) -> bool:
+    # 127.0.0.2 too: heads of test beds have it
+    return _is_address(address) and ipaddress.ip_address(address).is_loopback
+
+
 def _is_address(text: str) -> bool:
     try:
         ipaddress.ip_address(text)
@@ -110,10 +114,12 @@ def check_vpn(settings: Settings, probes: Probes) -> Check:
             "store a key in Secret Manager (for Tailscale an ephemeral, tagged auth key) and set "
             "cloud.vpn_secret to the secret's name",
         )
-    return _wireguard(probes) if vpn == "wireguard" else _tailscale_state(settings, probes)
+    if vpn == "wireguard":
+        return _wireguard(settings, probes)
+    return _tailscale_state(settings, probes)
 
 
-def _wireguard(probes: Probes) -> Check:
+def _wireguard(settings: Settings, probes: Probes) -> Check:
     names = sorted(
         name
         for name, one in probes.interfaces().items()
@@ -122,6 +128,14 @@ def _wireguard(probes: Probes) -> Check:
     )
     if not names:
         return error("vpn", "no WireGuard interface is up", "wg-quick up NAME")
+    if settings.cloud.max_workers > 1:
+        return warning(
+            "vpn",
+            f"cloud.vpn_secret is one WireGuard configuration for {settings.cloud.max_workers} "
+            "workers: one key and one address, which the worker that starts last takes from the "
+            "others",
+            "set cloud.max_workers = 1, or cloud.vpn = 'tailscale', whose key many may use",
+        )
     return ok("vpn", f"WireGuard, {', '.join(names)}")
 
 
@@ -169,7 +183,11 @@ def check_workers(settings: Settings, probes: Probes) -> Check:
     if nodes is None:
         return not_needed("workers", "no head runs; look again when one does, and has workers")
     try:
-        machines = [vm for vm in probes.compute().list_vms(CLUSTER_NAME) if vm.status == "RUNNING"]
+        machines = [
+            vm
+            for vm in probes.compute().list_vms(settings.cloud.cluster_name)
+            if vm.status == "RUNNING"
+        ]
     except IroncliwError as problem:
         return error("workers", problem.message, "see the other checks of the cloud")
     # GCE's host names go on with zone and project

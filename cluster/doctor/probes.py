@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import platform
 import re
@@ -18,13 +19,16 @@ from typing import Any
 
 import httpx
 import psutil
+from sqlalchemy import select
 
 from cluster.environment import Environment, detect, program_output, this_machine
 from cluster.head.lifecycle import running_head
-from cluster.head.processes import listener
+from cluster.head.processes import listener, tagged_processes
 from cluster.status import fetch_status
-from ironcliw.errors import ClusterError, NotRunningError
+from cluster.tables import cluster_vms
+from ironcliw.errors import ClusterError, NotRunningError, StoreError
 from ironcliw.settings import LOOPBACK_HOSTS, Settings, process_environment
+from ironcliw.store import Store
 
 COMPUTE_ENDPOINT = "https://compute.googleapis.com"
 _TIMEOUT_SECONDS = 5.0
@@ -72,6 +76,9 @@ class Probes:
         reaches_itself: Why a connection to an own address fails; None: it does not.
         head_runs: Whether a head of this state directory runs.
         nodes: The nodes of the running cluster; None: none answers.
+        listening: Process, address and port of all that the running head listens on; None: no
+            head runs.
+        ordered: Names of the machines that this head has ordered; None: the store does not say.
         free_bytes: Free space where a path is, or would be.
         mode: Permission bits of a file; None: it does not exist.
         clock_offset: Seconds by which our clock is ahead of a server's; None: it does not answer.
@@ -92,6 +99,8 @@ class Probes:
     reaches_itself: Callable[[str], str | None]
     head_runs: Callable[[], bool]
     nodes: Callable[[], list[dict[str, Any]] | None]
+    listening: Callable[[], list[tuple[str, str, int]] | None]
+    ordered: Callable[[], frozenset[str] | None]
     free_bytes: Callable[[Path], int]
     mode: Callable[[Path], int | None]
     clock_offset: Callable[[str], float | None]
@@ -115,6 +124,8 @@ def real_probes(settings: Settings) -> Probes:
         reaches_itself=reaches_itself,
         head_runs=lambda: running_head(settings) is not None,
         nodes=lambda: cluster_nodes(settings),
+        listening=lambda: head_listens(settings),
+        ordered=lambda: ordered_machines(settings),
         free_bytes=free_bytes,
         mode=file_mode,
         clock_offset=clock_offset,
@@ -188,6 +199,33 @@ def cluster_nodes(settings: Settings) -> list[dict[str, Any]] | None:
     except (NotRunningError, ClusterError):
         return None
     return nodes
+
+
+def head_listens(settings: Settings) -> list[tuple[str, str, int]] | None:
+    """Process, address and port of all that the head of this state directory listens on."""
+    record = running_head(settings)
+    if record is None:
+        return None
+    found = []
+    for process in tagged_processes(record.session):
+        with contextlib.suppress(psutil.Error):
+            name = process.name()
+            found += [
+                (name, str(one.laddr.ip), int(one.laddr.port))
+                for one in process.net_connections("tcp")
+                if one.status == psutil.CONN_LISTEN
+            ]
+    return found
+
+
+def ordered_machines(settings: Settings) -> frozenset[str] | None:
+    """Names of the machines that this head has reserved money for; None: nothing is known."""
+    query = select(cluster_vms.c.name).where(cluster_vms.c.reserved_at.is_not(None))
+    try:
+        with Store(settings.store_url) as store, store.read() as connection:
+            return frozenset(connection.execute(query).scalars())
+    except StoreError:
+        return None
 
 
 def free_bytes(path: Path) -> int:

@@ -24,12 +24,14 @@ class Check:
         state: How it is.
         found: What there is, or why nobody looked.
         next_step: What to do; empty where nothing is wrong.
+        passes: Nobody answered: it is not known whether anything is wrong, and time may tell.
     """
 
     name: str
     state: State
     found: str
     next_step: str = ""
+    passes: bool = False
 
     def __post_init__(self) -> None:
         wrong = self.state in (State.WARNING, State.ERROR)

@@ -33,7 +33,7 @@ from ironcliw.setting_sections import CloudSettings
 if TYPE_CHECKING:
     from google.cloud import compute_v1
 
-__all__ = ["ComputeClient", "GceError", "Insertion", "Kind", "Preemption"]
+__all__ = ["ComputeClient", "GceError", "Insertion", "Kind", "Listing", "Preemption"]
 
 _PREEMPTED = "compute.instances.preempted"
 _PAGE = 500
@@ -54,6 +54,17 @@ class Insertion:
 
     notice_seconds: int
     remark: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The machines of a cluster, by name, and when that was so.
+
+    `at` is by the cloud's own clock, in whole seconds; None where its answer did not say.
+    """
+
+    vms: list[Vm]
+    at: datetime | None = None
 
 
 class ComputeClient(ProjectReader):
@@ -79,6 +90,10 @@ class ComputeClient(ProjectReader):
         self._notice_refused = False
 
     def list_vms(self, cluster: str) -> list[Vm]:
+        """The machines of `listing`, without the time."""
+        return self.listing(cluster).vms
+
+    def listing(self, cluster: str) -> Listing:
         """Every machine that carries the cluster's label, in whatever state, by name.
 
         Raises:
@@ -94,7 +109,8 @@ class ComputeClient(ProjectReader):
             _check_reached(action, page, regions)
             for scope in page.items.values():
                 instances.extend(scope.instances)
-        return sorted((to_vm(instance) for instance in instances), key=lambda vm: vm.name)
+        vms = sorted((to_vm(instance) for instance in instances), key=lambda vm: vm.name)
+        return Listing(vms, self.session.listed.last())
 
     def insert(self, request: VmRequest, timeout: float = 60.0) -> Insertion:
         """Makes a machine; returns when GCE has done so, which is before the machine has booted.

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from cluster.gce.answer_time import AnswerTime
 from cluster.gce.errors import GceError, of_credentials, of_http, of_silence
 from cluster.gce.library import compute_library
 from ironcliw.errors import SettingsError, UnsupportedError
@@ -108,6 +109,7 @@ class Session:
         self._lock = threading.Lock()
         self._clients: dict[str, Any] = {}
         self._credentials: Any = None
+        self.listed = AnswerTime()
 
     def client(self, name: str) -> Any:
         """The client of that class in `google.cloud.compute_v1`, made once.
@@ -176,7 +178,9 @@ class Session:
             self._credentials = self._find_credentials()
         # always said, or the environment of the user could turn it to another one
         options = ClientOptions(api_endpoint=self._endpoint or GOOGLE_ENDPOINT)
-        return getattr(compute_v1, name)(credentials=self._credentials, client_options=options)
+        made = getattr(compute_v1, name)
+        transport = self.listed.transport(made) if name == "InstancesClient" else None
+        return made(credentials=self._credentials, client_options=options, transport=transport)
 
     def _find_credentials(self) -> Any:
         import google.auth

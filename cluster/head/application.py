@@ -4,7 +4,8 @@ Run as `python -m cluster.head.application`.
 
 A process of its own: it needs Ray and a hundred megabytes for the few seconds that it lives.
 Its parent hands it the settings, secrets included, on standard input. With `--keep` an application
-that the head's stored state holds is left to come back by itself.
+that the head's stored state holds is left to come back by itself, unless the project's code has
+changed meanwhile: its replicas in the cloud would go on with the old one.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import socket
 import sys
 import time
 
+from cluster.head import project_code
 from cluster.names import load_by_name
 from ironcliw import logs
 from ironcliw.errors import ClusterError
@@ -40,11 +42,17 @@ def main() -> None:
     )
     # Disabled: the ingress listens itself, so that no proxy process stands in between
     serve.start(proxy_location="Disabled")
-    if not _comes_back(keep="--keep" in sys.argv[1:]):
+    if not _comes_back(keep="--keep" in sys.argv[1:] and _is_current(settings)):
         serve.run(builder({"settings": settings}), name=APPLICATION, route_prefix=None)
     sys.stdout.flush()
     # a regular exit of the interpreter waits for Ray's threads, half a second that nobody needs
     os._exit(0)
+
+
+def _is_current(settings: Settings) -> bool:
+    """Whether what workers were given is the project's code as it is now."""
+    no_workers = settings.cloud.project is None or settings.cloud.max_workers == 0
+    return no_workers or project_code.is_published(project_code.pack())
 
 
 def _comes_back(*, keep: bool) -> bool:

@@ -17,7 +17,7 @@ import httpx
 
 from cluster.head.gcs_storage import GcsStorage
 from cluster.head.lock import head_lock
-from cluster.head.preflight import run_before_down, run_preflight
+from cluster.head.preflight import run_before_down, run_cloud_check, run_preflight
 from cluster.head.processes import (
     MONITOR,
     SUPERVISOR,
@@ -85,6 +85,10 @@ def start_head(settings: Settings, report: Report = logger.info) -> tuple[HeadRe
             return record, False
         clean_stale(settings, report)
         check_ports(settings)
+        if has_workers(settings):
+            report("asking the cloud")
+            for note in run_cloud_check(settings):
+                report(note)
         prepare_temp_folder(settings)
         ensure_token(token_path(settings))
         return _start_new(settings, report), True
@@ -181,8 +185,11 @@ def _end_in_order(
     storage = GcsStorage(settings)
     # a head that is still starting goes at once: it would start what launches machines later
     if storage.holds_application():
-        launching = (SUPERVISOR, MONITOR, *settings.cluster.side_modules)
-        ended = sum(end_named(session, *launching) for session in sessions)
+        launching = (MONITOR, *settings.cluster.side_modules)
+        for session in sessions:
+            # first, or it would start the others anew
+            ended += end_named(session, SUPERVISOR)
+            ended += end_named(session, *launching)
     else:
         ended = sum(end_processes(session) for session in sessions)
     released = not storage.exists() or _release_machines(settings, report)

@@ -1,8 +1,8 @@
 """What other layers do before a start and before an end, in a process of its own.
 
 It imports the store, some 80 MB that a head in the foreground would otherwise hold for as long as
-it runs. Run as `python -m cluster.head.preflight NAME`: settings on standard input, the error, if
-there is one, on standard output, both pickled.
+it runs. Run as `python -m cluster.head.preflight NAME`: settings on standard input, what the
+function returned or the error, if there is one, on standard output, all pickled.
 """
 
 from __future__ import annotations
@@ -10,10 +10,14 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from typing import Any
 
 from cluster.names import load_by_name
 from ironcliw.errors import ClusterError, IroncliwError
 from ironcliw.settings import Settings
+
+# the doctor knows the head, so the head knows the doctor by name only
+CLOUD_CHECK = "cluster.doctor.before_up:check_cloud"
 
 
 def run_preflight(settings: Settings) -> None:
@@ -35,14 +39,23 @@ def run_before_down(settings: Settings) -> None:
         _run(settings.cluster.before_down, "cluster.before_down", settings)
 
 
-def _run(name: str, what: str, settings: Settings) -> None:
+def run_cloud_check(settings: Settings) -> list[str]:
+    """Whether machines can be launched at all; returns what is worth telling.
+
+    Raises:
+        SettingsError: They can not.
+    """
+    return list(_run(CLOUD_CHECK, "the check of the cloud", settings))
+
+
+def _run(name: str, what: str, settings: Settings) -> Any:
     done = subprocess.run(
         [sys.executable, "-m", "cluster.head.preflight", name],
         input=pickle.dumps(settings),
         capture_output=True,
     )
     if done.returncode == 0:
-        return
+        return pickle.loads(done.stdout)
     if not done.stdout:
         raise ClusterError(f"{what} failed: {done.stderr.decode().strip()}")
     error = pickle.loads(done.stdout)
@@ -54,7 +67,7 @@ def main() -> None:
     """Call the function with the settings, and say what is wrong."""
     settings: Settings = pickle.load(sys.stdin.buffer)
     try:
-        load_by_name(sys.argv[1])(settings)
+        sys.stdout.buffer.write(pickle.dumps(load_by_name(sys.argv[1])(settings)))
     except IroncliwError as error:
         sys.stdout.buffer.write(pickle.dumps(error))
         sys.exit(1)

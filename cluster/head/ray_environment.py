@@ -85,7 +85,7 @@ def head_environment(settings: Settings, session: str) -> dict[str, str]:
         "MALLOC_ARENA_MAX": "2",
         "TOKENIZERS_PARALLELISM": "true",
         "HF_HUB_DISABLE_TELEMETRY": "1",
-        **_serve_environment(),
+        **serve_environment(),
         **_worker_environment(settings),
     }
 
@@ -99,7 +99,8 @@ def _worker_environment(settings: Settings) -> dict[str, str]:
     return {**autoscaler_environment(settings), **GcsStorage(settings).environment()}
 
 
-def _serve_environment() -> dict[str, str]:
+def serve_environment() -> dict[str, str]:
+    """What Ray Serve reads; handle and replica, also one on a worker, must be of one mind."""
     return {
         # one event loop a replica: a hop between threads costs more than our handlers do
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",

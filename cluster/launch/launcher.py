@@ -14,20 +14,23 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 from cluster.announcements import Announcements
-from cluster.gce.client import Insertion
+from cluster.gce.client import Insertion, Listing
 from cluster.gce.errors import GceError
+from cluster.launch.mismatch import FIT_FACT, fit_of, held_by_mismatch
 from cluster.launch.worker_request import HeadFacts, NodeOrder, worker_request
 from cluster.launch.zone_choice import ZoneChoice
-from cluster.machines import Vm, VmRequest
+from cluster.machines import VmRequest
 from cluster.money.ledger import SEND_SECONDS, Ledger
 from ironcliw.errors import ClusterError, IroncliwError
 from ironcliw.setting_sections import CloudSettings
+
+_REMEMBERED = 200  # events that are looked through for machines that did not fit
 
 
 class Cloud(Protocol):
     """The part of `cluster.gce.client.ComputeClient` that a launch needs."""
 
-    def list_vms(self, cluster: str) -> list[Vm]:
+    def listing(self, cluster: str) -> Listing:
         """All machines of the cluster."""
 
     def insert(self, request: VmRequest) -> Insertion:
@@ -39,8 +42,8 @@ class LaunchError(ClusterError):
 
     Args:
         message: For a person.
-        category: One short word: `budget`, `cooldown`, `late`, the class of a `GceError`, or the
-            code of another error.
+        category: One short word: `budget`, `cooldown`, `late`, `mismatch`, the class of a
+            `GceError`, or the code of another error.
     """
 
     def __init__(self, message: str, category: str = "other") -> None:
@@ -64,6 +67,7 @@ class Launcher:
         announcements: Where reasons are told.
         head: Facts about the head; asked for at each launch, as the token may have changed.
         clock: The wall clock; aware datetimes.
+        head_since: When the head was started, where that is known.
     """
 
     cluster: str
@@ -74,6 +78,7 @@ class Launcher:
     announcements: Announcements
     head: Callable[[], HeadFacts]
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    head_since: Callable[[], datetime | None] = lambda: None
 
     def launch(self, order: NodeOrder) -> VmRequest:
         """Makes one machine in the best zone that has one; returns when it is made, not booted.
@@ -97,12 +102,17 @@ class Launcher:
         if zone is None:
             raise LaunchError(self._all_rest(), "cooldown")
         head = self.head()
-        # money is counted from what the cloud says there is
-        self.ledger.observe(self.cloud.list_vms(self.cluster))
+        fit = fit_of(self.settings.image, head.versions)
+        known = self.announcements.recent(_REMEMBERED, ("launch", "mismatch"))
+        if held := held_by_mismatch(fit, known, self.clock(), self.head_since()):
+            raise LaunchError(held, "mismatch")
+        self._observe()
         tried: set[str] = set()
         kind = "stockout"
         while zone is not None:
             tried.add(zone)
+            if self.ledger.is_stale:  # a zone may take a minute to refuse
+                self._observe()
             try:
                 return self._launch_in(zone, order, head)
             except GceError as error:
@@ -111,6 +121,11 @@ class Launcher:
                 kind = error.kind
             zone = self.zones.best(tried)
         raise LaunchError(self._all_rest(), kind)
+
+    def _observe(self) -> None:
+        """Money is counted from what the cloud says there is."""
+        listing = self.cloud.listing(self.cluster)
+        self.ledger.observe(listing.vms, at=listing.at)
 
     def _launch_in(self, zone: str, order: NodeOrder, head: HeadFacts) -> VmRequest:
         request = worker_request(self.cluster, self.settings, order, head, zone)
@@ -134,6 +149,7 @@ class Launcher:
             node_type=order.node_type,
             committed_usd=round(admission.committed, 4),
             notice_seconds=insertion.notice_seconds,
+            **{FIT_FACT: fit_of(request.image, head.versions)},
         )
         if insertion.remark:
             self.announcements.add("launch", insertion.remark, name=request.name)

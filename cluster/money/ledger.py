@@ -97,6 +97,11 @@ class Ledger:
         """The cloud's time, as well as this process knows it."""
         return self._clock() + self._offset
 
+    @property
+    def is_stale(self) -> bool:
+        """Whether the next `reserve` would be refused for want of a listing."""
+        return bool(self._stale())
+
     def reserve(self, request: VmRequest) -> Admission:
         """Promises the money for a machine, if all caps allow it.
 

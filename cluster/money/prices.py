@@ -36,7 +36,7 @@ _SERIES = {
     "t2d": (0.027502, 0.003686),
     "e2": (0.02181159, 0.00292353),
 }
-DISK_GB_MONTH = 0.04  # pd-standard, which an insert without a type of disk gets
+DISK_GB_MONTH = 0.10  # of `cluster.machines.DISK_TYPE`, pd-balanced
 ADDRESS_HOUR = {"spot": 0.0025, "regular": 0.005}  # external, in use
 EGRESS_GB = 0.12  # premium tier from North America, first terabyte
 

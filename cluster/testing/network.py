@@ -128,7 +128,11 @@ class Network:
         steps = [f"hostname {shlex.quote(host)}", *mounts, f"exec {shlex.join(arguments)}"]
         spaces = ["--pid", "--fork", "--kill-child=KILL", "--mount", "--mount-proc", "--uts"]
         inside = ["unshare", *spaces, "/bin/sh", "-c", " && ".join(steps)]
-        return ["ip", "netns", "exec", self._name(host), *inside]
+        return self.enter(host, inside)
+
+    def enter(self, host: str, arguments: Sequence[str]) -> list[str]:
+        """A command line that runs another one with the network of a host, and shares the rest."""
+        return ["ip", "netns", "exec", self._name(host), *arguments]
 
     def call(self, host: str, function: Callable[[], T]) -> T:
         """Call a function in this process, with the network of a host.

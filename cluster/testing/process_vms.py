@@ -32,8 +32,8 @@ from cluster.testing.world import World
 
 logger = logging.getLogger(__name__)
 
-TAG = "IRONCLIW_TEST_VM"
-"""In the environment of every process of a VM: its id."""
+TAG = "CLUSTER_TEST_VM"
+"""In the environment of every process of a VM: its id. No setting of the project is named so."""
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _TICK_SECONDS = 0.03
 _KILL_POLL_SECONDS = 0.005

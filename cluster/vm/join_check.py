@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ironcliw.catalog import Catalog, ModelCard
 from ironcliw.errors import ClusterError
 
 DISTRIBUTION = "ironcliw"
@@ -28,13 +29,16 @@ class HeadVersions:
         python: of the interpreter, "3.11.7".
         match: how much of `python` must agree, by Ray's RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL.
         requirements: what a worker installs, as pip reads it.
-        pins: (distribution, version) of those and of all that they need.
+        pins: (distribution, version) of those and of all that they need, and of the models.
+        models: packages of which a model's files are used and no code, as `NAME==VERSION`: what
+            they declare to need is not installed.
     """
 
     python: str
     match: Literal["patch", "minor"]
     requirements: tuple[str, ...]
     pins: tuple[tuple[str, str], ...]
+    models: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """For the VM's `mismatch`."""
@@ -56,7 +60,26 @@ def head_versions(match: Literal["patch", "minor"] = "patch") -> HeadVersions:
     training = _requirements(NEEDED_EXTRA, OPTIONAL_EXTRA)
     with contextlib.suppress(ClusterError):  # a head that does not train has workers that do not
         requirements, pins = training, closure(training, _look_up)
-    return HeadVersions(platform.python_version(), match, requirements, pins)
+    models = model_packages(Catalog().values())
+    pins = tuple(sorted({**dict(pins), **models}.items()))
+    installed = tuple(f"{name}=={version}" for name, version in sorted(models.items()))
+    return HeadVersions(platform.python_version(), match, requirements, pins, installed)
+
+
+def model_packages(cards: Iterable[ModelCard]) -> dict[str, str]:
+    """Packages that models come in, with the version that is installed; absent ones are left out.
+
+    A model of the user's own in a package of the user's own is not among those of the catalogue
+    that ships: the image must have it.
+    """
+    sources = [card.source or "" for card in cards]
+    names = {
+        source.removeprefix("package:").partition("/")[0]
+        for source in sources
+        if source.startswith("package:")
+    }
+    found = {name: _look_up(name) for name in names}
+    return {name: installed[0] for name, installed in found.items() if installed is not None}
 
 
 def _requirements(*extras: str) -> tuple[str, ...]:

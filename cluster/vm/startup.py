@@ -33,9 +33,9 @@ AGENT_FILES = (
     "vm/lifecycle.py",
 )
 
-_UV_VERSION = "0.13.9"
+UV_VERSION = "0.13.9"
 # https://cloud.google.com/compute/docs/metadata/setting-custom-metadata#limitations
-_MAX_VALUE_BYTES = 256 * 1024
+MAX_VALUE_BYTES = 256 * 1024
 # GCE's own span between the ACPI signal and the power-off of a Spot VM.
 _DEFAULT_NOTICE_SECONDS = 30
 # Ray's processes end themselves after this time without a head; the agent must be the first.
@@ -85,7 +85,8 @@ def startup_script(cloud: CloudSettings, head: HeadAddress, facts: WorkerFacts) 
         "PROJECT": cloud.project or "",
         "BAKED": "true" if cloud.image_is_baked else "false",
         "PYTHON_VERSION": facts.versions.python,
-        "UV_VERSION": _UV_VERSION,
+        "MODELS": " ".join(facts.versions.models),
+        "UV_VERSION": UV_VERSION,
         "VPN": cloud.vpn,
         "VPN_SECRET": cloud.vpn_secret or "",
         "TOKEN_SECRET": cloud.token_secret or "",
@@ -97,9 +98,15 @@ def startup_script(cloud: CloudSettings, head: HeadAddress, facts: WorkerFacts) 
         "RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL": facts.versions.match,
         "RAY_gcs_rpc_server_reconnect_timeout_s": str(ray_patience),
     }
+    return vm_script("startup.sh", constants)
+
+
+def vm_script(body: str, constants: Mapping[str, str]) -> str:
+    """A script of this folder behind what VMs have in common, with its constants before both."""
     lines = [f"{name}={shlex.quote(value)}" for name, value in constants.items()]
-    body = resources.files("cluster.vm").joinpath("startup.sh").read_text(encoding="utf-8")
-    return "\n".join(["#!/bin/bash", *lines, body])
+    folder = resources.files("cluster.vm")
+    parts = [folder.joinpath(name).read_text(encoding="utf-8") for name in ("install.sh", body)]
+    return "\n".join(["#!/bin/bash", *lines, *parts])
 
 
 def metadata(cloud: CloudSettings, head: HeadAddress, facts: WorkerFacts) -> dict[str, str]:
@@ -130,8 +137,8 @@ def metadata(cloud: CloudSettings, head: HeadAddress, facts: WorkerFacts) -> dic
             )
         found[TOKEN_ATTRIBUTE] = facts.token
     for name, value in found.items():
-        if len(value.encode()) > _MAX_VALUE_BYTES:
-            raise SettingsError(f"metadata {name} has more than {_MAX_VALUE_BYTES} bytes: {name}")
+        if len(value.encode()) > MAX_VALUE_BYTES:
+            raise SettingsError(f"metadata {name} has more than {MAX_VALUE_BYTES} bytes: {name}")
     return found
 
 

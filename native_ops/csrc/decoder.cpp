@@ -12,11 +12,12 @@
 namespace ironcliw {
 namespace {
 
-constexpr int64_t kRowBlock = 64;            // rows of one chunk of a product: their bytes stay in the L1 cache
+constexpr int64_t kRowBlock = 256;           // rows of one chunk of a product, at most: their bytes stay in the L2 cache
+constexpr int64_t kRowUnit = 16;             // and a multiple of this, which kernels take at once
 constexpr int64_t kRowsOfChunk = 8;          // of what is done row by row
-// So that a participant that falls behind leaves work to the others. No more: weights are fetched ahead
-// within a chunk only, and many rows are gathered anew for each.
-constexpr int64_t kChunksOfParticipant = 2;
+// So that a participant that falls behind leaves work to the others. No more for few rows: weights are
+// fetched ahead within a chunk only.
+constexpr int64_t kChunksOfFewRows = 2, kChunksOfManyRows = 4;
 
 // Tokens of one slot that attention takes together.
 struct TokenTile {
@@ -55,6 +56,7 @@ class DecoderRun {
  public:
   DecoderRun(const DecoderPlan& plan, uint16_t* cache, const DecoderStep& step, float* logits, int participants, Level level)
       : plan_(plan), cache_(cache), step_(step), logits_(logits), participants_(participants), linear_(packed_linear(level)), norms_(norms(level)), rows_(decoder_rows(level)), attention_(cached_attention(level)), scratch_(plan, step.count, participants), queue_(kPhasesOfLayer * static_cast<int64_t>(plan.layers.size()) + kOtherPhases) {
+    all_wanted_ = step.logit_count == step.count;
     make_tiles();
   }
 
@@ -62,16 +64,19 @@ class DecoderRun {
   void participate();
 
  private:
-  static constexpr int64_t kPhasesOfLayer = 10, kOtherPhases = 3;
+  static constexpr int64_t kPhasesOfLayer = 10, kOtherPhases = 4;
   struct Me {
     WorkQueue::Participant queue;
     const OperandRoom& own;
   };
 
+  bool is_last(int64_t index) const { return index + 1 == static_cast<int64_t>(plan_.layers.size()); }
+  bool has_wanted(TokenTile tile) const;
   void make_tiles();
   template <class Body> void each_row(Me& me, int64_t rows, Body&& body);
   template <class Body> void product(Me& me, int64_t rows, const Input& input, int64_t groups, Body&& body);
   void embed(int64_t row);
+  void keep_wanted(Me& me);
   void run_layer(Me& me, int64_t index);
   void prepare(const Input& input, const OperandRoom& room, const QuantizedRows& quantized, int64_t row) const;
   void multiply(const DecoderMatrix& matrix, const Operand& x, Range rows, Range groups, float* out, int64_t stride) const;
@@ -99,6 +104,7 @@ class DecoderRun {
   std::atomic<int> joined_{0};
   std::vector<TokenTile> tiles_;
   bool single_ = true;  // no slot has more than one token
+  bool all_wanted_ = true;
 };
 
 bool takes_floats(const DecoderMatrix& matrix) { return !is_quantized(matrix.format); }
@@ -142,14 +148,15 @@ template <class Body> void DecoderRun::product(Me& me, int64_t rows, const Input
   bool ready = !own;
   if (!own && (input.norm || input.planes.count)) each_row(me, rows, [&](int64_t row) { prepare(input, room, x.quantized, row); });
 
-  const int64_t row_blocks = pieces(rows, kRowBlock), wanted = participants_ == 1 ? 1 : kChunksOfParticipant * participants_;
+  const int64_t block_rows = pieces(pieces(rows, pieces(rows, kRowBlock)), kRowUnit) * kRowUnit, row_blocks = pieces(rows, block_rows);
+  const int64_t wanted = participants_ == 1 ? 1 : participants_ * (own ? kChunksOfFewRows : kChunksOfManyRows);
   const int64_t size = pieces(groups, std::min(groups, pieces(wanted, row_blocks)));
   me.queue.phase(row_blocks * pieces(groups, size), [&](int64_t chunk) {
     // not before a chunk is claimed: until then the others may be phases ahead
     if (!ready) for (int64_t row = 0; row < rows; ++row) prepare(input, room, x.quantized, row);
     ready = true;
     const int64_t block = chunk % row_blocks, range = chunk / row_blocks;
-    body(x, Range{block * kRowBlock, std::min(rows, (block + 1) * kRowBlock)}, Range{range * size, std::min(groups, (range + 1) * size)});
+    body(x, Range{block * block_rows, std::min(rows, (block + 1) * block_rows)}, Range{range * size, std::min(groups, (range + 1) * size)});
   });
 }
 
@@ -161,7 +168,7 @@ void DecoderRun::prepare(const Input& input, const OperandRoom& room, const Quan
     else norms_.rms_norm(x, input.norm->weight, plan_.epsilon, 1, input.columns, normed);
     x = normed;
   }
-  if (input.planes.count) linear_.quantize(x, input.columns, 1, input.columns, quantized_from(quantized, row, 0, input.columns));
+  if (input.planes.count) linear_.quantize(x, input.columns, 1, input.columns, quantized_from(quantized, row));
 }
 
 void DecoderRun::embed(int64_t row) {
@@ -178,8 +185,8 @@ void DecoderRun::multiply(const DecoderMatrix& matrix, const Operand& x, Range r
     linear_.multiply_float(matrix, x.floats + rows.begin * x.stride, x.stride, rows.count(), groups.begin, groups.end, out, stride);
     return;
   }
-  QuantizedRows part = quantized_from(x.quantized, rows.begin, 0, matrix.columns);
-  if (matrix.planes == 1) part.bytes2 = nullptr;
+  QuantizedRows part = quantized_from(x.quantized, rows.begin);
+  part.planes = matrix.planes;
   linear_.multiply_quantized(matrix, part, rows.count(), groups.begin, groups.end, out, stride);
 }
 
@@ -264,8 +271,16 @@ void DecoderRun::attend(int64_t index, TokenTile tile, int64_t head) {
   attention_.attend(cached_head(index, step_.slots[tile.first], head), all);
 }
 
+// Whether there is a token in it whose logits are wanted.
+bool DecoderRun::has_wanted(TokenTile tile) const {
+  const int32_t* end = step_.logit_rows + step_.logit_count;
+  const int32_t* found = std::lower_bound(step_.logit_rows, end, static_cast<int32_t>(tile.first));
+  return found != end && *found < tile.first + tile.count;
+}
+
 void DecoderRun::attention(Me& me, int64_t index) {
   const int64_t heads = plan_.kv_heads;
+  const bool last = is_last(index);
   if (!single_) {
     each_row(me, step_.count, [&](int64_t row) {
       for (int64_t head = 0; head < heads; ++head) take_in(index, row, head);
@@ -274,17 +289,35 @@ void DecoderRun::attention(Me& me, int64_t index) {
   me.queue.phase(static_cast<int64_t>(tiles_.size()) * heads, [&](int64_t chunk) {
     const TokenTile tile = tiles_[static_cast<size_t>(chunk / heads)];
     if (single_) take_in(index, tile.first, chunk % heads);
-    attend(index, tile, chunk % heads);
+    if (!last || has_wanted(tile)) attend(index, tile, chunk % heads);
+  });
+}
+
+// Moves the rows whose logits are wanted to the front, in their order: x, and what was attended to.
+void DecoderRun::keep_wanted(Me& me) {
+  float* attended = scratch_.qkv + scratch_.query_at;
+  me.queue.phase(1, [&](int64_t) {
+    for (int64_t i = 0; i < step_.logit_count; ++i) {
+      const int64_t row = step_.logit_rows[i];
+      if (row == i) continue;
+      std::copy_n(scratch_.x + row * plan_.width, plan_.width, scratch_.x + i * plan_.width);
+      std::copy_n(attended + row * scratch_.qkv_stride, plan_.query_width(), attended + i * scratch_.qkv_stride);
+    }
   });
 }
 
 void DecoderRun::run_layer(Me& me, int64_t index) {
   const DecoderLayer& layer = plan_.layers[static_cast<size_t>(index)];
-  const int64_t rows = step_.count, width = plan_.width, width_groups = pieces(width, kGroup);
+  const int64_t width = plan_.width, width_groups = pieces(width, kGroup);
   const Input before{scratch_.x, width, width, planes_of({&layer.query, &layer.key, &layer.value}), &layer.attention_norm};
   const int64_t qkv_groups = layer.query.groups() + layer.key.groups() + layer.value.groups();
-  product(me, rows, before, qkv_groups, [&](const Operand& x, Range part, Range groups) { multiply_qkv(layer, x, part, groups); });
+  product(me, step_.count, before, qkv_groups, [&](const Operand& x, Range part, Range groups) { multiply_qkv(layer, x, part, groups); });
   attention(me, index);
+  // the other rows of the last layer are not needed but for their keys and values
+  const bool fewer = is_last(index) && !all_wanted_;
+  const int64_t rows = fewer ? step_.logit_count : step_.count;
+  if (rows == 0) return;
+  if (fewer) keep_wanted(me);
   const Input attended{scratch_.qkv + scratch_.query_at, scratch_.qkv_stride, plan_.query_width(), planes_of({&layer.output})};
   product(me, rows, attended, width_groups, [&](const Operand& x, Range part, Range groups) { add_product(layer.output, layer.output_bias, x, part, groups); });
   const Input between{scratch_.x, width, width, planes_of({&layer.gate, &layer.up}), &layer.mlp_norm};
@@ -301,7 +334,7 @@ void DecoderRun::participate() {
   each_row(me, step_.count, [&](int64_t row) { embed(row); });
   for (int64_t i = 0; i < static_cast<int64_t>(plan_.layers.size()); ++i) run_layer(me, i);
   if (step_.logit_count == 0) return;
-  const Input last{scratch_.x, plan_.width, plan_.width, finest_planes_of({&plan_.head}), &plan_.norm, step_.logit_rows};
+  const Input last{scratch_.x, plan_.width, plan_.width, finest_planes_of({&plan_.head}), &plan_.norm, plan_.layers.empty() ? step_.logit_rows : nullptr};
   product(me, step_.logit_count, last, plan_.head.groups(), [&](const Operand& x, Range part, Range groups) { multiply_head(x, part, groups); });
 }
 

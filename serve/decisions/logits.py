@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,7 +25,8 @@ from serve.embeddings import Served
 from serve.engines.fake import FakeTextEncoder
 from serve.engines.pair_tokenizer import PairEncoder
 from serve.engines.protocol import Encoded, Tokens, Vectors
-from serve.lanes import ModelLane
+from serve.failover_lane import open_lane
+from serve.lanes import Lane
 from serve.read_once import ReadOnce
 from serve.variants import Variant
 
@@ -100,11 +100,12 @@ class SequenceClassifiers:
         self._cache_dir = cache_dir
         self._observer = observer
         self._encoders = ReadOnce(self._load)
-        self._lanes: dict[str, ModelLane] = {}
+        self._lanes: dict[str, Lane] = {}
 
     def lanes(self) -> dict[str, BatchQueue]:
-        """The queue of each model that was asked for."""
-        return {model: lane.queue for model, lane in self._lanes.items()}
+        """The queues of each model that was asked for."""
+        lanes = self._lanes.items()
+        return {name: q for model, lane in lanes for name, q in lane.queues(model).items()}
 
     async def encoder(self, model_id: str) -> SequenceEncoder:
         """The model's tokenizer, loaded once.
@@ -148,12 +149,12 @@ class SequenceClassifiers:
         order = [places.setdefault(item.tokens.tobytes(), len(places)) for item in items]
         distinct: dict[int, Tokens] = dict(zip(order, [item.tokens for item in items], strict=True))
         lane = self._lane(model_id)
-        rows = await lane.queue.submit(
+        rows, route = await lane.submit(
             [distinct[place] for place in range(len(distinct))],
-            priority=Priority[priority.upper()],
-            deadline=None if deadline is None else deadline - _ANSWER_SECONDS,
+            Priority[priority.upper()],
+            None if deadline is None else deadline - _ANSWER_SECONDS,
         )
-        served = Served(model_id, self._variant.name, lane.node)
+        served = Served(model_id, *route)
         cut = max([item.truncated for item in items])
         return Logits(np.stack(rows)[order], total, served, cut)
 
@@ -168,7 +169,7 @@ class SequenceClassifiers:
     async def close(self) -> None:
         """Fail what waits and stop."""
         for lane in self._lanes.values():
-            await lane.queue.close()
+            await lane.close()
 
     async def _load(self, model_id: str) -> SequenceEncoder:
         card = self._catalog[model_id]
@@ -177,12 +178,12 @@ class SequenceClassifiers:
             return _FakeEncoder(await self._variant.class_labels(model_id, deadline))
         return await asyncio.to_thread(lambda: PairEncoder.load(locate(card, self._cache_dir)))
 
-    def _lane(self, model_id: str) -> ModelLane:
+    def _lane(self, model_id: str) -> Lane:
         lane = self._lanes.get(model_id)
         if lane is None:
             observer = self._observer(model_id) if self._observer else None
-            lane = self._lanes[model_id] = ModelLane(
-                partial(self._variant.classify, model_id), self._settings, observer, padded=True
+            lane = self._lanes[model_id] = open_lane(
+                self._variant, "classify", model_id, self._settings, observer, padded=True
             )
         return lane
 

@@ -12,7 +12,6 @@ from typing import Any
 
 _ROBERTA = frozenset({"roberta", "xlm-roberta", "camembert"})
 _GELU_TANH = frozenset({"gelu_new", "gelu_pytorch_tanh", "gelu_fast"})
-_ACTIVATIONS = frozenset({"gelu", "relu", *_GELU_TANH})
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +69,21 @@ class Architecture:
         return LayerNames(*(at + part for part in parts))
 
 
+def known_activation(name: str) -> str | None:
+    """`gelu`, `gelu_tanh` or `relu` for a config's activation; None for any other."""
+    if name in _GELU_TANH:
+        return "gelu_tanh"
+    return name if name in {"gelu", "relu"} else None
+
+
 def bert_like(config: Mapping[str, Any]) -> Architecture | None:
     """The architecture when the packed engine computes it, None when transformers must."""
     kind = config.get("model_type")
     distilbert = kind == "distilbert"
-    activation = config.get("activation" if distilbert else "hidden_act", "gelu")
+    activation = known_activation(config.get("activation" if distilbert else "hidden_act", "gelu"))
     if (
         kind not in {"bert", "distilbert", *_ROBERTA}
-        or activation not in _ACTIVATIONS
+        or activation is None
         or config.get("position_embedding_type", "absolute") != "absolute"
         or config.get("is_decoder", False)
         or config.get("sinusoidal_pos_embds", False)
@@ -100,7 +106,7 @@ def bert_like(config: Mapping[str, Any]) -> Architecture | None:
         layers=layers,
         heads=heads,
         hidden=hidden,
-        activation="gelu_tanh" if activation in _GELU_TANH else activation,
+        activation=activation,
         norm_epsilon=1e-12 if distilbert else float(config.get("layer_norm_eps", 1e-12)),
         first_position=int(config.get("pad_token_id", 1)) + 1 if kind in _ROBERTA else 0,
         has_token_types=not distilbert,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from ironcliw.errors import ContextLengthError, RequestError
 from serve.engines.protocol import PackedTokens
@@ -52,3 +53,20 @@ class InputLimits:
                 f"{self.vocabulary - 1}",
                 param="input",
             )
+
+
+def require_end(batch: PackedTokens, end: int) -> npt.NDArray[np.int64]:
+    """How many end tokens each text has, int64 [B].
+
+    Raises:
+        RequestError: one has none.
+    """
+    starts = np.cumsum(batch.lengths) - batch.lengths
+    ends: npt.NDArray[np.int64] = np.add.reduceat((batch.tokens == end).astype(np.int64), starts)
+    if ends.min() < 1:
+        raise RequestError(
+            f"text {int(ends.argmin())} has no end token ({end}), which this model "
+            "reads its answer from; encode it with the model's tokenizer",
+            param="input",
+        )
+    return ends

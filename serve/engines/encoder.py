@@ -56,8 +56,8 @@ def load_encoder(
     counter = LoadCounter(sum(tensor.nbytes for tensor in stored), progress)
     engine: EmbeddingEngine
     if architecture is not None:
+        from serve.engines.native_stack import native_suits
         from serve.engines.packed import PackedEncoder
-        from serve.engines.packed_native import native_suits
 
         if precision == "int8" and native_suits(place, torch.int8):
             dtype = torch.int8

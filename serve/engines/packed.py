@@ -13,7 +13,8 @@ from ironcliw.errors import UnavailableError
 from serve.engines.architecture import Architecture
 from serve.engines.checks import InputLimits
 from serve.engines.folder import EncoderFolder
-from serve.engines.packed_native import NativeLayers, native_suits
+from serve.engines.native_stack import native_suits
+from serve.engines.packed_native import NativeLayers
 from serve.engines.packed_torch import TorchLayers
 from serve.engines.pooling import Head
 from serve.engines.protocol import PackedTokens, Vectors

@@ -5,7 +5,7 @@ D width, P positions, K inputs and N outputs of a linear layer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -65,6 +65,14 @@ class EncoderWeights:
             table = table + self._weights.take(types, -1, width, dtype=torch.float32)[0]
         return table.clone()
 
+    def second_type(self) -> torch.Tensor:
+        """What a token of a pair's second text has over one of the first, float32 [D]."""
+        name = "embeddings.token_type_embeddings.weight"
+        table = self._weights.take(name, -1, self._architecture.hidden, dtype=torch.float32)
+        if len(table) < 2:
+            return torch.zeros_like(table[0])
+        return table[1] - table[0]
+
     def embedding_norm(self) -> Affine:
         """The layer norm of the embeddings."""
         return self._norm("embeddings.LayerNorm")
@@ -77,11 +85,10 @@ class EncoderWeights:
     def _layer(self, index: int) -> LayerWeights:
         names = self._architecture.layer(index)
         width = self._architecture.hidden
-        joined = (names.query, names.key, names.value)
-        parts = [self._linear(name, width, width) for name in joined]
+        parts = (names.query, names.key, names.value)
         up = self._linear(names.up, -1, width)
         return LayerWeights(
-            qkv=Affine(torch.cat([p.weight for p in parts]), torch.cat([p.bias for p in parts])),
+            qkv=joined([self._linear(name, width, width) for name in parts]),
             attention_out=self._linear(names.attention_out, width, width),
             attention_norm=self._norm(names.attention_norm),
             up=up,
@@ -90,13 +97,26 @@ class EncoderWeights:
         )
 
     def _linear(self, name: str, outputs: int, inputs: int) -> Affine:
-        weight = self._weights.take(f"{name}.weight", outputs, inputs)
-        return Affine(weight, self._weights.take(f"{name}.bias", len(weight)))
+        return linear_of(self._weights, name, outputs, inputs)
 
     def _norm(self, name: str) -> Affine:
-        size = self._architecture.hidden
-        take = self._weights.take
-        return Affine(take(f"{name}.weight", size), take(f"{name}.bias", size))
+        return norm_of(self._weights, name, self._architecture.hidden)
+
+
+def linear_of(weights: Weights, name: str, outputs: int, inputs: int) -> Affine:
+    """A linear layer's weight and bias; -1 where any number of outputs will do."""
+    weight = weights.take(f"{name}.weight", outputs, inputs)
+    return Affine(weight, weights.take(f"{name}.bias", len(weight)))
+
+
+def norm_of(weights: Weights, name: str, size: int) -> Affine:
+    """A layer norm's weight and bias."""
+    return Affine(weights.take(f"{name}.weight", size), weights.take(f"{name}.bias", size))
+
+
+def joined(parts: Sequence[Affine]) -> Affine:
+    """Linear layers of the same input below each other, as one."""
+    return Affine(torch.cat([p.weight for p in parts]), torch.cat([p.bias for p in parts]))
 
 
 @contextmanager

@@ -19,8 +19,6 @@ GENERATION_TASKS = frozenset({"generation", "seq2seq"})
 
 _ELEMENT_BYTES = {"float16": 2, "bfloat16": 2}
 _UNKNOWN_BYTES = 1_000_000
-# bf16 against the smallest block type that is in use (Q4_0: 4.5 bits a weight)
-_GGUF_GROWTH = 3.6
 
 
 class Preparer(Protocol):
@@ -163,9 +161,9 @@ def estimate_bytes(card: ModelCard, cache_dir: Path, settings: ServeSettings) ->
     Args:
         card: The model.
         cache_dir: Where fetched models are kept.
-        settings: Precision (`auto` counts as float32, the most that it can become: what the device
-            computes in is known where torch is, and the true figure once it is loaded), engine and
-            size of the KV cache.
+        settings: Device, precision (of an encoder, `auto` counts as float32, the most that it can
+            become: what the device computes in is known where torch is, and the true figure once
+            it is loaded), engine and size of the KV cache.
 
     Raises:
         ModelLoadError: the model has no source, its files should be here and are not, or they are
@@ -179,17 +177,14 @@ def estimate_bytes(card: ModelCard, cache_dir: Path, settings: ServeSettings) ->
     if scheme in {"hf", "gs"}:
         return (card.bytes or _UNKNOWN_BYTES) + extra
     path = locate(card, cache_dir)
-    if path.is_file():
-        as_stored = (card.engine or settings.generation_engine) == "llamacpp"
-        return int(path.stat().st_size * (1 if as_stored else _GGUF_GROWTH)) + extra
+    if generates:
+        from serve.engines.decoder_bytes import folder_bytes, gguf_bytes
+
+        weights = gguf_bytes if path.is_file() else folder_bytes
+        return weights(path, card, settings) + extra
     from serve.engines.folder import EncoderFolder
 
     size = _ELEMENT_BYTES.get(settings.precision, 4)
-    if generates:
-        from serve.engines.decoders.folder import GenerationFolder
-
-        tensors = GenerationFolder.read(path).tensors
-        return sum(tensor.elements for tensor in tensors.values()) * size + extra
     folder = EncoderFolder.read(path)
     transformer = sum(tensor.elements for tensor in folder.tensors.values())
     head = sum(tensor.elements for tensor in folder.head_tensors)  # always float32

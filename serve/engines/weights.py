@@ -113,6 +113,10 @@ class Weights:
             self._counter.add(stored.nbytes)
         return taken
 
+    def has(self, name: str) -> bool:
+        """Whether there is a tensor of this name below the prefix."""
+        return self._prefix + name in self._tensors
+
     def check(self, name: str, *shape: int) -> None:
         """Refuse a tensor that `take` would refuse, without reading it."""
         self._checked(name, shape)

@@ -18,7 +18,7 @@ from serve.embeddings import Served
 from serve.generation.protocol import Delta, Finish, GenerationJob, TokenDraw
 from serve.generation.stream import AnswerText, Piece
 from serve.generation.text import TextSide
-from serve.variants import ReplicaLostError, Variant
+from serve.variants import GeneratingVariant, ReplicaLostError
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Answer:
 
 
 async def resumed(
-    variant: Variant,
+    variant: GeneratingVariant,
     model_id: str,
     job: GenerationJob,
     deadline: float,

@@ -23,6 +23,9 @@ _MOST_ANSWERS = 128
 _MOST_STOPS = 16
 _MOST_STOP_CHARACTERS = 512  # each is looked for at every step
 _COMPLETION_TOKENS = 16  # OpenAI's default where a completion names none
+_WHOLE_DELTA_TOKENS = 16
+"""Tokens at a time of an answer that nobody reads as it grows. A replica that is lost takes as many
+with it, to be computed again."""
 _PRIORITIES = {
     "critical": Priority.CRITICAL,
     "high": Priority.HIGH,
@@ -203,6 +206,8 @@ def _job(request: GenerationRequest, text: TextSide, logprobs: int | None) -> di
         "sampling": _sampling(request, text, logprobs),
         "stop_tokens": frozenset() if request.ignore_eos else text.end_tokens,
         "priority": int(_PRIORITIES[request.priority]),
+        # a stop string is found where the text is, and ends the job there: it needs every token
+        "delta_tokens": 1 if request.stream or request.stop else _WHOLE_DELTA_TOKENS,
     }
 
 

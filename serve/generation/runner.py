@@ -76,7 +76,8 @@ class GenerationRunner:
         """The answer as it grows; the last delta has `finish` or `scores`.
 
         The job starts with the first delta that is asked for. A reader that comes late gets one
-        delta with all the tokens of the time in between.
+        delta with all the tokens of the time in between; so does, in effect, one whose job asks for
+        several tokens at a time.
 
         Raises:
             RequestError, ContextLengthError, OverloadedError, UnavailableError: see `Generator`.
@@ -87,7 +88,7 @@ class GenerationRunner:
             raise _closed_error()
         with self._lock:
             job_id = self._scheduler.submit(self._clock(), job)
-        answer = self._delivery.open(job_id)
+        answer = self._delivery.open(job_id, job.delta_tokens)
         if not self._planned:
             # at the end of this turn of the loop, so that jobs of one turn share a step
             self._planned = True

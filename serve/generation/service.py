@@ -19,6 +19,8 @@ from serve.batcher import Priority
 from serve.embeddings import Served
 from serve.engines.protocol import Tokens
 from serve.engines.registry import require_generation
+from serve.failover_terms import Route
+from serve.failover_variant import FailoverVariant, RoutedGeneration
 from serve.generation.answering import Answer, Answering, merged, pieces, resumed
 from serve.generation.answers import chat_body, completion_body
 from serve.generation.protocol import GenerationJob
@@ -33,7 +35,7 @@ from serve.generation.requests import (
 from serve.generation.templates import ChatMessages
 from serve.generation.text import TextSide, load_text_side
 from serve.read_once import ReadOnce
-from serve.variants import Variant
+from serve.variants import GeneratingVariant, Variant
 
 ResultT = TypeVar("ResultT")
 
@@ -69,7 +71,9 @@ class GenerationService:
         self._cache_dir = cache_dir
         self._observer = observer
         self._texts = ReadOnce(self._load_text_side)
-        self._facts: dict[str, tuple[str, str]] = {}  # node and precision of a loaded model
+        # node and precision of a loaded model, by variant and model
+        self._facts: dict[tuple[str, str], tuple[str, str]] = {}
+        self._scored: dict[str, Served] = {}  # who gave a model's last scores
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="tokenise")
 
     async def chat(
@@ -170,17 +174,20 @@ class GenerationService:
         tokens, found = await self._run(_score_tokens, text, rendered, token_texts, special)
         job = GenerationJob(tokens, 1, score_tokens=found, priority=int(Priority[priority.upper()]))
         end, lost = self._deadline(deadline), partial(self._forget_facts, model_id)
-        deltas = resumed(self._variant, model_id, job, end, lost)
+        variant = self._for_request()
+        deltas = resumed(variant, model_id, job, end, lost)
         async with aclosing(deltas):
             async for delta in deltas:
                 if delta.scores is not None:
+                    self._scored[model_id] = (await self._who(variant, model_id))[0]
                     return list(delta.scores)
         raise UnavailableError(f"{model_id} gave no scores; ask again")
 
     async def served(self, model_id: str) -> Served:
-        """Who answers for a model that is loaded now."""
-        node, _ = await self._who(model_id)
-        return Served(model_id, self._variant.name, node)
+        """Who gave a model's last scores."""
+        if model_id in self._scored:
+            return self._scored[model_id]
+        return (await self._who(self._for_request(), model_id))[0]
 
     async def text_side(self, model_id: str) -> TextSide:
         """A model's tokenizer and facts, read once.
@@ -211,8 +218,9 @@ class GenerationService:
         started = time.monotonic()
         end = self._deadline(deadline)
         lost = partial(self._forget_facts, text.model)
+        variant = self._for_request()
         sources = [
-            pieces(resumed(self._variant, text.model, job, end, lost), text, plan.stops)
+            pieces(resumed(variant, text.model, job, end, lost), text, plan.stops)
             for job in plan.jobs
         ]
         answering = Answering(
@@ -228,9 +236,8 @@ class GenerationService:
         async with AsyncExitStack() as failing:
             failing.push_async_callback(answering.aclose)
             await answering.begin()
-            node, precision = await self._who(text.model)
+            answering.served, precision = await self._who(variant, text.model)
             failing.pop_all()
-        answering.served = Served(text.model, self._variant.name, node)
         answering.fingerprint = f"{text.model}-{precision}"
         return answering
 
@@ -238,19 +245,36 @@ class GenerationService:
         return await asyncio.to_thread(load_text_side, self._catalog[model_id], self._cache_dir)
 
     def _forget_facts(self, model_id: str) -> None:
-        self._facts.pop(model_id, None)
+        for key in [key for key in self._facts if key[1] == model_id]:
+            del self._facts[key]
+        self._scored.pop(model_id, None)
 
-    async def _who(self, model_id: str) -> tuple[str, str]:
-        """Node and precision of a model that is loaded now; asked once."""
-        if model_id not in self._facts:
+    def _for_request(self) -> GeneratingVariant:
+        """What one request's jobs go through."""
+        if isinstance(self._variant, FailoverVariant):
+            return self._variant.for_request()
+        return self._variant
+
+    async def _who(self, variant: GeneratingVariant, model_id: str) -> tuple[Served, str]:
+        """Who answers, and the precision of a model that is loaded now; asked once."""
+        route = variant.route if isinstance(variant, RoutedGeneration) else Route(variant.name, "")
+        node, precision = await self._node_and_precision(variant, model_id)
+        served = Served(model_id, route.variant, route.node or node, route.degraded)
+        return served, precision
+
+    async def _node_and_precision(
+        self, variant: GeneratingVariant, model_id: str
+    ) -> tuple[str, str]:
+        key = (variant.name, model_id)
+        if key not in self._facts:
             try:
-                stats = await self._variant.stats()
+                stats = await variant.stats()
             except UnavailableError:
                 return "", "unknown"
             rows = {row["id"]: row for row in stats["models"]}
             precision = rows.get(model_id, {}).get("precision") or "unknown"
-            self._facts[model_id] = (str(stats.get("node", "")), str(precision))
-        return self._facts[model_id]
+            self._facts[key] = (str(stats.get("node", "")), str(precision))
+        return self._facts[key]
 
     def _observe(self, started: float, answering: Answering) -> None:
         assert self._observer is not None

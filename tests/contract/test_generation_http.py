@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import threading
@@ -15,7 +16,9 @@ import openai
 import pytest
 
 from ironcliw.store import Store
+from serve.gateway import Gateway
 from serve.keys import ApiKeys
+from serve.routes import create_app
 from tests.contract.http_service import HttpService, running
 
 HELLO = "Hello w\u00f6rld, \U0001f600!"
@@ -325,3 +328,40 @@ def test_many_streams_at_once_are_each_whole(client: openai.OpenAI) -> None:
     for thread in threads:
         thread.join(30)
     assert texts == [HELLO] * 24
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/v1/completions", {"prompt": "> "}),
+        ("/v1/chat/completions", {"messages": USER}),
+        ("/v1/completions", {"prompt": ""}),
+        ("/v1/chat/completions", {"messages": USER, "stop": ""}),
+    ],
+)
+def test_the_documented_routes_answer_as_the_direct_ones(
+    server: HttpService, http: httpx.Client, path: str, asked: dict[str, Any], stream: bool
+) -> None:
+    body = {"model": "talker", "seed": 1, "stream": stream, **asked}
+
+    async def through_the_application() -> httpx.Response:
+        gateway = Gateway(create_app(server.service), server.settings.serve)
+        transport = httpx.ASGITransport(gateway)
+        async with httpx.AsyncClient(transport=transport, base_url=server.url) as client:
+            return await client.post(path, json=body)
+
+    documented = asyncio.run_coroutine_threadsafe(through_the_application(), server.loop)
+    ours, theirs = http.post(path, json=body), documented.result(20)
+    assert (ours.status_code, ours.headers["content-type"]) == (
+        theirs.status_code,
+        theirs.headers["content-type"],
+    )
+    assert _lasting(ours.text) == _lasting(theirs.text)
+
+
+def _lasting(text: str) -> str:
+    """Without what differs from answer to answer, and how the text was cut into events."""
+    text = re.sub(r'"(id|created|request_id)":("[^"]*"|\d+)', "", text)
+    content = "".join(re.findall(r'"(?:content|text)":"([^"]*)"', text))
+    return content + re.sub(r"data: .*\n\n", "", text)

@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 
 from cluster.head.processes import tagged_processes
+from cluster.testing.fake_compute import FakeCompute
 from tests.integration.conftest import Head
 from tests.integration.test_head import session_of, wait_for
 from tests.integration.test_head_restart import count
@@ -80,13 +81,20 @@ def up(head: Head) -> str:
 
 def main() -> None:
     """The whole story: start, cut the head's power, start again."""
-    folder = Path(sys.argv[1])
+    with FakeCompute() as compute:
+        tell(Path(sys.argv[1]), compute)
+    # the worker ends with this process, the first of its PID namespace
+    os._exit(0)
+
+
+def tell(folder: Path, compute: FakeCompute) -> None:
     run("ip", "link", "set", "lo", "up")
     for address in (HEAD, WORKER):
         run("ip", "address", "add", f"{address}/24", "dev", "lo")
     head = Head(
         folder,
-        IRONCLIW_CLOUD__PROJECT="a-project",
+        IRONCLIW_CLOUD__PROJECT=compute.project,
+        IRONCLIW_CLOUD__API_ENDPOINT=compute.url,
         IRONCLIW_CLUSTER__NODE_IP=HEAD,
         IRONCLIW_SERVE__PINNED_MODELS="[]",
     )
@@ -111,8 +119,6 @@ def main() -> None:
         head.remove()
     sys.stdout.write(json.dumps(facts) + "\n")
     sys.stdout.flush()
-    # the worker ends with this process, the first of its PID namespace
-    os._exit(0)
 
 
 if __name__ == "__main__":

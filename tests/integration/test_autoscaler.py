@@ -8,9 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cluster.testing.bed import Bed, bed
 from cluster.testing.faults import Hook, Preempt, Stockout
-
-from .autoscaled import Autoscaled, autoscaled
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(150)]
 
@@ -47,7 +46,7 @@ def next_place(driver: subprocess.Popen[str]) -> str:
     raise AssertionError("the driver has ended without a word")
 
 
-def place_of(driver: subprocess.Popen[str], cluster: Autoscaled) -> str:
+def place_of(driver: subprocess.Popen[str], cluster: Bed) -> str:
     """The same at its end."""
     cluster.wait_for(lambda: driver.poll() is not None, 60, "the driver's end")
     return next_place(driver)
@@ -61,7 +60,7 @@ def memory(pid: int) -> int:
 
 def test_from_nothing_to_one_machine_and_back(tmp_path: Path) -> None:
     """The first zone is empty, too: the machine comes from the next one, in the same round."""
-    with autoscaled(tmp_path, Stockout(zone=A, hint=(B,))) as cluster:
+    with bed(tmp_path, Stockout(zone=A, hint=(B,))) as cluster:
         driver = cluster.driver(TASK)
         (name,) = cluster.wait_for(cluster.live, 60, "a machine")
         first, second = cluster.inserts()
@@ -81,7 +80,7 @@ def test_from_nothing_to_one_machine_and_back(tmp_path: Path) -> None:
 
 
 def test_a_machine_beyond_the_budget_is_refused_with_a_reason(tmp_path: Path) -> None:
-    with autoscaled(tmp_path, month_usd=0.5) as cluster:
+    with bed(tmp_path, month_usd=0.5) as cluster:
         cluster.driver(TASK)
         (message,) = cluster.wait_for(lambda: cluster.told("refused"), 60, "the refusal")
         assert "budget.month_usd allows 0.50" in message
@@ -89,7 +88,7 @@ def test_a_machine_beyond_the_budget_is_refused_with_a_reason(tmp_path: Path) ->
 
 
 def test_an_autoscaler_killed_amid_a_launch_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    with autoscaled(tmp_path) as cluster:
+    with bed(tmp_path) as cluster:
         monitor = cluster.wait_for(cluster.monitor, 30, "the autoscaler")
         command, environment = monitor.cmdline(), monitor.environ()
         cluster.world.hooks["crash"] = lambda _: monitor.kill()
@@ -110,7 +109,7 @@ def test_an_autoscaler_killed_amid_a_launch_loses_and_doubles_nothing(tmp_path: 
 
 def test_the_replacement_is_there_before_the_end(tmp_path: Path) -> None:
     """Work moves within the notice: a machine is asked for at the notice, not after the loss."""
-    with autoscaled(tmp_path, cloud={"idle_minutes": 5.0}) as cluster:
+    with bed(tmp_path, cloud={"idle_minutes": 5.0}) as cluster:
         first = next_place(cluster.driver(ACTOR))
         cluster.wait_for(lambda: cluster.told("joined"), 10, "the controller's look at it")
         cluster.world.add(Preempt(notice=30, name=first))

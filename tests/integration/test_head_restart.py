@@ -1,7 +1,7 @@
 """A head with a cloud project: what it is made of, and that it comes back as itself.
 
-No machine is launched: there are no credentials. The tests share one head and build on each other,
-since each start takes as long as all of them together.
+No machine is launched: the cloud is a fake one that nobody asks for any. The tests share one head
+and build on each other, since each start takes as long as all of them together.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ import psutil
 import pytest
 
 from cluster.head.processes import tagged_processes
+from cluster.testing.fake_compute import FakeCompute
 from tests.integration.conftest import Head
 from tests.integration.test_head import process_named, session_of, wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
+CONTROLLER = "cluster.control.controller"
 LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 # A driver: the count of a named actor, made on the first call, and the id of the cluster.
 DRIVER = """\
@@ -48,12 +50,19 @@ print(json.dumps({"count": count, "pid": pid, "cluster": cluster[1].hex()}))
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+def compute() -> Iterator[FakeCompute]:
+    with FakeCompute() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, compute: FakeCompute) -> Iterator[Head]:
     head = Head(
         tmp_path_factory.mktemp("home"),
-        IRONCLIW_CLOUD__PROJECT="a-project",
+        IRONCLIW_CLOUD__PROJECT=compute.project,
+        IRONCLIW_CLOUD__API_ENDPOINT=compute.url,
         IRONCLIW_SERVE__PINNED_MODELS="[]",
-        IRONCLIW_CLUSTER__SIDE_MODULES='["tests.integration.beside_head"]',
+        IRONCLIW_CLUSTER__SIDE_MODULES=f'["{CONTROLLER}", "tests.integration.beside_head"]',
     )
     result = head.run("up")
     assert result.returncode == 0, result.stderr
@@ -125,6 +134,7 @@ def test_it_listens_on_loopback_alone_but_for_guarded_ports_of_serve(home: Head)
     assert len(elsewhere) == 2
 
 
+@pytest.mark.slow
 def test_nobody_gets_in_without_the_token(home: Head, tmp_path: Path) -> None:
     wrong = tmp_path / "token"
     wrong.write_text("0" * 64)
@@ -133,6 +143,7 @@ def test_nobody_gets_in_without_the_token(home: Head, tmp_path: Path) -> None:
     assert "token" in done.stderr.lower(), done.stderr
 
 
+@pytest.mark.slow
 def test_an_actor_and_the_service_outlive_the_control_service(home: Head) -> None:
     before = count(home, "make")
     old = process_named(home, "gcs_server")
@@ -143,6 +154,7 @@ def test_an_actor_and_the_service_outlive_the_control_service(home: Head) -> Non
     assert httpx.get(home.url + "/readyz", timeout=60).status_code == 200
 
 
+@pytest.mark.slow
 def test_a_head_whose_power_was_cut_comes_back_as_itself(home: Head) -> None:
     before = count(home)
     session = session_of(home)

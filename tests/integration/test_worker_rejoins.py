@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,15 +11,13 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import ROOT
+from tests.requirements import need_namespaces
 
 pytestmark = [
     pytest.mark.cluster,
     pytest.mark.slow,
     pytest.mark.timeout(400),
-    pytest.mark.skipif(
-        os.geteuid() != 0 or not shutil.which("unshare") or not shutil.which("ip"),
-        reason="needs root, unshare and ip, to make network namespaces",
-    ),
+    pytest.mark.netns,
 ]
 
 NAMESPACES = ("--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--mount")
@@ -29,6 +25,7 @@ NAMESPACES = ("--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--mou
 
 @pytest.fixture(scope="module")
 def facts(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    need_namespaces()
     folder: Path = tmp_path_factory.mktemp("away")
     program = [sys.executable, "-m", "tests.integration.away_from_home", str(folder)]
     done = subprocess.run(

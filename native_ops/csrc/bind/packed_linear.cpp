@@ -66,12 +66,12 @@ struct Product {
   }
   void quantized(const QuantizedRows& inputs, int planes) const {
     aten_threads().parallel(rows, 1 + 32768 / (1 + w.columns), [&](int64_t begin, int64_t end) {
-      kernels.quantize(x + begin * w.columns, w.columns, end - begin, w.columns, quantized_from(inputs, begin, 0, w.columns));
+      kernels.quantize(x + begin * w.columns, w.columns, end - begin, w.columns, quantized_from(inputs, begin));
     });
     const int64_t step = rows_at_once(planes * w.columns);
     aten_threads().parallel(w.groups(), grain(), [&](int64_t begin, int64_t end) {
       for (int64_t row = 0; row < rows; row += step)
-        kernels.multiply_quantized(w, quantized_from(inputs, row, 0, w.columns), rows - row < step ? rows - row : step, begin, end,
+        kernels.multiply_quantized(w, quantized_from(inputs, row), rows - row < step ? rows - row : step, begin, end,
             out + row * out_stride, out_stride);
     });
   }

@@ -1,5 +1,6 @@
 // Whatever stands in a file's blocks, packing and multiplying them must stay within their memory.
-// The first four bytes choose format, rows, columns and planes; what follows is the source.
+// The first four bytes choose format, rows, columns, and both planes and rows of activations; what
+// follows is the source. Every level of this machine is fed, AMX among them where it is there.
 #include <cstring>
 #include <vector>
 
@@ -10,19 +11,21 @@ using namespace ironcliw;
 namespace {
 
 constexpr Format kFormats[] = {Format::f32, Format::f16, Format::bf16, Format::q4_0, Format::q4_1, Format::q8_0, Format::q4_k, Format::q6_k, Format::int8};
-constexpr int64_t kRows = 3;  // of activations
+// Rows of activations: each size of a tile of vectors, then those that take AMX's tiles of 16: one,
+// two that overlap, several, and more than are held at a time.
+constexpr int64_t kRows[] = {1, 2, 3, 7, 8, 15, 16, 17, 33, 69, 83};
 
-void multiply(const PackedLinearKernels& kernels, const PackedMatrix& w, int planes) {
+void multiply(const PackedLinearKernels& kernels, const PackedMatrix& w, int planes, int64_t rows) {
   const int64_t stride = w.groups() * kGroup;
-  const std::vector<float> x(static_cast<size_t>(kRows * w.columns), 0.75f);
-  std::vector<float> out(static_cast<size_t>(kRows * stride)), row(static_cast<size_t>(w.columns));
+  const std::vector<float> x(static_cast<size_t>(rows * w.columns), 0.75f);
+  std::vector<float> out(static_cast<size_t>(rows * stride)), row(static_cast<size_t>(w.columns));
   if (is_quantized(w.format)) {
-    std::vector<int32_t> memory(static_cast<size_t>(quantized_bytes(kRows, w.columns, planes) + 3) / 4);
-    const QuantizedRows inputs = place_quantized(memory.data(), kRows, w.columns, planes, steps_for(w.format));
-    kernels.quantize(x.data(), w.columns, kRows, w.columns, inputs);
-    kernels.multiply_quantized(w, inputs, kRows, 0, w.groups(), out.data(), stride);
+    std::vector<int32_t> memory(static_cast<size_t>(quantized_bytes(rows, w.columns, planes) + 3) / 4);
+    const QuantizedRows inputs = place_quantized(memory.data(), rows, w.columns, planes, steps_for(w.format));
+    kernels.quantize(x.data(), w.columns, rows, w.columns, inputs);
+    kernels.multiply_quantized(w, inputs, rows, 0, w.groups(), out.data(), stride);
   } else {
-    kernels.multiply_float(w, x.data(), w.columns, kRows, 0, w.groups(), out.data(), stride);
+    kernels.multiply_float(w, x.data(), w.columns, rows, 0, w.groups(), out.data(), stride);
   }
   if (w.rows) kernels.read_row(w, w.rows - 1, row.data());
 }
@@ -38,6 +41,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t count) {
   for (size_t i = 0; i < source.size() && count > 4; ++i) source[i] = bytes[4 + i % (count - 4)];
   std::vector<uint8_t> packed(static_cast<size_t>(packed_bytes(format, rows, columns)));
   pack(format, source.data(), rows, columns, packed.data());
-  for (const Level level : levels_here()) multiply(packed_linear(level), {packed.data(), rows, columns, format}, 1 + bytes[3] % 2);
+  const int planes = 1 + bytes[3] % 2;
+  const int64_t inputs = kRows[bytes[3] / 2 % (sizeof kRows / sizeof *kRows)];
+  for (const Level level : levels_here()) multiply(packed_linear(level), {packed.data(), rows, columns, format}, planes, inputs);
   return 0;
 }

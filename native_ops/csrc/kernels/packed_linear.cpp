@@ -34,38 +34,46 @@ constexpr int64_t kAhead = 4096;  // bytes of weights: the processor's own prefe
 
 struct Quantized { Ints a, b; };
 
-IRONCLIW_INLINE void store_plane(Quantized q, int8_t* bytes, int32_t* sum_of_all, int32_t* sum_of_half) {
+IRONCLIW_INLINE void store_plane(Quantized q, int8_t* bytes) {
   store_int8(bytes, q.a);
   store_int8(bytes + 16, q.b);
-  *sum_of_half = sum(q.a);
-  *sum_of_all = *sum_of_half + sum(q.b);
 }
 
 // Values below 1e-30 are taken for zero: 127 / value would overflow.
-void quantize_block(const float* x, const QuantizedRows& out) {
+IRONCLIW_INLINE void quantize_block(const float* x, const QuantizedRows& out, int64_t row, int64_t block) {
   const Floats a = load(x), b = load(x + 16);
   const float most = largest(larger(abs(a), abs(b)));
   const bool finite = most <= FLT_MAX;  // not so for NaN either
   const float inverse = finite && most >= 1e-30f ? 127.0f / most : 0.0f;
   const float scale = finite ? (inverse > 0.0f ? most / 127.0f : 0.0f) : __builtin_nanf("");
   const Floats left = finite ? a * broadcast(inverse) : zero(), right = finite ? b * broadcast(inverse) : zero();
+  const int64_t at = block * out.rows + row;
+  int8_t* bytes = out.block(row, block);
   const Quantized first{to_ints(left), to_ints(right)};
-  store_plane(first, out.bytes, out.sums, out.halves);
-  *out.scales = scale;
-  float total = static_cast<float>(*out.sums);
-  if (out.bytes2) {
-    const float steps = static_cast<float>(out.steps);
-    const Floats fine = broadcast(steps);
-    store_plane({to_ints((left - to_floats(first.a)) * fine), to_ints((right - to_floats(first.b)) * fine)}, out.bytes2, out.sums2,
-        out.halves2);
-    total += static_cast<float>(*out.sums2) * (1.0f / steps);
+  Quantized second{broadcast_int(0), broadcast_int(0)};
+  store_plane(first, bytes);
+  if (out.stored == 2) {
+    const Floats fine = broadcast(static_cast<float>(out.steps));
+    second = {to_ints((left - to_floats(first.a)) * fine), to_ints((right - to_floats(first.b)) * fine)};
+    store_plane(second, bytes + kBlock);
   }
-  *out.offsets = scale * total;
+  int32_t sums[4];
+  sum_each(first.a, first.b, second.a, second.b, sums);
+  out.halves[at] = sums[0];
+  out.sums[at] = sums[0] + sums[1];
+  out.scales[at] = scale;
+  float total = static_cast<float>(sums[0] + sums[1]);
+  if (out.stored == 2) {
+    out.halves2[at] = sums[2];
+    out.sums2[at] = sums[2] + sums[3];
+    total += static_cast<float>(sums[2] + sums[3]) * (1.0f / static_cast<float>(out.steps));
+  }
+  out.offsets[at] = scale * total;
 }
 
 void quantize(const float* x, int64_t x_stride, int64_t rows, int64_t columns, QuantizedRows out) {
-  for (int64_t row = 0; row < rows; ++row)
-    for (int64_t k = 0; k < columns; k += kBlock) quantize_block(x + row * x_stride + k, quantized_from(out, row, k, columns));
+  for (int64_t row = 0; row < rows; ++row, x += x_stride)
+    for (int64_t block = 0; block < columns / kBlock; ++block) quantize_block(x + block * kBlock, out, row, block);
 }
 
 // ------------------------------------------------------- products with blocks
@@ -137,19 +145,19 @@ IRONCLIW_INLINE Floats dot_planes(const Block& w, const int8_t* x, const int8_t*
 }
 
 template <class F, int planes>
-IRONCLIW_INLINE Floats add_block(Floats total, const Block& w, const QuantizedRows& x, int64_t at, int64_t block, Floats step) {
-  const int8_t *bytes = x.bytes + at, *bytes2 = planes == 2 ? x.bytes2 + at : nullptr;
-  const int32_t sum = x.sums[block], sum2 = planes == 2 ? x.sums2[block] : 0;
-  const Floats scale = broadcast(x.scales[block]);
+IRONCLIW_INLINE Floats add_block(Floats total, const Block& w, const QuantizedRows& x, const int8_t* bytes, int64_t at, Floats step) {
+  const int8_t* bytes2 = bytes + kBlock;
+  const int32_t sum = x.sums[at], sum2 = planes == 2 ? x.sums2[at] : 0;
+  const Floats scale = broadcast(x.scales[at]);
   if constexpr (F::kTwoScales) {
-    const int32_t half = x.halves[block], half2 = planes == 2 ? x.halves2[block] : 0;
+    const int32_t half = x.halves[at], half2 = planes == 2 ? x.halves2[at] : 0;
     const Floats low = dot_planes<F, planes, 0, 4>(w, bytes, bytes2, half, half2, step);
     const Floats high = dot_planes<F, planes, 4, 4>(w, bytes, bytes2, sum - half, sum2 - half2, step);
     return fma(fma(low, w.scale, high * w.scale2), scale, total);
   } else {
     const Floats dot = dot_planes<F, planes, 0, 8>(w, bytes, bytes2, sum, sum2, step);
     total = fma(F::kScale ? dot * w.scale : dot, scale, total);
-    return F::kOffset ? fma(w.offset, broadcast(x.offsets[block]), total) : total;
+    return F::kOffset ? fma(w.offset, broadcast(x.offsets[at]), total) : total;
   }
 }
 
@@ -166,6 +174,8 @@ void multiply_tile(const uint8_t* group, int64_t columns, const QuantizedRows& x
   Floats total[tile];
   for (int m = 0; m < tile; ++m) total[m] = zero();
   const uint8_t* w = group + F::kGroupHead;
+  const int8_t* bytes[tile];
+  for (int m = 0; m < tile; ++m) bytes[m] = x.block(row + m, 0);
   for (int64_t block = 0; block < blocks;) {
     const Head head = F::head(w);
     w += F::kHead;
@@ -174,8 +184,12 @@ void multiply_tile(const uint8_t* group, int64_t columns, const QuantizedRows& x
       if constexpr (tile <= 2) prefetch(reinterpret_cast<uintptr_t>(w) + kAhead, F::kBytes);
       const Block weights = F::block(w, head);
   IRONCLIW_UNROLL
-      for (int m = 0; m < tile; ++m) total[m] = add_block<F, planes>(total[m], weights, x, (row + m) * columns + block * kBlock,
-          (row + m) * blocks + block, step);
+      for (int m = 0; m < tile; ++m) {
+        total[m] = add_block<F, planes>(total[m], weights, x, bytes[m], block * x.rows + row + m, step);
+        bytes[m] += x.block_bytes();
+        // keeps each row's address in one register: of two, it takes VNNI instructions apart
+        asm("" : "+r"(bytes[m]));
+      }
     }
   }
   for (int m = 0; m < tile; ++m) {
@@ -210,7 +224,7 @@ void multiply_groups(const PackedMatrix& w, const QuantizedRows& x, int64_t rows
   const int64_t step = 1 + kCachedWeights / (1 + bytes_of_group<F>(w.columns));
   for (int64_t first = begin; first < end; first += step) {
     const int64_t last = end - first < step ? end : first + step;
-    if (x.bytes2) multiply_rows<F, 2, kTile>(w, first, last, x, 0, rows, out, out_stride);
+    if (x.planes == 2) multiply_rows<F, 2, kTile>(w, first, last, x, 0, rows, out, out_stride);
     else multiply_rows<F, 1, kTile>(w, first, last, x, 0, rows, out, out_stride);
   }
 }

@@ -46,25 +46,31 @@ inline bool has_nibbles(Format format) { return format == Format::q4_0 || format
 inline int steps_for(Format format) { return has_nibbles(format) ? kNibbleSteps : kByteSteps; }
 
 // Activations of a quantised product: int8 with a scale every 32 columns, in one plane or two:
-// x = scale * (bytes + bytes2 / steps), which is about 8 bits, and 12 or 16. [M, K], and [M, K / 32] for
-// the numbers of each block. A row with NaN or infinity has scales of NaN there, and so outputs of NaN.
+// x = scale * (first + second / steps), which is about 8 bits, and 12 or 16. A row with NaN or infinity
+// has scales of NaN there, and so outputs of NaN.
+//
+// Bytes are [M, K / 32, planes, 32]: those of a block in both planes are one line of the cache. Numbers
+// of blocks are [K / 32, M]: those of neighbouring rows are one vector.
 struct QuantizedRows {
   int8_t* bytes;
-  float* scales;
-  int32_t* sums;              // of a block's bytes
-  int32_t* halves = nullptr;  // of the first 16 of them
-  float* offsets = nullptr;   // scale * (sum + sum2 / steps)
-  int8_t* bytes2 = nullptr;   // null: one plane; the next two too
-  int32_t* sums2 = nullptr;
-  int32_t* halves2 = nullptr;
-  int steps = kByteSteps;
+  float *scales, *offsets;    // offset: scale * (sum + sum2 / steps)
+  int32_t *sums, *halves;     // of a block's bytes, and of the first 16 of them
+  int32_t *sums2, *halves2;   // of the second plane
+  int64_t rows;               // from one block's number to the next one's of a row
+  int64_t columns;
+  int stored;                 // planes of `bytes`
+  int planes;                 // how many of them count; the second is there where two are stored
+  int steps;
+
+  int64_t block_bytes() const { return stored * kBlock; }
+  int8_t* block(int64_t row, int64_t at) const { return bytes + (row * (columns / kBlock) + at) * block_bytes(); }
 };
-// Room for [rows, columns], and the pointers into `memory` (aligned to 4) of that room.
+// Room for [rows, columns], and the pointers into `memory` of that room. `memory` is aligned to 4; to 64
+// it is faster.
 int64_t quantized_bytes(int64_t rows, int64_t columns, int planes);
 QuantizedRows place_quantized(void* memory, int64_t rows, int64_t columns, int planes, int steps);
-// The same rows from (row, column) on, `columns` wide; a column is a multiple of 32. More than one
-// row may be read or written through it only where `column` is 0.
-QuantizedRows quantized_from(const QuantizedRows& x, int64_t row, int64_t column, int64_t columns);
+// The same rows from `row` on.
+QuantizedRows quantized_from(const QuantizedRows& x, int64_t row);
 
 struct PackedLinearKernels {
   // x [M, K] to `out`, row by row, each by itself.

@@ -14,12 +14,11 @@
 IRONCLIW_BEGIN
 
 constexpr int64_t kTileRows = 16;
-constexpr int64_t kPiece = 24;  // blocks of a group that are unpacked at a time: whole super-blocks, in the first level cache
-constexpr int64_t kTiles = 4;   // tiles of rows that they serve, in the second level cache
+constexpr int64_t kPiece = 24;   // blocks at a time: whole super-blocks, whose rows of x stay in the first level cache
+constexpr int64_t kGroups = 8;   // groups that are unpacked at a time, into the second level cache
 
 // How many integer products a block takes, and of what.
 enum class Planes { one, two, joined };
-constexpr int64_t bytes_of_row(Planes planes) { return planes == Planes::one ? kBlock : 2 * kBlock; }
 constexpr int lines_of_block(Planes planes) { return planes == Planes::joined ? 16 : 8; }
 constexpr int sums_of_block(Planes planes) { return planes == Planes::two ? 2 : 1; }
 
@@ -38,7 +37,8 @@ template <class F, Planes planes> IRONCLIW_INLINE UnpackedBlock<planes> unpacked
     if constexpr (planes == Planes::joined)
       out.lines[l] = {_mm512_and_si512(_mm512_slli_epi16(line, 4), _mm512_set1_epi8(static_cast<char>(0xf0)))};
   }
-  out.scale = F::kScale ? block.scale : zero();
+  // the sum of joined planes is kNibbleSteps times too large
+  out.scale = !F::kScale ? zero() : planes == Planes::joined ? block.scale * broadcast(1.0f / kNibbleSteps) : block.scale;
   out.second = F::kTwoScales ? block.scale2 : F::kOffset ? block.offset : zero();
   return out;
 }
@@ -49,7 +49,7 @@ template <class F, Planes planes> void unpack_blocks(const uint8_t* w, int64_t c
     w += F::kHead;
     for (int b = 0; b < F::kBlocks; ++b, ++block, w += F::kBytes) out[block] = unpacked_block<F, planes>(F::block(w, head));
   }
-  asm volatile("" ::: "memory");  // GCC's tile loads do not say that they read memory (nor in gather_rows)
+  asm volatile("" ::: "memory");  // GCC's tile loads do not say that they read memory
 }
 
 // Tiles 0 to 3: sums; 4 and 5: rows of x; 6 and 7: lines. Configured while this lives: the thread is
@@ -69,49 +69,33 @@ class Tiles {
   ~Tiles() { _tile_release(); }
 };
 
-// A block of 16 rows side by side, a row's second plane behind its first: one stream to read, however
-// far apart the rows are.
-template <Planes planes> struct alignas(64) RowsBlock {
-  int8_t bytes[kTileRows][bytes_of_row(planes)];
-  float scales[kTileRows], offsets[kTileRows];
+// A block of 16 rows of x.
+struct RowsBlock {
+  const int8_t* bytes;  // of the first row
+  int64_t stride;       // to the next row's
+  const float *scales, *offsets;
 };
 
-template <Planes planes>
-void gather_rows(const QuantizedRows& x, int64_t row, int64_t blocks, int64_t first, int64_t count, RowsBlock<planes>* out) {
-  const float unit = planes == Planes::joined ? 1.0f / kNibbleSteps : 1.0f;
-  for (int64_t m = 0; m < kTileRows; ++m) {
-    const int64_t at = (row + m) * blocks + first;
-    for (int64_t b = 0; b < count; ++b) {
-      std::memcpy(out[b].bytes[m], x.bytes + (at + b) * kBlock, kBlock);
-      if constexpr (planes != Planes::one) std::memcpy(out[b].bytes[m] + kBlock, x.bytes2 + (at + b) * kBlock, kBlock);
-      out[b].scales[m] = x.scales[at + b] * unit;
-      out[b].offsets[m] = x.offsets[at + b];
-    }
-  }
-  asm volatile("" ::: "memory");
-}
-
-template <class F, Planes planes> IRONCLIW_INLINE void start_sums(const RowsBlock<planes>& x, const UnpackedBlock<planes>& w) {
-  constexpr int64_t stride = bytes_of_row(planes);
+template <class F, Planes planes> IRONCLIW_INLINE void start_sums(const RowsBlock& x, const UnpackedBlock<planes>& w) {
   _tile_zero(0);
   _tile_loadd(6, w.lines, 64);
-  _tile_loadd(4, x.bytes[0], stride);
+  _tile_loadd(4, x.bytes, x.stride);
   if constexpr (planes == Planes::joined && F::kZero == 0) _tile_dpbsud(0, 4, 6);
   else _tile_dpbssd(0, 4, 6);
   if constexpr (planes == Planes::two) {
     _tile_zero(1);
-    _tile_loadd(5, x.bytes[0] + kBlock, stride);
+    _tile_loadd(5, x.bytes + kBlock, x.stride);
     _tile_dpbssd(1, 5, 6);
   }
   if constexpr (F::kTwoScales) {
     _tile_zero(2);
     _tile_loadd(7, w.lines + 4, 64);
-    _tile_loadd(4, x.bytes[0] + kBlock / 2, stride);
+    _tile_loadd(4, x.bytes + kBlock / 2, x.stride);
     _tile_dpbssd(2, 4, 7);
   }
   if constexpr (F::kTwoScales && planes == Planes::two) {
     _tile_zero(3);
-    _tile_loadd(5, x.bytes[0] + kBlock + kBlock / 2, stride);
+    _tile_loadd(5, x.bytes + kBlock + kBlock / 2, x.stride);
     _tile_dpbssd(3, 5, 7);
   }
 }
@@ -138,8 +122,7 @@ template <Planes planes> IRONCLIW_INLINE Floats all_planes(const int32_t* sums, 
 #define IRONCLIW_EACH_ROW _Pragma("GCC unroll 16") for (int m = 0; m < kTileRows; ++m)
 
 template <class F, Planes planes>
-IRONCLIW_INLINE void add_sums(Floats* total, const Sums<F, planes>& sums, const RowsBlock<planes>& x, const UnpackedBlock<planes>& w,
-    Floats step) {
+IRONCLIW_INLINE void add_sums(Floats* total, const Sums<F, planes>& sums, const RowsBlock& x, const UnpackedBlock<planes>& w, Floats step) {
   const Floats w_scale = w.scale, second = w.second;
   IRONCLIW_EACH_ROW {
     const int64_t at = m * kGroup;
@@ -154,74 +137,95 @@ IRONCLIW_INLINE void add_sums(Floats* total, const Sums<F, planes>& sums, const 
   }
 }
 
-struct Place {  // of 16 rows of outputs
-  float* out;
-  int64_t stride;
-  int skip;  // rows in front that are done
+// Blocks from `first` on of 16 rows of x or more, in tiles of 16. The last tile overlaps the one before it
+// where rows is no multiple of 16.
+struct RowTiles {
+  const QuantizedRows& x;
+  int64_t rows, first;
+  int64_t count() const { return (rows + kTileRows - 1) / kTileRows; }
+  int64_t place(int64_t tile) const { return rows - tile * kTileRows < kTileRows ? rows - kTileRows : tile * kTileRows; }
+  int64_t done(int64_t tile) const { return tile * kTileRows - place(tile); }  // rows in front that the tile before has
+  IRONCLIW_INLINE RowsBlock block(int64_t tile, int64_t b) const {
+    const int64_t at = (first + b) * x.rows + place(tile);
+    return {x.block(place(tile), first + b), x.columns / kBlock * x.block_bytes(), x.scales + at, x.offsets + at};
+  }
 };
 
-// Adds `count` blocks to what is in `out`, or to zero. The tile products of a block run while the sums
-// of the one before it are added. `row_scales`: where this is the last piece and there are any.
+// Groups of outputs whose weights of one piece are unpacked, kPiece blocks apart.
+template <Planes planes> struct UnpackedGroups {
+  const UnpackedBlock<planes>* blocks;
+  int64_t groups, count;  // and blocks of each
+  const float* row_scales[kGroups];  // null: this is not the last piece, or there are none
+};
+
+// out += the product, or = where `is_first`. The tile products of a block run while the sums of the one
+// before it are added, from the first block of all to the last.
 template <class F, Planes planes>
-void add_piece(const RowsBlock<planes>* x, const UnpackedBlock<planes>* w, int64_t count, bool is_first, Floats step,
-    const float* row_scales, const Place& place) {
+void multiply_unpacked(const RowTiles& x, const UnpackedGroups<planes>& w, bool is_first, Floats step, float* out, int64_t out_stride) {
   Sums<F, planes> sums;
-  Floats total[kTileRows];
-  IRONCLIW_EACH_ROW total[m] = is_first ? zero() : load(place.out + m * place.stride);
-  start_sums<F, planes>(x[0], w[0]);
+  const int64_t tiles = x.count();
+  start_sums<F, planes>(x.block(0, 0), w.blocks[0]);
   store_sums<F, planes>(sums);
-  for (int64_t b = 1; b < count; ++b) {
-    start_sums<F, planes>(x[b], w[b]);
-    add_sums<F, planes>(total, sums, x[b - 1], w[b - 1], step);
-    store_sums<F, planes>(sums);
-  }
-  add_sums<F, planes>(total, sums, x[count - 1], w[count - 1], step);
-  IRONCLIW_EACH_ROW {
-    if (row_scales) total[m] = total[m] * load(row_scales);
-    if (m >= place.skip) store(place.out + m * place.stride, total[m]);
-  }
+  for (int64_t tile = 0; tile < tiles; ++tile)
+    for (int64_t group = 0; group < w.groups; ++group) {
+      float* place = out + x.place(tile) * out_stride + group * kGroup;
+      const UnpackedBlock<planes>* weights = w.blocks + group * kPiece;
+      // rows of `out` are far apart: a store that waits for its line holds up the sums behind it
+      IRONCLIW_EACH_ROW __builtin_prefetch(place + m * out_stride, 1);
+      Floats total[kTileRows];
+      IRONCLIW_EACH_ROW total[m] = is_first ? zero() : load(place + m * out_stride);
+      RowsBlock now = x.block(tile, 0);
+      const int64_t line = x.x.block_bytes(), numbers = x.x.rows;
+      for (int64_t b = 1; b < w.count; ++b) {
+        const RowsBlock next{now.bytes + line, now.stride, now.scales + numbers, now.offsets + numbers};
+        start_sums<F, planes>(next, weights[b]);
+        add_sums<F, planes>(total, sums, now, weights[b - 1], step);
+        store_sums<F, planes>(sums);
+        now = next;
+      }
+      const bool last_group = group + 1 == w.groups, last = last_group && tile + 1 == tiles;
+      if (!last) start_sums<F, planes>(x.block(last_group ? tile + 1 : tile, 0), last_group ? w.blocks[0] : weights[kPiece]);
+      add_sums<F, planes>(total, sums, now, weights[w.count - 1], step);
+      if (!last) store_sums<F, planes>(sums);
+      const int done = static_cast<int>(x.done(tile));
+      IRONCLIW_EACH_ROW {
+        if (w.row_scales[group]) total[m] = total[m] * load(w.row_scales[group]);
+        if (m >= done) store(place + m * out_stride, total[m]);
+      }
+    }
 }
 #undef IRONCLIW_EACH_ROW
 
-// Rows [row, row + rows), 16 to 64 of them; groups [begin, end) of `bytes` each. The last tile overlaps
-// the one before it where rows is no multiple of 16.
+// 16 rows or more; groups [begin, end) of `bytes` each.
 template <class F, Planes planes>
-void multiply_row_tiles(const PackedMatrix& w, int64_t bytes, const QuantizedRows& x, int64_t row, int64_t rows, int64_t begin,
-    int64_t end, float* out, int64_t out_stride) {
-  RowsBlock<planes> gathered[kTiles][kPiece];
-  UnpackedBlock<planes> unpacked[kPiece];
+void multiply_row_tiles(const PackedMatrix& w, int64_t bytes, const QuantizedRows& x, int64_t rows, int64_t begin, int64_t end,
+    float* out, int64_t out_stride) {
+  UnpackedBlock<planes> unpacked[kGroups * kPiece];
   const Floats step = broadcast(1.0f / static_cast<float>(x.steps));
   const int64_t blocks = w.columns / kBlock;
-  const auto row_of = [&](int64_t tile) { return rows - tile * kTileRows < kTileRows ? rows - kTileRows : tile * kTileRows; };
-  for (int64_t first = 0; first < blocks; first += kPiece) {
-    const int64_t count = blocks - first < kPiece ? blocks - first : kPiece;
-    for (int64_t t = 0; t * kTileRows < rows; ++t) gather_rows<planes>(x, row + row_of(t), blocks, first, count, gathered[t]);
-    for (int64_t g = begin; g < end; ++g) {
-      const uint8_t* group = w.data + g * bytes;
-      unpack_blocks<F, planes>(group + F::kGroupHead + first / F::kBlocks * (F::kHead + F::kBlocks * F::kBytes), count, unpacked);
-      const bool scaled = F::kGroupHead && first + count == blocks;
-      const float* row_scales = scaled ? reinterpret_cast<const float*>(group) : nullptr;
-      for (int64_t t = 0; t * kTileRows < rows; ++t) {
-        const Place place{out + (row + row_of(t)) * out_stride + g * kGroup, out_stride, static_cast<int>(t * kTileRows - row_of(t))};
-        add_piece<F, planes>(gathered[t], unpacked, count, first == 0, step, row_scales, place);
+  for (int64_t group = begin; group < end; group += kGroups)
+    for (int64_t first = 0; first < blocks; first += kPiece) {
+      const int64_t groups = end - group < kGroups ? end - group : kGroups, count = blocks - first < kPiece ? blocks - first : kPiece;
+      UnpackedGroups<planes> part{unpacked, groups, count, {}};
+      for (int64_t g = 0; g < groups; ++g) {
+        const uint8_t* data = w.data + (group + g) * bytes;
+        const uint8_t* piece = data + F::kGroupHead + first / F::kBlocks * (F::kHead + F::kBlocks * F::kBytes);
+        unpack_blocks<F, planes>(piece, count, unpacked + g * kPiece);
+        if (F::kGroupHead && first + count == blocks) part.row_scales[g] = reinterpret_cast<const float*>(data);
       }
+      multiply_unpacked<F, planes>({x, rows, first}, part, first == 0, step, out + group * kGroup, out_stride);
     }
-  }
 }
 
 // Groups [begin, end) of `bytes` each; 16 rows at least, and one block.
 template <class F>
 void multiply_tiles(const PackedMatrix& w, int64_t bytes, const QuantizedRows& x, int64_t rows, int64_t begin, int64_t end, float* out,
     int64_t out_stride) {
-  const bool joined = F::kNibbles && x.bytes2 && x.steps == kNibbleSteps;
+  const bool joined = F::kNibbles && x.planes == 2 && x.steps == kNibbleSteps;
   const Tiles tiles(joined ? 16 : F::kTwoScales ? 4 : 8);
-  for (int64_t row = 0, count; row < rows; row += count) {
-    const int64_t left = rows - row, most = kTiles * kTileRows;
-    count = left <= most ? left : left < most + kTileRows ? most / 2 : most;  // so that 16 are left, or none
-    if (!x.bytes2) multiply_row_tiles<F, Planes::one>(w, bytes, x, row, count, begin, end, out, out_stride);
-    else if (!joined) multiply_row_tiles<F, Planes::two>(w, bytes, x, row, count, begin, end, out, out_stride);
-    else if constexpr (F::kNibbles) multiply_row_tiles<F, Planes::joined>(w, bytes, x, row, count, begin, end, out, out_stride);
-  }
+  if (x.planes == 1) multiply_row_tiles<F, Planes::one>(w, bytes, x, rows, begin, end, out, out_stride);
+  else if (!joined) multiply_row_tiles<F, Planes::two>(w, bytes, x, rows, begin, end, out, out_stride);
+  else if constexpr (F::kNibbles) multiply_row_tiles<F, Planes::joined>(w, bytes, x, rows, begin, end, out, out_stride);
 }
 
 IRONCLIW_END

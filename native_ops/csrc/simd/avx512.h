@@ -68,6 +68,14 @@ IRONCLIW_INLINE float sum(Floats x) {
   return _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)));
 }
 IRONCLIW_INLINE int32_t sum(Ints x) { return _mm512_reduce_add_epi32(x.v); }
+// The sums of four vectors: each step halves what is left of all of them.
+IRONCLIW_INLINE void sum_each(Ints a, Ints b, Ints c, Ints d, int32_t* out) {
+  const __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a.v, b.v), _mm512_unpackhi_epi32(a.v, b.v));
+  const __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c.v, d.v), _mm512_unpackhi_epi32(c.v, d.v));
+  const __m512i all = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+  const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1)));
+}
 IRONCLIW_INLINE float largest(Floats x) {
   if (_mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q)) return __builtin_nanf("");
   return _mm512_reduce_max_ps(x.v);

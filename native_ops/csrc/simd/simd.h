@@ -32,4 +32,16 @@
 #include "simd/baseline.h"
 #endif
 
+#if !defined(IRONCLIW_USE_AVX512)
+IRONCLIW_BEGIN
+// The sums of four vectors.
+IRONCLIW_INLINE void sum_each(Ints a, Ints b, Ints c, Ints d, int32_t* out) {
+  out[0] = sum(a);
+  out[1] = sum(b);
+  out[2] = sum(c);
+  out[3] = sum(d);
+}
+IRONCLIW_END
+#endif
+
 #include "simd/math.h"

@@ -147,6 +147,32 @@ TEST(decoder_step_by_step_has_the_bits_of_the_whole) {
   }
 }
 
+// What the last layer leaves out changes neither the logits that are wanted nor what is cached.
+TEST(decoder_step_gives_wanted_rows_the_bits_that_they_have_among_all) {
+  for (const Format format : {Format::f32, Format::q4_1})
+    for (const int32_t length : {6, 45}) {
+      const Model model(format, 2);
+      DecoderPlan plan;
+      CHECK(model.read(plan).empty());
+      Tokens all;
+      for (int32_t slot = 0; slot < 2; ++slot)
+        for (int32_t t = 0; t < length; ++t) all.add(token_at(slot, t), t, slot);
+      std::vector<uint16_t> cache(size_t(Model::kSlots * model.slot)), other = cache;
+      const auto whole = run(level, plan, cache, all);
+      for (const auto& rows : {std::vector<int32_t>{}, {2 * length - 1}, {0, 1, length, 2 * length - 2}}) {
+        Tokens some = all;
+        some.rows = rows;
+        std::fill(other.begin(), other.end(), uint16_t{0});
+        thread_count = 1 + int(rows.size());
+        const auto logits = run(level, plan, other, some);
+        thread_count = 1;
+        CHECK(cache == other);
+        for (size_t i = 0; i < rows.size(); ++i)
+          CHECK(std::memcmp(&logits[i * Model::kVocabulary], &whole[size_t(rows[i]) * Model::kVocabulary], 4 * Model::kVocabulary) == 0, "format %d, %d tokens, row %d", int(format), int(length), int(rows[i]));
+      }
+    }
+}
+
 TEST(decoder_plan_with_any_number_exchanged_is_refused_or_runs) {
   const Model good(Format::q4_1, 1);
   Tokens tokens;

@@ -174,9 +174,9 @@ TEST(packed_products_follow_their_quantised_inputs) {
           double expected = 0, size = 0;
           for (int64_t k = 0; k < columns; ++k) {
             const int64_t at = m * columns + k;
-            const double value = quantized.x.scales[at / 32] * (quantized.x.bytes[at] +
-                (planes == 2 ? quantized.x.bytes2[at] / double(steps) : 0.0));
-            CHECK(std::fabs(value - x[at]) <= quantized.x.scales[at / 32] * (planes == 2 ? 0.501 / steps + 1e-4 : 0.501), "%g for %g", value, x[at]);
+            const int8_t* bytes = quantized.x.block(m, k / 32) + k % 32;
+            const double scale = quantized.x.scales[k / 32 * rows + m], value = scale * (bytes[0] + (planes == 2 ? bytes[32] / double(steps) : 0.0));
+            CHECK(std::fabs(value - x[at]) <= scale * (planes == 2 ? 0.501 / steps + 1e-4 : 0.501), "%g for %g", value, x[at]);
             expected += value * c.weights[n * columns + k];
             size += std::fabs(value * c.weights[n * columns + k]);
           }
@@ -198,7 +198,7 @@ TEST(packed_rows_have_the_same_bits_alone_and_together) {
         const int64_t first = most - rows;
         std::vector<float> out(static_cast<size_t>(rows * 48));
         for (int64_t g = 2; g >= 0; --g)  // group by group, from the last
-          packed_linear(level).multiply_quantized(c.matrix(), quantized_from(all.x, first, 0, columns), rows, g, g + 1, out.data(), 48);
+          packed_linear(level).multiply_quantized(c.matrix(), quantized_from(all.x, first), rows, g, g + 1, out.data(), 48);
         CHECK(!std::memcmp(out.data(), together.data() + first * 48, out.size() * 4), "format %d, %d planes, %d rows", int(format),
             planes, int(rows));
       }
@@ -215,7 +215,7 @@ TEST(packed_rows_have_the_same_bits_among_many) {
       const Rows all(level, x, most, columns, planes, steps);
       std::vector<float> alone(static_cast<size_t>(most * 16)), out(alone.size() + 16, -1.0f);
       for (int64_t m = 0; m < most; ++m)
-        packed_linear(level).multiply_quantized(c.matrix(), quantized_from(all.x, m, 0, columns), 1, 0, 1, alone.data() + 16 * m, 16);
+        packed_linear(level).multiply_quantized(c.matrix(), quantized_from(all.x, m), 1, 0, 1, alone.data() + 16 * m, 16);
       for (const int64_t rows : {64, 65, 79, 80, 145}) {
         std::fill(out.begin(), out.end(), -1.0f);
         packed_linear(level).multiply_quantized(c.matrix(), all.x, rows, 0, 1, out.data(), 16);

@@ -141,13 +141,23 @@ class SlotPages:
     Args:
         slots: How many stretches.
         slot_bytes: Of each.
+
+    Raises:
+        SettingsError: more than this process can address.
     """
 
     def __init__(self, slots: int, slot_bytes: int) -> None:
         self._slot_bytes = slot_bytes
         # NORESERVE: Linux refuses a mapping beyond its memory otherwise, although little gets used
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
-        self._pages = mmap.mmap(-1, max(slots * slot_bytes, 1), flags=flags)
+        try:
+            self._pages = mmap.mmap(-1, max(slots * slot_bytes, 1), flags=flags)
+        except (OSError, OverflowError, ValueError) as error:
+            raise SettingsError(
+                f"a KV cache of {slots} slots, each of which may grow to {slot_bytes} bytes, does "
+                f"not fit this process's addresses ({error}); lower serve.generation_slots or "
+                "serve.kv_cache_bytes"
+            ) from error
         if hasattr(mmap, "MADV_NOHUGEPAGE"):
             # a slot's layers are far apart: huge pages would take 2 MiB for each one
             self._pages.madvise(mmap.MADV_NOHUGEPAGE)

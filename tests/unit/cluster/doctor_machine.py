@@ -29,7 +29,12 @@ INTERFACES = {
 def settings_of(folder: Path, **sections: dict[str, Any]) -> Settings:
     """Settings of a head with workers; `sections` win."""
     base: dict[str, dict[str, Any]] = {
-        "cloud": {"project": "my-project", "vpn_secret": "vpn-key"},
+        "cloud": {
+            "project": "my-project",
+            "vpn_secret": "vpn-key",
+            "token_secret": "ray-token",
+            "service_account": "worker@my-project.iam.gserviceaccount.com",
+        },
         "cluster": {"node_ip": ADDRESS},
     }
     merged = {name: {**base.get(name, {}), **sections.get(name, {})} for name in {*base, *sections}}
@@ -66,6 +71,8 @@ HEALTHY = Probes(
     reaches_itself=lambda address: None,
     head_runs=lambda: False,
     nodes=lambda: None,
+    listening=lambda: None,
+    ordered=lambda: None,
     free_bytes=lambda path: 100 * GIBIBYTE,
     mode=lambda path: 0o600,
     clock_offset=lambda url: 0.4,

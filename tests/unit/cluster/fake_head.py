@@ -7,7 +7,7 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray.core.generated import autoscaler_pb2
+from ray.core.generated import autoscaler_pb2, gcs_pb2
 from ray.exceptions import RpcError
 
 from cluster.config import HEAD_INSTANCE_ID
@@ -47,6 +47,10 @@ class FakeHead:
     round: int = 1
     stored: dict[tuple[bytes, bytes], bytes] = field(default_factory=dict)
     connections: int = 0
+    actors: list[tuple[str, str, str]] = field(default_factory=list)
+    """Instance id, job, name of each living actor."""
+    jobs: dict[str, tuple[bool, bool, dict[str, str]]] = field(default_factory=dict)
+    """Job -> (it runs tasks, it has ended, its metadata)."""
 
     def connect(self, address: str) -> FakeHead:
         if not self.is_up:
@@ -92,6 +96,27 @@ class FakeHead:
                 for key, value in selector.items():
                     terms.add(label_key=key, label_values=[value])
         return bytes(reply.SerializeToString())
+
+    async def async_get_all_actor_info(self, **given: Any) -> Any:
+        self._answer()
+        assert given == {"actor_state_name": "ALIVE", "timeout": 4.0}
+        found = {}
+        for number, (name, job, actor) in enumerate(self.actors):
+            row = gcs_pb2.ActorTableData(name=actor, job_id=job.encode())
+            row.address.node_id = name.encode()
+            found[number] = row
+        return found
+
+    def get_all_job_info(self, timeout: float) -> Any:
+        self._answer()
+        found = {}
+        for job, (is_running_tasks, is_dead, metadata) in self.jobs.items():
+            row = gcs_pb2.JobTableData(
+                job_id=job.encode(), is_running_tasks=is_running_tasks, is_dead=is_dead
+            )
+            row.config.metadata.update(metadata)
+            found[job] = row
+        return found
 
     def request_cluster_resource_constraint(
         self, bundles: Any, selectors: Any, counts: Any, timeout_s: float

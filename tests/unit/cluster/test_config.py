@@ -299,3 +299,15 @@ class TestCommand:
         path.write_text(path.read_text().replace("upscaling_speed", "upscaling_sped"))
         assert self.run("validate") == 4
         assert "did you mean 'upscaling_speed'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["Home", "1st", "home-", "", "a" * 55, "home_2", "home\n"])
+def test_a_cluster_name_that_no_machine_could_have_is_refused(name: str) -> None:
+    with pytest.raises(SettingsError, match=r"cloud\.cluster_name .*begin with a letter"):
+        load_settings(cloud={"cluster_name": name})
+
+
+def test_the_cluster_name_is_a_setting() -> None:
+    definition = render(load_settings(cloud={"cluster_name": "office-2"}))
+    assert definition["cluster_name"] == "office-2"
+    validate(definition)

@@ -44,6 +44,13 @@ def test_kinds_are_chosen(log: EventLog) -> None:
     assert log.recent(9, []) == []
 
 
+def test_kinds_are_counted(log: EventLog) -> None:
+    for kind in ("launch", "left", "launch", "drained"):
+        log.add(kind, kind)
+    assert log.counts(START) == {"launch": 2, "left": 1, "drained": 1}
+    assert log.counts(START + timedelta(seconds=2)) == {"launch": 1, "drained": 1}
+
+
 def test_old_events_are_forgotten(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "KEPT_EVENTS", 7)
     monkeypatch.setattr(events, "_SLACK", 5)

@@ -15,7 +15,7 @@ from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 from ray.autoscaler.v2.instance_manager.node_provider import NodeProviderAdapter
 from ray.core.generated.instance_manager_pb2 import NodeKind
 
-from cluster.config import CLUSTER_NAME, HEAD_INSTANCE_ID, SPOT_TYPE, render
+from cluster.config import HEAD_INSTANCE_ID, SPOT_TYPE, render
 from cluster.events import EventLog
 from cluster.gce.client import ComputeClient, GceError
 from cluster.head.ray_environment import token_path
@@ -32,6 +32,7 @@ from ironcliw.store import Store
 
 from .clouds import VERSIONS, A
 
+CLUSTER_NAME = "ironcliw"
 TAGS = {TAG_RAY_USER_NODE_TYPE: SPOT_TYPE, TAG_RAY_LAUNCH_REQUEST: "launch-1"}
 RESOURCES = {"CPU": 4, "spot": 1}
 

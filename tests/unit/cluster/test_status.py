@@ -94,3 +94,17 @@ def test_weights_and_cache_are_shown_apart(capsys: pytest.CaptureFixture[str]) -
     assert "269 MB + 537 MB KV" in shown
     assert "91 MB " in shown
     assert "models on local: 897 MB" in shown
+
+
+def test_the_clouds_side_is_shown_with_its_state(capsys: pytest.CaptureFixture[str]) -> None:
+    asleep = {"name": "spot", "state": "asleep", "reason": None}
+    awake = {"name": "spot", "state": "awake", "budget_bytes": 2_000_000_000, "node": "vm-1"}
+    report = {"degraded": [], "nodes": [], "queues": {}, "models": []}
+    write_status({**report, "variants": [asleep]})
+    shown = capsys.readouterr().out
+    assert "spot is asleep" in shown
+    assert "models on spot" not in shown
+    write_status({**report, "variants": [awake]})
+    shown = capsys.readouterr().out
+    assert "spot is awake" in shown
+    assert "models on spot: 0 MB of 2,000 MB" in shown

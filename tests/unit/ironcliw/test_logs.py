@@ -6,28 +6,11 @@ import io
 import json
 import logging
 import re
-from collections.abc import Iterator
 
 import pytest
 
 from ironcliw.logs import PACKAGES, configure
 from ironcliw.setting_sections import LogSettings
-
-
-@pytest.fixture(autouse=True)
-def restored_loggers() -> Iterator[None]:
-    """Our loggers as they were: other tests read them by pytest's own handler."""
-    before = {name: _state(logging.getLogger(name)) for name in PACKAGES}
-    yield
-    for name, (handlers, level, propagate) in before.items():
-        logger = logging.getLogger(name)
-        logger.handlers[:] = handlers
-        logger.setLevel(level)
-        logger.propagate = propagate
-
-
-def _state(logger: logging.Logger) -> tuple[list[logging.Handler], int, bool]:
-    return list(logger.handlers), logger.level, logger.propagate
 
 
 def test_text_lines_carry_the_fields() -> None:
@@ -75,3 +58,21 @@ def test_other_programs_loggers_are_left_alone(caplog: pytest.LogCaptureFixture)
     logging.getLogger("somebody.else").warning("theirs")
     assert stream.getvalue() == ""
     assert "theirs" in caplog.text
+
+
+def test_what_ray_adds_to_records_is_no_field() -> None:
+    stream = io.StringIO()
+    configure(LogSettings.model_validate({}), stream)
+    extra = {"_ray_something": 5, "tokens": 41}
+    logging.getLogger("serve").info("batch", extra=extra)
+    assert stream.getvalue().endswith("serve: batch tokens=41\n")
+
+
+@pytest.mark.parametrize("turn", ["first", "second"])
+def test_a_command_s_handler_does_not_outlive_its_test(turn: str) -> None:
+    """It may write to a stream that is closed by then."""
+    for name in PACKAGES:
+        logger = logging.getLogger(name)
+        assert [type(handler).__name__ for handler in logger.handlers] == []
+        assert (logger.level, logger.propagate) == (logging.NOTSET, True)
+    configure(LogSettings.model_validate({}), io.StringIO())

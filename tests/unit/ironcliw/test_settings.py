@@ -57,6 +57,14 @@ def test_lists_and_models_from_file_and_environment(
     assert settings.models["my-7b"].source == "dir:/m"
 
 
+def test_a_choice_of_numbers_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IRONCLIW_CLOUD__NOTICE_SECONDS", "30")
+    assert load_settings().cloud.notice_seconds == 30
+    monkeypatch.setenv("IRONCLIW_CLOUD__NOTICE_SECONDS", "31")
+    with pytest.raises(SettingsError, match=r"cloud\.notice_seconds .*should be 0, 30 or 120"):
+        load_settings()
+
+
 def test_where_the_file_is_looked_for(tmp_path: Path) -> None:
     state = {"IRONCLIW_STATE_DIR": str(tmp_path / "state")}
     assert config_path(state) is None

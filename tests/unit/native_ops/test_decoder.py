@@ -20,14 +20,16 @@ from tests.unit.native_ops.decoder_models import (
     LLAMA,
     QWEN3,
     SLOTS,
+    WIDE,
     Model,
     Tokens,
+    logits64,
     random_model,
     tokens_of,
 )
 
 LEVELS = binary.state().levels or ("native",)
-SHAPES = {"llama": LLAMA, "qwen3": QWEN3, "gpt2": GPT2}
+SHAPES = {"llama": LLAMA, "qwen3": QWEN3, "gpt2": GPT2, "wide": WIDE}
 CASES = [
     ("llama", "F32", 1),
     ("llama", "Q4_1", 1),
@@ -36,7 +38,12 @@ CASES = [
     ("qwen3", "INT8", 2),
     ("gpt2", "F32", 1),
     ("gpt2", "F16", 1),
+    ("llama", "Q8_0", 1),
+    ("qwen3", "Q4_0", 2),
+    ("wide", "Q4_K", 1),
+    ("wide", "Q6_K", 2),
 ]
+FLOATS = ("F32", "F16", "BF16")
 
 
 @pytest.fixture(params=LEVELS)
@@ -97,9 +104,42 @@ def test_it_agrees_with_the_reference(level: str, shape: str, kind: str, planes:
     model = random_model(SHAPES[shape], kind, planes=planes)
     tokens = tokens_of([140, 1, 17], model.shape.vocabulary)
     logits, expected = run(model, model.cache(), tokens), reference(model, tokens)
-    error = (logits - expected).square().mean().sqrt() / expected.std()
-    # half-precision keys and values, and int8 activations where there is one plane
-    assert error < (0.03 if kind in ("Q4_1", "INT8") and planes == 1 else 2e-3)
+    assert error_of(logits, expected) < tolerance(kind, planes)
+
+
+@pytest.mark.parametrize(("shape", "kind", "planes"), CASES)
+def test_it_agrees_with_float64(level: str, shape: str, kind: str, planes: int) -> None:
+    model = random_model(SHAPES[shape], kind, planes=planes)
+    tokens = tokens_of([130, 1, 17], model.shape.vocabulary)
+    expected = logits64(model, tokens)
+    assert error_of(run(model, model.cache(), tokens), expected) < tolerance(kind, planes)
+    assert error_of(reference(model, tokens), expected) < 2e-3
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    case=st.sampled_from(CASES),
+    lengths=st.lists(st.integers(1, 60), min_size=1, max_size=SLOTS),
+    seed=st.integers(0, 1000),
+)
+def test_any_lengths_agree_with_float64(
+    case: tuple[str, str, int], lengths: list[int], seed: int
+) -> None:
+    shape, kind, planes = case
+    model = random_model(SHAPES[shape], kind, planes=planes, seed=seed)
+    tokens = tokens_of(lengths, model.shape.vocabulary, seed)
+    found = run(model, model.cache(), tokens)
+    assert error_of(found, logits64(model, tokens)) < tolerance(kind, planes)
+
+
+def error_of(logits: torch.Tensor, expected: torch.Tensor) -> float:
+    """Root mean square, as a share of the logits' spread."""
+    return float((logits - expected).square().mean().sqrt() / expected.std())
+
+
+def tolerance(kind: str, planes: int) -> float:
+    """Half-precision keys and values, and int8 activations where there is one plane."""
+    return 2e-3 if kind in FLOATS else 0.03 if planes == 1 else 4e-3
 
 
 @pytest.mark.usefixtures("two_threads")

@@ -1,4 +1,4 @@
-"""All layers in one operator, and what the encoder's operators refuse."""
+"""All layers in one operator; test_contract.py says what the encoder's operators refuse."""
 
 from __future__ import annotations
 
@@ -159,60 +159,6 @@ def test_nan_stays_in_its_text(level: str) -> None:
 
 CU = torch.tensor([0, 2], dtype=torch.int32)
 IDS = torch.tensor([1, 2], dtype=torch.int32)
-
-
-@pytest.mark.parametrize(
-    ("cu", "rule"),
-    [
-        (CU.long(), "cu_seqlens must be int32; it is int64"),
-        (CU[None], "cu_seqlens must have 1 dimensions"),
-        (CU[:0], "cu_seqlens must have at least one entry"),
-        (CU + 1, "cu_seqlens must begin with 0; it begins with 1"),
-        (torch.tensor([0, -1, 2], dtype=torch.int32), "must rise; entry 1 is -1 after 0"),
-        (torch.tensor([0, 1, 1, 2], dtype=torch.int32), "must rise; entry 2 is 1 after 1"),
-        (torch.tensor([0, 3], dtype=torch.int32), "must end with the number of tokens, 2; it"),
-    ],
-)
-def test_bad_cu_seqlens(level: str, cu: torch.Tensor, rule: str) -> None:
-    rest = Model(8, 1, 8, "float32").arguments()
-    with pytest.raises(RuntimeError, match=f"ironcliw::encoder_forward: .*{rule}"):
-        run(level, IDS, cu, *rest)
-
-
-@pytest.mark.parametrize("bad", [-1, 50, 2**31 - 1])
-def test_ids_outside_the_words(level: str, bad: int) -> None:
-    rest = Model(8, 1, 8, "float32").arguments()
-    ids = torch.tensor([1, bad], dtype=torch.int32)
-    with pytest.raises(RuntimeError, match="encoder_forward: tokens must be 0 to 49"):
-        run(level, ids, CU, *rest)
-
-
-def test_a_text_longer_than_the_places(level: str) -> None:
-    rest = Model(8, 1, 8, "float32").arguments()
-    with pytest.raises(RuntimeError, match="no more tokens than places has rows, 600"):
-        run(level, tokens(601), starts([601]), *rest)
-
-
-@pytest.mark.parametrize(
-    ("index", "value", "rule"),
-    [
-        (0, IDS.long(), "tokens must be int32; it is int64"),
-        (2, torch.zeros(50, 8, dtype=torch.float64), "words must be float32 or bfloat16"),
-        (3, torch.zeros(600, 9), "places must have 8 in dimension 1"),
-        (4, [torch.zeros(9, dtype=torch.uint8)] * 8, r"weights\[0\] must have 1024 in"),
-        (4, [torch.zeros(9, dtype=torch.uint8)] * 3, "weights must be 4 for each layer"),
-        (5, [torch.zeros(8)] * 3, "vectors must be 2 and 8 for each of 2 layers"),
-        (6, 3, "heads must divide the width; it is 3 of 8"),
-        (7, 0, "inner must be positive"),
-        (9, "swish", "activation must be none, relu, gelu or gelu_tanh; it is swish"),
-        (10, "int4", "number must be float32, bfloat16 or int8; it is int4"),
-    ],
-)
-def test_other_bad_arguments(index: int, value: Any, rule: str) -> None:
-    arguments = [IDS, CU, *Model(8, 1, 8, "float32").arguments()]
-    arguments[index] = value
-    with pytest.raises(RuntimeError, match=f"ironcliw::encoder_forward: .*{rule}"):
-        ops.encoder_forward(*arguments)
 
 
 def test_without_layers_nothing_is_as_wide_as_inner(level: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -81,16 +82,26 @@ async def test_statistics_name_the_level(tmp_path: Path) -> None:
         cpu_capability="baseline",
     )
     async with TransformerManager(settings) as manager:
-        assert (await manager.get_stats())["native"] is None  # nothing was loaded yet
+        # this process has torch: a level is known before anything was loaded
+        assert (await manager.get_stats())["native"] == "baseline"
         await manager.load_model("fake")
         assert (await manager.get_stats())["native"] == "baseline"
 
 
-@pytest.mark.parametrize("native", ["avx2", "none, the slow references in torch: no compiler"])
-def test_status_shows_it(native: str, capsys: pytest.CaptureFixture[str]) -> None:
-    variant = {"name": "local", "resident_bytes": 1, "budget_bytes": 2, "process_bytes": 3}
+@pytest.mark.parametrize("compiled", [True, False])
+async def test_status_shows_what_a_manager_computes_with(
+    compiled: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:  # undone before anything else looks for the binary
+        if not compiled:
+            patch.setitem(sys.modules, "_ironcliw_native", None)  # as if it were not installed
+            binary.load.cache_clear()
+        level = "baseline" if compiled else None
+        async with TransformerManager(load_settings(cpu_capability=level)) as manager:
+            stats = await manager.get_stats()
+    binary.load.cache_clear()
+    stats.pop("models")
     report: dict[str, Any] = {"degraded": [], "nodes": [], "queues": {}, "models": []}
-    write_status({**report, "variants": [{**variant, "native": native}]})
-    assert f"compiled kernels: {native}" in capsys.readouterr().out
-    write_status({**report, "variants": [{**variant, "native": None}]})
-    assert "compiled kernels" not in capsys.readouterr().out
+    write_status({**report, "variants": [{"name": "local", **stats}]})
+    shown = "baseline" if compiled else "none, the slow references in torch: there are no compiled"
+    assert f"compiled kernels: {shown}" in capsys.readouterr().out

@@ -176,7 +176,9 @@ def test_without_gradients_nothing_is_kept_for_them() -> None:
     assert gradient.shape == (0, 4)
 
 
-def test_logits_of_all_positions_are_never_held(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_of_all_positions_are_never_held(
+    kernels: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     largest = 0
     product = torch.mm
 
@@ -295,15 +297,18 @@ def test_a_second_derivative_is_refused() -> None:
     [
         ({"targets": torch.tensor([0, 9])}, r"targets must be -100 or in \[0, 9\); 1 are not.* 9"),
         ({"targets": torch.tensor([-1, 0])}, r"targets must be -100 or in \[0, 9\).* -1"),
-        ({"targets": torch.tensor([0])}, r"targets must be \[2\] as hidden; it is \[1\]"),
-        ({"targets": torch.zeros(2, dtype=torch.int32)}, "targets must be int64; it is torch.int3"),
+        ({"targets": torch.tensor([0])}, r"targets must have 2 .*its shape is \[1\]"),
+        ({"targets": torch.zeros(2, dtype=torch.int32)}, "targets must be int64; it is int32"),
         ({"hidden": torch.zeros(2, 3).half()}, "hidden must be float32, bfloat16 or float64"),
         ({"hidden": torch.zeros(2)}, "hidden must have 2 dimensions"),
-        ({"weight": torch.zeros(9, 3).double()}, "weight must be torch.float32 as hidden"),
-        ({"weight": torch.zeros(9, 4)}, r"weight must be \[V, 3\] as hidden.*\[9, 4\]"),
+        ({"weight": torch.zeros(9, 3).double()}, "weight must be float32; it is float64"),
+        (
+            {"weight": torch.zeros(9, 4)},
+            r"weight must have 3 in dimension 1; its shape is \[9, 4\]",
+        ),
         (
             {"weight": torch.zeros(0, 3)},
-            r"weight must .*V at least 1; it is \[0, 3\]",
+            r"weight must have a row at least; its shape is \[0, 3\]",
         ),
     ],
 )

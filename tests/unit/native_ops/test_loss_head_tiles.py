@@ -11,9 +11,9 @@ import torch
 from native_ops import binary
 from native_ops.loss_head_tiles import (
     online_softmax_,
-    online_softmax_reference,
+    online_softmax_step,
     softmax_gradient_,
-    softmax_gradient_reference,
+    softmax_gradient_step,
 )
 
 opcheck: Any = torch.library.opcheck
@@ -52,7 +52,7 @@ def test_online_softmax_against_float64(level: str, dtype: torch.dtype, toleranc
     x = logits(dtype)
     exact, exact_state = x.double(), state(ROWS, torch.float64)
     actual_state = state(ROWS, torch.float32)
-    online_softmax_reference(exact, TARGETS, 100, *exact_state)
+    online_softmax_step(exact, TARGETS, 100, *exact_state)
     online_softmax_(x, TARGETS, 100, *actual_state)
     torch.testing.assert_close(x.double(), exact, rtol=tolerance, atol=0)
     for actual, expected in zip(actual_state, exact_state, strict=True):
@@ -63,7 +63,7 @@ def test_online_softmax_against_float64(level: str, dtype: torch.dtype, toleranc
 def test_softmax_gradient_against_float64(level: str, dtype: torch.dtype, tolerance: float) -> None:
     x, scale = logits(dtype), torch.linspace(-1, 1, ROWS)
     exact, total = x.double(), torch.logsumexp(x.double(), 1)
-    softmax_gradient_reference(exact, TARGETS, 100, total, scale.double())
+    softmax_gradient_step(exact, TARGETS, 100, total, scale.double())
     softmax_gradient_(x, TARGETS, 100, total.float(), scale)
     torch.testing.assert_close(x.double(), exact, rtol=tolerance, atol=1e-6)
 
@@ -72,7 +72,7 @@ def test_the_reference_takes_bfloat16_as_the_kernel_does(level: str) -> None:
     one, other = logits(torch.bfloat16), logits(torch.bfloat16)
     one_state, other_state = state(ROWS, torch.float32), state(ROWS, torch.float32)
     online_softmax_(one, TARGETS, 100, *one_state)
-    online_softmax_reference(other, TARGETS, 100, *other_state)
+    online_softmax_step(other, TARGETS, 100, *other_state)
     torch.testing.assert_close(one, other, rtol=8e-3, atol=0)
     torch.testing.assert_close(one_state, other_state, rtol=8e-3, atol=0)
 

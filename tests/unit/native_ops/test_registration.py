@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-
 import pytest
 import torch
 from torch._library.simple_registry import singleton as registry
 
-import native_ops
 from native_ops import binary
-from native_ops.operators import NAMESPACE
+from native_ops.operators import NAMESPACE, REFERENCES
+from tests.unit.native_ops.operator_arguments import OPERATORS as WITH_ARGUMENTS
 
-REFERENCE_ONLY = frozenset({"token_logprobs", "token_logprobs_weight_gradient"})
-"""Matrix products in torch around operators that are compiled (see native_ops/loss_head.py)."""
+REFERENCE_ONLY = frozenset(
+    {
+        "lora_linear",
+        "lora_linear_backward",
+        "token_logprobs",
+        "token_logprobs_weight_gradient",
+    }
+)
+"""Matrix products in torch, alone or around compiled operators (native_ops/loss_head.py)."""
 
 has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
 
 
 def operators() -> list[str]:
-    """Names of all operators, once every module of `native_ops` is imported."""
-    for module in pkgutil.walk_packages(native_ops.__path__, "native_ops."):
-        if not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
+    """Names of all operators; every module of `native_ops` was imported for the arguments."""
     names = torch._C._dispatch_get_all_op_names()
     return sorted(name for name in names if name.startswith(f"{NAMESPACE}::"))
 
@@ -33,6 +34,11 @@ OPERATORS = operators()
 
 def test_there_are_operators() -> None:
     assert {"ironcliw::add_layer_norm", "ironcliw::rms_norm"} <= set(OPERATORS)
+
+
+def test_the_contract_knows_every_operator() -> None:
+    names = {name.partition("::")[2] for name in OPERATORS}
+    assert set(WITH_ARGUMENTS) == names == set(REFERENCES)
 
 
 @pytest.mark.parametrize("name", OPERATORS)

@@ -47,6 +47,8 @@ def small_tokenizer(kind: str) -> t.PreTrainedTokenizerFast:
         special_tokens=[("<s>", 0), ("</s>", 2)],
     )
     names = ["input_ids", "attention_mask"]
+    if kind in {"bert", "deberta"}:
+        names.append("token_type_ids")
     return t.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<s>",
@@ -56,7 +58,7 @@ def small_tokenizer(kind: str) -> t.PreTrainedTokenizerFast:
         pad_token="<pad>",
         unk_token="<unk>",
         model_max_length=48,
-        model_input_names=names if double else [*names, "token_type_ids"],
+        model_input_names=names,
     )
 
 
@@ -69,6 +71,18 @@ def small_classifier(kind: str, labels: dict[int, str]) -> Any:
         "bert": lambda: t.BertForSequenceClassification(t.BertConfig(**sizes)),
         "roberta": lambda: t.RobertaForSequenceClassification(
             t.RobertaConfig(**{**sizes, "max_position_embeddings": 50, "type_vocab_size": 1})
+        ),
+        "distilbert": lambda: t.DistilBertForSequenceClassification(
+            t.DistilBertConfig(
+                **named,
+                vocab_size=300,
+                dim=32,
+                hidden_dim=64,
+                n_layers=2,
+                n_heads=4,
+                pad_token_id=1,
+                max_position_embeddings=48,
+            )
         ),
         "deberta": lambda: t.DebertaV2ForSequenceClassification(
             t.DebertaV2Config(

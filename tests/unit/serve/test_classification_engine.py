@@ -49,7 +49,7 @@ def own_logits(folder: Path, template: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("template", ["This example is {}.", "{} please and a song"])
-@pytest.mark.parametrize("kind", ["bart", "roberta", "bert", "deberta"])
+@pytest.mark.parametrize("kind", ["bart", "roberta", "bert", "distilbert", "deberta"])
 def test_scores_equal_those_of_the_zero_shot_pipeline(
     kind: str, template: str, make_classifier: Callable[..., Path]
 ) -> None:

@@ -118,16 +118,6 @@ def test_the_estimate_is_near_what_the_engine_holds(minilm: Path, tmp_path: Path
     assert engine.resident_bytes > 0.98 * estimate(card(minilm), tmp_path)
 
 
-@pytest.mark.parametrize(("engine", "expected"), [("llamacpp", 100), ("torch", 360)])
-def test_a_gguf_file_counts_as_its_engine_holds_it(
-    tmp_path: Path, engine: str, expected: int
-) -> None:
-    (tmp_path / "model.gguf").write_bytes(b"GGUF" + bytes(96))
-    model = dataclasses.replace(card(tmp_path / "model.gguf"), task="generation", engine=engine)
-    settings = ServeSettings(kv_cache_bytes=2_000_000)
-    assert estimate_bytes(model, tmp_path, settings) == expected + 2_000_000
-
-
 def test_what_is_not_here_yet_counts_as_published(tmp_path: Path) -> None:
     assert estimate(card("hf:owner/name@main"), tmp_path) == 7
     with pytest.raises(ModelLoadError, match=r"config\.json is absent"):

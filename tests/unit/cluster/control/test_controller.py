@@ -2,85 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
 import pytest
 
-from cluster.config import CLUSTER_NAME, HEAD_INSTANCE_ID
-from cluster.control.gcs_link import WORKER, WORKER_SELECTOR, GcsLink
+from cluster.control.gcs_link import WORKER, WORKER_SELECTOR
 from cluster.control.leases import hold
-from cluster.control.loop import FRESH_SECONDS, Controller
+from cluster.control.loop import FRESH_SECONDS
 from cluster.control.metrics import METRICS_FILE
-from cluster.machines import VmRequest
 from cluster.money.ledger import Ledger
-from cluster.testing.clocks import ManualClock
-from cluster.testing.fake_compute import FakeCompute
 from cluster.testing.faults import ApiStorm, Preempt
-from cluster.testing.world import World
 from ironcliw.errors import StoreError
 from ironcliw.setting_sections import BudgetSettings
-from ironcliw.settings import load_settings
-from tests.unit.cluster.clouds import ORDER, A, Cloud, open_store
-from tests.unit.cluster.fake_head import FakeHead, Immediate
+from tests.unit.cluster.clouds import A
+from tests.unit.cluster.controller_bench import Bench
 
 OURS = (dict(WORKER), dict(WORKER_SELECTOR))
-
-
-@dataclass
-class Bench:
-    """A controller and all around it."""
-
-    cloud: Cloud
-    head: FakeHead
-    folder: Path
-    controller: Controller
-
-    def start(self, **cloud: Any) -> None:
-        """A new controller, as after a crash."""
-        budget = self.cloud.budget
-        settings = load_settings().model_copy(
-            update={
-                "state_dir": self.folder,
-                "cloud": self.cloud.settings.model_copy(update=cloud),
-                "budget": budget,
-            }
-        )
-        self.controller = Controller(
-            settings,
-            self.cloud.store,
-            self.cloud.client,
-            GcsLink("127.0.0.1:1", HEAD_INSTANCE_ID, self.head.connect),
-            clock=self.cloud.now,
-            monotonic=self.cloud.clock,
-            executor=Immediate,
-        )
-
-    def launch(self) -> VmRequest:
-        return self.cloud.launcher(cluster=CLUSTER_NAME).launch(ORDER)
-
-    def run(self, seconds: float = 6.0) -> None:
-        """Ticks of two seconds; of ten, for a long time."""
-        step = 2 if seconds <= 30 else 10
-        for _ in range(round(seconds / step)):
-            self.cloud.clock.advance(step)
-            self.controller.tick()
-
-    def live(self) -> list[str]:
-        return [vm.name for vm in self.cloud.client.list_vms(CLUSTER_NAME)]
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    store = open_store(tmp_path)
-    clock = ManualClock()
-    with FakeCompute(World(clock=clock)) as compute:
-        bench = Bench(Cloud(compute, clock, store), FakeHead(), tmp_path / "state", None)  # type: ignore[arg-type]
-        bench.start()
-        yield bench
-    store.close()
 
 
 def test_a_working_machine_is_left_alone_and_told_once(bench: Bench) -> None:

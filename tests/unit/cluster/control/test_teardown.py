@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 
-from cluster.config import CLUSTER_NAME
 from cluster.control.status import cloud_status
 from cluster.control.teardown import delete_all, delete_machines
 from cluster.launch.launcher import LaunchError
@@ -21,6 +21,8 @@ from cluster.testing.world import World
 from ironcliw.errors import ClusterError
 from ironcliw.settings import Settings, load_settings
 from tests.unit.cluster.clouds import ORDER, A, Cloud, open_store
+
+CLUSTER_NAME = "ironcliw"
 
 
 @pytest.fixture
@@ -43,12 +45,13 @@ def test_all_machines_of_the_cluster_go_and_no_other(cloud: Cloud) -> None:
     launcher = cloud.launcher(cluster=CLUSTER_NAME)
     names = sorted(launcher.launch(ORDER).name for _ in range(2))
     other = cloud.launcher(cluster="office").launch(ORDER)
-    found = delete_machines(cloud.client, clock=cloud.clock, sleep=cloud.clock.sleep)
+    found = delete_machines(cloud.client, CLUSTER_NAME, clock=cloud.clock, sleep=cloud.clock.sleep)
     assert sorted(found) == names
     cloud.clock.advance(30)
     assert cloud.client.list_vms(CLUSTER_NAME) == []
     assert [vm.name for vm in cloud.client.list_vms("office")] == [other.name]
-    assert delete_machines(cloud.client, clock=cloud.clock, sleep=cloud.clock.sleep) == []
+    again = delete_machines(cloud.client, CLUSTER_NAME, clock=cloud.clock, sleep=cloud.clock.sleep)
+    assert again == []
 
 
 def test_one_that_comes_late_goes_too(cloud: Cloud) -> None:
@@ -61,7 +64,7 @@ def test_one_that_comes_late_goes_too(cloud: Cloud) -> None:
             late.append(launcher.launch(ORDER).name)
         cloud.clock.sleep(seconds)
 
-    found = delete_machines(cloud.client, clock=cloud.clock, sleep=sleep)
+    found = delete_machines(cloud.client, CLUSTER_NAME, clock=cloud.clock, sleep=sleep)
     assert found == [first, *late]
 
 
@@ -69,7 +72,7 @@ def test_one_that_does_not_go_is_named(cloud: Cloud, monkeypatch: pytest.MonkeyP
     name = cloud.launcher(cluster=CLUSTER_NAME).launch(ORDER).name
     monkeypatch.setattr(cloud.client, "delete", lambda *_: None)
     with pytest.raises(ClusterError, match=rf"{name} in {A} could not be deleted within 120 s"):
-        delete_machines(cloud.client, clock=cloud.clock, sleep=cloud.clock.sleep)
+        delete_machines(cloud.client, CLUSTER_NAME, clock=cloud.clock, sleep=cloud.clock.sleep)
 
 
 def test_the_end_is_told_and_counted(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,11 +97,12 @@ def test_the_status_says_what_ray_does_not(cloud: Cloud) -> None:
         launcher.launch(ORDER)
     status = cloud_status(settings_of(cloud), now=cloud.now())
     text = "\n".join(status.lines())
-    assert f"machines: {name} ({A})" in text
-    assert "month 2026-01: 0.00 USD spent, 1." in text
+    assert "controller: has not reported yet" in text
+    assert f"worker {name} ({A}): by the ledger" in text
+    assert "month 2026-01: 0.00 USD spent, 2." in text
     assert "cap 200.00" in text
-    assert f"{A}: no capacity (ZONE_RESOURCE_POOL_EXHAUSTED" in text
-    assert "launch_failed: no zone gives a machine now" in text
+    assert f"zone {A} rests: no capacity (ZONE_RESOURCE_POOL_EXHAUSTED" in text
+    assert len(re.findall(r"not launched: .* launch_failed: no zone gives a machine", text)) == 1
     document = json.loads(json.dumps(status.to_json()))
     assert document["machines"] == {name: A}
     assert document["events"][0]["kind"] == "launch_failed"

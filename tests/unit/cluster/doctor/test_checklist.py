@@ -70,7 +70,7 @@ class TestCommand:
         checks = list(examine(load_settings(), real_probes(load_settings())))
         needed = [one.name for one in checks if one.state is not State.NOT_NEEDED]
         assert needed == ["machine", "versions", "ports", "disk", "token"]
-        assert len({one.name for one in checks}) == len(checks) == 20
+        assert len({one.name for one in checks}) == len(checks) == 23
 
     @pytest.fixture
     def sick(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

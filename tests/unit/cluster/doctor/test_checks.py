@@ -124,6 +124,12 @@ class TestMachine:
         assert check_cluster_file(settings, healthy()).state is State.NOT_NEEDED
         write_cluster_file(settings, Path(CLUSTER_FILE))
         assert check_cluster_file(settings, healthy()).state is State.OK
+        text = Path(CLUSTER_FILE).read_text(encoding="utf-8")
+        Path(CLUSTER_FILE).write_text(text.replace("max_run_hours", "max_run_ours"), "utf-8")
+        check = check_cluster_file(settings, healthy())
+        step = "correct ray_cluster.yaml, or render it anew"
+        assert_wrong(check, State.ERROR, "did you mean 'max_run_hours'", step)
+        write_cluster_file(settings, Path(CLUSTER_FILE))
         other = settings_of(tmp_path, cloud={"max_workers": 7})
         check = check_cluster_file(other, healthy())
         assert_wrong(check, State.WARNING, "'max_workers: 7'", "ironcliw cluster render")
@@ -220,8 +226,11 @@ class TestVpn:
         assert_wrong(check_vpn(settings, healthy(output=programs(status))), state, found, step)
 
     def test_wireguard(self, tmp_path: Path) -> None:
-        settings = settings_of(tmp_path, cloud={"vpn": "wireguard"})
+        settings = settings_of(tmp_path, cloud={"vpn": "wireguard", "max_workers": 1})
         assert check_vpn(settings, healthy()).found == "WireGuard, utun4"
+        two = settings_of(tmp_path, cloud={"vpn": "wireguard", "max_workers": 2})
+        step = "set cloud.max_workers = 1"
+        assert_wrong(check_vpn(two, healthy()), State.WARNING, "for 2 workers: one key", step)
         down = {"wg0": Interface((ADDRESS,), False, 1420), "wg1": Interface((), True, 1420)}
         check = check_vpn(settings, healthy(interfaces=lambda: down))
         assert_wrong(check, State.ERROR, "no WireGuard interface is up", "wg-quick up")

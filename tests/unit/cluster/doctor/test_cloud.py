@@ -293,7 +293,7 @@ class TestClockAndBudget:
     def test_what_the_cap_buys(self, settings: Settings) -> None:
         check = check_budget(settings, healthy())
         assert check.state is State.OK
-        assert "25.00 USD a month: 362 hours of a spot e2-highmem-4 at 0.0690" in check.found
+        assert "25.00 USD a month: 342 hours of a spot e2-highmem-4 at 0.0732" in check.found
 
     def test_neither_is_needed_without_a_project(self, tmp_path: Path) -> None:
         settings = settings_of(tmp_path, cloud={"project": None})

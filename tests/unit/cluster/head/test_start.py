@@ -20,7 +20,7 @@ from cluster.head.gcs_storage import GcsStorage
 from cluster.head.lock import head_lock
 from cluster.head.processes import end_processes, tagged_processes
 from cluster.head.record import HeadRecord, record_path
-from ironcliw.errors import ClusterError
+from ironcliw.errors import ClusterError, SettingsError
 from ironcliw.settings import Settings
 
 
@@ -85,6 +85,7 @@ def machine(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mac
     machine = Machine(settings)
     monkeypatch.setattr(head, "check_settings", lambda settings: None)
     monkeypatch.setattr(head, "check_ports", lambda settings: None)
+    monkeypatch.setattr(head, "run_cloud_check", lambda settings: ["the cloud is slow"])
     monkeypatch.setattr(head, "start_processes", machine.start)
     monkeypatch.setattr(head, "wait_ready", machine.wait_ready)
     monkeypatch.setattr(head, "is_answering", lambda url: machine.healthy.is_set())
@@ -199,6 +200,37 @@ class TestStoredState:
         )
         monkeypatch.setenv("PYTHONPATH", str(folder))
         return "before_down_hook:before"
+
+    def test_what_launches_machines_ends_before_they_do(
+        self, machine: Machine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """And what would start it anew ends before that."""
+        ended: list[tuple[str, ...]] = []
+        monkeypatch.setattr(head, "end_named", lambda _, *parts: ended.append(parts) or 0)
+        monkeypatch.setattr(head, "run_before_down", lambda _: ended.append(("the machines",)))
+        started_with_state(machine, "named:nowhere")
+        head.stop_head(machine.settings, machine.told.append)
+        monitor = "autoscaler/v2/monitor.py"
+        assert ended == [
+            ("cluster.head.supervisor",),
+            (monitor, "cluster.control.controller"),
+            ("the machines",),
+        ]
+
+    def test_a_cloud_that_cannot_be_used_is_told_before_anything_starts(
+        self, machine: Machine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(settings: Settings) -> list[str]:
+            raise SettingsError("no credentials")
+
+        started_with_state(machine, "named:nowhere")
+        assert "the cloud is slow" in machine.told
+        head.stop_head(machine.settings)
+        monkeypatch.setattr(head, "run_cloud_check", refuse)
+        starts = list(machine.starts)
+        with pytest.raises(SettingsError, match="no credentials"):
+            machine.up()
+        assert machine.starts == starts
 
     def test_machines_are_told_to_go_while_the_head_lives(
         self, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

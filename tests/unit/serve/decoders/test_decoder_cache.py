@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ironcliw.errors import SettingsError
-from serve.engines.decoders.kv_cache import KvCache, KvShape
+from serve.engines.decoders.kv_cache import KvCache, KvShape, SlotPages
 
 SHAPE = KvShape(layers=4, heads=2, width=64)
 
@@ -78,3 +78,10 @@ def test_positions_follow_from_the_bytes() -> None:
 def test_too_few_bytes_are_refused() -> None:
     with pytest.raises(SettingsError, match=r"4096 bytes holds 2 positions .* its 3 slots"):
         make(limit_bytes=4096)
+
+
+@pytest.mark.parametrize("slot_bytes", [1 << 55, 1 << 62])
+def test_more_than_can_be_addressed_is_refused(slot_bytes: int) -> None:
+    match = f"a KV cache of 8 slots, .* {slot_bytes} bytes, .*lower serve.generation_slots"
+    with pytest.raises(SettingsError, match=match):
+        SlotPages(8, slot_bytes)

@@ -150,3 +150,17 @@ class TestScores:
         async with made(tmp_path) as it:
             with pytest.raises(RequestError, match=message):
                 await it.service.next_token_logprobs(model, prompt, words, soon())
+
+
+class TestTokensAtATime:
+    @pytest.mark.parametrize(
+        ("fields", "tokens"),
+        [({}, 16), ({"stream": True}, 1), ({"stop": "x"}, 1), ({"stop": []}, 16), ({"n": 2}, 16)],
+    )
+    async def test_a_whole_answer_needs_no_message_for_each(
+        self, tmp_path: Path, fields: dict[str, Any], tokens: int
+    ) -> None:
+        async with made(tmp_path) as it:
+            await it.service.complete(completion(**fields), soon())
+            await it.service.chat(chat(**fields), soon())
+        assert {job.delta_tokens for job in it.variant.jobs} == {tokens}

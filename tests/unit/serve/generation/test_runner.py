@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import threading
-import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 
@@ -18,61 +15,19 @@ from ironcliw.errors import (
     IroncliwError,
     OverloadedError,
     RequestError,
-    UnavailableError,
 )
 from serve.engines.decoders.fake import END, FakeDecoder
-from serve.engines.protocol import Tokens
-from serve.generation.protocol import GenerationJob, Generator, Logits, Sampling, Step
+from serve.generation.protocol import GenerationJob, Generator
 from serve.generation.runner import GenerationRunner
 from serve.generation.scheduler import GenerationLimits
-
-PATIENCE = 20.0
-GREEDY = Sampling(temperature=0)
-
-
-class GatedDecoder(FakeDecoder):
-    """Computes a step for each permit that the test gives; fails where it is told to."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__(source)
-        self.permits = threading.Semaphore(0)
-        self.started = 0
-        self.error: Exception | None = None
-
-    def forward(self, step: Step) -> Logits:
-        self.started += 1
-        assert self.permits.acquire(timeout=PATIENCE)
-        if self.error:
-            error, self.error = self.error, None
-            raise error
-        return super().forward(step)
-
-
-@pytest.fixture
-def executor() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(1) as pool:
-        yield pool
-
-
-def job(text: str = "Hi", max_tokens: int = 8, **options: object) -> GenerationJob:
-    prompt: Tokens = np.frombuffer(text.encode(), np.uint8).astype(np.int32)
-    return GenerationJob(prompt, max_tokens, GREEDY, **options)  # type: ignore[arg-type]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        await asyncio.sleep(0.001)
-
-
-async def answer(generator: Generator, asked: GenerationJob) -> tuple[bytes, str | None]:
-    ids: list[int] = []
-    finish = None
-    async for delta in generator.generate(asked):
-        ids += [token.id for token in delta.tokens]
-        finish = delta.finish
-    return bytes(ids), finish
+from tests.unit.serve.generation.gated_decoder import (
+    PATIENCE,
+    GatedDecoder,
+    answer,
+    block_until,
+    job,
+    until,
+)
 
 
 async def test_many_answers_at_once(executor: ThreadPoolExecutor) -> None:
@@ -136,6 +91,39 @@ async def test_a_late_reader_gets_all_at_once_and_holds_up_nobody(
     assert len(rest) == 1
     assert bytes(t.id for delta in (first, *rest) for t in delta.tokens) == b"Hello there"
     assert rest[0].finish == "length"
+
+
+async def test_a_delta_has_all_that_came_before_it_was_asked_for(
+    executor: ThreadPoolExecutor,
+) -> None:
+    """Also what the loop has not been told of yet."""
+    decoder = GatedDecoder("fake:258?text=Hello+there&slots=2")
+    runner = GenerationRunner(decoder, executor)
+    async with (
+        aclosing(runner.generate(job(max_tokens=11))) as late,
+        aclosing(runner.generate(job(max_tokens=11))) as witness,
+    ):
+        decoder.permits.release()
+        await asyncio.gather(anext(late), anext(witness))
+        decoder.permits.release()
+        await anext(witness)  # so the late reader's token, of the same step, has come as well
+        decoder.permits.release()
+        block_until(lambda: runner.stats().generated_tokens == 6)
+        assert bytes(token.id for token in (await anext(late)).tokens) == b"el"
+        decoder.permits.release(20)
+
+
+async def test_tokens_come_as_many_at_a_time_as_the_job_wants(
+    executor: ThreadPoolExecutor,
+) -> None:
+    decoder = GatedDecoder("fake:258?text=Hello+there&slots=2")
+    runner = GenerationRunner(decoder, executor)
+    decoder.permits.release(11)
+    asked = job(max_tokens=11, delta_tokens=4)
+    deltas = [delta async for delta in runner.generate(asked)]
+    assert bytes(token.id for delta in deltas for token in delta.tokens) == b"Hello there"
+    assert all(len(delta.tokens) >= 4 for delta in deltas[1:-1])
+    assert len(deltas) <= 4
 
 
 async def test_jobs_of_one_turn_share_their_first_step(executor: ThreadPoolExecutor) -> None:
@@ -229,74 +217,6 @@ async def test_refusals_reach_the_reader(executor: ThreadPoolExecutor) -> None:
         await answer(runner, job())
     decoder.permits.release(2)
     await asyncio.gather(running, waiting)
-
-
-async def test_close_ends_every_job(executor: ThreadPoolExecutor) -> None:
-    decoder = GatedDecoder("fake:258?text=Hello&slots=1")
-    runner = GenerationRunner(decoder, executor)
-    readers = [asyncio.create_task(answer(runner, job(max_tokens=400))) for _ in range(3)]
-    await until(lambda: decoder.started == 1)
-    closing = asyncio.create_task(asyncio.to_thread(runner.close))  # waits for the step
-    while not closing.done():
-        decoder.permits.release()
-        await asyncio.sleep(0.001)
-    assert decoder.closed
-    for reader in readers:
-        with pytest.raises(UnavailableError, match="the model was closed"):
-            await reader
-    with pytest.raises(UnavailableError, match="the model was closed"):
-        await answer(runner, job())
-    runner.close()
-
-
-async def test_a_step_of_a_closed_model_is_not_computed(executor: ThreadPoolExecutor) -> None:
-    decoder = GatedDecoder("fake:258?text=Hello&slots=1")
-    runner = GenerationRunner(decoder, executor)
-    gate = threading.Event()
-    executor.submit(gate.wait, PATIENCE)  # another model computes
-    reader = asyncio.create_task(answer(runner, job()))
-    await until(lambda: runner.stats().running == 1)
-    runner.close()
-    gate.set()
-    with pytest.raises(UnavailableError, match="the model was closed"):
-        await reader
-    assert decoder.started == 0
-
-
-async def test_an_executor_that_was_shut_down(executor: ThreadPoolExecutor) -> None:
-    runner = GenerationRunner(FakeDecoder("fake:258?text=Hello"), executor)
-    executor.shutdown()
-    with pytest.raises(UnavailableError, match="compute thread has ended"):
-        await answer(runner, job())
-
-
-async def test_a_step_that_was_cancelled(executor: ThreadPoolExecutor) -> None:
-    runner = GenerationRunner(FakeDecoder("fake:258?text=Hello"), executor)
-    gate = threading.Event()
-    executor.submit(gate.wait, PATIENCE)  # another model computes
-    reader = asyncio.create_task(answer(runner, job()))
-    await until(lambda: runner.stats().running == 1)
-    executor.shutdown(wait=False, cancel_futures=True)
-    gate.set()
-    with pytest.raises(UnavailableError, match="compute thread has ended"):
-        await reader
-
-
-def test_nothing_is_computed_for_a_loop_that_was_closed(executor: ThreadPoolExecutor) -> None:
-    decoder = GatedDecoder("fake:258?text=Hello&slots=1")
-    runner = GenerationRunner(decoder, executor)
-    loop = asyncio.new_event_loop()
-    deltas = runner.generate(job(max_tokens=400))
-    decoder.permits.release()
-    loop.run_until_complete(anext(deltas))
-    loop.close()
-    decoder.permits.release(400)
-    deadline = time.monotonic() + PATIENCE
-    while decoder.held_slots():
-        assert time.monotonic() < deadline, "the slot was not freed"
-        time.sleep(0.001)
-    assert decoder.started < 10
-    assert runner.stats().running == 0
 
 
 async def read(runner: GenerationRunner, asked: GenerationJob, leave_after: int) -> bytes:

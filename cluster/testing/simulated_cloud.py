@@ -1,4 +1,4 @@
-"""A cloud that keeps its own books, and heads that use the ledger; for `test_ledger_histories`.
+"""A cloud that keeps its own books, and heads that use the ledger: does a cap ever break?
 
 The books are in fractions of a dollar and by the cloud's own clock. Nothing here shares code with
 the ledger but the calendar.
@@ -6,18 +6,14 @@ the ledger but the calendar.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from fractions import Fraction
-from typing import Self
 
 from sqlalchemy import delete
 
 from cluster.machines import Vm, VmRequest, VmStatus
 from cluster.money.budget import Caps, Window, day_of, month_of
-from cluster.money.intervals import LEAST_CHARGE, Interval
 from cluster.money.ledger import Ledger
 from cluster.money.prices import PriceTable
 from cluster.tables import cluster_egress, cluster_vms
@@ -26,9 +22,12 @@ from ironcliw.store import Store
 
 START = datetime(2026, 2, 27, 18, 30, tzinfo=UTC)  # a short month ends soon
 TYPE = "e2-highmem-4"
+MAX_WORKERS = 2
+"""Where the autoscaler stops; it does not count machines that drain, so the budget must."""
 
 
 def seconds(count: float) -> timedelta:
+    """So many, of any size and sign."""
     return timedelta(seconds=count)
 
 
@@ -47,6 +46,11 @@ class Machine:
     off_at: datetime | None = None
     deleted_at: datetime | None = None
 
+    def is_there(self, now: datetime) -> bool:
+        """Whether it may cost something still."""
+        gone = self.limit if self.off_at is None else self.deleted_at
+        return gone is None or now < gone
+
     def cost(self, window: Window, now: datetime) -> Fraction:
         """What the cloud bills in a window, up to now."""
         ends = [end for end in (self.off_at, self.deleted_at, self.limit) if end is not None]
@@ -62,6 +66,7 @@ class Machine:
 
 
 def hours(window: Window, since: datetime, until: datetime) -> Fraction:
+    """How much of a stretch of time lies in a window."""
     inside = max(min(until, window.end) - max(since, window.start), timedelta(0))
     return Fraction(inside // timedelta(microseconds=1), 3_600_000_000)
 
@@ -80,6 +85,8 @@ class History:
     sent: int = 0
     granted: int = 0
     refused: int = 0
+    beyond: bool = False
+    """There were more machines than `MAX_WORKERS` at once, one of them draining."""
 
     def __post_init__(self) -> None:
         self.restart()
@@ -99,9 +106,11 @@ class History:
         self.restart()
 
     def advance(self, count: float) -> None:
+        """Time goes on."""
         self.now += seconds(count)
 
     def to_the_end(self, month: bool, before: float) -> None:
+        """To so many seconds before the end of the month or the day."""
         window = month_of(self.now) if month else day_of(self.now)
         self.now = max(self.now, window.end - seconds(before))
 
@@ -110,6 +119,7 @@ class History:
         self.skew += seconds(count)
 
     def listing(self, hidden: int | None = None) -> list[Vm]:
+        """What the cloud shows; one machine may be missing."""
         vms = [
             shown
             for machine in self.machines.values()
@@ -120,10 +130,12 @@ class History:
         return vms
 
     def observe(self, head: int, hidden: int | None = None) -> None:
+        """A head lists the machines."""
         # the header's time has whole seconds
         self.heads[head].observe(self.listing(hidden), at=self.now.replace(microsecond=0))
 
     def reserve(self, head: int, size: int) -> VmRequest | None:
+        """A head wants a machine with a disk of that size; None: refused."""
         request = VmRequest(
             name=f"ironcliw-{self.granted + self.refused:08x}",
             zone="us-central1-a",
@@ -162,6 +174,9 @@ class History:
             Fraction(rates.disk, 1_000_000),
             started_at + seconds(request.max_run_seconds + late),
         )
+        there = [one for one in self.machines.values() if one.is_there(self.now)]
+        draining = any(one.stopping_at is not None for one in there)
+        self.beyond = self.beyond or (draining and len(there) > MAX_WORKERS)
 
     def end(self, which: int, off_after: float, stays: bool) -> None:
         """Preempted or deleted; or it stops itself (`stays`), and its disk is kept."""
@@ -230,71 +245,8 @@ class History:
         )
 
 
-class DictStore:
-    """A store that is a dictionary, for many histories: SQL takes nine tenths of their time."""
-
-    dialect = "dictionary"
-
-    def __init__(self) -> None:
-        self.forget()
-
-    def forget(self) -> None:
-        self.machines: dict[str, Interval] = {}
-        self.bytes: dict[date, int] = {}
-        self.counter = 0
-
-    @contextmanager
-    def write(self) -> Iterator[Self]:
-        yield self
-
-    read = write
-
-
-class DictRows:
-    """`cluster.money.ledger_rows` on a `DictStore`."""
-
-    @staticmethod
-    def one(store: DictStore, name: str) -> Interval | None:
-        return store.machines.get(name)
-
-    @staticmethod
-    def after(store: DictStore, since: datetime) -> list[Interval]:
-        since -= LEAST_CHARGE
-        return [
-            row for row in store.machines.values() if row.ended_at is None or row.ended_at > since
-        ]
-
-    @staticmethod
-    def unended(store: DictStore, names: list[str]) -> dict[str, Interval]:
-        return {
-            name: row
-            for name, row in store.machines.items()
-            if row.ended_at is None or name in names
-        }
-
-    @staticmethod
-    def write(store: DictStore, row: Interval, *, is_new: bool) -> None:
-        assert is_new is (row.name not in store.machines)
-        store.machines[row.name] = row
-
-    @staticmethod
-    def remove(store: DictStore, name: str) -> None:
-        del store.machines[name]
-
-    @staticmethod
-    def egress(store: DictStore, since: datetime) -> dict[date, int]:
-        return {day: count for day, count in store.bytes.items() if day >= since.date()}
-
-    @staticmethod
-    def add_egress(store: DictStore, node: str, counter: int, today: date) -> None:
-        store.bytes[today] = store.bytes.get(today, 0) + counter - store.counter
-        store.counter = counter
-
-
-def clear(store: Store | DictStore) -> None:
-    if isinstance(store, DictStore):
-        store.forget()
-        return
+def clear(store: Store) -> None:
+    """Forget every machine and all egress, for the next history."""
     with store.write() as connection:
         connection.execute(delete(cluster_vms))
         connection.execute(delete(cluster_egress))

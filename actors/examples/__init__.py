@@ -1,0 +1,1 @@
+"""Programs that show how work moves between machines."""

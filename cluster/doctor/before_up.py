@@ -1,0 +1,52 @@
+"""What `ironcliw up` wants to know of the cloud before a head may launch machines there.
+
+The same checks as `ironcliw doctor` makes, but for those that only people can act on. A cloud that
+does not answer is no reason to leave the local service down: that is told, and the head starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cluster.doctor.checks import check_keep_warm, check_ports
+from cluster.doctor.cloud import check_access, check_budget
+from cluster.doctor.probes import Probes, real_probes
+from cluster.doctor.report import Check, State
+from ironcliw.errors import SettingsError
+from ironcliw.settings import Settings
+
+
+def check_cloud(settings: Settings) -> list[str]:
+    """Named by `cluster.head.preflight`; returns what is worth telling.
+
+    Raises:
+        SettingsError: No machine could be launched: the message says why, and what to do.
+    """
+    return judge(settings, real_probes(settings))
+
+
+def judge(settings: Settings, probes: Probes) -> list[str]:
+    """The same, looking through given probes."""
+    notes: list[str] = []
+    wrong: list[Check] = []
+    for check in _checks(settings, probes):
+        if check.state is State.ERROR and check.passes:
+            notes.append(f"{check.found}; no machine is launched until that passes")
+            break
+        if check.state is State.ERROR:
+            wrong.append(check)
+        elif check.state is State.WARNING:
+            notes.append(f"{check.name}: {check.found}; {check.next_step}")
+    if wrong:
+        told = "; and ".join(f"{one.name}: {one.found}; {one.next_step}" for one in wrong)
+        raise SettingsError(
+            f"workers in the cloud cannot be had: {told}. `ironcliw doctor` checks all again; "
+            "without cloud.project the head starts alone"
+        )
+    return notes
+
+
+def _checks(settings: Settings, probes: Probes) -> Iterator[Check]:
+    for check in (check_ports, check_budget, check_keep_warm):
+        yield check(settings, probes)
+    yield from check_access(settings, probes)

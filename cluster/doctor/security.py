@@ -1,0 +1,124 @@
+"""What `ironcliw doctor` checks of secrets, of open ports, and of who else uses our names."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from cluster.doctor.network import NO_WORKERS
+from cluster.doctor.probes import Probes
+from cluster.doctor.report import Check, error, not_needed, ok, warning
+from cluster.gce.session import is_test_bed
+from ironcliw.errors import IroncliwError
+from ironcliw.settings import LOOPBACK_HOSTS, Settings
+
+_SHOWN = 4
+
+
+def check_secrets(settings: Settings, probes: Probes) -> Check:
+    """Workers get the token and the VPN's key from Secret Manager, with an account that may."""
+    cloud = settings.cloud
+    if cloud.project is None:
+        return not_needed("secrets", NO_WORKERS)
+    named = [
+        f"cloud.{name}"
+        for name in ("token_secret", "vpn_secret")
+        if getattr(cloud, name) is not None
+    ]
+    if named and cloud.service_account is None:
+        return error(
+            "secrets",
+            f"{' and '.join(named)} cannot be read by a worker: cloud.service_account is unset, "
+            "and a machine without an account may read nothing",
+            "set cloud.service_account to one with roles/secretmanager.secretAccessor on them; "
+            "cluster/deploy/terraform makes one",
+        )
+    if cloud.token_secret is None and not is_test_bed(cloud.api_endpoint):
+        return warning(
+            "secrets",
+            "cloud.token_secret is unset: Ray's token is in the metadata of every worker, where "
+            "whoever may look at the project's machines reads it, and runs code here with it",
+            "store the token in Secret Manager and set cloud.token_secret to the secret's name: "
+            "see cluster/deploy/README.md",
+        )
+    return ok("secrets", f"{', '.join(named) or 'none'}; read as {cloud.service_account or '-'}")
+
+
+def check_open_ports(settings: Settings, probes: Probes) -> Check:
+    """Nothing listens beyond loopback and the address of the VPN.
+
+    Ray 2.60 does: its gRPC servers take every address once `cluster.node_ip` is not loopback, and
+    no setting of it changes that. So a firewall has to.
+    """
+    name, address = "open ports", settings.cluster.node_ip
+    if settings.cloud.project is None:
+        return not_needed(name, NO_WORKERS)
+    listening = probes.listening()
+    if listening is None:
+        return not_needed(name, "no head runs; look again when one does")
+    if address in LOOPBACK_HOSTS:
+        return ok(name, "cluster.node_ip is loopback, and so is what listens but Serve's replicas")
+    beyond = sorted({(port, who) for who, where, port in listening if _is_everywhere(where)})
+    others = _other_addresses(address, probes)
+    if not beyond or not others:
+        return ok(name, f"none beyond loopback and {address}")
+    shown = ", ".join(f"{port} ({who})" for port, who in beyond[:_SHOWN])
+    more = f" and {len(beyond) - _SHOWN} more" if len(beyond) > _SHOWN else ""
+    return warning(
+        name,
+        f"{shown}{more} can be reached at {', '.join(others)} too, not only at {address}; Ray's "
+        "token guards them, and the connection is not encrypted there",
+        f"let the firewall pass them on the interface of {address} alone: pf on macOS, nftables or "
+        "ufw on Linux; cluster/deploy/README.md has the rules",
+    )
+
+
+def _is_everywhere(address: str) -> bool:
+    return ipaddress.ip_address(address).is_unspecified
+
+
+def _other_addresses(own: str, probes: Probes) -> list[str]:
+    """Addresses of this machine that others reach, without the VPN's."""
+    vpn = {name for name, one in probes.interfaces().items() if own in one.addresses}
+    found = [
+        address
+        for name, one in probes.interfaces().items()
+        if name not in vpn and one.is_up
+        for address in one.addresses
+    ]
+    return sorted(address for address in found if not _is_local(address))
+
+
+def _is_local(address: str) -> bool:
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return True
+    return parsed.is_loopback or parsed.is_link_local
+
+
+def check_names(settings: Settings, probes: Probes) -> Check:
+    """Every machine that carries our cluster's name was ordered by this head.
+
+    Another head with the same `cloud.cluster_name` in the project would take ours for its own, and
+    delete them; and this one does the same to its machines.
+    """
+    name, cluster = "names", settings.cloud.cluster_name
+    if settings.cloud.project is None:
+        return not_needed(name, NO_WORKERS)
+    ordered = probes.ordered()
+    if ordered is None:
+        return not_needed(name, "the store cannot be read, or no head has used it")
+    try:
+        machines = probes.compute().list_vms(cluster)
+    except IroncliwError as problem:
+        return error(name, problem.message, "see the other checks of the cloud")
+    foreign = [vm.name for vm in machines if vm.name not in ordered]
+    if foreign:
+        return warning(
+            name,
+            f"{', '.join(foreign[:_SHOWN])} carry the name {cluster!r}, and this head did not "
+            "order them: another one has the same name, or this one has lost its state",
+            "give each head of the project a cloud.cluster_name of its own; machines of nobody "
+            "are deleted by `ironcliw down`",
+        )
+    return ok(name, f"{len(machines)} machines carry {cluster!r}, all ordered here")

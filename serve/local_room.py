@@ -1,0 +1,67 @@
+"""Whether a model fits into the memory of this machine, by the project's rule for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import psutil
+
+from cluster.placement import Backend, select_model_backend
+from ironcliw.catalog import ModelCard
+
+_GIGABYTE = 1e9
+_FRESH_SECONDS = 1.0
+_LOADED = frozenset({"queued", "loading", "ready", "in_use"})
+
+
+def available_bytes() -> int:
+    """Memory that this machine can give without swapping."""
+    return int(psutil.virtual_memory().available)
+
+
+class LocalRoom:
+    """Answers `fits` for each request, so it looks at the memory once a second at most.
+
+    A model that is in the memory already fits: what the rule would keep free for it is spent.
+
+    Args:
+        catalog: Sizes of the weights.
+        pinned: Models that are always kept at home.
+        clock: Seconds that never decrease.
+        free: Bytes of memory that are available now.
+    """
+
+    def __init__(
+        self,
+        catalog: Mapping[str, ModelCard],
+        pinned: Sequence[str],
+        clock: Callable[[], float] = time.monotonic,
+        free: Callable[[], int] = available_bytes,
+    ) -> None:
+        self._catalog = catalog
+        self._pinned = frozenset(pinned)
+        self._clock = clock
+        self._free = free
+        self._loaded: frozenset[str] = frozenset()
+        self._free_gb = 0.0
+        self._looked_at = float("-inf")
+
+    def fits(self, model_id: str) -> bool:
+        """Whether the model is at home, or would fit.
+
+        Raises:
+            ModelNotFoundError: there is no such model.
+        """
+        if model_id in self._pinned or model_id in self._loaded:
+            return True
+        now = self._clock()
+        if now - self._looked_at > _FRESH_SECONDS:
+            self._free_gb, self._looked_at = self._free() / _GIGABYTE, now
+        size = self._catalog[model_id].bytes / _GIGABYTE
+        return select_model_backend(size, self._free_gb) is Backend.LOCAL
+
+    def see(self, stats: Mapping[str, Any]) -> None:
+        """Take in what the replica at home reports."""
+        self._loaded = frozenset([row["id"] for row in stats["models"] if row["state"] in _LOADED])
