@@ -45,6 +45,9 @@ Direct = Callable[[dict[str, Any], bytes], Awaitable[Whole | App]]
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _MOST_SECONDS = 3600.0
 _DISCARD_SECONDS = 2.0
+# After a request's deadline: whoever answers ends at it, and a stream with an event that says so.
+# A cancellation in the same moment would take that word from it.
+_BACKSTOP_SECONDS = 0.1
 _GENERATION_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
 
 
@@ -136,7 +139,9 @@ class Gateway:
         task = asyncio.current_task()
         assert task is not None
         guard = _Guard(task)
-        timer = asyncio.get_running_loop().call_later(seconds, guard.stop, "deadline")
+        timer = asyncio.get_running_loop().call_later(
+            seconds + _BACKSTOP_SECONDS, guard.stop, "deadline"
+        )
         watcher: asyncio.Task[None] | None = None
         self._tasks.add(task)
         try:

@@ -7,9 +7,16 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from ironcliw.logs import PACKAGES
+
+# How fast examples are made depends on what else the machine does, and says nothing of the code.
+hypothesis.settings.register_profile(
+    "ironcliw", suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("ironcliw")
 
 
 @pytest.fixture(autouse=True)

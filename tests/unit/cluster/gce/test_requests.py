@@ -125,7 +125,7 @@ def test_everything_else_of_an_insert() -> None:
                 "initializeParams": {
                     "sourceImage": "projects/debian-cloud/global/images/family/debian-12",
                     "diskSizeGb": "50",
-                    "diskType": "zones/us-central1-a/diskTypes/pd-standard",
+                    "diskType": "zones/us-central1-a/diskTypes/pd-balanced",
                     "labels": labels,
                 },
             }
