@@ -123,8 +123,10 @@ def _step_seconds(url: str) -> float:
     """What the model's forward passes and draws have taken since it was loaded."""
     time.sleep(_STATS_FRESH)
     status = httpx.get(url.replace("/v1/completions", "/v1/status"), timeout=30).json()
-    row = next(row for row in status["models"] if row["id"] == MODEL)
-    return float(row["generation"]["step_seconds"])
+    for row in status["models"]:
+        if row["id"] == MODEL:
+            return float(row["generation"]["step_seconds"])
+    raise BenchmarkError(f"/v1/status has no row of {MODEL}; degraded: {status['degraded']}")
 
 
 def _memory(server: Server, options: Options) -> Samples:
