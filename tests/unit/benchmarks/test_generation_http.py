@@ -28,5 +28,5 @@ def test_the_seconds_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_status_without_the_model_says_what_is_degraded(monkeypatch: pytest.MonkeyPatch) -> None:
     answer(monkeypatch, [])
-    with pytest.raises(BenchmarkError, match="no row of .* variant local: busy"):
+    with pytest.raises(BenchmarkError, match=r"no row of .*variant local: busy"):
         generation_http._step_seconds(URL)
