@@ -20,7 +20,6 @@ from cluster.testing.faults import Preempt
 NOTICES = (15.0, 30.0)
 _GAP_GOAL_SECONDS = 1.0
 _SPARE_SECONDS = 3.0
-_CLOUD = {"idle_minutes": 5.0}
 # asks without a pause: the longest time between two answers is the gap
 _ACTOR = """
 import json, os, time
@@ -97,7 +96,13 @@ def notice_rows(options: Options) -> list[Row]:
 def _moved(notice: float, preempt: Callable[[Bed, str, float], None]) -> Moved:
     with (
         tempfile.TemporaryDirectory(prefix="ironcliw-bench-") as folder,
-        bed(Path(folder), cloud=_CLOUD, timings=TWO_SECONDS, longest_seconds=240.0) as cluster,
+        bed(
+            Path(folder),
+            # what the cloud promises is what the agent plans with
+            cloud={"idle_minutes": 5.0, "notice_seconds": round(notice)},
+            timings=TWO_SECONDS,
+            longest_seconds=240.0,
+        ) as cluster,
     ):
         ready = Path(folder) / "ready"
         driver = cluster.driver(_ACTOR.format(ready=str(ready)))

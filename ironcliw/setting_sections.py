@@ -124,8 +124,10 @@ class CloudSettings(Section):
     max_run_hours: float = Field(
         4.0, gt=0, le=168, description="The cloud deletes a worker after it, whoever is away."
     )
-    notice_seconds: Literal[0, 30, 120] = Field(
-        120, description="Wanted between a preemption's notice and the power-off."
+    notice_seconds: Literal[0, 15, 30, 120] = Field(
+        120,
+        description="Planned with between a preemption's notice and the power-off; GCE gives 30 "
+        "and, where it is asked for, 120.",
     )
     idle_minutes: float = Field(15.0, gt=0, description="An idle worker is removed after it.")
     join_seconds: float = Field(

@@ -30,14 +30,14 @@ def main() -> None:
             getattr(compute_library(), name)
     except ImportError:
         pass  # the first call says what to install
-    from cluster.control.loop import PERIOD_SECONDS, make_controller
+    from cluster.control.loop import TICK_SECONDS, make_controller
     from ironcliw import logs
     from ironcliw.settings import load_settings
 
     settings = pickle.loads(given) if given else load_settings()
     logs.configure(settings.log)
     controller = make_controller(settings)
-    while not stop.wait(PERIOD_SECONDS):
+    while not stop.wait(TICK_SECONDS):
         controller.tick()
     controller.close()
 

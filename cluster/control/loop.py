@@ -49,9 +49,11 @@ from ironcliw.store import Store
 
 logger = logging.getLogger(__name__)
 
+TICK_SECONDS = 0.25
 PERIOD_SECONDS = 2.0
 FRESH_SECONDS = 15.0
 """Answers that are older are not acted upon."""
+_WATCH_PERIOD = 0.5  # while machines live: their replacement needs most of a notice's time
 _PREEMPTIONS_PERIOD = 5.0
 _OCCUPANCY_PERIOD = 10.0
 _OCCUPANCY_SECONDS = 30.0  # a demand that flickers would let a machine go that is wanted
@@ -122,6 +124,7 @@ class Controller:
             if listed is not None:
                 self._listed(*listed)
             if view is not None:
+                self._view.period = _WATCH_PERIOD if view.nodes else PERIOD_SECONDS
                 self._looked(view)
             if work is not None:
                 self._book(work)

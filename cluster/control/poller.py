@@ -30,7 +30,7 @@ class Poller(Generic[T]):
     ) -> None:
         self._executor = executor
         self._ask = ask
-        self._period = period
+        self.period = period
         self._clock = clock
         self._failures = failures
         self._future: Future[T] | None = None
@@ -52,7 +52,7 @@ class Poller(Generic[T]):
                 # as old as the question
                 self._answer, self.error = (new, self._asked_at), None
         now = self._clock()
-        if self._future is None and now >= self._asked_at + self._period:
+        if self._future is None and now >= self._asked_at + self.period:
             self._asked_at = now
             self._future = self._executor.submit(self._ask)
         return new

@@ -284,9 +284,10 @@ def _notice(vm: Vm, seen: Snapshot) -> _Notice | None:
     if vm.name in seen.preempted:
         at = seen.preempted[vm.name]
         return _Notice(at, "is taken back by GCE", at)
-    if reported and vm.is_live:
+    stops = vm.status in (VmStatus.STOPPING, VmStatus.SUSPENDING)
+    if reported and (vm.is_live or stops):
         at = reported[-1]
         return _Notice(at, "is taken back by GCE", at + timedelta(seconds=AGENT_SECONDS))
-    if vm.status in (VmStatus.STOPPING, VmStatus.SUSPENDING):
+    if stops:
         return _Notice(seen.now, "stops", seen.now, is_preemption=False)
     return None

@@ -14,6 +14,7 @@ from ironcliw.settings import LOOPBACK_HOSTS, Settings
 
 # prometheus_client refuses it, Ray logs that and goes on without this server.
 _NO_PORT = "-1"
+_TICK_SECONDS = 1
 
 
 def autoscaler_environment(settings: Settings) -> dict[str, str]:
@@ -24,6 +25,8 @@ def autoscaler_environment(settings: Settings) -> dict[str, str]:
         # the nodes, the head among them, has none
         "RAY_CLOUD_INSTANCE_ID": HEAD_INSTANCE_ID,
         "RAY_NODE_TYPE_NAME": HEAD_TYPE,
+        # 5 by default, of which a replacement waits for half on average
+        "AUTOSCALER_UPDATE_INTERVAL_S": str(_TICK_SECONDS),
         # an hour by default, which a machine that never joins would cost
         "RAY_AUTOSCALER_RECONCILE_ALLOCATE_STATUS_TIMEOUT_S": str(
             math.ceil(settings.cloud.join_seconds)

@@ -33,7 +33,7 @@ from cluster.head.record import ensure_token
 from cluster.testing.fake_compute import FakeCompute
 from cluster.testing.faults import Fault
 from cluster.testing.instances import Timings
-from cluster.testing.process_vms import SYSTEM_PATH, ProcessVms
+from cluster.testing.process_vms import SMALL_NODE, SYSTEM_PATH, ProcessVms
 from cluster.testing.world import Call, World
 from ironcliw.errors import ClusterError
 from ironcliw.settings import Settings, load_settings, process_environment
@@ -41,8 +41,6 @@ from ironcliw.store import Store
 
 HEAD_ADDRESS = "127.0.0.2"
 BIN = Path(sys.executable).parent
-# Ray asks for 75 MB at the least
-_STORE_BYTES = 80_000_000
 
 
 @dataclass
@@ -166,7 +164,7 @@ def bed(
         address=lambda count: f"127.0.1.{1 + count % 250}",
     )
     environment = {"PATH": f"{BIN}:{SYSTEM_PATH}", "IRONCLIW_VM_BIN": str(BIN)}
-    environment["IRONCLIW_RAY_OPTIONS"] = f"--object-store-memory={_STORE_BYTES}"
+    environment["IRONCLIW_RAY_OPTIONS"] = SMALL_NODE
     with (
         FakeCompute(world) as compute,
         ProcessVms(
@@ -265,7 +263,7 @@ def _start(settings: Settings, environment: dict[str, str]) -> None:
         f"--node-ip-address={HEAD_ADDRESS}",
         f"--port={settings.cluster.gcs_port}",
         f"--temp-dir={settings.ray_temp_dir}",
-        f"--object-store-memory={_STORE_BYTES}",
+        *SMALL_NODE.split(),
         "--num-cpus=1",
         "--include-dashboard=false",
         "--disable-usage-stats",

@@ -35,6 +35,16 @@ logger = logging.getLogger(__name__)
 TAG = "CLUSTER_TEST_VM"
 """In the environment of every process of a VM: its id. No setting of the project is named so."""
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+STORE_BYTES = 80_000_000  # Ray asks for 75 MB at the least
+SMALL_NODE = (
+    f"--object-store-memory={STORE_BYTES} --dashboard-agent-listen-port=0 "
+    "--include-log-monitor=false"
+)
+"""Options of `ray start` for IRONCLIW_RAY_OPTIONS: a small node that shares its machine.
+
+Ray's agent listens on 127.0.0.1 as well, on port 52365 if not told otherwise. A second node of the
+machine waits 3.4 s for that port, gives it up, and joins then. Nobody reads the workers' output.
+"""
 _TICK_SECONDS = 0.03
 _KILL_POLL_SECONDS = 0.005
 _POWER_OFF = '#!/bin/sh\n# ends this VM, and nothing else\nexec touch "{path}"\n'

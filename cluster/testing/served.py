@@ -28,7 +28,7 @@ from cluster.testing.faults import Fault
 from cluster.testing.instances import Timings
 from cluster.testing.namespace_vms import NamespaceVms
 from cluster.testing.network import HEAD_ADDRESS, Network, worker_address
-from cluster.testing.process_vms import SYSTEM_PATH, ProcessVms
+from cluster.testing.process_vms import SMALL_NODE, SYSTEM_PATH, ProcessVms
 from cluster.testing.world import World
 from ironcliw.errors import ClusterError
 from ironcliw.settings import process_environment
@@ -189,7 +189,7 @@ def _machines(
         "PATH": f"{BIN}:{SYSTEM_PATH}",
         "IRONCLIW_VM_BIN": str(BIN),
         # Ray gives a node thirty seconds to start: without what is not needed it is there in time
-        "IRONCLIW_RAY_OPTIONS": "--object-store-memory=80000000 --include-log-monitor=false",
+        "IRONCLIW_RAY_OPTIONS": SMALL_NODE,
         "HF_HUB_OFFLINE": "1",
     }
     if network is None:

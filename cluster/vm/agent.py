@@ -46,6 +46,7 @@ from cluster.vm.lifecycle import Action, Event, Instruction, Kind, Lifecycle, Ph
 
 NOTICE_FILE, HOOKS_FOLDER, DONE_FOLDER = "notice.json", "hooks", "done"
 _TICK_SECONDS = 0.2
+_LAST_TICK_SECONDS = 0.05  # what is due seconds before the end is due then
 
 
 class HandoverFolder:
@@ -129,6 +130,7 @@ class Agent:
             if differs:
                 self._events.put(Event(Kind.MISMATCHED, differs))
         self._head.start()
+        self._events.put(Event(Kind.TICK))  # Ray starts now, not a tick later
         threading.Thread(target=self._watch_metadata, name="metadata", daemon=True).start()
         while self._lifecycle.phase is not Phase.OFF:
             for event in self._gather():
@@ -144,8 +146,9 @@ class Agent:
             self._events.put(Event(Kind.PREEMPTED))
 
     def _gather(self) -> Iterator[Event]:
+        leaving = self._lifecycle.deadline is not None
         with contextlib.suppress(queue.Empty):
-            yield self._events.get(timeout=_TICK_SECONDS)
+            yield self._events.get(timeout=_LAST_TICK_SECONDS if leaving else _TICK_SECONDS)
         if self._ray is not None:
             yield from self._watch_ray(self._ray)
         if self._lifecycle.phase is Phase.LEAVING:
@@ -170,6 +173,8 @@ class Agent:
                 # in this process group: whoever ends the VM's processes finds Ray's there too
                 self._ray = subprocess.Popen(self._arguments.command, stdin=subprocess.DEVNULL)
             case Action.WRITE_NOTICE:
+                # looked at before: a hook may answer the notice sooner than the next look
+                self._events.put(Event(Kind.HOOKS_PENDING, names=self._handover.pending()))
                 self._handover.write_notice(instruction.message, instruction.seconds)
             case Action.DRAIN:
                 self._head.drain(instruction.message, instruction.seconds)

@@ -20,7 +20,7 @@ import pytest
 from cluster.testing.fake_compute import FakeCompute
 from cluster.testing.faults import Preempt
 from cluster.testing.instances import Timings
-from cluster.testing.process_vms import SYSTEM_PATH, ProcessVms
+from cluster.testing.process_vms import SMALL_NODE, SYSTEM_PATH, ProcessVms
 from cluster.testing.world import World
 
 from .conftest import ROOT, Head
@@ -93,7 +93,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
         address=lambda count: f"127.0.1.{1 + count % 250}",
     )
     inside = {"PATH": f"{BIN}:{SYSTEM_PATH}", "IRONCLIW_VM_BIN": str(BIN)}
-    inside["IRONCLIW_RAY_OPTIONS"] = "--object-store-memory=80000000"
+    inside["IRONCLIW_RAY_OPTIONS"] = SMALL_NODE
     with (
         FakeCompute(world) as compute,
         ProcessVms(world, folder / "vms", environment=inside, longest_seconds=1200.0) as vms,

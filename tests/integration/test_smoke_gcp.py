@@ -13,7 +13,7 @@ import pytest
 from cluster.testing.fake_compute import FakeCompute
 from cluster.testing.faults import Preempt
 from cluster.testing.instances import Timings
-from cluster.testing.process_vms import SYSTEM_PATH, ProcessVms
+from cluster.testing.process_vms import SMALL_NODE, SYSTEM_PATH, ProcessVms
 from cluster.testing.smoke import Smoke
 from cluster.testing.smoke_gcp import bounded_environment, load_bounded, smoke_gcp
 from cluster.testing.smoke_mac import own_environment
@@ -23,7 +23,6 @@ from ironcliw.settings import load_settings
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 BIN = Path(sys.executable).parent
-STORE = "--object-store-memory=80000000"
 
 
 def of_the_bed(compute: FakeCompute, folder: Path) -> dict[str, str]:
@@ -49,7 +48,7 @@ def test_a_worker_comes_moves_and_goes(tmp_path: Path, monkeypatch: pytest.Monke
         address=lambda count: f"127.0.1.{1 + count % 250}",
     )
     machine = {"PATH": f"{BIN}:{SYSTEM_PATH}", "IRONCLIW_VM_BIN": str(BIN)}
-    machine["IRONCLIW_RAY_OPTIONS"] = STORE
+    machine["IRONCLIW_RAY_OPTIONS"] = SMALL_NODE
     vms = ProcessVms(world, tmp_path / "vms", environment=machine, longest_seconds=1100)
     with FakeCompute(world) as compute, vms:
         base = of_the_bed(compute, tmp_path)
