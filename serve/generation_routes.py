@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractContextManager, aclosing
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from starlette.types import Receive, Send
@@ -18,6 +19,7 @@ from ironcliw.schemas.generation import (
     CompletionRequest,
     GenerationRequest,
 )
+from serve.embeddings import Served
 from serve.form_errors import parse_form
 from serve.gateway import Whole, internal_error
 from serve.generation.answering import Answering
@@ -28,6 +30,7 @@ from serve.service import Service
 
 logger = logging.getLogger(__name__)
 
+FormT = TypeVar("FormT", bound=GenerationRequest)
 Handler = Callable[[dict[str, Any], bytes], Awaitable["Whole | EventStream"]]
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -69,42 +72,54 @@ def add_generation(app: FastAPI, service: Service) -> None:
 def chat_handler(service: Service) -> Handler:
     """`POST /v1/chat/completions` from bytes to bytes, or to events."""
     generation = service.generation
-
-    async def answer(state: dict[str, Any], body: bytes) -> Whole | EventStream:
-        slot = _enter(service, state, "/v1/chat/completions")
-        wanted = parse_form(body, ChatCompletionRequest)
-        deadline: float = state["deadline"]
-        if wanted.stream:
-            usage = _wants_usage(wanted)
-            return EventStream(
-                slot,
-                lambda: generation.open_chat(wanted, deadline),
-                lambda answering: chat_events(answering, usage=usage),
-            )
-        with slot:
-            content, served = await generation.answer_chat(wanted, deadline)
-        return 200, served_headers(served), content
-
-    return answer
+    kind = _Kind(
+        "/v1/chat/completions",
+        ChatCompletionRequest,
+        generation.open_chat,
+        generation.answer_chat,
+        chat_events,
+    )
+    return _handler(service, kind)
 
 
 def completion_handler(service: Service) -> Handler:
     """`POST /v1/completions` from bytes to bytes, or to events."""
     generation = service.generation
+    kind = _Kind(
+        "/v1/completions",
+        CompletionRequest,
+        generation.open_completion,
+        generation.answer_completion,
+        completion_events,
+    )
+    return _handler(service, kind)
 
+
+@dataclass(frozen=True, slots=True)
+class _Kind(Generic[FormT]):
+    """What differs between the two routes."""
+
+    route: str
+    form: type[FormT]
+    open: Callable[[FormT, float], Awaitable[Answering]]
+    answer: Callable[[FormT, float], Awaitable[tuple[bytes, Served]]]
+    events: Callable[..., AsyncGenerator[bytes, None]]
+
+
+def _handler(service: Service, kind: _Kind[FormT]) -> Handler:
     async def answer(state: dict[str, Any], body: bytes) -> Whole | EventStream:
-        slot = _enter(service, state, "/v1/completions")
-        wanted = parse_form(body, CompletionRequest)
+        slot = _enter(service, state, kind.route)
+        wanted = parse_form(body, kind.form)
         deadline: float = state["deadline"]
         if wanted.stream:
             usage = _wants_usage(wanted)
             return EventStream(
                 slot,
-                lambda: generation.open_completion(wanted, deadline),
-                lambda answering: completion_events(answering, usage=usage),
+                lambda: kind.open(wanted, deadline),
+                lambda answering: kind.events(answering, usage=usage),
             )
         with slot:
-            content, served = await generation.answer_completion(wanted, deadline)
+            content, served = await kind.answer(wanted, deadline)
         return 200, served_headers(served), content
 
     return answer

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from serve.engines.architecture import Architecture
 from serve.engines.folder import EncoderFolder
-from serve.engines.native_stack import NativeStack, Texts
+from serve.engines.native_stack import Texts, read_bert
 from serve.engines.packed_weights import open_weights
 from serve.engines.weights import LoadCounter
 
@@ -45,21 +45,10 @@ class BertBody:
         self._separator = separator if architecture.has_token_types else None
         self._second: torch.Tensor | None = None
         with open_weights(folder, architecture, torch.float32, cpu, counter) as weights:
-            self._words = weights.words(torch.bfloat16 if dtype == torch.int8 else dtype)
-            places = weights.places()
+            self._words, self._stack = read_bert(weights, architecture, dtype)
             if self._separator is not None:
                 self._second = weights.second_type()
-            self._stack = NativeStack(
-                dtype,
-                architecture.heads,
-                architecture.activation,
-                architecture.norm_epsilon,
-                places,
-                weights.embedding_norm(),
-            )
-            for layer in weights.layers():
-                self._stack.add(layer)
-        self.vocabulary, self.positions = len(self._words), len(places)
+        self.vocabulary, self.positions = len(self._words), self._stack.positions
 
     @property
     def resident_bytes(self) -> int:

@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from ironcliw.errors import ModelLoadError
-from serve.engines.safetensors_files import StoredTensor, read_json, read_object, stored_tensors
+from serve.engines.safetensors_files import (
+    StoredTensor,
+    read_json,
+    read_object,
+    stored_tensors,
+    weight_files,
+)
 
 POOLING_MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 """In the order in which sentence-transformers joins their outputs."""
@@ -117,7 +123,7 @@ class EncoderFolder:
             path=path,
             transformer=transformer,
             config=config,
-            tensors=stored_tensors(_weight_files(transformer)),
+            tensors=stored_tensors(weight_files(transformer)),
             head=_plain_head(config) if modules is None else modules,
             max_tokens=_window(transformer, config, settings.get("max_seq_length")),
             lowercase=bool(settings.get("do_lower_case", False)),
@@ -148,31 +154,6 @@ def _refuse_own_code(folder: Path, config: Mapping[str, Any]) -> None:
             f"{folder / 'config.json'} asks to run code that comes with the model (auto_map), "
             "which is never done here; use a model of an architecture that transformers knows"
         )
-
-
-def _weight_files(folder: Path) -> tuple[Path, ...]:
-    index = folder / "model.safetensors.index.json"
-    if (folder / "model.safetensors").exists():
-        return (folder / "model.safetensors",)
-    if index.exists():
-        names = read_object(index).get("weight_map")
-        if not isinstance(names, dict) or not names:
-            raise ModelLoadError(f"{index} has no weight_map; download it again")
-        shards = sorted({str(name) for name in names.values()})
-        if any(Path(name).name != name for name in shards):
-            raise ModelLoadError(f"{index} names files outside its folder; do not use this model")
-        return tuple(folder / name for name in shards)
-    pickles = sorted(p.name for p in folder.glob("*") if p.suffix in {".bin", ".pt", ".pth"})
-    if pickles:
-        raise ModelLoadError(
-            f"{folder} has only pickled weights ({', '.join(pickles)}), which can run code when "
-            "read; convert them with transformers' save_pretrained(), which writes safetensors",
-            code="model_weights_pickled",
-        )
-    raise ModelLoadError(
-        f"{folder / 'model.safetensors'} is absent; copy the whole model folder again",
-        code="model_file_absent",
-    )
 
 
 def _modules(path: Path) -> tuple[Path, tuple[HeadModule, ...]]:
@@ -214,7 +195,7 @@ def _head_module(kind: str, folder: Path) -> HeadModule:
     if kind == "Dense":
         return _dense(folder)
     if kind == "LayerNorm":
-        return LayerNorm(stored_tensors(_weight_files(folder)))
+        return LayerNorm(stored_tensors(weight_files(folder)))
     if kind == "Normalize":
         return Normalize()
     raise ModelLoadError(
@@ -251,7 +232,7 @@ def _dense(folder: Path) -> Dense:
         "sentence_embedding"
     ):
         raise ModelLoadError(f"{file} wires the dense layer in a way that is not supported")
-    return Dense(activation, stored_tensors(_weight_files(folder)))
+    return Dense(activation, stored_tensors(weight_files(folder)))
 
 
 def _plain_head(config: Mapping[str, Any]) -> tuple[HeadModule, ...]:

@@ -17,7 +17,8 @@ import torch
 
 from native_ops import binary
 from native_ops.encoder import encoder_forward, encoder_linear, encoder_pack, qkv_number
-from serve.engines.packed_weights import Affine, LayerWeights
+from serve.engines.architecture import Architecture
+from serve.engines.packed_weights import Affine, EncoderWeights, LayerWeights
 from serve.engines.protocol import PackedTokens
 
 _LEVELS = {
@@ -137,6 +138,11 @@ class NativeStack:
         self._inner = places.shape[1]
 
     @property
+    def positions(self) -> int:
+        """P."""
+        return len(self._places)
+
+    @property
     def resident_bytes(self) -> int:
         """Bytes of all that the layers hold."""
         return sum(tensor.nbytes for tensor in (self._places, *self._weights, *self._vectors))
@@ -175,3 +181,27 @@ class NativeStack:
             self._number,
         )
         return rows
+
+
+def read_bert(
+    weights: EncoderWeights, architecture: Architecture, dtype: torch.dtype
+) -> tuple[torch.Tensor, NativeStack]:
+    """The words, [V, D], and the layers of BERT, DistilBERT or RoBERTa.
+
+    Args:
+        weights: Opened as float32 on the CPU.
+        architecture: What `bert_like` made of the model's config.
+        dtype: What weights are kept as: float32, bfloat16 or int8 (then the words are bfloat16).
+    """
+    words = weights.words(torch.bfloat16 if dtype == torch.int8 else dtype)
+    stack = NativeStack(
+        dtype,
+        architecture.heads,
+        architecture.activation,
+        architecture.norm_epsilon,
+        weights.places(),
+        weights.embedding_norm(),
+    )
+    for layer in weights.layers():
+        stack.add(layer)
+    return words, stack

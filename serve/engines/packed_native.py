@@ -6,7 +6,7 @@ import torch
 
 from serve.engines.architecture import Architecture
 from serve.engines.folder import EncoderFolder
-from serve.engines.native_stack import NativeStack, steps
+from serve.engines.native_stack import read_bert, steps
 from serve.engines.packed_weights import open_weights
 from serve.engines.pooling import Head
 from serve.engines.protocol import PackedTokens
@@ -38,19 +38,8 @@ class NativeLayers:
         self._head = head
         cpu = torch.device("cpu")
         with open_weights(folder, architecture, torch.float32, cpu, counter) as weights:
-            self._words = weights.words(torch.bfloat16 if dtype == torch.int8 else dtype)
-            places = weights.places()
-            self._stack = NativeStack(
-                dtype,
-                architecture.heads,
-                architecture.activation,
-                architecture.norm_epsilon,
-                places,
-                weights.embedding_norm(),
-            )
-            for layer in weights.layers():
-                self._stack.add(layer)
-        self.vocabulary, self.positions = len(self._words), len(places)
+            self._words, self._stack = read_bert(weights, architecture, dtype)
+        self.vocabulary, self.positions = len(self._words), self._stack.positions
 
     @property
     def resident_bytes(self) -> int:

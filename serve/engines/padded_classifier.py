@@ -14,18 +14,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification
 
 from ironcliw.errors import ModelLoadError, UnavailableError
 from serve.engines.checks import InputLimits, require_end
 from serve.engines.folder import EncoderFolder
 from serve.engines.packed_classifier import SMALL_MODEL_BYTES
+from serve.engines.padded_model import (
+    STEP_TOKENS,
+    fixed_arguments,
+    held_bytes,
+    load_model,
+    padded,
+)
 from serve.engines.pair_tokenizer import PairEncoder
 from serve.engines.protocol import PackedTokens, Vectors
 from serve.engines.threads import threads_for
-
-STEP_TOKENS = 2048
-"""Tokens of one step, padding included; a longer text is a step of its own."""
 
 _LAST_POSITION = frozenset({"xlnet"})
 
@@ -48,7 +52,7 @@ class PaddedClassifier:
             str(config.id2label[index]) for index in range(config.num_labels)
         )
         accepted = inspect.signature(self._model.forward).parameters
-        self._fixed = {"use_cache": False} if "use_cache" in accepted else {}
+        self._fixed = fixed_arguments(self._model)
         self._separator: int | None = None
         if "token_type_ids" in accepted and int(getattr(config, "type_vocab_size", 0) or 0) > 1:
             self._separator = PairEncoder(folder).separator
@@ -71,9 +75,7 @@ class PaddedClassifier:
     def resident_bytes(self) -> int:
         if self._model is None:
             return 0
-        # parameters() and buffers() name a shared tensor once
-        held: list[torch.Tensor] = [*self._model.parameters(), *self._model.buffers()]
-        return sum(tensor.nbytes for tensor in held)
+        return held_bytes(self._model)
 
     def classify(self, batch: PackedTokens) -> Vectors:
         """Logits, float32 [B, C], in order; see `ClassificationEngine`."""
@@ -127,28 +129,23 @@ class PaddedClassifier:
         rows: npt.NDArray[np.int64],
         offsets: npt.NDArray[np.int64],
     ) -> torch.Tensor:
-        lengths = batch.lengths[rows].astype(np.int64)
-        ids = np.full((len(rows), int(lengths[0])), self._pad or 0, dtype=np.int64)
-        for row, text in enumerate(rows):
-            ids[row, : lengths[row]] = batch.tokens[offsets[text] : offsets[text + 1]]
-        given = {"input_ids": ids}
-        given["attention_mask"] = (np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int64)
+        ids, mask = padded(batch, rows, offsets, self._pad or 0)
+        given = {"input_ids": ids, "attention_mask": mask}
         if self._separator is not None:
-            given["token_type_ids"] = _second_part(ids, self._separator, lengths)
+            given["token_type_ids"] = _second_part(ids, self._separator, mask)
         tensors = {name: torch.from_numpy(array).to(self._device) for name, array in given.items()}
         logits: torch.Tensor = self._model(**tensors, **self._fixed).logits
         return logits
 
 
 def _second_part(
-    ids: npt.NDArray[np.int64], separator: int, lengths: npt.NDArray[np.int64]
+    ids: npt.NDArray[np.int64], separator: int, mask: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
     """1 behind the first separator of each row, 0 before it and in the padding; int64 [B, S]."""
     seen = np.cumsum(ids == separator, axis=1)
     behind = np.zeros_like(ids)
     behind[:, 1:] = seen[:, :-1] > 0
-    behind[np.arange(ids.shape[1]) >= lengths[:, None]] = 0
-    return behind
+    return behind * mask
 
 
 def _load(folder: EncoderFolder, dtype: torch.dtype) -> Any:
@@ -158,27 +155,12 @@ def _load(folder: EncoderFolder, dtype: torch.dtype) -> Any:
             f"{path} is of the type {folder.config['model_type']!r}, whose head reads the last "
             "position of a padded row, which is not supported; use another architecture"
         )
-    local = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        config = AutoConfig.from_pretrained(path, **local)
-        model, found = AutoModelForSequenceClassification.from_pretrained(
-            path,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            output_loading_info=True,
-            **local,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise ModelLoadError(
-            f"{path}: transformers cannot load a {folder.config.get('model_type')!r} classifier "
-            f"({error})"
-        ) from error
-    missing = sorted(found["missing_keys"])
+    model, missing = load_model(
+        folder, dtype, lambda _: AutoModelForSequenceClassification, "classifier"
+    )
     if missing:
-        # transformers would fill these with random numbers
         raise ModelLoadError(
             f"{path} lacks {len(missing)} tensors of a classifier, first {missing[0]!r}: it was "
             "not trained to classify, or the download is incomplete"
         )
-    return model.eval().requires_grad_(False)
+    return model

@@ -159,3 +159,32 @@ def _tensor(file: Path, name: str, entry: object) -> tuple[StoredTensor, int]:
 
 def _are_sizes(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)
+
+
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """The safetensors files of a model's folder: one, or shards.
+
+    Raises:
+        ModelLoadError: there are none, or what there is must not be read.
+    """
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.exists():
+        return (single,)
+    if index.exists():
+        names = read_object(index).get("weight_map")
+        if not isinstance(names, dict) or not names:
+            raise ModelLoadError(f"{index} has no weight_map; download it again")
+        shards = sorted({str(name) for name in names.values()})
+        if any(Path(name).name != name for name in shards):
+            raise ModelLoadError(f"{index} names files outside its folder; do not use this model")
+        return tuple(folder / name for name in shards)
+    pickles = sorted(p.name for p in folder.glob("*") if p.suffix in {".bin", ".pt", ".pth"})
+    if pickles:
+        raise ModelLoadError(
+            f"{folder} has only pickled weights ({', '.join(pickles)}), which can run code when "
+            "read; convert them with transformers' save_pretrained(), which writes safetensors",
+            code="model_weights_pickled",
+        )
+    raise ModelLoadError(
+        f"{single} is absent; copy the whole model folder again", code="model_file_absent"
+    )

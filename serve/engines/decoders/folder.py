@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from ironcliw.errors import ModelLoadError
-from serve.engines.safetensors_files import StoredTensor, read_json, read_object, stored_tensors
+from serve.engines.safetensors_files import (
+    StoredTensor,
+    read_json,
+    read_object,
+    stored_tensors,
+    weight_files,
+)
 
 _NUMBERS = ("temperature", "top_p", "top_k", "repetition_penalty")
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token")
@@ -76,7 +82,7 @@ class GenerationFolder:
         return cls(
             path=path,
             config=config,
-            tensors=stored_tensors(_weight_files(path)),
+            tensors=stored_tensors(weight_files(path)),
             context=_context(path, config),
             seq2seq=seq2seq,
             start_token=_start_token(path, config, generation) if seq2seq else None,
@@ -139,30 +145,6 @@ def _refuse_own_code(folder: Path, config: Mapping[str, Any]) -> None:
             "programs are not read; take the unquantised model and load it with quantization= "
             "'8bit' or '4bit'"
         )
-
-
-def _weight_files(folder: Path) -> tuple[Path, ...]:
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.exists():
-        return (single,)
-    if index.exists():
-        names = read_object(index).get("weight_map")
-        if not isinstance(names, dict) or not names:
-            raise ModelLoadError(f"{index} has no weight_map; download it again")
-        shards = sorted({str(name) for name in names.values()})
-        if any(Path(name).name != name for name in shards):
-            raise ModelLoadError(f"{index} names files outside its folder; do not use this model")
-        return tuple(folder / name for name in shards)
-    pickles = sorted(p.name for p in folder.glob("*") if p.suffix in {".bin", ".pt", ".pth"})
-    if pickles:
-        raise ModelLoadError(
-            f"{folder} has only pickled weights ({', '.join(pickles)}), which can run code when "
-            "read; convert them with transformers' save_pretrained(), which writes safetensors",
-            code="model_weights_pickled",
-        )
-    raise ModelLoadError(
-        f"{single} is absent; copy the whole model folder again", code="model_file_absent"
-    )
 
 
 def _context(folder: Path, config: Mapping[str, Any]) -> int:
