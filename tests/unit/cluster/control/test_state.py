@@ -192,6 +192,12 @@ class TestTakenBack:
         (drain,) = of(Drain, run.step(vms=[machine()], nodes=[node()], preempted={"vm-1": at}))
         assert drain == Drain("node-of-vm-1", "vm-1", 26.0, "is taken back by GCE")
 
+    def test_an_agent_that_drains_is_left_alone_while_its_machine_stops(self, run: Run) -> None:
+        vms, reports = [machine(status=VmStatus.STOPPING)], [report("vm-1", "preempted")]
+        found = run.step(vms=vms, nodes=[node()], reports=reports)
+        assert of(Drain, found) == []
+        assert "preempted" in {one.kind for one in of(Tell, found)}  # type: ignore[union-attr]
+
     def test_one_that_stops_is_drained(self, run: Run) -> None:
         vms = [machine(status=VmStatus.STOPPING)]
         found = run.step(vms=vms, nodes=[node()])

@@ -113,6 +113,22 @@ def test_a_preemption_from_notice_to_power_off(bed: Bed) -> None:
     assert not is_running(bed.ray.raylet_pid())
 
 
+def test_a_hook_that_answers_at_once_is_told_of(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    handover, write = Handover(bed.folder), HandoverFolder.write_notice
+
+    def write_and_answer(self: HandoverFolder, reason: str, seconds: float) -> None:
+        write(self, reason, seconds)
+        handover.done("train")
+
+    monkeypatch.setattr(HandoverFolder, "write_notice", write_and_answer)
+
+    def preempt(_: Agent) -> None:
+        handover.register("train")
+        bed.metadata.preempt()
+
+    assert "hook_done" in bed.run(preempt)
+
+
 def test_a_node_that_was_drained_away_powers_the_vm_off(bed: Bed) -> None:
     kinds = bed.run(lambda _: os.kill(bed.ray.raylet_pid(), signal.SIGKILL))
     assert kinds == ["joined", "power_off"]
