@@ -60,8 +60,8 @@ def scaling_rows(options: Options) -> list[Row]:
             "first zone without capacity: until the next one is asked",
             "s",
             Samples.of(seconds for seconds, _ in stocked_out),
-            goal=Goal(5.0, at_most=True),
-            note="a round of the autoscaler is 5 s",
+            goal=Goal(1.0, at_most=True),
+            note="a round of the autoscaler is 1 s",
         ),
         Row(
             THEME,

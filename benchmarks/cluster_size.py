@@ -17,7 +17,7 @@ from benchmarks.machine import ROOT
 from cluster.testing.bed import bed
 from ironcliw.settings import process_environment
 
-_MEBIBYTE = 2**20
+_MEGABYTE = 1e6
 _SETTLE_SECONDS = 10.0
 _TESTS = (
     "tests/unit/cluster/test_provider.py",
@@ -42,8 +42,8 @@ def size_rows(options: Options) -> list[Row]:
     controller, agent = _memory()
     goal = Goal(120.0, at_most=True)
     return [
-        Row(THEME, "controller", "MiB PSS", Samples.of([controller]), goal=goal),
-        Row(THEME, "agent of a worker", "MiB PSS", Samples.of([agent]), goal=goal),
+        Row(THEME, "controller", "MB PSS", Samples.of([controller]), goal=goal),
+        Row(THEME, "agent of a worker", "MB PSS", Samples.of([agent]), goal=goal),
         Row(
             THEME,
             "tests of provider, launcher and Compute client",
@@ -78,7 +78,7 @@ def _running(module: str) -> list[psutil.Process]:
 
 
 def _pss(pid: int) -> float:
-    return float(psutil.Process(pid).memory_full_info().pss) / _MEBIBYTE
+    return float(psutil.Process(pid).memory_full_info().pss) / _MEGABYTE
 
 
 def _tests() -> Samples:

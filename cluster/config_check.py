@@ -231,7 +231,7 @@ def _worker_problems(definition: dict[str, Any], cloud: CloudSettings) -> Iterat
     if definition["max_workers"] > 0 and cloud.project is None:
         yield (
             ("max_workers",),
-            "must be 0 without provider.cloud.project: every launch would fail, every 5 seconds",
+            "must be 0 without provider.cloud.project: every launch would fail, again and again",
         )
 
 

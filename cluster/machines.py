@@ -140,14 +140,6 @@ class Vm:
         """Whether it works or is about to."""
         return self.status in _LIVE
 
-    @property
-    def is_billed(self) -> bool:
-        """Whether its vCPUs and memory cost money; its disk does until it is deleted.
-
-        GCE ends the charge when a machine is stopped, and stopping can take a minute.
-        """
-        return self.is_live or self.status is VmStatus.STOPPING
-
 
 @dataclass(frozen=True, slots=True)
 class VmRequest:

@@ -1,6 +1,6 @@
 """The node provider of Ray's autoscaler: workers are machines of Compute Engine.
 
-Ray asks for little of it, and from several threads: in a loop of five seconds the list of what
+Ray asks for little of it, and from several threads: in a loop of seconds the list of what
 there is, and now and then a machine more or less. Nothing is remembered but the last listing, so a
 new autoscaler continues by the labels of the machines. The head, which no API lists, is listed too:
 without it the autoscaler launches nothing.

@@ -1,4 +1,4 @@
-"""Whether a model fits into the memory of this machine, by the project's rule for it."""
+"""Whether a model fits into the memory of this machine, by the project's two rules for it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import psutil
 
-from cluster.placement import Backend, select_model_backend
+from cluster.placement import Backend, has_local_room, select_model_backend
 from ironcliw.catalog import ModelCard
 
 _GIGABYTE = 1e9
@@ -21,6 +21,11 @@ def available_bytes() -> int:
     return int(psutil.virtual_memory().available)
 
 
+def used_percent() -> float:
+    """Share of this machine's memory that is in use, 0 to 100."""
+    return float(psutil.virtual_memory().percent)
+
+
 class LocalRoom:
     """Answers `fits` for each request, so it looks at the memory once a second at most.
 
@@ -31,6 +36,7 @@ class LocalRoom:
         pinned: Models that are always kept at home.
         clock: Seconds that never decrease.
         free: Bytes of memory that are available now.
+        used: Percentage of memory in use now.
     """
 
     def __init__(
@@ -39,13 +45,16 @@ class LocalRoom:
         pinned: Sequence[str],
         clock: Callable[[], float] = time.monotonic,
         free: Callable[[], int] = available_bytes,
+        used: Callable[[], float] = used_percent,
     ) -> None:
         self._catalog = catalog
         self._pinned = frozenset(pinned)
         self._clock = clock
         self._free = free
+        self._used = used
         self._loaded: frozenset[str] = frozenset()
         self._free_gb = 0.0
+        self._takes_more = False
         self._looked_at = float("-inf")
 
     def fits(self, model_id: str) -> bool:
@@ -59,8 +68,9 @@ class LocalRoom:
         now = self._clock()
         if now - self._looked_at > _FRESH_SECONDS:
             self._free_gb, self._looked_at = self._free() / _GIGABYTE, now
+            self._takes_more = has_local_room(self._used())
         size = self._catalog[model_id].bytes / _GIGABYTE
-        return select_model_backend(size, self._free_gb) is Backend.LOCAL
+        return self._takes_more and select_model_backend(size, self._free_gb) is Backend.LOCAL
 
     def see(self, stats: Mapping[str, Any]) -> None:
         """Take in what the replica at home reports."""

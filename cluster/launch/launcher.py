@@ -1,6 +1,6 @@
 """Gets a worker from the cloud: a zone, the money, the insert, and the next zone if that fails.
 
-The autoscaler repeats an order that failed every five seconds, without a pause, and does not tell
+The autoscaler repeats an order that failed every few seconds, without a pause, and does not tell
 the reason to anybody. So the pauses are kept here (zones that rest cost no call), and reasons are
 events. After an insert without an answer nothing else is tried: its machine may come, and then the
 next listing shows it to the autoscaler, which takes it in.

@@ -118,12 +118,14 @@ class Bed:
                     return process
         return None
 
+    def monitor_log(self) -> str:
+        """What the autoscaler wrote."""
+        logs = sorted(self.settings.ray_temp_dir.glob("session_latest/logs/monitor.*"))
+        return "\n".join(log.read_text(encoding="utf-8", errors="replace") for log in logs)
+
     def logs(self) -> str:
         """For a failure: the end of the monitor's log and the VMs' consoles."""
-        texts = [
-            path.read_text(encoding="utf-8", errors="replace")[-6000:]
-            for path in self.settings.ray_temp_dir.glob("session_latest/logs/monitor.*")
-        ]
+        texts = [self.monitor_log()[-9000:]]
         log = self.settings.state_dir / "controller.log"
         texts.append(log.read_text(encoding="utf-8", errors="replace")[-3000:])
         texts += [self.vms.serial(name)[-3000:] for name in self.live()]

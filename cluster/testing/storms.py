@@ -1,6 +1,6 @@
 """What a storm of the Compute API does to the autoscaler's loop: it must neither hang nor err.
 
-Ray's autoscaler lists machines every five seconds, in the thread that does all its other work; an
+Ray's autoscaler lists machines every few seconds, in the thread that does all its other work; an
 answer that is awaited for minutes stops the cluster. Launches run in threads of their own.
 """
 

@@ -11,7 +11,7 @@ import pytest
 from cluster.testing.bed import Bed, bed
 from cluster.testing.faults import Hook, Preempt, Stockout
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 A, B = "us-central1-a", "us-central1-b"
 TASK = """
@@ -65,16 +65,16 @@ def test_from_nothing_to_one_machine_and_back(tmp_path: Path) -> None:
         (name,) = cluster.wait_for(cluster.live, 60, "a machine")
         first, second = cluster.inserts()
         assert (first.path, second.path) == (cluster.insert_path(A), cluster.insert_path(B))
-        # the autoscaler's next round would be five seconds later
-        assert second.at - first.at < 4
+        # in the round that asked the first one: Ray says so once a round
+        assert cluster.monitor_log().count("Launching 1 nodes") == 1
         assert place_of(driver, cluster) == name
         # its node is drained away, its agent turns the power off, the controller deletes it
         cluster.wait_for(lambda: not cluster.live(), 40, "the end of an idle machine")
         assert len(cluster.inserts()) == 2
         assert cluster.wait_for(lambda: cluster.told("reaped"), 10, "the word on its end")
         assert cluster.told("joined")[0].startswith(f"machine {name} joined")
-        # 118 to 121 on Linux x86-64, 110 of it private
-        assert memory(cluster.controller.pid) <= 125 * 2**20
+        # 124 to 127 on Linux x86-64, of which the messages of google-cloud-compute are 98
+        assert memory(cluster.controller.pid) <= 131_000_000
         assert cluster.told("launch") == [f"machine {name} launched in {B}"]
         assert "ZONE_RESOURCE_POOL_EXHAUSTED" in cluster.told("launch_failed")[0]
 
@@ -87,6 +87,7 @@ def test_a_machine_beyond_the_budget_is_refused_with_a_reason(tmp_path: Path) ->
         assert cluster.inserts() == []
 
 
+@pytest.mark.slow
 def test_an_autoscaler_killed_amid_a_launch_loses_and_doubles_nothing(tmp_path: Path) -> None:
     with bed(tmp_path) as cluster:
         monitor = cluster.wait_for(cluster.monitor, 30, "the autoscaler")

@@ -76,10 +76,9 @@ def test_cluster_name_that_gce_would_refuse(name: str) -> None:
 
 
 @pytest.mark.parametrize("status", VmStatus)
-def test_state_decides_on_work_and_money(status: VmStatus) -> None:
+def test_state_decides_on_work(status: VmStatus) -> None:
     vm = replace(VM, status=status)
     assert vm.is_live == (status in ("PROVISIONING", "STAGING", "RUNNING", "REPAIRING"))
-    assert vm.is_billed == (vm.is_live or status == "STOPPING")
 
 
 def test_repr_of_a_request_hides_the_metadata() -> None:

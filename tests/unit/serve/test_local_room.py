@@ -18,6 +18,7 @@ class Machine:
 
     def __init__(self, free_gb: float) -> None:
         self.free_gb = free_gb
+        self.used = 50.0
         self.now = 100.0
         self.looks = 0
 
@@ -26,7 +27,7 @@ class Machine:
         return int(self.free_gb * GIGABYTE)
 
     def room(self, *pinned: str) -> LocalRoom:
-        return LocalRoom(Catalog(), pinned, lambda: self.now, self.free)
+        return LocalRoom(Catalog(), pinned, lambda: self.now, self.free, lambda: self.used)
 
 
 def stats(**states: str) -> dict[str, Any]:
@@ -44,6 +45,16 @@ def stats(**states: str) -> dict[str, Any]:
 )
 def test_the_rule(model: str, free_gb: float, fits: bool) -> None:
     assert Machine(free_gb).room().fits(model) is fits
+
+
+def test_a_machine_that_is_nearly_full_takes_no_further_model() -> None:
+    machine = Machine(64.0)
+    machine.used = 85.0
+    room = machine.room("t5-small")
+    assert not room.fits("t5-base")
+    room.see(stats(**{"t5-base": "ready"}))
+    assert room.fits("t5-base")
+    assert room.fits("t5-small")
 
 
 def test_what_is_pinned_or_loaded_fits() -> None:
