@@ -136,7 +136,12 @@ def _wireguard(settings: Settings, probes: Probes) -> Check:
             "others",
             "set cloud.max_workers = 1, or cloud.vpn = 'tailscale', whose key many may use",
         )
-    return ok("vpn", f"WireGuard, {', '.join(names)}")
+    return warning(
+        "vpn",
+        f"WireGuard ({', '.join(names)}) works for one worker; a replacement that starts while the "
+        "old one still hands its work over takes the address from it",
+        "set cloud.vpn = 'tailscale' where work must move before a preempted worker dies",
+    )
 
 
 def _tailscale_state(settings: Settings, probes: Probes) -> Check:
