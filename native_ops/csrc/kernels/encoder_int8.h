@@ -37,7 +37,7 @@ template <class Value> void quantize_row(const Value* x, int64_t inputs, int64_t
 }
 
 #ifdef IRONCLIW_USE_I8MM
-// An odd row is paired with itself: two lines then cost as much as by dot products.
+// A last, odd row is paired with itself: as many instructions as its dot products would be.
 template <int rows>
 void int8_rows_by_twos(const int8_t* a, int64_t a_stride, const uint8_t* b, int64_t quads, int32_t* out) {
   constexpr int pairs = (rows + 1) / 2;
