@@ -84,6 +84,9 @@ kernel-tests-sanitize: $(VENV)/.installed ## the same under the address and unde
 kernel-tests-arm: $(VENV)/.installed ## the same for aarch64, emulated: as the M1, and with i8mm; needs g++-aarch64-linux-gnu, qemu-user
 	$(KERNELS) -B build/aarch64 -DIRONCLIW_TESTS=ON -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/native_ops/csrc/aarch64.cmake >/dev/null
 	$(CMAKE) --build build/aarch64
+	@for kernels in packed_linear encoder; do \
+	  aarch64-linux-gnu-objdump -d build/aarch64/CMakeFiles/level_neon_i8mm.dir/kernels/$$kernels.cpp.o | grep -w smmla >/dev/null || \
+	    { echo "$$kernels of level neon_i8mm has no smmla: its products of int8 are those of level neon"; exit 1; }; done
 	@set -o pipefail; for cpu in neoverse-n1:neon max:neon_i8mm; do \
 	  qemu-aarch64 -cpu $${cpu%:*} build/aarch64/kernel_tests | tee build/aarch64/tests.log || exit 1; \
 	  grep -q "^$${cpu#*:}: [1-9]" build/aarch64/tests.log || { echo "$${cpu#*:} was not tested: the level is not detected"; exit 1; }; done

@@ -36,8 +36,30 @@ template <class Value> void quantize_row(const Value* x, int64_t inputs, int64_t
   *total = sum(sums);
 }
 
+#ifdef IRONCLIW_USE_I8MM
+// A last, odd row is paired with itself: as many instructions as its dot products would be.
+template <int rows>
+void int8_rows_by_twos(const int8_t* a, int64_t a_stride, const uint8_t* b, int64_t quads, int32_t* out) {
+  constexpr int pairs = (rows + 1) / 2;
+  IntsOfTwo sums[pairs];
+  for (int p = 0; p < pairs; ++p) sums[p] = broadcast_ints(0, 0);
+  for (int64_t i = 0; i < quads; i += 2, a += 8, b += 128) {  // quads: a multiple of 16
+    Bytes left = load_bytes(b), right = load_bytes(b + 64);
+    join_lines(left, right);
+    for (int p = 0; p < pairs; ++p) {
+      const int8_t* first = a + 2 * p * a_stride;
+      sums[p] = dot_two(sums[p], left, right, first, 2 * p + 1 < rows ? first + a_stride : first);
+    }
+  }
+  for (int r = 0; r < rows; ++r) store_ints(out + r * kPanelColumns, r % 2 ? second_row(sums[r / 2]) : first_row(sums[r / 2]));
+}
+#endif
+
 template <int rows>
 void int8_rows(const int8_t* a, int64_t a_stride, const int32_t* totals, const uint8_t* b, int64_t quads, int32_t* out) {
+#ifdef IRONCLIW_USE_I8MM
+  if constexpr (rows > 1) return int8_rows_by_twos<rows>(a, a_stride, b, quads, out);
+#endif
   Ints sums[rows];
   for (int r = 0; r < rows; ++r) sums[r] = start_signed(totals[r]);
   for (int64_t i = 0; i < quads; ++i, b += 64) {

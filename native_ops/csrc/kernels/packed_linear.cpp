@@ -6,6 +6,9 @@
 #ifdef IRONCLIW_USE_AMX
 #include "kernels/packed_linear_amx.h"
 #endif
+#ifdef IRONCLIW_USE_I8MM
+#include "kernels/packed_linear_i8mm.h"
+#endif
 
 IRONCLIW_BEGIN
 
@@ -183,6 +186,12 @@ void multiply_tile(const uint8_t* group, int64_t columns, const QuantizedRows& x
       // more rows than these have enough to compute: there, prefetching costs more than it hides
       if constexpr (tile <= 2) prefetch(reinterpret_cast<uintptr_t>(w) + kAhead, F::kBytes);
       const Block weights = F::block(w, head);
+#ifdef IRONCLIW_USE_I8MM
+      if constexpr (tile > 1) {
+        add_block_by_twos<F, planes, tile>(total, weights, x, bytes, block * x.rows + row, step);
+        continue;
+      }
+#endif
   IRONCLIW_UNROLL
       for (int m = 0; m < tile; ++m) {
         total[m] = add_block<F, planes>(total[m], weights, x, bytes[m], block * x.rows + row + m, step);

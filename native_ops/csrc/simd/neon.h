@@ -1,4 +1,5 @@
-// 16 lanes on NEON with dot products and half precision (ARMv8.2, the M1): four registers.
+// 16 lanes on NEON with dot products and half precision (ARMv8.2, the M1): four registers. With
+// IRONCLIW_USE_I8MM also products of two rows at once.
 #pragma once
 
 #include <arm_neon.h>
@@ -166,5 +167,45 @@ IRONCLIW_INLINE Ints dot_signed(Ints acc, Bytes weights, int32_t four) {
 // weights up to 127 are the same signed or not
 IRONCLIW_INLINE Ints dot_small(Ints acc, Bytes weights, int32_t four) { return dot_signed(acc, weights, four); }
 IRONCLIW_INLINE Ints start_signed(int32_t) { return broadcast_int(0); }
+
+#if defined(IRONCLIW_USE_I8MM)
+// SMMLA multiplies 8 columns of two outputs with those of two rows: four sums of 8 products, where a dot
+// product gives four of 4. The sums are exact, so they are those of `dot_signed`. That they are faster
+// is not measured: the level has only run under an emulator.
+struct IntsOfTwo { int32x4_t v[8]; };  // v[j]: outputs 2j and 2j + 1 of the first row, then of the second
+
+IRONCLIW_INLINE IntsOfTwo broadcast_ints(int32_t first, int32_t second) {
+  const int32x4_t v = vcombine_s32(vdup_n_s32(first), vdup_n_s32(second));
+  return {{v, v, v, v, v, v, v, v}};
+}
+// Two lines, 4 columns of 16 outputs each, to 8 columns an output: those of outputs 4i and 4i + 1 to
+// register i of `left`, of 4i + 2 and 4i + 3 to that of `right`.
+IRONCLIW_INLINE void join_lines(Bytes& left, Bytes& right) {
+  IRONCLIW_EACH {
+    const uint32x4_t a = vreinterpretq_u32_u8(left.v[i]), b = vreinterpretq_u32_u8(right.v[i]);
+    left.v[i] = vreinterpretq_u8_u32(vzip1q_u32(a, b));
+    right.v[i] = vreinterpretq_u8_u32(vzip2q_u32(a, b));
+  }
+}
+// Joined lines, signed or up to 127, with 8 columns of each row.
+IRONCLIW_INLINE IntsOfTwo dot_two(IntsOfTwo acc, Bytes left, Bytes right, const int8_t* first, const int8_t* second) {
+  const int8x16_t x = vcombine_s8(vld1_s8(first), vld1_s8(second));
+  IRONCLIW_EACH {
+    acc.v[2 * i] = vmmlaq_s32(acc.v[2 * i], x, vreinterpretq_s8_u8(left.v[i]));
+    acc.v[2 * i + 1] = vmmlaq_s32(acc.v[2 * i + 1], x, vreinterpretq_s8_u8(right.v[i]));
+  }
+  return acc;
+}
+IRONCLIW_INLINE Ints first_row(IntsOfTwo x) {
+  Ints y;
+  IRONCLIW_EACH y.v[i] = vcombine_s32(vget_low_s32(x.v[2 * i]), vget_low_s32(x.v[2 * i + 1]));
+  return y;
+}
+IRONCLIW_INLINE Ints second_row(IntsOfTwo x) {
+  Ints y;
+  IRONCLIW_EACH y.v[i] = vcombine_s32(vget_high_s32(x.v[2 * i]), vget_high_s32(x.v[2 * i + 1]));
+  return y;
+}
+#endif
 
 IRONCLIW_END

@@ -102,6 +102,25 @@ TEST(encoder_linear_of_int8) {
   encoder_use_tiles(true);
 }
 
+// Rows by two, by SMMLA, and one over: the integer sums are exact, so nothing may differ from dot products.
+TEST(encoder_linear_of_i8mm_has_the_bits_of_dot_products) {
+  if (level != Level::neon_i8mm) return;
+  for (const int64_t inputs : {1, 7, 64, 65, 200})
+    for (const int64_t outputs : {1, 17, 33})
+      for (const int64_t rows : {1, 2, 3, 4, 5, 6, 7, 33, 35}) {
+        Matrix w(EncoderNumber::int8, outputs, inputs, 31);
+        const auto x = normals(static_cast<size_t>(rows * inputs), 32);
+        std::vector<float> found(static_cast<size_t>(rows * outputs)), expected(found.size());
+        for (const auto one : {level, Level::neon}) {
+          const auto& kernels = encoder(one);
+          Work work(kernels.linear_bytes(EncoderNumber::int8, rows, inputs));
+          kernels.linear(EncoderNumber::int8, w.linear, EncoderActivation::none, false, x.data(), nullptr, rows,
+              one == level ? found.data() : expected.data(), work.get());
+        }
+        CHECK(!std::memcmp(found.data(), expected.data(), found.size() * 4), "%d rows, %d outputs, %d inputs", int(rows), int(outputs), int(inputs));
+      }
+}
+
 TEST(encoder_linear_rows_do_not_depend_on_each_other) {
   const int64_t rows = 35, outputs = 40, inputs = 96;
   for (const auto number : {EncoderNumber::f32, EncoderNumber::bf16, EncoderNumber::int8}) {

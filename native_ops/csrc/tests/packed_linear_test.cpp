@@ -226,6 +226,25 @@ TEST(packed_rows_have_the_same_bits_among_many) {
     }
 }
 
+// Rows by two, by SMMLA, and one over: the integer sums are exact, so nothing may differ from dot products.
+TEST(packed_products_of_i8mm_have_the_bits_of_dot_products) {
+  if (level != Level::neon_i8mm) return;
+  for (const Format format : kQuantized)
+    for (const auto [planes, steps] : kPrecisions)
+      for (const int64_t units : {1, 3})
+        for (const int64_t outputs : {1, 16, 37}) {
+          const int64_t columns = units * columns_multiple(format), most = 11;
+          const Product c = product_of(format, outputs, columns, false, static_cast<unsigned>(25 + outputs));
+          auto x = normals(static_cast<size_t>(most * columns), 26);
+          std::fill(x.begin() + columns, x.begin() + columns + 32, 0.0f);
+          for (int64_t rows = 1; rows <= most; ++rows) {
+            const auto found = product(level, c, x, rows, planes, steps), expected = product(Level::neon, c, x, rows, planes, steps);
+            CHECK(!std::memcmp(found.data(), expected.data(), found.size() * 4), "format %d, %d planes, %d rows, %d outputs, %d columns",
+                int(format), planes, int(rows), int(outputs), int(columns));
+          }
+        }
+}
+
 TEST(packed_products_give_nan_where_a_row_has_one) {
   for (const Format format : kQuantized)
     for (const float bad : {NAN, INFINITY, -INFINITY}) {
