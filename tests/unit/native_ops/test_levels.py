@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -23,10 +22,8 @@ CPU_LEVEL = Path(__file__).resolve().parents[3] / "native_ops" / "csrc" / "cpu_l
 
 
 @pytest.fixture(autouse=True)
-def highest_level_again() -> Iterator[None]:
+def there_are_levels() -> None:
     assert binary.load() is not None, binary.state().reason
-    yield
-    binary.choose_level("")
 
 
 def absent_level() -> str:
