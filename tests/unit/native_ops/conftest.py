@@ -10,7 +10,6 @@ import torch
 from native_ops import binary
 from tests.unit.native_ops.levels import BACKENDS, LEVELS, choose
 
-
 KERNELS = binary.load()
 
 

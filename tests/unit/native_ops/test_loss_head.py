@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import example as example_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -89,6 +90,7 @@ def test_logprobs_and_gradients_against_float64(
     width=st.integers(1, 40),
     seed=st.integers(0, 9),
 )
+@example_of(rows=5, vocabulary=4, width=23, seed=7)
 @settings(max_examples=30, deadline=None)
 def test_mean_equals_cross_entropy_for_random_shapes(
     rows: int, vocabulary: int, width: int, seed: int
@@ -104,7 +106,9 @@ def test_mean_equals_cross_entropy_for_random_shapes(
     backward(loss)
     backward(mean)
     assert loss.item() == pytest.approx(mean.item(), rel=1e-5, abs=1e-5)
-    assert distance(hidden.grad, h.grad) <= 1e-5
+    assert hidden.grad is not None
+    # as near as a probability in float32 is to 1: a loss near 0 has gradients that are hardly more
+    torch.testing.assert_close(hidden.grad.double(), h.grad, rtol=1e-5, atol=2e-6)
 
 
 def test_gradient_check_in_float64() -> None:
