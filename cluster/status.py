@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-from ironcliw.console import held, megabytes, write_line, write_table
+from ironcliw.console import held, megabytes, precision_in_use, write_line, write_table
 from ironcliw.errors import ClusterError, NotRunningError, SettingsError
 from ironcliw.settings import (
     LOOPBACK_HOSTS,
@@ -102,7 +102,7 @@ def write_status(report: dict[str, Any]) -> None:
                 row["id"],
                 row["state"] + (" (pinned)" if row["pinned"] else ""),
                 row["device"],
-                row["precision"],
+                precision_in_use(row["precision"], row.get("precision_reason")),
                 held(row["bytes"], row.get("kv_bytes", 0)),
                 row["uses"],
                 row["average_ms"],

@@ -127,6 +127,11 @@ def held(resident_bytes: int, kv_bytes: int) -> str | None:
     return f"{weights or '0 MB'} + {cache} KV" if cache else weights
 
 
+def precision_in_use(name: str | None, reason: str | None) -> str | None:
+    """What a model computes in, marked where that is not the precision that is set."""
+    return f"{name} (not as set)" if reason else name
+
+
 @contextlib.contextmanager
 def progress(description: str, total: float) -> Iterator[Callable[..., None]]:
     """Show a progress bar on standard error, where that is a terminal.

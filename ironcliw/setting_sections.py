@@ -190,7 +190,8 @@ class ServeSettings(Section):
     precision: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
         "auto",
         description="Precision of matrix products; pooling is always float32. `int8`: embedding "
-        "models of the BERT family on the CPU; the others as with `auto`.",
+        "models of the BERT family, classifiers of BERT's and BART's, on the CPU; the others as "
+        "with `auto`, and the status says why.",
     )
     threads: int | None = Field(None, ge=1, description="Compute threads of an engine replica.")
     max_body_bytes: int = Field(8_388_608, ge=1024, description="Largest request body.")

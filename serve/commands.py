@@ -73,6 +73,8 @@ def load_model(
     facts = (model.device, model.precision, console.held(model.resident_bytes, model.kv_bytes))
     known = ", ".join(fact for fact in facts if fact)
     console.write_line(f"{model.id} is {model.state}" + (f" ({known})" if known else ""))
+    if model.precision_reason:
+        console.note(model.precision_reason)
 
 
 @models.command("unload")
@@ -181,7 +183,8 @@ def _row(model: Model) -> tuple[object, ...]:
     state = model.state if model.available or model.state != "absent" else "no source"
     size = console.megabytes(model.bytes)
     loaded = console.held(model.resident_bytes, model.kv_bytes)
-    where = (model.device, model.precision, loaded)
+    precision = console.precision_in_use(model.precision, model.precision_reason)
+    where = (model.device, precision, loaded)
     return (model.id, model.task, size, state, *where, model.uses, model.average_ms, model.pinned)
 
 

@@ -20,7 +20,7 @@ from typing import Any, cast
 
 import psutil
 
-from ironcliw.catalog import Catalog
+from ironcliw.catalog import Catalog, ModelCard
 from ironcliw.setting_sections import ServeSettings
 from ironcliw.sources import locate
 from native_ops import presence
@@ -38,6 +38,7 @@ from serve.engines.registry import (
     require_served,
 )
 from serve.generation.protocol import Decoder, Delta, GenerationJob, Generator
+from serve.precision import precision_reason
 from serve.residency import ModelResidency
 
 Engine = EmbeddingEngine | ClassificationEngine | Generator
@@ -104,6 +105,7 @@ class ModelHost:
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self._estimates: dict[str, int] = {}
         self._native = _compiled_kernels()
+        self._precision_reasons: dict[str, str | None] = {}
 
     async def embed(self, model_id: str, batch: PackedTokens) -> Computed:
         """Vectors of a batch; loads the model first where it must.
@@ -195,6 +197,8 @@ class ModelHost:
         models = [dataclasses.asdict(row) for row in self.residency.stats()]
         generators = self._generators()
         for row in models:
+            loaded = row["precision"] is not None
+            row["precision_reason"] = self._precision_reasons.get(row["id"]) if loaded else None
             if row["id"] in generators:
                 row["kv_bytes"] = generators[row["id"]].kv_bytes
             if row["state"] in {"ready", "in_use"} and row["id"] in generators:
@@ -269,7 +273,17 @@ class ModelHost:
         self._native = _compiled_kernels()
         seconds = time.perf_counter() - started
         logger.info("loaded %s in %.2f s on %s", model_id, seconds, engine.device)
+        self._note_precision(card, engine)
         return engine
+
+    def _note_precision(self, card: ModelCard, engine: Engine) -> None:
+        """Keep why it is not the one that is set, and warn: again only where the reason changes."""
+        reason = precision_reason(
+            self._settings.precision, engine.precision, task=card.task, device=engine.device
+        )
+        if reason is not None and reason != self._precision_reasons.get(card.id):
+            logger.warning("model %s: %s", card.id, reason)
+        self._precision_reasons[card.id] = reason
 
     def _load_generator(self, *arguments: Any) -> Generator:
         # imported here: an embedding service needs none of it

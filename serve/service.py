@@ -256,7 +256,8 @@ class Service:
         rows = self._with_errors(stats["models"])
         cloud = await self._cloud()
         degraded += [f"variant {row['name']}: {row['reason']}" for row in cloud if row["reason"]]
-        degraded += [f"model {row['id']}: {row['error']}" for row in rows if row["error"]]
+        for field in ("error", "precision_reason"):
+            degraded += [f"model {row['id']}: {row[field]}" for row in rows if row.get(field)]
         degraded += [f"pinned model {model} was unloaded" for model in self._unloaded(rows)]
         cache = self.embeddings.content_cache
         return {
@@ -347,6 +348,7 @@ class Service:
             "state": row.get("state", "absent"),
             "device": row.get("device"),
             "precision": row.get("precision"),
+            "precision_reason": row.get("precision_reason"),
             "resident_bytes": row.get("bytes", 0),
             "kv_bytes": row.get("kv_bytes", 0),
             "pinned": row.get("pinned", False),

@@ -24,7 +24,10 @@ class Model(Answer):
     available: bool = Field(description="A source is known; loading may still fail.")
     state: str = Field(description="absent, queued, loading, ready, in_use or unloading.")
     device: str | None = None
-    precision: str | None = None
+    precision: str | None = Field(None, description="It computes in.")
+    precision_reason: str | None = Field(
+        None, description="Why that is not `serve.precision`; null where it is."
+    )
     resident_bytes: int = Field(0, description="Counted against the budget, `kv_bytes` included.")
     kv_bytes: int = Field(0, description="What the KV cache may grow to.")
     pinned: bool = False

@@ -89,8 +89,10 @@ def draw(logits: Logits, contexts: Sequence[DrawContext]) -> list[TokenDraw | Sc
         tokens, *details = _sampled(logits, arguments)
     if BROKEN in tokens:
         raise IroncliwError(
-            "the model gave NaN or infinite logits: its weights are damaged, or overflow in this "
-            "precision; load it again, or with IRONCLIW_SERVE_PRECISION=float32"
+            "the model gave NaN or infinite logits: its weights are damaged (fetch them again), or "
+            "its numbers pass the range of float16; where it computes in float16, start with "
+            "IRONCLIW_SERVE__PRECISION=float32, but keys and values on the compiled kernels of a "
+            "CPU stay in float16 whatever is set"
         )
     if plain:
         return [TokenDraw(token) for token in tokens]

@@ -45,12 +45,10 @@ def test_the_binary_is_here_and_uses_the_highest_level() -> None:
 
 def test_each_level_can_be_chosen_and_the_highest_again() -> None:
     levels = binary.state().levels
-    try:
-        for level in levels:
-            binary.choose_level(level)
-            assert binary.state().level == level
-    finally:
-        binary.choose_level("")
+    for level in levels:
+        binary.choose_level(level)
+        assert binary.state().level == level
+    binary.choose_level("")
     assert binary.state().level == levels[-1]
 
 

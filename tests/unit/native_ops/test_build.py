@@ -90,7 +90,6 @@ def make(tree: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.slow
 def test_without_a_compiler_the_install_succeeds_and_says_so(tree: Path) -> None:
     done = make(tree)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -100,7 +99,6 @@ def test_without_a_compiler_the_install_succeeds_and_says_so(tree: Path) -> None
     assert not (tree / ".venv" / ".native").exists()
 
 
-@pytest.mark.slow
 def test_where_the_kernels_are_required_their_absence_is_an_error(tree: Path) -> None:
     done = make(tree, IRONCLIW_NATIVE="required")
     assert done.returncode != 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from native_ops import binary
 from native_ops.decoder import decoder_step
 from native_ops.decoder_plan import DecoderShape
 from native_ops.decoder_reference import decoder_step_reference
@@ -28,7 +27,6 @@ from tests.unit.native_ops.decoder_models import (
     tokens_of,
 )
 
-LEVELS = binary.state().levels or ("native",)
 SHAPES = {"llama": LLAMA, "qwen3": QWEN3, "gpt2": GPT2, "wide": WIDE}
 CASES = [
     ("llama", "F32", 1),
@@ -46,20 +44,9 @@ CASES = [
 FLOATS = ("F32", "F16", "BF16")
 
 
-@pytest.fixture(params=LEVELS)
-def level(request: pytest.FixtureRequest) -> Iterator[str]:
-    assert not binary.state().reason, binary.state().reason
-    binary.choose_level(request.param)
-    yield request.param
-    binary.choose_level("")
-
-
 @pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
+def two_threads() -> None:
     torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def run(
@@ -240,26 +227,3 @@ def test_activations(level: str, activation: Any, gated: bool) -> None:
     model, tokens = random_model(shape, "F32"), tokens_of([9], 40)
     logits, expected = run(model, model.cache(), tokens), reference(model, tokens)
     assert torch.allclose(logits, expected, atol=5e-3, rtol=1e-3)
-
-
-def test_operator_rules_hold() -> None:
-    model = random_model(LLAMA, "F32")
-    parts = tokens_of([5, 2], LLAMA.vocabulary).tensors()
-    arguments = (model.weights, model.plan, model.cache(), *parts, LLAMA.vocabulary)
-    torch.library.opcheck(torch.ops.ironcliw.decoder_step.default, arguments)
-
-
-def test_it_compiles_without_a_break() -> None:
-    model = random_model(LLAMA, "F32")
-    parts = tokens_of([5, 2], LLAMA.vocabulary).tensors()
-
-    def function(cache: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = decoder_step(
-            model.weights, model.plan, cache, *parts, LLAMA.vocabulary
-        )
-        return logits * 2
-
-    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
-    cache, other = model.cache(), model.cache()
-    assert torch.equal(compiled(cache), function(other))
-    assert torch.equal(cache, other)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,12 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from native_ops import binary
 from native_ops import encoder as ops
 from native_ops.encoder_layout import pack, unpack
+from tests.unit.native_ops.levels import REFERENCE, levels
+from tests.unit.native_ops.operator_arguments import starts
 
 NUMBERS = ("float32", "bfloat16", "int8")
-LEVELS = ("reference", *binary.state().levels)
 # bf16 and int8 round activations too, where products are of them
 TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2, "int8": 5e-2}
 REFERENCES: dict[str, Callable[..., Any]] = {
@@ -27,25 +27,9 @@ REFERENCES: dict[str, Callable[..., Any]] = {
 }
 
 
-def test_the_compiled_operators_are_tested() -> None:
-    assert binary.state().level is not None, binary.state().reason
-
-
-@pytest.fixture(params=LEVELS)
-def level(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param != "reference":
-        binary.choose_level(request.param)
-    yield request.param
-    binary.choose_level("")
-
-
-def call(level: str, name: str, *arguments: Any) -> Any:
-    """An operator at a level, or its reference."""
-    return (REFERENCES[name] if level == "reference" else getattr(ops, name))(*arguments)
-
-
-def starts(lengths: list[int]) -> torch.Tensor:
-    return torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+def call(backend: str, name: str, *arguments: Any) -> Any:
+    """An operator at the level that was chosen, or its reference."""
+    return (REFERENCES[name] if backend == REFERENCE else getattr(ops, name))(*arguments)
 
 
 def attention64(
@@ -84,10 +68,10 @@ def cross_attention64(
 @pytest.mark.parametrize("number", NUMBERS)
 @pytest.mark.parametrize("shape", [(1, 1), (33, 31), (64, 96), (7, 130)])
 def test_packing_is_the_same_everywhere_and_only_rounds(
-    level: str, number: str, shape: tuple[int, int]
+    backend: str, number: str, shape: tuple[int, int]
 ) -> None:
     weight = torch.randn(shape)
-    packed = call(level, "encoder_pack", weight, number)
+    packed = call(backend, "encoder_pack", weight, number)
     assert torch.equal(packed, pack(weight, number))
     if number == "int8":
         step = weight.abs().amax(1, keepdim=True) / 127
@@ -101,12 +85,12 @@ def test_packing_is_the_same_everywhere_and_only_rounds(
 @pytest.mark.parametrize("activation", ["none", "relu", "gelu", "gelu_tanh"])
 @pytest.mark.parametrize(("rows", "outputs", "inputs"), [(0, 8, 8), (1, 1, 1), (37, 70, 65)])
 def test_linear(
-    level: str, number: str, activation: str, rows: int, outputs: int, inputs: int
+    backend: str, number: str, activation: str, rows: int, outputs: int, inputs: int
 ) -> None:
     x, weight, bias = torch.randn(rows, inputs), torch.randn(outputs, inputs), torch.randn(outputs)
     residual = torch.randn(outputs, rows).t()  # not contiguous
     packed = pack(weight, number)
-    y = call(level, "encoder_linear", x, packed, bias, activation, number, residual)
+    y = call(backend, "encoder_linear", x, packed, bias, activation, number, residual)
     rounded = unpack(packed, number, outputs, inputs).double()
     product = x.double() @ rounded.t() + bias
     expected = ops.activated(product, activation) + residual
@@ -125,57 +109,54 @@ def test_attention_of_any_shape(lengths: list[int], heads: int, width: int) -> N
     joined = torch.randn(sum(lengths), 3 * heads * width, generator=generator)
     q, k, v = joined.chunk(3, 1)
     cu = starts(lengths)
-    for name in binary.state().levels:
-        binary.choose_level(name)
+    for _ in levels():
         y = ops.packed_attention(q, k, v, cu, cu, heads, 0.3, False, None)
         expected = attention64(q, k, v, lengths, heads, 0.3)
         torch.testing.assert_close(y.double(), expected, atol=2e-5, rtol=2e-5)
-    binary.choose_level("")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("lengths", [[], [1], [4096], [3, 1, 200, 17, 32]])
-def test_attention(level: str, dtype: torch.dtype, lengths: list[int]) -> None:
+def test_attention(backend: str, dtype: torch.dtype, lengths: list[int]) -> None:
     q, k, v = torch.randn(sum(lengths), 3 * 32).to(dtype).chunk(3, 1)
     cu = starts(lengths)
-    y = call(level, "packed_attention", q, k, v, cu, cu, 1, 32**-0.5, False, None)
+    y = call(backend, "packed_attention", q, k, v, cu, cu, 1, 32**-0.5, False, None)
     assert y.dtype == dtype
     tolerance = 1e-5 if dtype == torch.float32 else 1.5e-2
     expected = attention64(q, k, v, lengths, 1, 32**-0.5)
     torch.testing.assert_close(y.double(), expected, atol=tolerance, rtol=tolerance)
 
 
-def test_attention_with_fewer_queries_a_mask_and_a_bias(level: str) -> None:
+def test_attention_with_fewer_queries_a_mask_and_a_bias(backend: str) -> None:
     heads, queries, keys = 2, [1, 5, 40], [7, 5, 60]
     q, k, v = torch.randn(46, 20), torch.randn(72, 20), torch.randn(72, 20)
     bias = torch.randn(heads, 60, 60)
-    y = call(
-        level, "packed_attention", q, k, v, starts(queries), starts(keys), heads, 0.4, True, bias
-    )
+    cu = (starts(queries), starts(keys))
+    y = call(backend, "packed_attention", q, k, v, *cu, heads, 0.4, True, bias)
     expected = cross_attention64(q, k, v, queries, keys, heads, 0.4, True, bias)
     torch.testing.assert_close(y.double(), expected, atol=2e-5, rtol=2e-5)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e4])
-def test_attention_of_extreme_scores(level: str, scale: float) -> None:
+def test_attention_of_extreme_scores(backend: str, scale: float) -> None:
     q, k, v = torch.randn(40, 96).chunk(3, 1)
     cu = starts([40])
-    y = call(level, "packed_attention", q, k, v, cu, cu, 1, scale, False, None)
+    y = call(backend, "packed_attention", q, k, v, cu, cu, 1, scale, False, None)
     torch.testing.assert_close(
         y.double(), attention64(q, k, v, [40], 1, scale), atol=1e-3, rtol=1e-3
     )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_nan_stays_in_its_text(level: str, dtype: torch.dtype) -> None:
+def test_nan_stays_in_its_text(backend: str, dtype: torch.dtype) -> None:
     q, k, v = (torch.randn(9, 64).to(dtype) for _ in range(3))
     k[4, 3] = torch.nan  # the second text's
     cu = starts([3, 4, 2])
-    y = call(level, "packed_attention", q, k, v, cu, cu, 2, 0.2, False, None)
+    y = call(backend, "packed_attention", q, k, v, cu, cu, 2, 0.2, False, None)
     assert y[3:7, :32].isnan().all()
     assert not y[:3].isnan().any()
     assert not y[7:].isnan().any()
-    pooled = call(level, "pool_texts", y, cu, "mean", True)
+    pooled = call(backend, "pool_texts", y, cu, "mean", True)
     assert pooled[1].isnan().all()
     assert not pooled[[0, 2]].isnan().any()
 
@@ -183,9 +164,9 @@ def test_nan_stays_in_its_text(level: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("mode", ops.POOLINGS)
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("lengths", [[], [1], [5, 1, 300]])
-def test_pooling(level: str, mode: str, normalize: bool, lengths: list[int]) -> None:
+def test_pooling(backend: str, mode: str, normalize: bool, lengths: list[int]) -> None:
     hidden = torch.randn(sum(lengths), 2 * 21)[:, ::2]
-    y = call(level, "pool_texts", hidden, starts(lengths), mode, normalize)
+    y = call(backend, "pool_texts", hidden, starts(lengths), mode, normalize)
     assert y.shape == (len(lengths), 21)
     if not lengths:
         return

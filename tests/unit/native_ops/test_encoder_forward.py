@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 
-from native_ops import binary
 from native_ops import encoder as ops
 from native_ops.encoder_layout import pack, unpack
+from tests.unit.native_ops.levels import REFERENCE
+from tests.unit.native_ops.operator_arguments import int32, starts
 
-LEVELS = ("reference", *binary.state().levels)
 NUMBERS = ("float32", "bfloat16", "int8")
 TOLERANCE = {"float32": 1e-4, "bfloat16": 4e-2, "int8": 0.15}
-
-
-@pytest.fixture(params=LEVELS)
-def level(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param != "reference":
-        binary.choose_level(request.param)
-    yield request.param
-    binary.choose_level("")
-
-
-def starts(lengths: list[int]) -> torch.Tensor:
-    return torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
 
 
 @dataclass(frozen=True)
@@ -68,8 +55,8 @@ def tokens(count: int) -> torch.Tensor:
     return torch.randint(0, 50, (count,), dtype=torch.int32)
 
 
-def run(level: str, *arguments: Any) -> torch.Tensor:
-    reference = level == "reference"
+def run(backend: str, *arguments: Any) -> torch.Tensor:
+    reference = backend == REFERENCE
     operator = ops.encoder_forward_reference if reference else ops.encoder_forward
     result: torch.Tensor = operator(*arguments)
     return result
@@ -79,11 +66,11 @@ def run(level: str, *arguments: Any) -> torch.Tensor:
 @pytest.mark.parametrize(("width", "heads", "inner"), [(64, 2, 96), (24, 3, 50), (1, 1, 1)])
 @pytest.mark.parametrize("lengths", [[], [1], [3, 50, 1, 17], [600, 2]])
 def test_against_float64(
-    level: str, number: str, width: int, heads: int, inner: int, lengths: list[int]
+    backend: str, number: str, width: int, heads: int, inner: int, lengths: list[int]
 ) -> None:
     rest = Model(width, heads, inner, number).arguments()
     ids, cu = tokens(sum(lengths)), starts(lengths)
-    y = run(level, ids, cu, *rest)
+    y = run(backend, ids, cu, *rest)
     assert (y.dtype, y.shape) == (torch.float32, (sum(lengths), width))
     expected = forward64(ids, lengths, *rest)
     torch.testing.assert_close(y.double(), expected, atol=TOLERANCE[number], rtol=TOLERANCE[number])
@@ -123,7 +110,6 @@ def forward64(ids: torch.Tensor, lengths: list[int], *rest: Any) -> torch.Tensor
 
 
 # the reference's products may depend on the number of rows
-@pytest.mark.parametrize("level", LEVELS[1:], indirect=True)
 @pytest.mark.parametrize("number", NUMBERS)
 def test_a_text_has_the_same_bits_in_every_batch(level: str, number: str) -> None:
     rest = Model(64, 2, 128, number).arguments()
@@ -136,60 +122,31 @@ def test_a_text_has_the_same_bits_in_every_batch(level: str, number: str) -> Non
         assert torch.equal(together[rows], alone)
 
 
-def test_threads_do_not_change_the_bits(level: str) -> None:
+def test_threads_do_not_change_the_bits(backend: str) -> None:
     rest = Model(64, 2, 128, "bfloat16").arguments()
     lengths = [600, 40, 3, 90]
-    ids, before = tokens(sum(lengths)), torch.get_num_threads()
+    ids = tokens(sum(lengths))
     results = []
     for count in (1, 2):
         torch.set_num_threads(count)
-        results.append(run(level, ids, starts(lengths), *rest))
-    torch.set_num_threads(before)
-    torch.testing.assert_close(*results, atol=1e-6 if level == "reference" else 0, rtol=0)
+        results.append(run(backend, ids, starts(lengths), *rest))
+    torch.testing.assert_close(*results, atol=1e-6 if backend == REFERENCE else 0, rtol=0)
 
 
-def test_nan_stays_in_its_text(level: str) -> None:
+def test_nan_stays_in_its_text(backend: str) -> None:
     words, *rest = Model(32, 2, 64, "bfloat16").arguments()
     words = words.clone()
     words[7] = torch.nan
     ids = torch.tensor([1, 2, 7, 3, 4, 5], dtype=torch.int32)
-    y = run(level, ids, starts([2, 2, 2]), words, *rest)
+    y = run(backend, ids, starts([2, 2, 2]), words, *rest)
     assert y.isnan().any(1).tolist() == [False, False, True, True, False, False]
 
 
-CU = torch.tensor([0, 2], dtype=torch.int32)
-IDS = torch.tensor([1, 2], dtype=torch.int32)
+CU, IDS = int32(0, 2), int32(1, 2)
 
 
-def test_without_layers_nothing_is_as_wide_as_inner(level: str) -> None:
+def test_without_layers_nothing_is_as_wide_as_inner(backend: str) -> None:
     words, places, _, vectors, heads, _, *rest = Model(8, 1, 8, "float32").arguments()
-    least = run(level, IDS, CU, words, places, [], vectors[:2], heads, 1, *rest)
-    most = run(level, IDS, CU, words, places, [], vectors[:2], heads, 2**62, *rest)
+    least = run(backend, IDS, CU, words, places, [], vectors[:2], heads, 1, *rest)
+    most = run(backend, IDS, CU, words, places, [], vectors[:2], heads, 2**62, *rest)
     assert torch.equal(least, most)
-
-
-def samples() -> list[tuple[Any, tuple[Any, ...]]]:
-    model = Model(8, 2, 16, "float32")
-    q = torch.randn(5, 8)
-    cu = starts([2, 3])
-    return [
-        (torch.ops.ironcliw.encoder_pack.default, (torch.randn(4, 5), "bfloat16")),
-        (
-            torch.ops.ironcliw.encoder_linear.default,
-            (q, pack(torch.randn(6, 8), "float32"), torch.randn(6), "gelu", "float32", None),
-        ),
-        (
-            torch.ops.ironcliw.packed_attention.default,
-            (q, q + 1, q + 2, cu, cu, 2, 0.5, False, None),
-        ),
-        (torch.ops.ironcliw.pool_texts.default, (q, cu, "mean", True)),
-        (torch.ops.ironcliw.encoder_forward.default, (tokens(5), cu, *model.arguments())),
-    ]
-
-
-@pytest.mark.parametrize("index", range(5))
-def test_operators_are_well_formed_and_compile(index: int) -> None:
-    operator, arguments = samples()[index]
-    torch.library.opcheck(operator, arguments)
-    compiled = torch.compile(lambda *given: operator(*given), fullgraph=True, backend="aot_eager")
-    assert torch.equal(compiled(*arguments), operator(*arguments))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,23 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from native_ops import binary
 from native_ops.grouped_lora import NO_ADAPTER, grouped_lora, grouped_lora_reference
+from tests.unit.native_ops.levels import REFERENCE
 
 Update = Callable[..., None]
-IMPLEMENTATIONS = ("reference", *(binary.state().levels or ("absent",)))
 
 
-@pytest.fixture(params=IMPLEMENTATIONS)
-def update(request: pytest.FixtureRequest) -> Iterator[Update]:
-    if request.param == "reference":
-        yield grouped_lora_reference
-        return
-    if request.param == "absent":
-        pytest.fail(f"there are no compiled kernels to test: {binary.state().reason}")
-    binary.choose_level(request.param)
-    yield grouped_lora
-    binary.choose_level("")
+@pytest.fixture
+def update(backend: str) -> Update:
+    return grouped_lora_reference if backend == REFERENCE else grouped_lora
 
 
 def example(
@@ -99,18 +91,13 @@ def test_large_batches_on_several_threads(update: Update) -> None:
     torch.testing.assert_close(updated(update, given).double(), exact(given), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("level", binary.state().levels)
 def test_the_bits_of_a_row_are_its_own(level: str) -> None:
-    binary.choose_level(level)
-    try:
-        given = example(33, 130, 90, adapters=3, ranks=9)
-        together = updated(grouped_lora, given)
-        for row in range(33):
-            one = slice(row, row + 1)
-            alone = given | {name: given[name][one] for name in ("x", "y", "adapter")}
-            assert torch.equal(updated(grouped_lora, alone), together[one])
-    finally:
-        binary.choose_level("")
+    given = example(33, 130, 90, adapters=3, ranks=9)
+    together = updated(grouped_lora, given)
+    for row in range(33):
+        one = slice(row, row + 1)
+        alone = given | {name: given[name][one] for name in ("x", "y", "adapter")}
+        assert torch.equal(updated(grouped_lora, alone), together[one])
 
 
 def test_rows_without_an_adapter_and_ranks_beyond_are_not_touched(update: Update) -> None:
@@ -157,19 +144,3 @@ def test_bad_arguments_are_named(
 ) -> None:
     with pytest.raises(RuntimeError, match=f"ironcliw::grouped_lora: {message}"):
         update(*(GOOD | bad).values())
-
-
-def test_the_operator_is_well_registered() -> None:
-    torch.library.opcheck(torch.ops.ironcliw.grouped_lora.default, tuple(example(3, 8, 6).values()))
-
-
-def test_it_compiles_without_a_graph_break() -> None:
-    given = example(5, 8, 6)
-
-    def layer(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        total = y * 1
-        grouped_lora(x, total, *list(given.values())[2:])
-        return total + 1
-
-    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
-    assert torch.equal(compiled(given["x"], given["y"]), layer(given["x"], given["y"]))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import torch
 
 from cluster.status import write_status
 from ironcliw.errors import SettingsError
@@ -23,10 +23,16 @@ CPU_LEVEL = Path(__file__).resolve().parents[3] / "native_ops" / "csrc" / "cpu_l
 
 
 @pytest.fixture(autouse=True)
-def highest_level_again() -> Iterator[None]:
+def there_are_levels() -> None:
     assert binary.load() is not None, binary.state().reason
-    yield
-    binary.choose_level("")
+
+
+@pytest.mark.parametrize("turn", [1, 2])
+def test_what_a_test_leaves_behind_is_gone_in_the_next(turn: int) -> None:
+    assert binary.state().level == binary.state().levels[-1]
+    assert torch.get_num_threads() != 3
+    binary.choose_level("baseline")
+    torch.set_num_threads(3)
 
 
 def absent_level() -> str:

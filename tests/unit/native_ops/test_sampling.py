@@ -5,27 +5,14 @@ That the reference draws what transformers would is tested with `serve.generatio
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from native_ops import binary
 from native_ops.sampling import BROKEN, sample_tokens, sample_tokens_reference
 from native_ops.sampling_reference import weights
-
-LEVELS = binary.state().levels or ("absent",)
-
-
-@pytest.fixture(params=LEVELS)
-def level(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param == "absent":
-        pytest.fail(f"there are no compiled kernels to test: {binary.state().reason}")
-    binary.choose_level(request.param)
-    yield request.param
-    binary.choose_level("")
 
 
 def arguments(logits: torch.Tensor, **given: Any) -> list[Any]:
@@ -192,15 +179,3 @@ BAD: list[tuple[dict[str, Any], str]] = [
 def test_bad_arguments_are_named(operator: Any, bad: dict[str, Any], message: str) -> None:
     with pytest.raises(RuntimeError, match=f"ironcliw::sample_tokens: {message}"):
         operator(*arguments(**{"logits": torch.zeros(2, 9), **bad}))
-
-
-def test_the_operator_is_well_registered() -> None:
-    given = random_arguments(1, 50, 4)
-    given[-2] = given[-2].clamp(min=0)  # opcheck holds two NaN for different
-    torch.library.opcheck(torch.ops.ironcliw.sample_tokens.default, tuple(given))
-
-
-def test_it_compiles_without_a_graph_break() -> None:
-    given = random_arguments(2, 50, 4)
-    compiled = torch.compile(lambda *all: sample_tokens(*all), fullgraph=True, backend="aot_eager")
-    assert_same(compiled(*given), sample_tokens(*given))

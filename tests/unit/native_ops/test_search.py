@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,23 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from native_ops import binary
 from native_ops.search import cosine_top_k, cosine_top_k_reference
+from tests.unit.native_ops.levels import REFERENCE
 
 Search = Callable[..., tuple[torch.Tensor, torch.Tensor]]
-IMPLEMENTATIONS = ("reference", *(binary.state().levels or ("absent",)))
 
 
-@pytest.fixture(params=IMPLEMENTATIONS)
-def search(request: pytest.FixtureRequest) -> Iterator[Search]:
-    if request.param == "reference":
-        yield cosine_top_k_reference
-        return
-    if request.param == "absent":
-        pytest.fail(f"there are no compiled kernels to test: {binary.state().reason}")
-    binary.choose_level(request.param)
-    yield cosine_top_k
-    binary.choose_level("")
+@pytest.fixture
+def search(backend: str) -> Search:
+    return cosine_top_k_reference if backend == REFERENCE else cosine_top_k
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -141,23 +133,3 @@ BAD: list[tuple[tuple[Any, ...], str]] = [
 def test_bad_arguments_are_named(search: Search, bad: tuple[Any, ...], message: str) -> None:
     with pytest.raises(RuntimeError, match=f"ironcliw::cosine_top_k: {message}"):
         search(*bad)
-
-
-def test_the_operator_is_well_registered() -> None:
-    torch.library.opcheck(
-        torch.ops.ironcliw.cosine_top_k.default, (normal(2, 9), normal(5, 9, seed=1), 3)
-    )
-    matrix, scales = quantised(normal(5, 9))
-    torch.library.opcheck(
-        torch.ops.ironcliw.cosine_top_k.default, (normal(2, 9), matrix, 3, scales)
-    )
-
-
-def test_it_compiles_without_a_graph_break() -> None:
-    compiled = torch.compile(
-        lambda queries, rows: cosine_top_k(queries * 2, rows, 3),
-        fullgraph=True,
-        backend="aot_eager",
-    )
-    queries, rows = normal(2, 9), normal(5, 9, seed=1)
-    assert torch.equal(compiled(queries, rows)[1], cosine_top_k(queries, rows, 3)[1])

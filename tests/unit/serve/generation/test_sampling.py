@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ironcliw.errors import IroncliwError
+from ironcliw.settings import load_settings
 from serve.engines.protocol import Tokens
 from serve.generation.protocol import Logits, Sampling, TokenDraw
 from serve.generation.sampling import DrawContext, draw, log_probabilities, uniform
@@ -239,6 +241,14 @@ def test_a_broken_engine_is_named(broken: float, sampling: Sampling) -> None:
         draw(rows, [context(sampling), context(sampling)])
     with pytest.raises(IroncliwError, match="NaN or infinite"):
         draw(np.full((1, 9), -np.inf, np.float32), [context(sampling)])
+
+
+def test_what_is_said_of_a_broken_engine_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(IroncliwError, match="NaN or infinite") as caught:
+        draw(np.full((1, 9), np.nan, np.float32), [context(Sampling())])
+    [(name, value)] = re.findall(r"(IRONCLIW_\w+)=(\w+)", str(caught.value))
+    monkeypatch.setenv(name, value)
+    assert load_settings().serve.precision == "float32"
 
 
 def test_minus_infinity_is_a_banned_token() -> None:

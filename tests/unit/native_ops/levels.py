@@ -1,0 +1,27 @@
+"""The levels of the compiled kernels that this machine has, for tests of each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from native_ops import binary
+
+LEVELS = binary.state().levels or ("absent",)
+"""Without the binary there is one that cannot be chosen: the tests are to fail, not to be none."""
+REFERENCE = "reference"
+BACKENDS = (*LEVELS, REFERENCE)
+
+
+def choose(name: str) -> None:
+    """Compute at a level until the test ends: then the highest is back (conftest.py)."""
+    assert not binary.state().reason, f"no kernels to test: {binary.state().reason}"
+    if name != REFERENCE:
+        binary.choose_level(name)
+
+
+def levels() -> Iterator[str]:
+    """Choose one level after the other, and the highest again after the last."""
+    for name in LEVELS:
+        choose(name)
+        yield name
+    binary.choose_level("")
