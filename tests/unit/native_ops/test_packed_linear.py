@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from native_ops import binary, packed_linear_reference
 from native_ops import packed_linear as packed
 from native_ops.packed_linear import FORMATS, INT8, packed_bytes, source_bytes
+from tests.unit.native_ops.levels import on_each_level
 
 QUANTIZED = ["Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q6_K", "INT8"]
 FLOATS = ["F32", "F16", "BF16"]
@@ -158,10 +159,10 @@ def test_products_against_float64(ops: Ops, kind: str, planes: int) -> None:
 def test_products_of_any_size(
     kind: str, planes: int, rows: int, outputs: int, units: int, power: int
 ) -> None:
-    assert not binary.state().reason, binary.state().reason
     columns = units * max(packed.columns_multiple(FORMATS[kind]), 5)
     x = torch.randn(rows, columns) * 10.0**power
-    check_product(Ops(packed.pack_weight, packed.packed_linear), kind, outputs, columns, x, planes)
+    ops = Ops(packed.pack_weight, packed.packed_linear)
+    on_each_level(lambda: check_product(ops, kind, outputs, columns, x, planes))
 
 
 def test_without_inputs_the_product_is_zero(ops: Ops) -> None:

@@ -14,12 +14,11 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from native_ops import binary
 from native_ops.encoder_layout import pack, unpack
 from native_ops.operators import REFERENCES
+from tests.unit.native_ops.levels import on_each_level
 from tests.unit.native_ops.operator_arguments import implementation
 
-LEVELS = (*(binary.state().levels or ("native",)), "reference")
 WIDTHS = st.one_of(st.integers(1, 70), st.sampled_from([255, 256, 768, 1000, 4096]))
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16])
 # of a result that is rounded to the type
@@ -28,14 +27,8 @@ ROUNDING = {torch.float32: 2e-6, torch.bfloat16: 4e-3}
 
 def each_level(operator: str, *arguments: Any) -> list[Any]:
     """An operator's result on each level and from its reference."""
-    results = [REFERENCES[operator](*arguments)]
-    try:
-        for level in LEVELS[:-1]:
-            binary.choose_level(level)
-            results.append(implementation("compiled", operator)(*arguments))
-    finally:
-        binary.choose_level("")
-    return results
+    compiled = implementation("compiled", operator)
+    return [REFERENCES[operator](*arguments), *on_each_level(lambda: compiled(*arguments))]
 
 
 def draw_rows(rows: int, width: int, seed: int, spread: bool, power: int = 0) -> torch.Tensor:
