@@ -4,12 +4,6 @@
 #include <cmath>
 #include <cstring>
 
-#if defined(__x86_64__) && defined(__linux__)
-#include <cpuid.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
-
 namespace ironcliw {
 namespace {
 
@@ -42,19 +36,6 @@ void pack_int8(const float* row, int64_t inputs, int64_t output, uint8_t* panel)
   }
   std::memcpy(panel + filled * kPanelColumns + 4 * output, &scale, 4);
 }
-
-#if defined(__x86_64__) && defined(__linux__)
-// Tile registers with bf16 and int8 (cpuid 7, edx), which Linux grants a process that asks.
-bool find_tiles() {
-  unsigned a, b, c, d;
-  constexpr unsigned wanted = 1u << 22 | 1u << 24 | 1u << 25;
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & wanted) != wanted) return false;
-  constexpr long request = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-  return syscall(SYS_arch_prctl, request, tile_data) == 0;
-}
-#else
-bool find_tiles() { return false; }
-#endif
 
 bool tiles_wanted = true;
 
@@ -90,10 +71,7 @@ void encoder_pack(EncoderNumber number, const float* weight, int64_t outputs, in
   }
 }
 
-bool encoder_tiles() {
-  static const bool found = find_tiles();
-  return found && tiles_wanted && level() == Level::amx;
-}
+bool encoder_tiles() { return tiles_wanted && level() == Level::amx; }
 
 bool encoder_use_tiles(bool wanted) {
   const bool before = tiles_wanted;

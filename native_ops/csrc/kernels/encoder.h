@@ -103,7 +103,7 @@ struct EncoderKernels {
 };
 IRONCLIW_TABLES(EncoderKernels, encoder)
 
-// Whether this process uses tile registers (AMX): at the level of that name, where they have bf16 too.
+// Whether this process uses tile registers (AMX): at the level of that name.
 bool encoder_tiles();
 // Keep from them, or no longer; gives what was so before. Not for use while kernels run.
 bool encoder_use_tiles(bool wanted);
