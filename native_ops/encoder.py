@@ -55,7 +55,10 @@ def encoder_linear_reference(
     """activation(x w^T + bias) + residual: sums in float32, rounded once at the end."""
     check_linear(x, bias, residual, "encoder_linear")
     weight = unpack(packed, number, len(bias), x.shape[1])
-    y = activated(F.linear(x.float(), weight, bias), activation)
+    rows = x.float()
+    if number == "int8":  # as of a row that is made int8: an infinity leaves nothing of it
+        rows = rows.where(rows.isfinite().all(1, keepdim=True), torch.nan)
+    y = activated(F.linear(rows, weight, bias), activation)
     return (y if residual is None else y + residual.float()).to(x.dtype)
 
 
@@ -99,7 +102,15 @@ def pool_texts_reference(
     check_seqlens("pool_texts", "cu_seqlens", cu_seqlens, len(hidden))
     pooled = [_pool(hidden[rows].float(), mode) for rows in rows_of(cu_seqlens)]
     result = torch.stack(pooled) if pooled else hidden.new_empty(0, hidden.shape[1]).float()
-    return F.normalize(result, dim=1) if normalize else result
+    return _normalized(result) if normalize else result
+
+
+def _normalized(rows: torch.Tensor) -> torch.Tensor:
+    huge = rows.norm(dim=1).isinf()  # more than float32 holds, though no number of the row may be
+    if huge.any():
+        largest = rows[huge].abs().amax(1, keepdim=True)
+        rows[huge] = torch.where(largest.isinf(), rows[huge], rows[huge] / largest)
+    return F.normalize(rows, dim=1)
 
 
 def _pool(rows: torch.Tensor, mode: str) -> torch.Tensor:

@@ -46,11 +46,15 @@ def pack(weight: torch.Tensor, number: str) -> torch.Tensor:
     if number != "int8":
         return _panels(whole.to(_DTYPES[number]), number).view(-1).view(torch.uint8)
     largest = whole.abs().amax(1)
+    finite = largest.isfinite()
     scale = torch.where(largest > 0, largest / 127, torch.ones_like(largest))
+    # int8 holds no NaN and no infinity, so the row's scale does
+    scale = torch.where(finite, scale, torch.nan)
     # filled rows are never used; the compiled packing leaves their scale 0
     scale = torch.where(torch.arange(len(scale), device=scale.device) < outputs, scale, 0)
     divisor = torch.where(scale > 0, scale, torch.ones_like(scale))
-    values = (whole / divisor[:, None]).round().clamp(-127, 127).to(torch.int8)
+    values = torch.where(finite[:, None], whole / divisor[:, None], 0)
+    values = values.round().clamp(-127, 127).to(torch.int8)
     parts = (_panels(values, number).view(torch.uint8), scale.view(torch.uint8))
     return torch.cat([part.reshape(len(scale) // PANEL, -1) for part in parts], 1).view(-1)
 

@@ -11,6 +11,8 @@ from native_ops.checks import check_dim, check_dtype, check_size, check_tensor, 
 from native_ops.operators import define
 
 _NAME = "cosine_top_k"
+_NORMS = (1e-15, 1e19)
+"""Squares of smaller rows near float32's subnormals, those of larger ones become infinite."""
 _MATRIX_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
 
 
@@ -23,19 +25,39 @@ def cosine_top_k_reference(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """All cosines in float32, then a stable sort."""
     _check(queries, matrix, k, scales, norms)
-    rows = matrix.float()
-    if scales is not None:
-        rows = rows * scales[:, None]
-    lengths = rows.norm(dim=1) if norms is None else norms
-    scores = (queries @ rows.T) * _inverse(lengths) * _inverse(queries.norm(dim=1))[:, None]
+    asked, _ = _evened(queries)
+    rows, multiplier = _evened(matrix.float())
+    multiplier = multiplier if scales is None else scales
+    # without norms no more than the sign is needed of what multiplies a row
+    lengths = multiplier.abs() if norms is None else norms
+    factors = _ratio(multiplier, lengths)
+    if norms is None:
+        factors = _ratio(factors, rows.norm(dim=1))
+    scores = (asked @ rows.T) * factors * _ratio(torch.ones(()), asked.norm(dim=1))[:, None]
     # sorting down puts NaN first; a row of NaN must never win
     order = scores.nan_to_num(nan=-torch.inf).sort(dim=1, descending=True, stable=True).indices
     best = order[:, :k]
     return scores.gather(1, best), best.contiguous()
 
 
-def _inverse(norms: torch.Tensor) -> torch.Tensor:
-    return torch.where(norms == 0, 0.0, 1 / norms)
+def _evened(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows divided by their largest magnitude where float32 does not hold their squares.
+
+    Returns:
+        The rows [N, D], and what they were divided by [N], 1 for all others.
+    """
+    norms = rows.norm(dim=1)
+    divisors = torch.ones_like(norms)
+    extreme = (norms < _NORMS[0]) | (norms > _NORMS[1])
+    if extreme.any():
+        largest = rows.abs().amax(1)
+        divisors = torch.where(extreme & (largest > 0), largest, divisors)
+        rows = rows / divisors[:, None]
+    return rows, divisors
+
+
+def _ratio(above: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
+    return torch.where(below == 0, 0.0, above / below)
 
 
 def _check(
@@ -81,5 +103,6 @@ Args:
 
 Returns:
     scores float32 [Q, k], falling, and indices int64 [Q, k], rising among equal scores. A row or
-    query of zeros has the cosine 0; a row with NaN comes after all others, its score NaN.
+    query of zeros has the cosine 0; a row with NaN or infinity comes after all others, its score
+    NaN.
 """

@@ -24,13 +24,14 @@ bool has_bf16() {
   return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 5));
 }
 
-// Tiles and their int8 products. Linux gives a process their 8 KB of state only when it asks, with
+// Tiles and their products of int8 and bfloat16. Linux gives a process their 8 KB of state only when it asks, with
 // ARCH_REQ_XCOMP_PERM (arch/x86/include/uapi/asm/prctl.h); its threads have it from then on.
 bool has_amx() {
 #if defined(__linux__)
   unsigned a, b, c, d;
   if (!(__get_cpuid(1, &a, &b, &c, &d) && (c & (1u << 27)))) return false;  // OSXSAVE: there is XGETBV
-  if (!(__get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & (1u << 24)) && (d & (1u << 25)))) return false;
+  constexpr unsigned wanted = 1u << 22 | 1u << 24 | 1u << 25;  // AMX-BF16, AMX-TILE, AMX-INT8
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & wanted) != wanted) return false;
   unsigned saved, high;
   asm volatile("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
   constexpr unsigned tiles = (1u << 17) | (1u << 18);

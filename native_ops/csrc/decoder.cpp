@@ -37,7 +37,6 @@ struct Input {
   int64_t stride, columns;
   Int8Planes planes;                  // that its matrices want
   const NormWeights* norm = nullptr;  // null: the rows as they are
-  const int32_t* which = nullptr;     // null: rows 0, 1, 2, ...
 };
 
 // The same rows as kernels take them.
@@ -161,7 +160,7 @@ template <class Body> void DecoderRun::product(Me& me, int64_t rows, const Input
 }
 
 void DecoderRun::prepare(const Input& input, const OperandRoom& room, const QuantizedRows& quantized, int64_t row) const {
-  const float* x = input.floats + (input.which ? input.which[row] : row) * input.stride;
+  const float* x = input.floats + row * input.stride;
   if (input.norm) {
     float* normed = room.floats + row * input.columns;
     if (plan_.layer_norm) norms_.layer_norm(x, nullptr, input.norm->weight, input.norm->bias, plan_.epsilon, 1, input.columns, normed);
@@ -334,7 +333,7 @@ void DecoderRun::participate() {
   each_row(me, step_.count, [&](int64_t row) { embed(row); });
   for (int64_t i = 0; i < static_cast<int64_t>(plan_.layers.size()); ++i) run_layer(me, i);
   if (step_.logit_count == 0) return;
-  const Input last{scratch_.x, plan_.width, plan_.width, finest_planes_of({&plan_.head}), &plan_.norm, plan_.layers.empty() ? step_.logit_rows : nullptr};
+  const Input last{scratch_.x, plan_.width, plan_.width, finest_planes_of({&plan_.head}), &plan_.norm};
   product(me, step_.logit_count, last, plan_.head.groups(), [&](const Operand& x, Range part, Range groups) { multiply_head(x, part, groups); });
 }
 

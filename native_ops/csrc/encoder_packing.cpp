@@ -4,12 +4,6 @@
 #include <cmath>
 #include <cstring>
 
-#if defined(__x86_64__) && defined(__linux__)
-#include <cpuid.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
-
 namespace ironcliw {
 namespace {
 
@@ -28,28 +22,20 @@ int64_t place(int64_t filled, int64_t output, int64_t input, int64_t together) {
 void pack_int8(const float* row, int64_t inputs, int64_t output, uint8_t* panel) {
   const int64_t filled = encoder_round_up(inputs, 64);
   float largest = 0;
-  for (int64_t i = 0; i < inputs; ++i) largest = std::fmax(largest, std::fabs(row[i]));
-  // a row of zeros, or with an infinity, has no scale of its own
-  const float scale = largest > 0 && std::isfinite(largest) ? largest / 127 : 1;
+  bool finite = true;
   for (int64_t i = 0; i < inputs; ++i) {
-    const float value = std::isnan(row[i]) ? 0 : std::fmin(std::fmax(std::nearbyint(row[i] / scale), -127.0f), 127.0f);
+    finite = finite && std::isfinite(row[i]);
+    largest = std::fmax(largest, std::fabs(row[i]));
+  }
+  // a row of zeros has no scale of its own; int8 holds no NaN and no infinity, so the scale does
+  const float scale = !finite ? std::nanf("") : largest > 0 ? largest / 127 : 1;
+  const float divisor = scale > 0 ? scale : 1;  // that of a row below 1e-43 is 0
+  for (int64_t i = 0; finite && i < inputs; ++i) {
+    const float value = std::fmin(std::fmax(std::nearbyint(row[i] / divisor), -127.0f), 127.0f);
     panel[place(filled, output, i, 4)] = static_cast<uint8_t>(static_cast<int8_t>(value));
   }
   std::memcpy(panel + filled * kPanelColumns + 4 * output, &scale, 4);
 }
-
-#if defined(__x86_64__) && defined(__linux__)
-// Tile registers with bf16 and int8 (cpuid 7, edx), which Linux grants a process that asks.
-bool find_tiles() {
-  unsigned a, b, c, d;
-  constexpr unsigned wanted = 1u << 22 | 1u << 24 | 1u << 25;
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & wanted) != wanted) return false;
-  constexpr long request = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-  return syscall(SYS_arch_prctl, request, tile_data) == 0;
-}
-#else
-bool find_tiles() { return false; }
-#endif
 
 bool tiles_wanted = true;
 
@@ -85,10 +71,7 @@ void encoder_pack(EncoderNumber number, const float* weight, int64_t outputs, in
   }
 }
 
-bool encoder_tiles() {
-  static const bool found = find_tiles();
-  return found && tiles_wanted && level() == Level::amx;
-}
+bool encoder_tiles() { return tiles_wanted && level() == Level::amx; }
 
 bool encoder_use_tiles(bool wanted) {
   const bool before = tiles_wanted;

@@ -1,5 +1,6 @@
 #include "kernels/search.h"
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <tuple>
@@ -41,11 +42,18 @@ std::tuple<Tensor, Tensor> cosine_top_k(const Tensor& queries, const Tensor& mat
   check_size(kSearch, "queries", queries, 1, width);
   IRONCLIW_CHECK(k >= 1 && k <= rows, kSearch, "k must be from 1 to the matrix's ", rows, " rows; it is ", k);
   IRONCLIW_CHECK((type == SearchType::int8) == scales.has_value(), kSearch, "scales must be given with an int8 matrix, and with no other");
-  const Tensor asked = dense(queries), values = dense(matrix);
+  Tensor asked = dense(queries);
+  const Tensor values = dense(matrix);
   const std::optional<Tensor> factors = checked("scales", scales, rows), lengths = checked("norms", norms, rows);
   const auto& kernels = search();
   Tensor inverse = torch::stable::new_empty(asked, {count});
-  kernels.inverse_norms(data<float>(asked), count, width, mutable_data<float>(inverse));
+  if (!kernels.inverse_norms(data<float>(asked), count, width, mutable_data<float>(inverse))) {
+    const Tensor given = asked;  // perhaps the caller's own
+    asked = torch::stable::new_empty(given, {count, width});
+    std::copy_n(data<float>(given), count * width, mutable_data<float>(asked));
+    kernels.even_out(mutable_data<float>(asked), count, width);
+    kernels.inverse_norms(data<float>(asked), count, width, mutable_data<float>(inverse));
+  }
 
   const SearchQueries sought = {data<float>(asked), data<float>(inverse), count};
   const SearchRows among = {values.const_data_ptr(), type, factors ? data<float>(*factors) : nullptr, lengths ? data<float>(*lengths) : nullptr, width};

@@ -2,22 +2,18 @@
 
 #include <cmath>
 
-#include "simd/simd.h"
+#include "simd/rows.h"
 
 IRONCLIW_BEGIN
 
 namespace {
 
-int lanes_at(int64_t width, int64_t at) { return width - at < 16 ? static_cast<int>(width - at) : 16; }
-
 // f(first lane, lanes) over a row; a full vector is the common case.
 template <class F> IRONCLIW_INLINE void each(int64_t width, F&& f) {
   int64_t i = 0;
   for (; i + 16 <= width; i += 16) f(i, 16);
-  if (i < width) f(i, lanes_at(width, i));
+  if (i < width) f(i, lanes(width, i));
 }
-IRONCLIW_INLINE Floats get(const float* p, int count) { return count == 16 ? load(p) : load_first(p, count); }
-IRONCLIW_INLINE void put(float* p, Floats x, int count) { count == 16 ? store(p, x) : store_first(p, x, count); }
 
 void add(float* x, const float* y, const float* bias, int64_t width) {
   each(width, [&](int64_t i, int count) {

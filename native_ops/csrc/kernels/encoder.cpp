@@ -44,17 +44,16 @@ void linear_rows(const EncoderLinear& w, EncoderActivation activation, const In*
   const LinearMemory<Number> at(memory, rows, w.inputs);
   for (int64_t m = 0; m < row_count(rows); ++m)
     for (int64_t i = 0; i < at.stride; i += 16)
-      put(at.x + m * at.stride + i, m < rows && i < w.inputs ? get(x + m * w.inputs + i, lanes(w.inputs, i)) : zero(), 16);
+      put_rounded(at.x + m * at.stride + i, m < rows && i < w.inputs ? get(x + m * w.inputs + i, lanes(w.inputs, i)) : zero(), 16);
   const Tiles tiles(tiles_here());
   multiply<Number>(at.x, at.stride, rows, w, at.scratch, tiles, [&](int64_t m, int count, int64_t n, int64_t outputs, float* sums) {
-    store_activated(activation, sums, count, w.bias + n, outputs, out + m * w.outputs + n, w.outputs);
-    if (!residual) return;
+    if (!residual) return store_activated(activation, sums, count, w.bias + n, outputs, out + m * w.outputs + n, w.outputs);
     for (int r = 0; r < count; ++r) {
       const int64_t row = (m + r) * w.outputs + n;
       for (int64_t c = 0; c < outputs; c += 16) {
         const int some = lanes(outputs, c);
         const Floats y = activate(activation, load(sums + r * kPanelColumns + c) + get(w.bias + n + c, some));
-        put(out + row + c, y + get(residual + row + c, some), some);
+        put_rounded(out + row + c, y + get(residual + row + c, some), some);
       }
     }
   });

@@ -24,7 +24,7 @@ inline int64_t encoder_round_up(int64_t count, int64_t step) { return (count + s
 //   bf16: two groups of 16 outputs; in each, rows of 16 x 2 neighbouring inputs, K filled up to 32.
 //         That is what one tile register holds, 16 rows of 64 bytes.
 //   int8: two groups of 16 outputs; in each, rows of 16 x 4 neighbouring inputs, K filled up to 64;
-//         then 32 float scales.
+//         then 32 float scales, NaN for an output with a weight that is not finite.
 int64_t encoder_panel_bytes(EncoderNumber number, int64_t inputs);
 inline int64_t encoder_packed_bytes(EncoderNumber number, int64_t outputs, int64_t inputs) {
   return encoder_round_up(outputs, kPanelColumns) / kPanelColumns * encoder_panel_bytes(number, inputs);
@@ -103,7 +103,7 @@ struct EncoderKernels {
 };
 IRONCLIW_TABLES(EncoderKernels, encoder)
 
-// Whether this process uses tile registers (AMX): at the level of that name, where they have bf16 too.
+// Whether this process uses tile registers (AMX): at the level of that name.
 bool encoder_tiles();
 // Keep from them, or no longer; gives what was so before. Not for use while kernels run.
 bool encoder_use_tiles(bool wanted);

@@ -97,9 +97,9 @@ float softmax_row(float* scores, const float* bias, float scale, int64_t seen, i
     const int count = lanes(seen, i);
     const Floats e = choose_first(count, exp(load(scores + i) - top), zero());
     total = total + e;
-    put(weights + i, e, 16);
+    put_rounded(weights + i, e, 16);
   }
-  for (int64_t i = encoder_round_up(seen, 16); i < filled; i += 16) put(weights + i, zero(), 16);
+  for (int64_t i = encoder_round_up(seen, 16); i < filled; i += 16) put_rounded(weights + i, zero(), 16);
   return 1.0f / sum(total);
 }
 
@@ -116,7 +116,7 @@ void attend(const EncoderAttention& shape, int64_t head, const In* q, int64_t qu
     const int rows = static_cast<int>(queries - m < kRows ? queries - m : kRows);
     for (int r = 0; r < rows; ++r)
       for (int64_t i = 0; i < encoder_round_up(width, 32); i += 16)
-        put(at.q + r * at.query_stride + i, i < width ? get(q + (m + r) * shape.q_stride + i, lanes(width, i)) : zero(), 16);
+        put_rounded(at.q + r * at.query_stride + i, i < width ? get(q + (m + r) * shape.q_stride + i, lanes(width, i)) : zero(), 16);
     for (int64_t n = 0; n < keys; n += kPanelColumns)
       Number::block(at.q, at.query_stride, reinterpret_cast<const uint8_t*>(at.k) + n / kPanelColumns * key_panel, width, rows, at.scores + n, at.score_stride, tiles);
     for (int r = 0; r < rows; ++r) {
@@ -129,7 +129,7 @@ void attend(const EncoderAttention& shape, int64_t head, const In* q, int64_t qu
       Number::block(at.weights, at.score_stride, reinterpret_cast<const uint8_t*>(at.v) + n / kPanelColumns * value_panel, keys, rows, sums, kPanelColumns, tiles);
       for (int r = 0; r < rows; ++r)
         for (int64_t c = 0; c < kPanelColumns && n + c < width; c += 16)
-          put(out + (m + r) * shape.out_stride + n + c, load(sums + r * kPanelColumns + c) * broadcast(scales[r]), lanes(width, n + c));
+          put_rounded(out + (m + r) * shape.out_stride + n + c, load(sums + r * kPanelColumns + c) * broadcast(scales[r]), lanes(width, n + c));
     }
   }
 }

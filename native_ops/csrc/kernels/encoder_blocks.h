@@ -6,7 +6,7 @@
 #include <cstring>
 
 #include "kernels/encoder.h"
-#include "simd/simd.h"
+#include "simd/rows.h"
 
 #if defined(IRONCLIW_USE_BF16)
 #include "kernels/encoder_tiles.h"
@@ -24,28 +24,16 @@ struct Tiles {
 };
 #endif
 
-IRONCLIW_INLINE int lanes(int64_t width, int64_t at) { return width - at < 16 ? static_cast<int>(width - at) : 16; }
-
-// `count` of 16 elements, as floats.
-IRONCLIW_INLINE Floats get(const float* p, int count) { return count == 16 ? load(p) : load_first(p, count); }
-IRONCLIW_INLINE Floats get(const uint16_t* p, int count) {
-  if (count == 16) return load_bf16(p);
-  uint16_t part[16] = {};
-  std::memcpy(part, p, 2 * static_cast<size_t>(count));
-  return load_bf16(part);
-}
-IRONCLIW_INLINE void put(float* p, Floats x, int count) { count == 16 ? store(p, x) : store_first(p, x, count); }
-IRONCLIW_INLINE void put(uint16_t* p, Floats x, int count) {
-  uint16_t part[16];
+// As `put`, rounded by the level's own instruction, which takes subnormals for zero.
+template <class Value> IRONCLIW_INLINE void put_rounded(Value* p, Floats x, int count) {
 #if defined(IRONCLIW_USE_BF16)
-  const __m256i rounded = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x.v));
-  if (count == 16) return _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), rounded);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(part), rounded);
-#else
-  if (count == 16) return store_bf16(p, x);
-  store_bf16(part, x);
+  if constexpr (sizeof(Value) == 2) {
+    const __m256i rounded = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x.v));
+    if (count == 16) return _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), rounded);
+    return _mm256_mask_storeu_epi16(p, static_cast<__mmask16>((1u << count) - 1u), rounded);
+  }
 #endif
-  std::memcpy(p, part, 2 * static_cast<size_t>(count));
+  put(p, x, count);
 }
 
 // Elements from row to row in working memory: rows that are a multiple of 4 KB apart would share

@@ -196,7 +196,7 @@ template <class Number> class Forward {
       const int count = lanes(width, i);
       const Floats y = fma((get(x + i, count) - mean) * scale, get(norm.weight + i, count), get(norm.bias + i, count));
       put(x + i, y, count);
-      put(out + i, y, count);
+      put_rounded(out + i, y, count);
     }
   }
 

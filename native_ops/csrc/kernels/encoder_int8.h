@@ -1,6 +1,8 @@
 // Products of int8: weights with a scale an output, activations with a scale a row, made as they come.
 #pragma once
 
+#include <cfloat>
+
 #include "kernels/encoder_blocks.h"
 
 IRONCLIW_BEGIN
@@ -19,17 +21,19 @@ struct Int8Rows {
   int32_t* totals;  // sum of a row's values
 };
 
-// x = scale * int8, the largest at 127; NaN in a row makes its scale NaN, and so all its products.
+// x = scale * int8, the largest at 127; NaN or infinity in a row makes its scale NaN, and so all its
+// products.
 template <class Value> void quantize_row(const Value* x, int64_t inputs, int64_t filled, int8_t* out, float* scale, int32_t* total) {
   Floats most = zero();
   for (int64_t i = 0; i < inputs; i += 16) most = larger(abs(get(x + i, lanes(inputs, i))), most);
   const float top = largest(most);
-  *scale = top / 127.0f;
+  const bool finite = top <= FLT_MAX;  // not so for NaN either
+  *scale = finite ? top / 127.0f : __builtin_nanf("");
   // far below what matters in a row of activations, and its inverse would overflow
   const Floats inverse = broadcast(top >= 1e-30f ? 127.0f / top : 0.0f);
   Ints sums = broadcast_int(0);
   for (int64_t i = 0; i < filled; i += 16) {
-    const Ints y = i < inputs ? to_ints(get(x + i, lanes(inputs, i)) * inverse) : broadcast_int(0);
+    const Ints y = finite && i < inputs ? to_ints(get(x + i, lanes(inputs, i)) * inverse) : broadcast_int(0);
     store_int8(out + i, y);
     sums = sums + load_int8(out + i);
   }

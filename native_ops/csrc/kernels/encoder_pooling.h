@@ -1,6 +1,8 @@
 // A text's rows to one.
 #pragma once
 
+#include <cfloat>
+
 #include "kernels/encoder_blocks.h"
 
 IRONCLIW_BEGIN
@@ -26,6 +28,23 @@ template <class In> Floats pooled(EncoderPooling pooling, const In* x, int64_t r
   return total / broadcast(divisor);
 }
 
+// Of a row whose squares are more than float holds; gives its length then, infinite where a number of
+// it is.
+inline float divide_by_largest(int64_t width, float* row) {
+  Floats most = zero();
+  for (int64_t i = 0; i < width; i += 16) most = larger(abs(get(row + i, lanes(width, i))), most);
+  const float divisor = largest(most);
+  if (divisor > FLT_MAX) return divisor;
+  Floats squares = zero();
+  for (int64_t i = 0; i < width; i += 16) {
+    const int count = lanes(width, i);
+    const Floats y = get(row + i, count) / broadcast(divisor);
+    squares = fma(y, y, squares);
+    put(row + i, y, count);
+  }
+  return std::sqrt(sum(squares));
+}
+
 template <class In> void pool_rows(EncoderPooling pooling, bool normalize, const In* x, int64_t rows, int64_t width, float* out) {
   Floats squares = zero();
   for (int64_t i = 0; i < width; i += 16) {
@@ -35,7 +54,8 @@ template <class In> void pool_rows(EncoderPooling pooling, bool normalize, const
     put(out + i, y, count);
   }
   if (!normalize) return;
-  const float length = std::sqrt(sum(squares));
+  float length = std::sqrt(sum(squares));
+  if (length > FLT_MAX) length = divide_by_largest(width, out);
   const Floats divisor = broadcast(length < 1e-12f ? 1e-12f : length);
   for (int64_t i = 0; i < width; i += 16) {
     const int count = lanes(width, i);

@@ -44,7 +44,7 @@ void store_activated(EncoderActivation activation, const float* sums, int rows, 
   for (int64_t c = 0; c < outputs; c += 16) {
     const int count = lanes(outputs, c);
     const Floats b = get(bias + c, count);
-    for (int r = 0; r < rows; ++r) put(out + r * out_stride + c, activate(activation, load(sums + r * kPanelColumns + c) + b), count);
+    for (int r = 0; r < rows; ++r) put_rounded(out + r * out_stride + c, activate(activation, load(sums + r * kPanelColumns + c) + b), count);
   }
 }
 

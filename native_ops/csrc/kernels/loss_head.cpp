@@ -2,27 +2,13 @@
 
 #include <cmath>
 
-#include "simd/simd.h"
+#include "simd/rows.h"
 
 IRONCLIW_BEGIN
 
 namespace {
 
-// Two types of logits behind one name; `count` below 16 only at a row's end.
-Floats get(const float* p, int count) { return count == 16 ? load(p) : load_first(p, count); }
-void put(float* p, Floats x, int count) { count == 16 ? store(p, x) : store_first(p, x, count); }
-Floats get(const uint16_t* p, int count) {
-  if (count == 16) return load_bf16(p);
-  uint16_t lanes[16] = {};
-  std::memcpy(lanes, p, 2 * static_cast<size_t>(count));
-  return load_bf16(lanes);
-}
-void put(uint16_t* p, Floats x, int count) {
-  if (count == 16) return store_bf16(p, x);
-  uint16_t lanes[16];
-  store_bf16(lanes, x);
-  std::memcpy(p, lanes, 2 * static_cast<size_t>(count));
-}
+// One logit of either type.
 float one(const float* p) { return *p; }
 float one(const uint16_t* p) {
   const uint32_t bits = static_cast<uint32_t>(*p) << 16;
@@ -30,8 +16,6 @@ float one(const uint16_t* p) {
   std::memcpy(&x, &bits, sizeof x);
   return x;
 }
-
-int lanes(int64_t columns, int64_t at) { return columns - at < 16 ? static_cast<int>(columns - at) : 16; }
 
 float exp_of(float x) {
   float all[16];

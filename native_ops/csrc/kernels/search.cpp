@@ -26,6 +26,7 @@ struct Int8 {
   static Floats get(const int8_t* p) { return to_floats(load_int8(p)); }
 };
 template <class Row> Floats get_first(const typename Row::Value* p, int64_t count) {
+  if (count >= 16) return Row::get(p);
   typename Row::Value lanes[16] = {};
   std::memcpy(lanes, p, sizeof(lanes[0]) * static_cast<size_t>(count));
   return Row::get(lanes);
@@ -76,6 +77,34 @@ void products(const typename Row::Value* matrix, const float* query, int64_t wid
   }
 }
 
+// Whether a row's squares or its products with another row are lost at an end of float's range: from
+// 1.8e19 on the sum of squares is infinite, below 1e-15 its terms near the subnormals. Not so for NaN.
+bool extreme(float norm) { return norm < 1e-15f || norm > 1e19f; }
+
+// The largest magnitude of an extreme row, which it can be divided by; 0 where there is none.
+template <class Row> float largest_of(const typename Row::Value* row, int64_t width) {
+  Floats most = zero();
+  for (int64_t i = 0; i < width; i += 16) most = larger(abs(get_first<Row>(row + i, width - i)), most);
+  const float found = largest(most);
+  return std::isfinite(found) ? found : 0.0f;
+}
+
+template <class Row> float divided_norm(const typename Row::Value* row, float divisor, int64_t width) {
+  Floats squares = zero();
+  for (int64_t i = 0; i < width; i += 16) {
+    const Floats y = get_first<Row>(row + i, width - i) / broadcast(divisor);
+    squares = fma(y, y, squares);
+  }
+  return std::sqrt(sum(squares));
+}
+
+template <class Row> float divided_product(const typename Row::Value* row, float divisor, const float* query, int64_t width) {
+  Floats total = zero();
+  for (int64_t i = 0; i < width; i += 16)
+    total = fma(get_first<Float32>(query + i, width - i), get_first<Row>(row + i, width - i) / broadcast(divisor), total);
+  return sum(total);
+}
+
 uint64_t result_of(float score, int64_t index) {
   score += 0.0f;  // one zero
   uint32_t bits;
@@ -123,10 +152,29 @@ struct Scan {
   const SearchHeaps& heaps;
 };
 
-// Some queries against `count` rows from `row` on; the first of them finds the rows' factors, scale
-// over norm.
+// What makes a cosine of a row's product with a query.
+struct Measure {
+  float factor;   // scale over norm
+  float divisor;  // of an extreme row, before the product; else 0
+};
+
+// `own`: the norm of the row's values, where none is given.
+template <class Row> Measure measure_of(const SearchRows& rows, int64_t row, float own) {
+  const float scale = rows.scales ? rows.scales[row] : 1.0f;
+  const float norm = rows.norms ? rows.norms[row] : own * std::fabs(scale);
+  const Measure plain = {norm == 0 ? 0.0f : scale / norm, 0.0f};
+  if (!extreme(norm) || (rows.norms && norm == 0)) return plain;
+  // int8 is never extreme itself, and of its scale a cosine needs no more than the sign
+  if (rows.scales) return rows.norms || own == 0 || scale == 0 ? plain : Measure{scale / std::fabs(scale) / own, 0.0f};
+  const auto* values = static_cast<const typename Row::Value*>(rows.values) + row * rows.width;
+  const float divisor = largest_of<Row>(values, rows.width);
+  if (divisor == 0) return plain;
+  return {rows.norms ? divisor / norm : 1.0f / divided_norm<Row>(values, divisor, rows.width), divisor};
+}
+
+// Some queries against `count` rows from `row` on; the first of them measures the rows.
 template <class Row, int count, int queries, bool first>
-void tile(const Scan& scan, int64_t row, int64_t query, float* factors) {
+void tile(const Scan& scan, int64_t row, int64_t query, Measure* measures) {
   const int64_t width = scan.rows.width;
   float out[count * queries], norms[count];
   const bool wanted = first && !scan.rows.norms;
@@ -135,26 +183,24 @@ void tile(const Scan& scan, int64_t row, int64_t query, float* factors) {
   if (wanted) products<Row, count, queries, true, first>(matrix, values, width, out, norms);
   else products<Row, count, queries, false, first>(matrix, values, width, out, norms);
   for (int r = 0; r < count; ++r) {
-    if (first) {
-      const float scale = scan.rows.scales ? scan.rows.scales[row + r] : 1.0f;
-      const float norm = wanted ? norms[r] * std::fabs(scale) : scan.rows.norms[row + r];
-      factors[r] = norm == 0 ? 0.0f : scale / norm;
-    }
+    if (first) measures[r] = measure_of<Row>(scan.rows, row + r, wanted ? norms[r] : 0.0f);
+    const auto [factor, divisor] = measures[r];
     for (int q = 0; q < queries; ++q) {
-      const float score = out[r * queries + q] * (factors[r] * scan.queries.inverse[query + q]);
+      const float product = divisor == 0 ? out[r * queries + q] : divided_product<Row>(matrix + r * width, divisor, values + q * width, width);
+      const float score = product * (factor * scan.queries.inverse[query + q]);
       add(scan.heaps, query + q, result_of(score, row + r));
     }
   }
 }
 
 template <class Row, int count> void tiles(const Scan& scan, int64_t row) {
-  float factors[count];
+  Measure measures[count];
   const int64_t total = scan.queries.count;
   int64_t query = 0;
-  if (total >= kQueries) tile<Row, count, kQueries, true>(scan, row, 0, factors), query = kQueries;
-  else tile<Row, count, 1, true>(scan, row, 0, factors), query = 1;
-  for (; query + kQueries <= total; query += kQueries) tile<Row, count, kQueries, false>(scan, row, query, factors);
-  for (; query < total; ++query) tile<Row, count, 1, false>(scan, row, query, factors);
+  if (total >= kQueries) tile<Row, count, kQueries, true>(scan, row, 0, measures), query = kQueries;
+  else tile<Row, count, 1, true>(scan, row, 0, measures), query = 1;
+  for (; query + kQueries <= total; query += kQueries) tile<Row, count, kQueries, false>(scan, row, query, measures);
+  for (; query < total; ++query) tile<Row, count, 1, false>(scan, row, query, measures);
 }
 
 template <class Row> void scan_rows(const Scan& scan, int64_t begin, int64_t end) {
@@ -174,11 +220,23 @@ void scan(const SearchQueries& queries, const SearchRows& rows, int64_t begin, i
   }
 }
 
-void inverse_norms(const float* rows, int64_t count, int64_t width, float* out) {
+bool inverse_norms(const float* rows, int64_t count, int64_t width, float* out) {
+  bool ordinary = true;
   for (int64_t row = 0; row < count; ++row) {
     float product, norm;
     products<Float32, 1, 1, true, false>(rows + row * width, rows + row * width, width, &product, &norm);
     out[row] = norm == 0 ? 0.0f : 1.0f / norm;
+    ordinary = ordinary && !extreme(norm);
+  }
+  return ordinary;
+}
+
+void even_out(float* rows, int64_t count, int64_t width) {
+  for (int64_t row = 0; row < count; ++row, rows += width) {
+    float product, norm;
+    products<Float32, 1, 1, true, false>(rows, rows, width, &product, &norm);
+    const float divisor = extreme(norm) ? largest_of<Float32>(rows, width) : 0.0f;
+    for (int64_t i = 0; divisor != 0 && i < width; ++i) rows[i] /= divisor;
   }
 }
 
@@ -204,5 +262,5 @@ IRONCLIW_END
 
 namespace ironcliw {
 extern const SearchKernels IRONCLIW_TABLE(search);
-const SearchKernels IRONCLIW_TABLE(search) = {IRONCLIW_LEVEL::inverse_norms, IRONCLIW_LEVEL::scan, IRONCLIW_LEVEL::merge, IRONCLIW_LEVEL::finish};
+const SearchKernels IRONCLIW_TABLE(search) = {IRONCLIW_LEVEL::inverse_norms, IRONCLIW_LEVEL::even_out, IRONCLIW_LEVEL::scan, IRONCLIW_LEVEL::merge, IRONCLIW_LEVEL::finish};
 }  // namespace ironcliw

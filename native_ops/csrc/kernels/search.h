@@ -1,4 +1,7 @@
 // The rows of a matrix nearest to queries by cosine: Q queries, N rows of width D, k results.
+//
+// A cosine does not depend on how long a row is: rows of any finite numbers have theirs, also where
+// float holds neither their squares nor their products. These few are computed a second time.
 #pragma once
 
 #include <cstdint>
@@ -34,7 +37,10 @@ struct SearchHeaps {
 };
 
 struct SearchKernels {
-  void (*inverse_norms)(const float* rows, int64_t count, int64_t width, float* out);
+  // Of queries; false where float cannot hold the squares of some, which `even_out` is for.
+  bool (*inverse_norms)(const float* rows, int64_t count, int64_t width, float* out);
+  // Divides such rows by their largest magnitude, which leaves their cosines as they are.
+  void (*even_out)(float* rows, int64_t count, int64_t width);
   // Adds rows [begin, end) to the heaps. Below 2^32 rows.
   void (*scan)(const SearchQueries& queries, const SearchRows& rows, int64_t begin, int64_t end, const SearchHeaps& heaps);
   void (*merge)(const SearchHeaps& from, int64_t query, const SearchHeaps& to);

@@ -11,15 +11,16 @@ constexpr int64_t kContext = 300;
 
 // A cache of one head with keys and values at positions [0, length); NaN behind.
 struct Cache {
+  int64_t context;
   std::vector<uint16_t> memory;
   std::vector<float> keys, values;
   int64_t width;
-  Cache(Level level, int64_t length, int64_t width_, unsigned seed) : memory(size_t(cached_head_elements(kContext, width_)), 0x7e00), keys(normals(size_t(length * width_), seed)), values(normals(size_t(length * width_), seed + 1)), width(width_) {
+  Cache(Level level, int64_t length, int64_t width_, unsigned seed, int64_t context_ = kContext) : context(context_), memory(size_t(cached_head_elements(context, width_)), 0x7e00), keys(normals(size_t(length * width_), seed)), values(normals(size_t(length * width_), seed + 1)), width(width_) {
     for (auto* rows : {&keys, &values})
       for (auto& x : *rows) x = std::round(x * 256) / 256;  // what half precision holds exactly
     for (int64_t t = 0; t < length; ++t) cached_attention(level).append(head(), t, &keys[size_t(t * width)], &values[size_t(t * width)]);
   }
-  CachedHead head() { return CachedHead(memory.data(), kContext, width); }
+  CachedHead head() { return CachedHead(memory.data(), context, width); }
 };
 
 std::vector<float> attend(Level level, Cache& cache, const std::vector<float>& queries, int64_t tokens, int64_t group, int64_t first) {
@@ -57,6 +58,29 @@ TEST(cached_attention_against_double) {
         const auto expected = in_double(cache, &queries[size_t(q * width)], length);
         for (int64_t i = 0; i < width; ++i)
           CHECK(close(out[size_t(q * width + i)], expected[size_t(i)], 3e-6), "width %d, length %d: %g for %g", int(width), int(length), out[size_t(q * width + i)], expected[size_t(i)]);
+      }
+    }
+}
+
+// Up to 32 spans are joined: of scores that fall, rise, and are about the same.
+TEST(cached_attention_of_long_contexts_against_double) {
+  const int64_t width = 40, group = 3;
+  for (const int64_t length : {1000, 1025, 4096})
+    for (const float slope : {0.0f, 0.01f, -0.01f}) {
+      Cache cache(level, length, width, 11, 4096);
+      auto queries = normals(size_t(group * width), 12);
+      for (auto& x : queries) x /= std::sqrt(float(width));
+      for (int64_t q = 0; q < group; ++q) queries[size_t(q * width)] = 1;
+      for (int64_t t = 0; t < length; ++t) {
+        float& key = cache.keys[size_t(t * width)];
+        key = std::round(slope * float(t) * 8) / 8;
+        cached_attention(level).append(cache.head(), t, &cache.keys[size_t(t * width)], &cache.values[size_t(t * width)]);
+      }
+      const auto out = attend(level, cache, queries, 1, group, length - 1);
+      for (int64_t q = 0; q < group; ++q) {
+        const auto expected = in_double(cache, &queries[size_t(q * width)], length);
+        for (int64_t i = 0; i < width; ++i)
+          CHECK(close(out[size_t(q * width + i)], expected[size_t(i)], 5e-6), "length %d, slope %g: %g for %g", int(length), slope, out[size_t(q * width + i)], expected[size_t(i)]);
       }
     }
 }

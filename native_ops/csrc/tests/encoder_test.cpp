@@ -121,6 +121,65 @@ TEST(encoder_linear_of_i8mm_has_the_bits_of_dot_products) {
       }
 }
 
+// NaN in means NaN out, and so does infinity where numbers are int8, which holds neither.
+TEST(encoder_linear_of_weights_that_are_not_finite) {
+  const int64_t rows = 5, outputs = 37, inputs = 100;
+  for (const auto number : {EncoderNumber::f32, EncoderNumber::bf16, EncoderNumber::int8}) {
+    Matrix w(number, outputs, inputs, 31);
+    const auto x = normals(static_cast<size_t>(rows * inputs), 32);
+    const auto& kernels = encoder(level);
+    const auto run = [&] {
+      encoder_pack(number, w.weight.data(), outputs, inputs, w.packed.data());
+      std::vector<float> out(static_cast<size_t>(rows * outputs));
+      Work work(kernels.linear_bytes(number, rows, inputs));
+      kernels.linear(number, w.linear, EncoderActivation::none, false, x.data(), nullptr, rows, out.data(), work.get());
+      return out;
+    };
+    const auto clean = run();
+    w.weight[3 * inputs + 5] = NAN;
+    w.weight[20 * inputs + 7] = INFINITY;
+    w.weight[36 * inputs + 99] = -INFINITY;
+    const auto found = run();
+    for (int64_t i = 0; i < rows * outputs; ++i) {
+      const int64_t output = i % outputs, row = i / outputs;
+      const bool infinite = output == 20 || output == 36;
+      const double expected = output == 3 || (infinite && number == EncoderNumber::int8) ? NAN : output == 20 ? x[row * inputs + 7] * INFINITY : output == 36 ? x[row * inputs + 99] * -INFINITY : clean[i];
+      CHECK(std::isnan(expected) ? std::isnan(found[i]) : found[i] == expected, "number %d, [%d, %d]: %g for %g", int(number), int(row), int(output), found[i], expected);
+    }
+  }
+}
+
+TEST(encoder_linear_of_int8_rows_that_are_not_finite) {
+  const int64_t rows = 35, outputs = 40, inputs = 70;
+  Matrix w(EncoderNumber::int8, outputs, inputs, 41);
+  const auto& kernels = encoder(level);
+  Work work(kernels.linear_bytes(EncoderNumber::int8, rows, inputs));
+  for (const float bad : {NAN, INFINITY, -INFINITY}) {
+    auto x = normals(static_cast<size_t>(rows * inputs), 42);
+    for (const int64_t row : {2, 34}) x[row * inputs + 69] = bad;
+    std::vector<float> out(static_cast<size_t>(rows * outputs));
+    kernels.linear(EncoderNumber::int8, w.linear, EncoderActivation::none, false, x.data(), nullptr, rows, out.data(), work.get());
+    for (int64_t i = 0; i < rows * outputs; ++i) CHECK(std::isnan(out[i]) == (i / outputs == 2 || i / outputs == 34), "%g in a row, [%d, %d]: %g", bad, int(i / outputs), int(i % outputs), out[i]);
+  }
+}
+
+// Lengths that float holds of rows whose squares it does not.
+TEST(pooling_divides_by_any_length) {
+  const int64_t width = 37;
+  for (const float size : {1e-10f, 1.0f, 1e18f, 1e20f, 1e30f, 5e37f}) {
+    auto x = normals(static_cast<size_t>(width), 51);
+    for (auto& value : x) value *= size;
+    double squares = 0;
+    for (const float value : x) squares += double(value) * value;
+    std::vector<float> out(static_cast<size_t>(width));
+    encoder(level).pool(EncoderPooling::mean, true, false, x.data(), 1, width, out.data());
+    for (int64_t i = 0; i < width; ++i) CHECK(close(out[i], x[i] / std::sqrt(squares), 1e-6), "size %g: %g for %g", size, out[i], x[i] / std::sqrt(squares));
+    x[5] = INFINITY;
+    encoder(level).pool(EncoderPooling::mean, true, false, x.data(), 1, width, out.data());
+    for (int64_t i = 0; i < width; ++i) CHECK(i == 5 ? std::isnan(out[i]) : out[i] == 0.0f, "beside infinity: %g", out[i]);
+  }
+}
+
 TEST(encoder_linear_rows_do_not_depend_on_each_other) {
   const int64_t rows = 35, outputs = 40, inputs = 96;
   for (const auto number : {EncoderNumber::f32, EncoderNumber::bf16, EncoderNumber::int8}) {

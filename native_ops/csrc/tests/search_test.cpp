@@ -20,11 +20,15 @@ Found run(Level level, const std::vector<float>& queries, const SearchRows& rows
   const auto& kernels = search(level);
   const int64_t asked = int64_t(queries.size()) / rows.width, pieces = (count + piece - 1) / piece;
   std::vector<float> inverse(static_cast<size_t>(asked));
-  kernels.inverse_norms(queries.data(), asked, rows.width, inverse.data());
+  std::vector<float> even = queries;
+  if (!kernels.inverse_norms(queries.data(), asked, rows.width, inverse.data())) {
+    kernels.even_out(even.data(), asked, rows.width);
+    kernels.inverse_norms(even.data(), asked, rows.width, inverse.data());
+  }
   std::vector<uint64_t> results(size_t(pieces * asked * k));
   std::vector<int64_t> sizes(size_t(pieces * asked), 0);
   const auto heaps = [&](int64_t p) { return SearchHeaps{results.data() + p * asked * k, sizes.data() + p * asked, k}; };
-  for (int64_t p = 0; p < pieces; ++p) kernels.scan({queries.data(), inverse.data(), asked}, rows, p * piece, std::min(count, (p + 1) * piece), heaps(p));
+  for (int64_t p = 0; p < pieces; ++p) kernels.scan({even.data(), inverse.data(), asked}, rows, p * piece, std::min(count, (p + 1) * piece), heaps(p));
   Found found{std::vector<float>(size_t(asked * k)), std::vector<int64_t>(size_t(asked * k))};
   for (int64_t q = 0; q < asked; ++q) {
     for (int64_t p = 1; p < pieces; ++p) kernels.merge(heaps(p), q, heaps(0));
@@ -117,6 +121,42 @@ TEST(search_keeps_the_first_of_equals_and_puts_nan_last) {
   }
   CHECK(found.indices[38] == 30 && found.scores[38] == 0.0f);
   CHECK(found.indices[39] == 3 && std::isnan(found.scores[39]));
+}
+
+// Rows and queries of every size that float has, next to each other.
+TEST(search_ranks_rows_of_any_size) {
+  const int64_t width = 37, count = 76, asked = 10, k = 9;
+  auto queries = normals(size_t(asked * width), 5), rows = normals(size_t(count * width), 6);
+  for (size_t i = 0; i < rows.size(); ++i) rows[i] *= std::pow(10.0f, float(int(i / size_t(width)) - 38));
+  for (size_t i = 0; i < queries.size(); ++i) queries[i] *= std::pow(10.0f, float(8 * int(i / size_t(width)) - 37));
+  const SearchRows matrix = {rows.data(), SearchType::float32, nullptr, nullptr, width};
+  check_found(level, run(level, queries, matrix, count, k, 20), queries, rows, width, k, 1e-6);
+  std::vector<float> norms(static_cast<size_t>(count));
+  for (size_t n = 0; n < norms.size(); ++n) {
+    double squares = 0;
+    for (size_t i = 0; i < size_t(width); ++i) squares += double(rows[n * size_t(width) + i]) * rows[n * size_t(width) + i];
+    norms[n] = float(std::sqrt(squares));
+  }
+  check_found(level, run(level, queries, {rows.data(), SearchType::float32, nullptr, norms.data(), width}, count, k, 20), queries, rows, width, k, 1e-6);
+  // as bytes, of scales whose products with a row are infinite or subnormal
+  std::vector<int8_t> small(rows.size());
+  std::vector<float> scales(static_cast<size_t>(count));
+  for (size_t n = 0; n < scales.size(); ++n) scales[n] = std::pow(10.0f, float(int(n) - 38)) * (n % 2 ? -1.0f : 1.0f);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    small[i] = static_cast<int8_t>(int(i * 7919 % 255) - 127);
+    rows[i] = float(small[i]) * (i / size_t(width) % 2 ? -1.0f : 1.0f);
+  }
+  check_found(level, run(level, queries, {small.data(), SearchType::int8, scales.data(), nullptr, width}, count, k, 20), queries, rows, width, k, 1e-6);
+}
+
+TEST(search_puts_infinite_rows_last) {
+  const int64_t width = 20;
+  std::vector<float> rows(3 * width, 1.0f), query(width, 1.0f);
+  rows[3] = INFINITY;
+  const Found found = run(level, query, {rows.data(), SearchType::float32, nullptr, nullptr, width}, 3, 3, 3);
+  CHECK(found.indices == std::vector<int64_t>({1, 2, 0}) && std::isnan(found.scores[2]));
+  query[3] = -INFINITY;
+  for (const float score : run(level, query, {rows.data(), SearchType::float32, nullptr, nullptr, width}, 3, 3, 3).scores) CHECK(std::isnan(score), "%g", score);
 }
 
 TEST(search_takes_norms_as_given) {

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from native_ops import binary
+
+Result = TypeVar("Result")
 
 LEVELS = binary.state().levels or ("absent",)
 """Without the binary there is one that cannot be chosen: the tests are to fail, not to be none."""
@@ -25,3 +28,8 @@ def levels() -> Iterator[str]:
         choose(name)
         yield name
     binary.choose_level("")
+
+
+def on_each_level(call: Callable[[], Result]) -> list[Result]:
+    """What `call` gives at each level, in their order."""
+    return [call() for _ in levels()]

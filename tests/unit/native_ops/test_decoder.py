@@ -26,6 +26,7 @@ from tests.unit.native_ops.decoder_models import (
     random_model,
     tokens_of,
 )
+from tests.unit.native_ops.levels import on_each_level
 
 SHAPES = {"llama": LLAMA, "qwen3": QWEN3, "gpt2": GPT2, "wide": WIDE}
 CASES = [
@@ -115,8 +116,30 @@ def test_any_lengths_agree_with_float64(
     shape, kind, planes = case
     model = random_model(SHAPES[shape], kind, planes=planes, seed=seed)
     tokens = tokens_of(lengths, model.shape.vocabulary, seed)
-    found = run(model, model.cache(), tokens)
-    assert error_of(found, logits64(model, tokens)) < tolerance(kind, planes)
+    expected = logits64(model, tokens)
+    for found in on_each_level(lambda: run(model, model.cache(), tokens)):
+        assert error_of(found, expected) < tolerance(kind, planes)
+
+
+@pytest.mark.parametrize("length", [1000, 4096])
+def test_long_sequences_agree_with_float64(length: int) -> None:
+    # scores that single a few positions out: over many alike, no one of them would matter
+    shape = DecoderShape(32, 2, 1, 16, 48, 1, 64, 4096, 1e-6, score_scale=0.6)
+    model = random_model(shape, "F32")
+    tokens = tokens_of([length], shape.vocabulary)
+    before = Tokens(tokens.ids[:-1], tokens.positions[:-1], tokens.slots[:-1])
+    after = Tokens(tokens.ids[-1:], tokens.positions[-1:], tokens.slots[-1:])
+
+    def together_and_the_last_alone() -> tuple[torch.Tensor, torch.Tensor]:
+        cache = model.cache()
+        run(model, cache, before, [])
+        return run(model, model.cache(), tokens), run(model, cache, after)
+
+    expected = logits64(model, tokens)
+    assert error_of(reference(model, tokens), expected) < 2e-3
+    for whole, last in on_each_level(together_and_the_last_alone):
+        assert error_of(whole, expected) < 2e-3
+        assert torch.equal(last[0], whole[-1])
 
 
 def error_of(logits: torch.Tensor, expected: torch.Tensor) -> float:
@@ -152,14 +175,17 @@ def test_bits_do_not_depend_on_how_tokens_are_cut(
 def test_a_sequence_among_others_has_the_bits_it_has_alone(lengths: list[int], seed: int) -> None:
     model = random_model(LLAMA, "F32")
     tokens = tokens_of(lengths, LLAMA.vocabulary, seed)
-    together = run(model, model.cache(), tokens)
-    begin = 0
-    for slot, length in enumerate(lengths):
-        own = Tokens(
-            tokens.ids[begin : begin + length], list(range(length)), [SLOTS - 1 - slot] * length
-        )
-        assert torch.equal(run(model, model.cache(), own), together[begin : begin + length])
-        begin += length
+
+    def check() -> None:
+        together = run(model, model.cache(), tokens)
+        begin = 0
+        for slot, length in enumerate(lengths):
+            end, places = begin + length, list(range(length))
+            own = Tokens(tokens.ids[begin:end], places, [SLOTS - 1 - slot] * length)
+            assert torch.equal(run(model, model.cache(), own), together[begin:end])
+            begin = end
+
+    on_each_level(check)
 
 
 def test_bits_do_not_depend_on_threads(level: str, two_threads: None) -> None:

@@ -16,6 +16,7 @@ from native_ops import packed_linear as packed
 from native_ops import packed_linear_reference
 from native_ops.packed_linear import FORMATS, INT8, packed_bytes, source_bytes
 from tests.unit.native_ops import levels
+from tests.unit.native_ops.levels import on_each_level
 
 QUANTIZED = ["Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q6_K", "INT8"]
 FLOATS = ["F32", "F16", "BF16"]
@@ -153,7 +154,7 @@ def test_products_of_any_size(
 ) -> None:
     columns = units * max(packed.columns_multiple(FORMATS[kind]), 5)
     x = torch.randn(rows, columns) * 10.0**power
-    check_product(COMPILED, kind, outputs, columns, x, planes)
+    on_each_level(lambda: check_product(COMPILED, kind, outputs, columns, x, planes))
 
 
 def test_without_inputs_the_product_is_zero(ops: Ops) -> None:

@@ -30,10 +30,16 @@ def quantised(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (rows / scales[:, None]).round().to(torch.int8), scales
 
 
+def unit64(rows: torch.Tensor) -> torch.Tensor:
+    """In float64, which holds the squares of all that float32 does."""
+    lengths = rows.double().norm(dim=1, keepdim=True)
+    return rows.double() / torch.where(lengths > 0, lengths, 1)
+
+
 def assert_nearest(
     found: tuple[torch.Tensor, torch.Tensor], queries: torch.Tensor, rows: torch.Tensor, k: int
 ) -> None:
-    exact = torch.nn.functional.cosine_similarity(queries[:, None].double(), rows.double(), dim=2)
+    exact = unit64(queries) @ unit64(rows).T
     scores, indices = found
     assert scores.shape == indices.shape == (len(queries), k)
     expected = exact.topk(k, dim=1).values.float()
@@ -68,6 +74,50 @@ def test_random_shapes(search: Search) -> None:
         assert_nearest(search(queries, rows, k), queries, rows, k)
 
     check()
+
+
+def test_rows_and_queries_of_any_size(search: Search) -> None:
+    powers = st.lists(st.integers(-25, 25), min_size=1, max_size=30)
+
+    @given(powers, powers, st.integers(1, 70), st.sampled_from([torch.float32, torch.bfloat16]))
+    @settings(max_examples=20, deadline=None)
+    def check(of_queries: list[int], of_rows: list[int], width: int, kind: torch.dtype) -> None:
+        queries = normal(len(of_queries), width) * sizes(of_queries)
+        rows = (normal(len(of_rows), width, seed=1) * sizes(of_rows)).to(kind)
+        k = 1 + len(of_rows) // 2
+        before = queries.clone()
+        assert_nearest(search(queries, rows, k), queries, rows, k)
+        norms = rows.double().norm(dim=1).float()
+        assert_nearest(search(queries, rows, k, None, norms), queries, rows, k)
+        assert torch.equal(queries, before)
+        matrix, signs = quantised(normal(len(of_rows), width, seed=1))
+        scales = sizes(of_rows)[:, 0] * signs.sign()
+        found = search(queries, matrix, k, scales)
+        assert_nearest(found, queries, matrix.double() * scales.double()[:, None], k)
+
+    check()
+
+
+def sizes(powers: list[int]) -> torch.Tensor:
+    """[N, 1]"""
+    return torch.tensor([10.0**power for power in powers])[:, None]
+
+
+def test_the_order_at_both_ends_of_float32(search: Search) -> None:
+    x, noise = normal(2, 32)
+    rows = torch.stack([1e20 * x, noise, 1e-25 * x, 3e-42 * torch.ones(32), 1e37 * noise])
+    assert search(x[None], rows, 2)[1].tolist() == [[0, 2]]
+    for size in (1e-42, 1e-20, 1e36):
+        assert_nearest(search(size * x[None], rows, 5), size * x[None], rows, 5)
+    matrix = torch.ones(2, 8).to(torch.int8)
+    for scale in (1e-44, 1e-20, 1e20, 3e38):
+        scores = search(torch.ones(1, 8), matrix, 2, torch.tensor([-scale, scale]))[0]
+        torch.testing.assert_close(scores, torch.tensor([[1.0, -1.0]]))
+    rows[1, 3] = torch.inf
+    scores, indices = search(x[None], rows, 5)
+    assert indices[0, 4] == 1
+    assert scores[0, 4].isnan()
+    assert search(torch.full((1, 32), torch.inf), rows, 5)[0].isnan().all()
 
 
 def test_many_rows_on_several_threads_keep_one_order(search: Search) -> None:
