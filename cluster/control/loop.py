@@ -20,6 +20,7 @@ from ray.exceptions import RayError
 from cluster.announcements import Announcements
 from cluster.config import HEAD_INSTANCE_ID
 from cluster.control.agent_news import AgentNews
+from cluster.control.agent_reports import AgentReports
 from cluster.control.gcs_link import GcsLink, View
 from cluster.control.leases import leased
 from cluster.control.metrics import metrics_text, write_metrics
@@ -59,7 +60,6 @@ _OCCUPANCY_PERIOD = 10.0
 _OCCUPANCY_SECONDS = 30.0  # a demand that flickers would let a machine go that is wanted
 _PREEMPTIONS_SINCE = timedelta(minutes=10)
 _METRICS_PERIOD = 5.0
-_FORGET_AFTER = timedelta(minutes=10)
 _SILENT_SECONDS = 60.0
 _FAILURES = (IroncliwError, RayError, OSError)
 
@@ -98,7 +98,7 @@ class Controller:
         events = EventLog(store, clock)
         self._announcements = Announcements(events, clock)
         self._ledger = Ledger(store, PriceTable.of(budget), budget, clock)
-        self._news = AgentNews.after(events)
+        self._agents = AgentReports(self._ledger, AgentNews.after(events), self._announcements)
         self._state = ControllerState(cloud.join_seconds, cloud.max_workers)
         # the link to the head is for one thread at a time
         self._head_thread = executor(1, "head")
@@ -173,10 +173,7 @@ class Controller:
             self._announcements.add(kind, message, name=name)
 
     def _looked(self, view: View) -> None:
-        for report in view.reports:
-            self._ledger.add_egress(report.name, report.egress_bytes)
-            for kind, message, facts in self._news.of(report):
-                self._announcements.add(kind, message, topic=facts["reported_at"], **facts)
+        self._agents.take_in(view.reports, view.unreadable, self._clock())
         self._forget_gone(view)
         now = self._monotonic()
         if view.round != self._round[0]:
@@ -202,12 +199,9 @@ class Controller:
         vms = self._machines()
         if vms is None:
             return
-        names = {vm.name for vm in vms}
-        for report in view.reports:
-            if report.name not in names and self._clock() - report.at > _FORGET_AFTER:
-                name = report.name
-                forget = partial(self._gcs.forget, name)
-                self._submit(self._head_thread, Tell("left", "", name), forget)
+        for name in self._agents.gone(view.reports, {vm.name for vm in vms}, self._clock()):
+            forget = partial(self._gcs.forget, name)
+            self._submit(self._head_thread, Tell("left", "", name), forget)
 
     def _machines(self) -> Sequence[Vm] | None:
         listed: tuple[Listing, datetime] | None = self._vms.fresh(FRESH_SECONDS)

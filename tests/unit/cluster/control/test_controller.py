@@ -10,6 +10,7 @@ from cluster.control.loop import FRESH_SECONDS
 from cluster.control.metrics import METRICS_FILE
 from cluster.money.ledger import Ledger
 from cluster.testing.faults import ApiStorm, Preempt
+from cluster.vm.head import REPORT_NAMESPACE
 from ironcliw.errors import StoreError
 from ironcliw.setting_sections import BudgetSettings
 from tests.unit.cluster.clouds import A
@@ -161,6 +162,32 @@ def test_agents_are_heard_once_even_by_a_new_controller(bench: Bench) -> None:
 def test_reports_of_machines_that_are_gone_are_dropped(bench: Bench) -> None:
     bench.head.report("ironcliw-gone", (0.0, "power_off"))
     bench.run()
+    assert bench.head.stored == {}
+
+
+def test_an_unreadable_report_is_told_once_and_stops_nothing(bench: Bench) -> None:
+    name, other = bench.launch().name, bench.launch().name
+    for one in (name, other):
+        bench.head.join(one)
+    bench.head.stored[REPORT_NAMESPACE, name.encode()] = b"{"
+    bench.head.report(other, (bench.cloud.clock(), "drained"), egress=7)
+    bench.run(1200)
+    (told,) = bench.cloud.told("report")
+    assert f"the report of VM {name} is damaged" in told
+    assert len(bench.cloud.told("joined")) == 2
+    assert bench.cloud.told("drained") == [f"machine {other} has drained its node"]
+    # another reason is another event
+    bench.head.stored[REPORT_NAMESPACE, name.encode()] = b'{"format_version": 99}'
+    bench.run(20)
+    assert "upgrade the head" in bench.cloud.told("report")[1]
+    assert len(bench.head.stored) == 2
+
+
+def test_an_unreadable_report_goes_some_time_after_its_machine(bench: Bench) -> None:
+    bench.head.stored[REPORT_NAMESPACE, b"ironcliw-gone"] = b"{"
+    bench.run(600)
+    assert len(bench.head.stored) == 1
+    bench.run(40)
     assert bench.head.stored == {}
 
 
