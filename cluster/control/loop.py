@@ -27,6 +27,7 @@ from cluster.control.metrics import metrics_text, write_metrics
 from cluster.control.occupants import Occupancy, bookings
 from cluster.control.poller import Poller
 from cluster.control.report import make_report, write_report
+from cluster.control.silence import Silence
 from cluster.control.state import (
     ControllerState,
     Delete,
@@ -107,6 +108,9 @@ class Controller:
         self._taken = self._poller(self._cloud_threads, self._preemptions, _PREEMPTIONS_PERIOD)
         self._view = self._poller(self._head_thread, gcs.look, PERIOD_SECONDS)
         self._work = self._poller(self._head_thread, gcs.occupancy, _OCCUPANCY_PERIOD)
+        told = self._announcements
+        self._no_cloud = Silence("cloud", "the cloud", FRESH_SECONDS, told)
+        self._no_head = Silence("head", "the head", FRESH_SECONDS, told)
         self._booked_at: float | None = None
         self._pending: dict[Future[Any], Instruction] = {}
         self._overdue: Sequence[str] = ()
@@ -131,10 +135,12 @@ class Controller:
         except StoreError as error:
             # machines are looked after all the same: the cap holds by what was promised before
             logger.warning("the ledger could not be kept: %s", error)
+        cloud_error = self._no_cloud.check(self._vms, self._taken)
+        head_error = self._no_head.check(self._view)
         seen = self._snapshot()
         for instruction in self._state.step(seen):
             self._perform(instruction)
-        self._write_files(seen)
+        self._write_files(seen, cloud_error, head_error)
 
     def close(self) -> None:
         """Give the threads back; what they do is left alone."""
@@ -269,13 +275,16 @@ class Controller:
                     message = f"machine {name} in {zone} is deleted: {reason}"
                     self._announcements.add("reaped", message, name=name, zone=zone)
 
-    def _write_files(self, seen: Snapshot) -> None:
+    def _write_files(self, seen: Snapshot, cloud_error: str, head_error: str) -> None:
         now = self._monotonic()
         if now < self._written_at + _METRICS_PERIOD:
             return
         self._written_at = now
         try:
-            write_report(self._settings.state_dir, make_report(seen, self._clock()))
+            report = make_report(
+                seen, self._clock(), cloud_error=cloud_error, head_error=head_error
+            )
+            write_report(self._settings.state_dir, report)
             resting = load_book(self._store, self._settings.cloud).reasons(self._clock())
             text = metrics_text(
                 seen,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from cluster.vm.report import forget, parse_report, read_reports
 from ironcliw.errors import ClusterError, NewerFormatError
 from tests.unit.cluster.vm_stand_ins import FakeGcs
 
-DOCUMENT = {
+DOCUMENT: dict[str, Any] = {
     "format_version": 1,
     "at": 1000.5,
     "node_id": "ab",
@@ -47,25 +48,19 @@ def test_a_newer_vm_is_refused() -> None:
         parse_report("vm-1", json.dumps({**DOCUMENT, "format_version": 2}).encode())
 
 
+DAMAGES: list[dict[str, Any]] = [
+    {"events": [{}]},
+    {"at": 1e300},
+    {"at": float("inf")},
+    {"egress_bytes": -1},
+    {"egress_bytes": 2**63},
+    {"egress_bytes": float("inf")},
+]
+
+
 @pytest.mark.parametrize(
     "value",
-    [
-        b"",
-        b"\xff",
-        b"[]",
-        b"{}",
-        *(
-            json.dumps({**DOCUMENT, **change}).encode()
-            for change in (
-                {"events": [{}]},
-                {"at": 1e300},
-                {"at": float("inf")},
-                {"egress_bytes": -1},
-                {"egress_bytes": 2**63},
-                {"egress_bytes": float("inf")},
-            )
-        ),
-    ],
+    [b"", b"\xff", b"[]", b"{}", *(json.dumps({**DOCUMENT, **one}).encode() for one in DAMAGES)],
 )
 def test_a_damaged_report_is_said(value: bytes) -> None:
     with pytest.raises(ClusterError, match="the report of VM vm-1 is damaged"):
