@@ -28,11 +28,13 @@ class AgentReports:
         self._news = news
         self._announcements = announcements
         self._unreadable: dict[str, tuple[str, datetime]] = {}
+        self._heard: dict[str, VmReport] = {}
+        self._metered: dict[str, int] = {}
 
     def take_in(
         self, reports: Sequence[VmReport], unreadable: Mapping[str, str], now: datetime
     ) -> None:
-        """Note what is new.
+        """Note what is new; what stands there as before costs no write.
 
         Args:
             reports: Of all machines whose report could be read.
@@ -43,10 +45,22 @@ class AgentReports:
             StoreError: The ledger cannot be kept.
         """
         self._tell_unreadable(unreadable, now)
+        # machines come and go for months
+        names = {report.name for report in reports}
+        for name in self._heard.keys() - names:
+            del self._heard[name]
+        for name in self._metered.keys() - names:
+            del self._metered[name]
         for report in reports:
-            self._ledger.add_egress(report.name, report.egress_bytes)
+            if report == self._heard.get(report.name):
+                continue
+            if report.egress_bytes != self._metered.get(report.name):
+                self._ledger.add_egress(report.name, report.egress_bytes)
+                self._metered[report.name] = report.egress_bytes
             for kind, message, facts in self._news.of(report):
                 self._announcements.add(kind, message, topic=facts["reported_at"], **facts)
+            # not before: what failed on the way is tried again
+            self._heard[report.name] = report
 
     def gone(
         self, reports: Sequence[VmReport], listed: Collection[str], now: datetime

@@ -159,6 +159,25 @@ def test_agents_are_heard_once_even_by_a_new_controller(bench: Bench) -> None:
     assert bench.cloud.ledger.egress_bytes(day.window) == 5_000_000_000
 
 
+def test_a_report_that_stands_still_opens_no_transaction(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes: list[int] = []
+    add_egress = Ledger.add_egress
+
+    def count(ledger: Ledger, node: str, counter: int) -> None:
+        writes.append(counter)
+        add_egress(ledger, node, counter)
+
+    monkeypatch.setattr(Ledger, "add_egress", count)
+    name = bench.launch().name
+    bench.head.join(name)
+    for egress in (5, 8):
+        bench.head.report(name, (bench.cloud.clock(), "joined"), egress=egress)
+        bench.run(30)
+    assert writes == [5, 8]
+
+
 def test_reports_of_machines_that_are_gone_are_dropped(bench: Bench) -> None:
     bench.head.report("ironcliw-gone", (0.0, "power_off"))
     bench.run()
