@@ -12,6 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Literal
 
+from cluster.vm.lifecycle import DEFAULT_NOTICE_SECONDS
 from ironcliw.errors import ClusterError
 from ironcliw.setting_sections import CLUSTER_NAME
 
@@ -118,7 +119,8 @@ _LIVE = frozenset({VmStatus.PROVISIONING, VmStatus.STAGING, VmStatus.RUNNING, Vm
 class Vm:
     """A machine as the API lists it; times are aware and in UTC.
 
-    `address` is the internal one, empty while there is none.
+    `address` is the internal one, empty while there is none; `notice_seconds` is what its agent
+    was told of the preemption's notice.
     """
 
     name: str
@@ -134,6 +136,7 @@ class Vm:
     labels: Mapping[str, str]
     address: str
     has_external_address: bool
+    notice_seconds: int = DEFAULT_NOTICE_SECONDS
 
     @property
     def is_live(self) -> bool:

@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from cluster.machines import TYPE_LABEL, Vm, VmStatus
+from cluster.vm.lifecycle import DEFAULT_NOTICE_SECONDS
 from cluster.vm.report import VmReport
 
-NOTICE_SECONDS = 30
-"""From GCE's word to the power-off of a Spot machine that has asked for no longer notice."""
 AGENT_SECONDS = 5
 """An agent that has seen the notice is given so long to drain its node itself."""
 ORPHAN_SECONDS = 180
@@ -181,7 +180,7 @@ class ControllerState:
                 continue
             if seen.now >= notice.drain_at:
                 self._drained.add(vm.name)
-                left = (notice.at - seen.now).total_seconds() + NOTICE_SECONDS
+                left = (notice.at - seen.now).total_seconds() + notice.seconds
                 yield Drain(node.node_id, vm.name, max(left, 1.0), notice.why)
 
     def _replace(self, now: datetime, nodes: Sequence[Node]) -> None:
@@ -264,11 +263,15 @@ class ControllerState:
 
 @dataclass(frozen=True, slots=True)
 class _Notice:
-    """That a machine goes: since when, how it is known, and when its node must be drained."""
+    """That a machine goes: since when, how it is known, and when its node must be drained.
+
+    It ends `seconds` after `at`.
+    """
 
     at: datetime
     why: str
     drain_at: datetime
+    seconds: int
     is_preemption: bool = True
 
 
@@ -283,11 +286,13 @@ def _notice(vm: Vm, seen: Snapshot) -> _Notice | None:
     ]
     if vm.name in seen.preempted:
         at = seen.preempted[vm.name]
-        return _Notice(at, "is taken back by GCE", at)
+        return _Notice(at, "is taken back by GCE", at, vm.notice_seconds)
     stops = vm.status in (VmStatus.STOPPING, VmStatus.SUSPENDING)
     if reported and (vm.is_live or stops):
         at = reported[-1]
-        return _Notice(at, "is taken back by GCE", at + timedelta(seconds=AGENT_SECONDS))
+        drain_at = at + timedelta(seconds=AGENT_SECONDS)
+        return _Notice(at, "is taken back by GCE", drain_at, vm.notice_seconds)
     if stops:
-        return _Notice(seen.now, "stops", seen.now, is_preemption=False)
+        # the notice is over by then, or there was none
+        return _Notice(seen.now, "stops", seen.now, DEFAULT_NOTICE_SECONDS, is_preemption=False)
     return None

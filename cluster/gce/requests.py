@@ -11,15 +11,10 @@ from typing import TYPE_CHECKING
 
 from cluster.gce.errors import GceError
 from cluster.machines import DISK_TYPE, Market, Vm, VmRequest, VmStatus
+from cluster.vm.lifecycle import DEFAULT_NOTICE_SECONDS, NOTICE_ATTRIBUTE
 
 if TYPE_CHECKING:
     from google.cloud import compute_v1
-
-NOTICE_ATTRIBUTE = "ironcliw-notice-seconds"
-"""Metadata attribute that tells the machine's agent how long its preemption notice is."""
-DEFAULT_NOTICE_SECONDS = 30
-"""What Spot gives without being asked: the time between power button and power cut. Source:
-https://cloud.google.com/compute/docs/instances/spot#preemption-process"""
 
 # https://cloud.google.com/compute/docs/naming-resources, and .../docs/labeling-resources; letters
 # of other scripts, which labels may have, are left out
@@ -124,6 +119,7 @@ def to_vm(instance: compute_v1.Instance) -> Vm:
         labels=dict(instance.labels),
         address=interfaces[0].network_i_p if interfaces else "",
         has_external_address=any(interface.access_configs for interface in interfaces),
+        notice_seconds=_notice_seconds(instance),
     )
 
 
@@ -156,6 +152,13 @@ def last_part(url: str) -> str:
 def region_of(zone: str) -> str:
     """The region of a zone: us-central1 of us-central1-a."""
     return zone.rpartition("-")[0]
+
+
+def _notice_seconds(instance: compute_v1.Instance) -> int:
+    """By the attribute that the agent trusts as well; the default where it is none of ours."""
+    told = next((one.value for one in instance.metadata.items if one.key == NOTICE_ATTRIBUTE), "")
+    seconds = int(told) if re.fullmatch("[0-9]{1,4}", told) else 0
+    return seconds or DEFAULT_NOTICE_SECONDS
 
 
 def _time_or_none(text: str) -> datetime | None:

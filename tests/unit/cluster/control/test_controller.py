@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from cluster.control.gcs_link import WORKER, WORKER_SELECTOR
@@ -68,6 +70,18 @@ def test_a_preemption_without_an_agent_is_drained_and_replaced(bench: Bench) -> 
     bench.head.join("ironcliw-2")
     bench.run(8)
     assert bench.head.demand == []
+
+
+def test_a_new_controller_knows_each_machines_notice(bench: Bench) -> None:
+    name = bench.launch().name  # with 120 s of notice, as the settings have it
+    bench.head.join(name)
+    bench.run(10)
+    bench.start()
+    bench.cloud.compute.world.add(Preempt(name=name))
+    bench.run(8)
+    (told,) = bench.cloud.told("drained")
+    seconds = int(re.search(r"is drained for (\d+) s", told)[1])  # type: ignore[index]
+    assert 110 <= seconds <= 120
 
 
 def test_the_demand_of_others_stays(bench: Bench) -> None:

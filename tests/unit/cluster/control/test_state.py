@@ -192,6 +192,16 @@ class TestTakenBack:
         (drain,) = of(Drain, run.step(vms=[machine()], nodes=[node()], preempted={"vm-1": at}))
         assert drain == Drain("node-of-vm-1", "vm-1", 26.0, "is taken back by GCE")
 
+    @pytest.mark.parametrize("how", ["operations", "agent"])
+    def test_one_with_a_longer_notice_is_given_it(self, run: Run, how: str) -> None:
+        vms = [replace(machine(), notice_seconds=120)]
+        at = START - timedelta(seconds=10)
+        seen: dict[str, object] = {"preempted": {"vm-1": at}}
+        if how == "agent":
+            seen = {"reports": [report("vm-1", "preempted", at=at)]}
+        (drain,) = of(Drain, run.step(vms=vms, nodes=[node()], **seen))
+        assert drain == Drain("node-of-vm-1", "vm-1", 110.0, "is taken back by GCE")
+
     def test_an_agent_that_drains_is_left_alone_while_its_machine_stops(self, run: Run) -> None:
         vms, reports = [machine(status=VmStatus.STOPPING)], [report("vm-1", "preempted")]
         found = run.step(vms=vms, nodes=[node()], reports=reports)
