@@ -25,6 +25,7 @@ from cluster.control.gcs_link import GcsLink, View
 from cluster.control.leases import leased
 from cluster.control.metrics import metrics_text, write_metrics
 from cluster.control.occupants import Occupancy, bookings
+from cluster.control.planned_end import orders_of
 from cluster.control.poller import Poller
 from cluster.control.report import make_report, write_report
 from cluster.control.silence import Silence
@@ -100,7 +101,7 @@ class Controller:
         self._announcements = Announcements(events, clock)
         self._ledger = Ledger(store, PriceTable.of(budget), budget, clock)
         self._agents = AgentReports(self._ledger, AgentNews.after(events), self._announcements)
-        self._state = ControllerState(cloud.join_seconds, cloud.max_workers)
+        self._state = ControllerState(cloud.join_seconds, cloud.max_workers, orders_of(events))
         # the link to the head is for one thread at a time
         self._head_thread = executor(1, "head")
         self._cloud_threads = executor(4, "cloud")
