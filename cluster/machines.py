@@ -22,6 +22,9 @@ CLUSTER_LABEL = "ironcliw-cluster"
 """Label of every machine of ours; its value is the cluster's name."""
 TYPE_LABEL = "ironcliw-node-type"
 """Label of every machine of ours; its value is the node type in `ray_cluster.yaml`."""
+METADATA_VALUE_BYTES = 256 * 1024
+"""Of one metadata attribute, at most. Source:
+https://cloud.google.com/compute/docs/metadata/setting-custom-metadata#limitations"""
 DISK_TYPE = "pd-balanced"
 """Of boot disks; the price of disks in `cluster.money.prices` is this one's."""
 
@@ -78,6 +81,11 @@ def machine_type(name: str) -> MachineType:
         raise ClusterError(f"machine type {name!r} does not exist; of this family: {known}")
     families = ", ".join([*_SHARED, *(f"{known}-N" for known in _SIZES)])
     raise ClusterError(f"machine type {name!r} is not known; N being the vCPUs: {families}")
+
+
+def region_of(zone: str) -> str:
+    """The region of a zone: us-central1 of us-central1-a; empty where it has no zone's form."""
+    return zone.rpartition("-")[0]
 
 
 def vm_name(cluster: str) -> str:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any
 
 from ray.exceptions import RayError
@@ -34,6 +33,7 @@ from cluster.control.state import (
     Delete,
     Demand,
     Drain,
+    Forget,
     Instruction,
     Snapshot,
     Tell,
@@ -207,8 +207,7 @@ class Controller:
         if vms is None:
             return
         for name in self._agents.gone(view.reports, {vm.name for vm in vms}, self._clock()):
-            forget = partial(self._gcs.forget, name)
-            self._submit(self._head_thread, Tell("left", "", name), forget)
+            self._perform(Forget(name))
 
     def _machines(self) -> Sequence[Vm] | None:
         listed: tuple[Listing, datetime] | None = self._vms.fresh(FRESH_SECONDS)
@@ -248,6 +247,8 @@ class Controller:
                 self._submit(
                     self._cloud_threads, instruction, lambda: self._client.delete(name, zone)
                 )
+            case Forget(name) if instruction not in self._pending.values():
+                self._submit(self._head_thread, instruction, lambda: self._gcs.forget(name))
             case Demand(workers):
                 view = self._view.fresh(FRESH_SECONDS)
                 if view is not None and instruction not in self._pending.values():

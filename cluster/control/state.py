@@ -101,7 +101,14 @@ class Tell:
     name: str = ""
 
 
-Instruction = Drain | Delete | Demand | Tell
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Drop the report of a machine that is gone."""
+
+    name: str
+
+
+Instruction = Drain | Delete | Demand | Tell | Forget
 
 
 class ControllerState:

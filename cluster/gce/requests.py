@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from cluster.gce.errors import GceError
-from cluster.machines import DISK_TYPE, Market, Vm, VmRequest, VmStatus
+from cluster.machines import DISK_TYPE, METADATA_VALUE_BYTES, Market, Vm, VmRequest, VmStatus
 from cluster.vm.lifecycle import DEFAULT_NOTICE_SECONDS, NOTICE_ATTRIBUTE
 
 if TYPE_CHECKING:
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"[a-z](?:[-a-z0-9]{0,61}[a-z0-9])?")
 _LABEL_KEY = re.compile(r"[a-z][-_a-z0-9]{0,62}")
 _LABEL_VALUE = re.compile(r"[-_a-z0-9]{0,63}")
-# https://cloud.google.com/compute/docs/metadata/setting-custom-metadata#limitations
-_METADATA_VALUE_BYTES = 256 * 1024
+# as METADATA_VALUE_BYTES, of all attributes together
 _METADATA_BYTES = 512 * 1024
 # by roles, not by scopes, is an account limited; Google's own advice
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
@@ -149,11 +148,6 @@ def last_part(url: str) -> str:
     return url.rpartition("/")[2]
 
 
-def region_of(zone: str) -> str:
-    """The region of a zone: us-central1 of us-central1-a."""
-    return zone.rpartition("-")[0]
-
-
 def _notice_seconds(instance: compute_v1.Instance) -> int:
     """By the attribute that the agent trusts as well; the default where it is none of ours."""
     told = next((one.value for one in instance.metadata.items if one.key == NOTICE_ATTRIBUTE), "")
@@ -235,10 +229,10 @@ def _check_metadata(name: str, metadata: Mapping[str, str]) -> None:
     for key, value in metadata.items():
         size = len(value.encode())
         total += len(key.encode()) + size
-        if size > _METADATA_VALUE_BYTES:
+        if size > METADATA_VALUE_BYTES:
             raise _invalid(
                 f"metadata attribute {key!r} of {name} has {size} bytes; at most "
-                f"{_METADATA_VALUE_BYTES} are allowed: make it smaller"
+                f"{METADATA_VALUE_BYTES} are allowed: make it smaller"
             )
     if total > _METADATA_BYTES:
         raise _invalid(

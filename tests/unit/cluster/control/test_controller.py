@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from ray.exceptions import RpcError
 
 from cluster.control.gcs_link import WORKER, WORKER_SELECTOR
 from cluster.control.leases import hold
@@ -17,6 +18,7 @@ from ironcliw.errors import StoreError
 from ironcliw.setting_sections import BudgetSettings
 from tests.unit.cluster.clouds import A
 from tests.unit.cluster.controller_bench import Bench
+from tests.unit.cluster.fake_head import FakeHead
 
 OURS = (dict(WORKER), dict(WORKER_SELECTOR))
 
@@ -214,6 +216,22 @@ def test_an_unreadable_report_is_told_once_and_stops_nothing(bench: Bench) -> No
     bench.run(20)
     assert "upgrade the head" in bench.cloud.told("report")[1]
     assert len(bench.head.stored) == 2
+
+
+def test_a_report_that_cannot_be_dropped_is_dropped_later(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RpcError("the head is busy")
+
+    bench.head.report("ironcliw-gone", (0.0, "power_off"))
+    with monkeypatch.context() as patched:
+        patched.setattr(FakeHead, "internal_kv_del", fail)
+        bench.run()
+    assert len(bench.head.stored) == 1
+    assert "Forget(name='ironcliw-gone') failed: the head is busy" in caplog.text
+    bench.run()
+    assert bench.head.stored == {}
 
 
 def test_an_unreadable_report_goes_some_time_after_its_machine(bench: Bench) -> None:
