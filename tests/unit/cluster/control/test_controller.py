@@ -17,6 +17,7 @@ from cluster.vm.head import REPORT_NAMESPACE
 from ironcliw.errors import StoreError
 from ironcliw.setting_sections import BudgetSettings
 from tests.unit.cluster.clouds import A
+from tests.unit.cluster.control.test_poller import Later
 from tests.unit.cluster.controller_bench import Bench
 from tests.unit.cluster.fake_head import FakeHead
 
@@ -232,6 +233,13 @@ def test_a_report_that_cannot_be_dropped_is_dropped_later(
     assert "Forget(name='ironcliw-gone') failed: the head is busy" in caplog.text
     bench.run()
     assert bench.head.stored == {}
+
+
+def test_a_report_is_not_dropped_while_that_is_under_way(bench: Bench) -> None:
+    threads = bench.controller._head_thread = Later()
+    bench.head.report("ironcliw-gone", (0.0, "power_off"))
+    bench.run(20)
+    assert len(threads.futures) == 1
 
 
 def test_an_unreadable_report_goes_some_time_after_its_machine(bench: Bench) -> None:
