@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from cluster.machines import machine_type
+from cluster.machines import machine_type, region_of
 from ironcliw.errors import ClusterError, SettingsError
 from ironcliw.setting_sections import CloudSettings
 from ironcliw.settings import Settings
@@ -133,7 +133,7 @@ def _worker_type(cloud: CloudSettings) -> dict[str, Any]:
         "labels": {
             GROUP_LABEL: SPOT_TYPE,
             MARKET_LABEL: _MARKETS[cloud.market],
-            REGION_LABEL: region_of(cloud),
+            REGION_LABEL: cloud_region(cloud),
         },
         # everything is in provider.cloud
         "node_config": {},
@@ -159,13 +159,13 @@ def worker_resources(cloud: CloudSettings) -> dict[str, int]:
     return {"CPU": machine.cpus, "memory": mebibytes * _MEBIBYTE, "spot": 1}
 
 
-def region_of(cloud: CloudSettings) -> str:
+def cloud_region(cloud: CloudSettings) -> str:
     """The region of the zones.
 
     Raises:
         SettingsError: they are of several, or one has not the form of a zone's name.
     """
-    regions = {zone.rpartition("-")[0] for zone in cloud.zones}
+    regions = {region_of(zone) for zone in cloud.zones}
     if len(regions) == 1 and "" not in regions:
         return regions.pop()
     raise SettingsError(

@@ -17,7 +17,13 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from cluster.config import CLUSTER_FILE, PROVIDER_CLASS, REQUIRED_KEYS, region_of, worker_resources
+from cluster.config import (
+    CLUSTER_FILE,
+    PROVIDER_CLASS,
+    REQUIRED_KEYS,
+    cloud_region,
+    worker_resources,
+)
 from ironcliw.errors import SettingsError
 from ironcliw.setting_sections import BudgetSettings, CloudSettings, Section
 
@@ -209,7 +215,7 @@ def _worker_problems(definition: dict[str, Any], cloud: CloudSettings) -> Iterat
     """A type that promises more than its machine has would never be satisfied."""
     try:
         offered = worker_resources(cloud)
-        region_of(cloud)
+        cloud_region(cloud)
     except SettingsError as error:
         yield ("provider", "cloud"), error.message
         return

@@ -12,6 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Literal
 
+from cluster.vm.lifecycle import DEFAULT_NOTICE_SECONDS
 from ironcliw.errors import ClusterError
 from ironcliw.setting_sections import CLUSTER_NAME
 
@@ -21,6 +22,9 @@ CLUSTER_LABEL = "ironcliw-cluster"
 """Label of every machine of ours; its value is the cluster's name."""
 TYPE_LABEL = "ironcliw-node-type"
 """Label of every machine of ours; its value is the node type in `ray_cluster.yaml`."""
+METADATA_VALUE_BYTES = 256 * 1024
+"""Of one metadata attribute, at most. Source:
+https://cloud.google.com/compute/docs/metadata/setting-custom-metadata#limitations"""
 DISK_TYPE = "pd-balanced"
 """Of boot disks; the price of disks in `cluster.money.prices` is this one's."""
 
@@ -79,6 +83,11 @@ def machine_type(name: str) -> MachineType:
     raise ClusterError(f"machine type {name!r} is not known; N being the vCPUs: {families}")
 
 
+def region_of(zone: str) -> str:
+    """The region of a zone: us-central1 of us-central1-a; empty where it has no zone's form."""
+    return zone.rpartition("-")[0]
+
+
 def vm_name(cluster: str) -> str:
     """A fresh name for a machine of a cluster: the cluster's and 8 random hexadecimal digits."""
     return f"{check_cluster_name(cluster)}-{secrets.token_hex(4)}"
@@ -118,7 +127,8 @@ _LIVE = frozenset({VmStatus.PROVISIONING, VmStatus.STAGING, VmStatus.RUNNING, Vm
 class Vm:
     """A machine as the API lists it; times are aware and in UTC.
 
-    `address` is the internal one, empty while there is none.
+    `address` is the internal one, empty while there is none; `notice_seconds` is what its agent
+    was told of the preemption's notice.
     """
 
     name: str
@@ -134,6 +144,7 @@ class Vm:
     labels: Mapping[str, str]
     address: str
     has_external_address: bool
+    notice_seconds: int = DEFAULT_NOTICE_SECONDS
 
     @property
     def is_live(self) -> bool:

@@ -46,6 +46,7 @@ class View:
         nodes: Living workers that have a machine's name.
         demand: All that is demanded, ours among it.
         reports: Of the agents.
+        unreadable: Why the reports of other machines cannot be read.
         leases: On workers, old ones too.
         round: Grows with every round of the autoscaler.
     """
@@ -53,6 +54,7 @@ class View:
     nodes: tuple[Node, ...]
     demand: tuple[Bundle, ...]
     reports: tuple[VmReport, ...]
+    unreadable: Mapping[str, str]
     leases: tuple[Lease, ...]
     round: int
 
@@ -82,11 +84,7 @@ class GcsLink:
         self._client: Any = None
 
     def look(self) -> View:
-        """All at once.
-
-        Raises:
-            ClusterError: An agent's report cannot be understood.
-        """
+        """All at once."""
         view: View = self._call(self._look)
         return view
 
@@ -142,10 +140,12 @@ class GcsLink:
             for one in state.node_states
             if one.status != dead and one.instance_id not in ("", self._head_id)
         )
+        found = read_reports(gcs)
         return View(
             nodes=nodes,
             demand=tuple(_bundles(state.cluster_resource_constraints)),
-            reports=tuple(read_reports(gcs)),
+            reports=found.reports,
+            unreadable=found.unreadable,
             leases=tuple(read_leases(gcs)),
             round=state.last_seen_autoscaler_state_version,
         )

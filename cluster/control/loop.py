@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any
 
 from ray.exceptions import RayError
@@ -20,17 +19,21 @@ from ray.exceptions import RayError
 from cluster.announcements import Announcements
 from cluster.config import HEAD_INSTANCE_ID
 from cluster.control.agent_news import AgentNews
+from cluster.control.agent_reports import AgentReports
 from cluster.control.gcs_link import GcsLink, View
 from cluster.control.leases import leased
 from cluster.control.metrics import metrics_text, write_metrics
 from cluster.control.occupants import Occupancy, bookings
+from cluster.control.planned_end import orders_of
 from cluster.control.poller import Poller
 from cluster.control.report import make_report, write_report
+from cluster.control.silence import Silence
 from cluster.control.state import (
     ControllerState,
     Delete,
     Demand,
     Drain,
+    Forget,
     Instruction,
     Snapshot,
     Tell,
@@ -59,7 +62,6 @@ _OCCUPANCY_PERIOD = 10.0
 _OCCUPANCY_SECONDS = 30.0  # a demand that flickers would let a machine go that is wanted
 _PREEMPTIONS_SINCE = timedelta(minutes=10)
 _METRICS_PERIOD = 5.0
-_FORGET_AFTER = timedelta(minutes=10)
 _SILENT_SECONDS = 60.0
 _FAILURES = (IroncliwError, RayError, OSError)
 
@@ -98,8 +100,8 @@ class Controller:
         events = EventLog(store, clock)
         self._announcements = Announcements(events, clock)
         self._ledger = Ledger(store, PriceTable.of(budget), budget, clock)
-        self._news = AgentNews.after(events)
-        self._state = ControllerState(cloud.join_seconds, cloud.max_workers)
+        self._agents = AgentReports(self._ledger, AgentNews.after(events), self._announcements)
+        self._state = ControllerState(cloud.join_seconds, cloud.max_workers, orders_of(events))
         # the link to the head is for one thread at a time
         self._head_thread = executor(1, "head")
         self._cloud_threads = executor(4, "cloud")
@@ -107,6 +109,9 @@ class Controller:
         self._taken = self._poller(self._cloud_threads, self._preemptions, _PREEMPTIONS_PERIOD)
         self._view = self._poller(self._head_thread, gcs.look, PERIOD_SECONDS)
         self._work = self._poller(self._head_thread, gcs.occupancy, _OCCUPANCY_PERIOD)
+        told = self._announcements
+        self._no_cloud = Silence("cloud", "the cloud", FRESH_SECONDS, told)
+        self._no_head = Silence("head", "the head", FRESH_SECONDS, told)
         self._booked_at: float | None = None
         self._pending: dict[Future[Any], Instruction] = {}
         self._overdue: Sequence[str] = ()
@@ -131,10 +136,12 @@ class Controller:
         except StoreError as error:
             # machines are looked after all the same: the cap holds by what was promised before
             logger.warning("the ledger could not be kept: %s", error)
+        cloud_error = self._no_cloud.check(self._vms, self._taken)
+        head_error = self._no_head.check(self._view)
         seen = self._snapshot()
         for instruction in self._state.step(seen):
             self._perform(instruction)
-        self._write_files(seen)
+        self._write_files(seen, cloud_error, head_error)
 
     def close(self) -> None:
         """Give the threads back; what they do is left alone."""
@@ -173,10 +180,7 @@ class Controller:
             self._announcements.add(kind, message, name=name)
 
     def _looked(self, view: View) -> None:
-        for report in view.reports:
-            self._ledger.add_egress(report.name, report.egress_bytes)
-            for kind, message, facts in self._news.of(report):
-                self._announcements.add(kind, message, topic=facts["reported_at"], **facts)
+        self._agents.take_in(view.reports, view.unreadable, self._clock())
         self._forget_gone(view)
         now = self._monotonic()
         if view.round != self._round[0]:
@@ -202,12 +206,8 @@ class Controller:
         vms = self._machines()
         if vms is None:
             return
-        names = {vm.name for vm in vms}
-        for report in view.reports:
-            if report.name not in names and self._clock() - report.at > _FORGET_AFTER:
-                name = report.name
-                forget = partial(self._gcs.forget, name)
-                self._submit(self._head_thread, Tell("left", "", name), forget)
+        for name in self._agents.gone(view.reports, {vm.name for vm in vms}, self._clock()):
+            self._perform(Forget(name))
 
     def _machines(self) -> Sequence[Vm] | None:
         listed: tuple[Listing, datetime] | None = self._vms.fresh(FRESH_SECONDS)
@@ -247,6 +247,8 @@ class Controller:
                 self._submit(
                     self._cloud_threads, instruction, lambda: self._client.delete(name, zone)
                 )
+            case Forget(name) if instruction not in self._pending.values():
+                self._submit(self._head_thread, instruction, lambda: self._gcs.forget(name))
             case Demand(workers):
                 view = self._view.fresh(FRESH_SECONDS)
                 if view is not None and instruction not in self._pending.values():
@@ -275,13 +277,16 @@ class Controller:
                     message = f"machine {name} in {zone} is deleted: {reason}"
                     self._announcements.add("reaped", message, name=name, zone=zone)
 
-    def _write_files(self, seen: Snapshot) -> None:
+    def _write_files(self, seen: Snapshot, cloud_error: str, head_error: str) -> None:
         now = self._monotonic()
         if now < self._written_at + _METRICS_PERIOD:
             return
         self._written_at = now
         try:
-            write_report(self._settings.state_dir, make_report(seen, self._clock()))
+            report = make_report(
+                seen, self._clock(), cloud_error=cloud_error, head_error=head_error
+            )
+            write_report(self._settings.state_dir, report)
             resting = load_book(self._store, self._settings.cloud).reasons(self._clock())
             text = metrics_text(
                 seen,

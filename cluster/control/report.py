@@ -49,18 +49,24 @@ class ControllerReport:
         at: By this machine's clock; aware.
         workers: None: the cloud could not be asked.
         reaches_head: Whether the head answered.
+        cloud_error: Why the cloud does not answer, and what to do; empty: it does.
+        head_error: The same of the head.
     """
 
     at: datetime
     workers: Sequence[Worker] | None
     reaches_head: bool
+    cloud_error: str = ""
+    head_error: str = ""
 
 
-def make_report(seen: Snapshot, at: datetime) -> ControllerReport:
-    """What was seen, as a report."""
+def make_report(
+    seen: Snapshot, at: datetime, *, cloud_error: str = "", head_error: str = ""
+) -> ControllerReport:
+    """What was seen, and why no more was, as a report."""
     nodes = None if seen.nodes is None else {node.name: node for node in seen.nodes}
     if seen.vms is None:
-        return ControllerReport(at, None, nodes is not None)
+        return ControllerReport(at, None, nodes is not None, cloud_error, head_error)
     workers = []
     for vm in seen.vms:
         node = None if nodes is None else nodes.get(vm.name)
@@ -69,7 +75,7 @@ def make_report(seen: Snapshot, at: datetime) -> ControllerReport:
             state = "draining" if node.is_draining else "joined"
         idle = None if node is None else node.idle_seconds
         workers.append(Worker(vm.name, vm.zone, vm.status.value, state, idle))
-    return ControllerReport(at, workers, nodes is not None)
+    return ControllerReport(at, workers, nodes is not None, cloud_error, head_error)
 
 
 def write_report(folder: Path, report: ControllerReport) -> None:
@@ -92,6 +98,9 @@ def read_report(folder: Path) -> ControllerReport | None:
             at=datetime.fromisoformat(found["at"]),
             workers=None if workers is None else [Worker(**one) for one in workers],
             reaches_head=bool(found["reaches_head"]),
+            # an earlier release writes none
+            cloud_error=str(found.get("cloud_error", "")),
+            head_error=str(found.get("head_error", "")),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None

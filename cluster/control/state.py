@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from cluster.control.planned_end import EVENT, PlannedEnds
 from cluster.machines import TYPE_LABEL, Vm, VmStatus
+from cluster.vm.lifecycle import DEFAULT_NOTICE_SECONDS
 from cluster.vm.report import VmReport
 
-NOTICE_SECONDS = 30
-"""From GCE's word to the power-off of a Spot machine that has asked for no longer notice."""
 AGENT_SECONDS = 5
 """An agent that has seen the notice is given so long to drain its node itself."""
 ORPHAN_SECONDS = 180
@@ -101,7 +101,14 @@ class Tell:
     name: str = ""
 
 
-Instruction = Drain | Delete | Demand | Tell
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Drop the report of a machine that is gone."""
+
+    name: str
+
+
+Instruction = Drain | Delete | Demand | Tell | Forget
 
 
 class ControllerState:
@@ -110,9 +117,13 @@ class ControllerState:
     Args:
         join_seconds: A machine that has not joined by then is of no use.
         max_workers: The autoscaler starts no more.
+        ordered: When an earlier controller ordered the replacements of machines that were about to
+            reach their planned end.
     """
 
-    def __init__(self, join_seconds: float, max_workers: int) -> None:
+    def __init__(
+        self, join_seconds: float, max_workers: int, ordered: Mapping[str, datetime] | None = None
+    ) -> None:
         self._join = timedelta(seconds=join_seconds)
         self._max_workers = max_workers
         self._joined: set[str] = set()
@@ -121,6 +132,8 @@ class ControllerState:
         self._drained: set[str] = set()
         self._deleted: dict[str, datetime] = {}
         self._leaving: dict[str, datetime] = {}
+        self._planned = PlannedEnds(self._join, ordered or {})
+        self._resumes = bool(ordered)
         self._target = 0
         self._target_until: datetime | None = None
 
@@ -137,6 +150,7 @@ class ControllerState:
             return done
         if seen.vms is not None:
             done += self._taken_back(seen, seen.vms, seen.nodes)
+            done += self._reach_end(seen, seen.vms, seen.nodes)
             done += self._without_node(seen, seen.vms, seen.nodes)
         return [*done, *self._demand(seen, seen.nodes)]
 
@@ -175,22 +189,66 @@ class ControllerState:
                 self._noticed[vm.name] = seen.now
                 if notice.is_preemption:
                     yield Tell("preempted", f"machine {vm.name} in {vm.zone} {notice.why}", vm.name)
-                if node is not None and node.idle_seconds == 0:
+                is_used = node is not None and node.idle_seconds == 0
+                if is_used and vm.name not in self._planned.names:
                     self._replace(seen.now, nodes)
             if node is None or node.is_draining or vm.name in self._drained:
                 continue
             if seen.now >= notice.drain_at:
                 self._drained.add(vm.name)
-                left = (notice.at - seen.now).total_seconds() + NOTICE_SECONDS
+                left = (notice.at - seen.now).total_seconds() + notice.seconds
                 yield Drain(node.node_id, vm.name, max(left, 1.0), notice.why)
 
+    def _reach_end(
+        self, seen: Snapshot, vms: Sequence[Vm], nodes: Sequence[Node]
+    ) -> Iterator[Instruction]:
+        """The same ahead of the end that every machine has."""
+        planned = self._planned
+        planned.forget((vm.name for vm in vms), seen.now)
+        self._resume(seen, nodes)
+        ends = [
+            end
+            for end in planned.of(vms, nodes)
+            if end.node.name not in self._noticed.keys() | self._leaving.keys() | self._drained
+        ]
+        for end in ends:
+            name, is_used = end.node.name, end.node.idle_seconds == 0
+            if is_used and name not in planned.names and seen.now >= end.order_at:
+                planned.order(name, seen.now)
+                self._replace(seen.now, nodes)
+                message = f"machine {name} in {end.zone} {end.why}: its replacement is ordered"
+                yield Tell(EVENT, message, name)
+        staying = self._staying(nodes)
+        missing = max(0, self._target - staying)
+        for end in planned.ready(ends, seen.now, staying, missing, self._max_workers):
+            self._drained.add(end.node.name)
+            left = (end.at - seen.now).total_seconds()
+            yield Drain(end.node.node_id, end.node.name, max(left, 1.0), end.why)
+
+    def _resume(self, seen: Snapshot, nodes: Sequence[Node]) -> None:
+        """After a restart the head still knows how many workers were demanded."""
+        order, self._resumes = self._planned.last_order if self._resumes else None, False
+        if order is not None:
+            self._target = max(0, seen.demanded - self._ahead(nodes))
+            self._target_until = order + self._join + timedelta(seconds=SETTLE_SECONDS)
+
     def _replace(self, now: datetime, nodes: Sequence[Node]) -> None:
-        staying = [node for node in nodes if not node.is_draining]
-        # those that are about to be drained are among them: as many as now are wanted again
-        going = sum(node.name in self._noticed for node in staying)
-        lost = len(self._noticed.keys() & {node.name for node in nodes})
-        self._target = max(self._target, len(staying) - going + lost)
+        # those that are about to be drained are wanted again: as many as now
+        lost = len(self._going() & {node.name for node in nodes})
+        self._target = max(self._target, self._staying(nodes) + lost)
         self._target_until = now + self._join + timedelta(seconds=SETTLE_SECONDS)
+
+    def _going(self) -> frozenset[str]:
+        return self._planned.names | self._noticed.keys()
+
+    def _staying(self, nodes: Sequence[Node]) -> int:
+        going = self._going()
+        return sum(not node.is_draining and node.name not in going for node in nodes)
+
+    def _ahead(self, nodes: Sequence[Node]) -> int:
+        """Nodes that are replaced before they are drained: for the autoscaler they count."""
+        ahead = self._planned.names - self._noticed.keys()
+        return sum(not node.is_draining and node.name in ahead for node in nodes)
 
     def _without_node(
         self, seen: Snapshot, vms: Sequence[Vm], nodes: Sequence[Node]
@@ -246,11 +304,11 @@ class ControllerState:
                 yield Drain(node.node_id, vm.name, left, seen.over or "the budget's cap is reached")
 
     def _demand(self, seen: Snapshot, nodes: Sequence[Node]) -> Iterator[Instruction]:
-        staying = sum(not node.is_draining and node.name not in self._noticed for node in nodes)
         until = self._target_until
-        if until is not None and (staying >= self._target or seen.now >= until):
+        if until is not None and (self._staying(nodes) >= self._target or seen.now >= until):
             self._target, self._target_until = 0, None
-        wanted = 0 if seen.over else min(max(seen.floor, self._target), self._max_workers)
+        target = self._target + self._ahead(nodes) if self._target else 0
+        wanted = 0 if seen.over else min(max(seen.floor, target), self._max_workers)
         if wanted != seen.demanded:
             yield Demand(wanted)
 
@@ -264,11 +322,15 @@ class ControllerState:
 
 @dataclass(frozen=True, slots=True)
 class _Notice:
-    """That a machine goes: since when, how it is known, and when its node must be drained."""
+    """That a machine goes: since when, how it is known, and when its node must be drained.
+
+    It ends `seconds` after `at`.
+    """
 
     at: datetime
     why: str
     drain_at: datetime
+    seconds: int
     is_preemption: bool = True
 
 
@@ -283,11 +345,13 @@ def _notice(vm: Vm, seen: Snapshot) -> _Notice | None:
     ]
     if vm.name in seen.preempted:
         at = seen.preempted[vm.name]
-        return _Notice(at, "is taken back by GCE", at)
+        return _Notice(at, "is taken back by GCE", at, vm.notice_seconds)
     stops = vm.status in (VmStatus.STOPPING, VmStatus.SUSPENDING)
     if reported and (vm.is_live or stops):
         at = reported[-1]
-        return _Notice(at, "is taken back by GCE", at + timedelta(seconds=AGENT_SECONDS))
+        drain_at = at + timedelta(seconds=AGENT_SECONDS)
+        return _Notice(at, "is taken back by GCE", drain_at, vm.notice_seconds)
     if stops:
-        return _Notice(seen.now, "stops", seen.now, is_preemption=False)
+        # the notice is over by then, or there was none
+        return _Notice(seen.now, "stops", seen.now, DEFAULT_NOTICE_SECONDS, is_preemption=False)
     return None

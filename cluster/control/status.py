@@ -53,7 +53,7 @@ class CloudStatus:
 
     def lines(self) -> list[str]:
         """For a person."""
-        lines = [self._controller_line(), *self._worker_lines()]
+        lines = [self._controller_line(), *self._error_lines(), *self._worker_lines()]
         for one in self.standings:
             cap = "no cap" if one.cap is None else f"cap {one.cap:.2f}"
             money = f"{one.spent:.2f} USD spent, {one.committed:.2f} committed, {cap}"
@@ -79,6 +79,13 @@ class CloudStatus:
         head = "head answers" if report.reaches_head else "HEAD DOES NOT ANSWER"
         return f"controller: alive, {cloud}, {head}"
 
+    def _error_lines(self) -> list[str]:
+        report = self.controller
+        if report is None or not self.is_looked_after:
+            return []
+        errors = {"cloud": report.cloud_error, "head": report.head_error}
+        return [f"{who} error: {error}" for who, error in errors.items() if error]
+
     def _worker_lines(self) -> list[str]:
         report = self.controller
         if report is None or report.workers is None or not self.is_looked_after:
@@ -99,6 +106,8 @@ class CloudStatus:
         return {
             "controller_alive": self.is_looked_after,
             "controller_at": None if report is None else report.at.isoformat(),
+            "cloud_error": None if report is None else report.cloud_error or None,
+            "head_error": None if report is None else report.head_error or None,
             "workers": None if workers is None else [asdict(worker) for worker in workers],
             "machines": dict(self.machines),
             "resting_zones": dict(self.resting),

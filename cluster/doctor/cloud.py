@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from cluster.config import region_of
+from cluster.config import cloud_region
 from cluster.doctor.network import NO_WORKERS
 from cluster.doctor.probes import COMPUTE_ENDPOINT, Probes
 from cluster.doctor.report import Check, State, error, not_needed, ok, warning
@@ -156,7 +156,7 @@ def _project(client: _Client) -> Check:
 
 def _zones(settings: Settings, client: _Client) -> Check:
     wanted = settings.cloud.zones
-    region = region_of(settings.cloud)
+    region = cloud_region(settings.cloud)
     known = {zone.name: zone.is_up for zone in client().zones()}
     absent = [zone for zone in wanted if zone not in known]
     if absent:
@@ -244,7 +244,7 @@ def _baked(probes: Probes, image: Any) -> Check:
 def _quota(settings: Settings, client: _Client) -> Check:
     """There is quota for as many workers as the settings allow, those that run included."""
     cloud = settings.cloud
-    quotas = client().quotas(region_of(cloud))
+    quotas = client().quotas(cloud_region(cloud))
     running = sum(vm.is_live for vm in client().list_vms(settings.cloud.cluster_name))
     room, tightest = math.inf, ""
     for metric, each in _needs(cloud, quotas).items():
@@ -256,7 +256,7 @@ def _quota(settings: Settings, client: _Client) -> Check:
         return ok("quota", f"for {wanted} workers ({tightest or 'no limit is known'})")
     step = (
         "ask for more in the console (IAM & Admin > Quotas, filter "
-        f"{tightest.partition(':')[0]} and {region_of(cloud)}), or lower cloud.max_workers"
+        f"{tightest.partition(':')[0]} and {cloud_region(cloud)}), or lower cloud.max_workers"
     )
     found = f"for {running + room:g} of {wanted} workers ({tightest})"
     return (warning if running + room else error)("quota", found, step)

@@ -26,6 +26,7 @@ from cluster.head.lifecycle import running_head
 from cluster.head.processes import listener, tagged_processes
 from cluster.status import fetch_status
 from cluster.tables import cluster_vms
+from cluster.vm.facts import installed_version
 from ironcliw.errors import ClusterError, NotRunningError, StoreError
 from ironcliw.settings import LOOPBACK_HOSTS, Settings, process_environment
 from ironcliw.store import Store
@@ -133,14 +134,6 @@ def real_probes(settings: Settings) -> Probes:
         compute=lambda: _compute_client(settings),
         now=lambda: datetime.now(UTC),
     )
-
-
-def installed_version(distribution: str) -> str | None:
-    """Version of an installed distribution."""
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def required_version(distribution: str) -> str | None:

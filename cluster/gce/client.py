@@ -20,14 +20,13 @@ from cluster.gce.requests import (
     Preemption,
     asks_for_notice,
     last_part,
-    region_of,
     to_instance,
     to_preemption,
     to_vm,
     without_notice,
 )
 from cluster.gce.session import READ, WRITE, Patience, Session
-from cluster.machines import CLUSTER_LABEL, Vm, VmRequest
+from cluster.machines import CLUSTER_LABEL, Vm, VmRequest, region_of
 from ironcliw.setting_sections import CloudSettings
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.gce.errors import GceError
-from cluster.gce.requests import last_part, region_of
+from cluster.gce.requests import last_part
 from cluster.gce.session import READ, Patience, Session
-from cluster.machines import MachineType
+from cluster.machines import MachineType, region_of
 from ironcliw.setting_sections import CloudSettings
 
 # a project that may not ask for advice will not be allowed to within the hour

@@ -10,24 +10,18 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from cluster.gce.errors import GceError
-from cluster.machines import DISK_TYPE, Market, Vm, VmRequest, VmStatus
+from cluster.machines import DISK_TYPE, METADATA_VALUE_BYTES, Market, Vm, VmRequest, VmStatus
+from cluster.vm.lifecycle import DEFAULT_NOTICE_SECONDS, NOTICE_ATTRIBUTE
 
 if TYPE_CHECKING:
     from google.cloud import compute_v1
-
-NOTICE_ATTRIBUTE = "ironcliw-notice-seconds"
-"""Metadata attribute that tells the machine's agent how long its preemption notice is."""
-DEFAULT_NOTICE_SECONDS = 30
-"""What Spot gives without being asked: the time between power button and power cut. Source:
-https://cloud.google.com/compute/docs/instances/spot#preemption-process"""
 
 # https://cloud.google.com/compute/docs/naming-resources, and .../docs/labeling-resources; letters
 # of other scripts, which labels may have, are left out
 _NAME = re.compile(r"[a-z](?:[-a-z0-9]{0,61}[a-z0-9])?")
 _LABEL_KEY = re.compile(r"[a-z][-_a-z0-9]{0,62}")
 _LABEL_VALUE = re.compile(r"[-_a-z0-9]{0,63}")
-# https://cloud.google.com/compute/docs/metadata/setting-custom-metadata#limitations
-_METADATA_VALUE_BYTES = 256 * 1024
+# as METADATA_VALUE_BYTES, of all attributes together
 _METADATA_BYTES = 512 * 1024
 # by roles, not by scopes, is an account limited; Google's own advice
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
@@ -124,6 +118,7 @@ def to_vm(instance: compute_v1.Instance) -> Vm:
         labels=dict(instance.labels),
         address=interfaces[0].network_i_p if interfaces else "",
         has_external_address=any(interface.access_configs for interface in interfaces),
+        notice_seconds=_notice_seconds(instance),
     )
 
 
@@ -153,9 +148,11 @@ def last_part(url: str) -> str:
     return url.rpartition("/")[2]
 
 
-def region_of(zone: str) -> str:
-    """The region of a zone: us-central1 of us-central1-a."""
-    return zone.rpartition("-")[0]
+def _notice_seconds(instance: compute_v1.Instance) -> int:
+    """By the attribute that the agent trusts as well; the default where it is none of ours."""
+    told = next((one.value for one in instance.metadata.items if one.key == NOTICE_ATTRIBUTE), "")
+    seconds = int(told) if re.fullmatch("[0-9]{1,4}", told) else 0
+    return seconds or DEFAULT_NOTICE_SECONDS
 
 
 def _time_or_none(text: str) -> datetime | None:
@@ -232,10 +229,10 @@ def _check_metadata(name: str, metadata: Mapping[str, str]) -> None:
     for key, value in metadata.items():
         size = len(value.encode())
         total += len(key.encode()) + size
-        if size > _METADATA_VALUE_BYTES:
+        if size > METADATA_VALUE_BYTES:
             raise _invalid(
                 f"metadata attribute {key!r} of {name} has {size} bytes; at most "
-                f"{_METADATA_VALUE_BYTES} are allowed: make it smaller"
+                f"{METADATA_VALUE_BYTES} are allowed: make it smaller"
             )
     if total > _METADATA_BYTES:
         raise _invalid(

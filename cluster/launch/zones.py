@@ -15,7 +15,7 @@ from math import inf, isfinite
 from typing import Any
 
 from cluster.gce.errors import GceError, Kind
-from cluster.gce.requests import region_of
+from cluster.machines import region_of
 from ironcliw.errors import ClusterError, NewerFormatError
 
 FORMAT_VERSION = 1

@@ -42,7 +42,16 @@ from cluster.vm.facts import (
     write_atomically,
 )
 from cluster.vm.head import Head, Journal, connect_to_gcs
-from cluster.vm.lifecycle import Action, Event, Instruction, Kind, Lifecycle, Phase, Timing
+from cluster.vm.lifecycle import (
+    NOTICE_ATTRIBUTE,
+    Action,
+    Event,
+    Instruction,
+    Kind,
+    Lifecycle,
+    Phase,
+    Timing,
+)
 
 NOTICE_FILE, HOOKS_FOLDER, DONE_FOLDER = "notice.json", "hooks", "done"
 _TICK_SECONDS = 0.2
@@ -106,7 +115,7 @@ class Agent:
         connect: Callable[[str], Any] = connect_to_gcs,
     ) -> None:
         config = json.loads(metadata.attribute("ironcliw-agent-config", "{}"))
-        notice = float(metadata.attribute("ironcliw-notice-seconds", "30") or 30)
+        notice = float(metadata.attribute(NOTICE_ATTRIBUTE, "") or 0)
         known = {field.name for field in fields(Timing)}
         spans = {key: value for key, value in config.get("timing", {}).items() if key in known}
         self._arguments = arguments

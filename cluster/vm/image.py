@@ -16,10 +16,10 @@ import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from cluster.machines import METADATA_VALUE_BYTES
 from cluster.vm.join_check import HeadVersions, head_versions
 from cluster.vm.startup import (
     CONSTRAINTS_ATTRIBUTE,
-    MAX_VALUE_BYTES,
     REQUIREMENTS_ATTRIBUTE,
     STARTUP_ATTRIBUTE,
     UV_VERSION,
@@ -74,8 +74,8 @@ def image_metadata(
     if kernels is not None:
         found[KERNELS_ATTRIBUTE] = base64.b64encode(_packed(kernels)).decode()
     for name, value in found.items():
-        if len(value.encode()) > MAX_VALUE_BYTES:
-            raise SettingsError(f"metadata {name} has more than {MAX_VALUE_BYTES} bytes")
+        if len(value.encode()) > METADATA_VALUE_BYTES:
+            raise SettingsError(f"metadata {name} has more than {METADATA_VALUE_BYTES} bytes")
     return found
 
 

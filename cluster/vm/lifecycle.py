@@ -8,6 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+DEFAULT_NOTICE_SECONDS = 30
+"""What Spot gives without being asked: the time between power button and power cut. Source:
+https://cloud.google.com/compute/docs/instances/spot#preemption-process"""
+NOTICE_ATTRIBUTE = "ironcliw-notice-seconds"
+"""Metadata attribute of a VM: how long its preemption notice is."""
 HEAD_GONE = "head_gone"
 # The drain's deadline is so long before the raylet's end; clocks are read to the millisecond.
 _DRAIN_LEAD_SECONDS = 0.5
@@ -74,7 +79,7 @@ class Instruction:
 class Timing:
     """Spans of a VM's life, in seconds."""
 
-    notice: float = 30.0
+    notice: float = DEFAULT_NOTICE_SECONDS
     """From the preemption's notice to the power-off; 120 where the VM was created with that."""
     margin: float = 4.0
     """The raylet is stopped so long before the end."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +13,7 @@ from cluster.vm.head import FORMAT_VERSION, REPORT_NAMESPACE
 from ironcliw.errors import ClusterError, NewerFormatError
 
 _RPC_SECONDS = 4.0
+_MOST_BYTES = 2**63  # what a column of the store holds, and no network card ever sends
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +49,37 @@ class VmReport:
     events: tuple[VmEvent, ...]
 
 
-def read_reports(gcs: Any) -> list[VmReport]:
+@dataclass(frozen=True, slots=True)
+class FoundReports:
+    """What stands in the store, by name of VM.
+
+    Attributes:
+        reports: those that could be read.
+        unreadable: why the others could not; one VM must not hide all of them.
+    """
+
+    reports: tuple[VmReport, ...] = ()
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_reports(gcs: Any) -> FoundReports:
     """The reports of all VMs, by a client of the GCS; VMs that are gone stay until `forget`.
 
     Raises:
         ray.exceptions.RayError: the GCS cannot be reached.
-        ClusterError: a report cannot be understood.
     """
     keys = gcs.internal_kv_keys(b"", REPORT_NAMESPACE, timeout=_RPC_SECONDS)
     found = gcs.internal_kv_multi_get(keys, REPORT_NAMESPACE, timeout=_RPC_SECONDS)
-    return [parse_report(name.decode(), value) for name, value in sorted(found.items())]
+    reports, unreadable = [], {}
+    for key, value in sorted(found.items()):
+        # a key that is no text is no VM's
+        with contextlib.suppress(UnicodeDecodeError):
+            name = key.decode()
+            try:
+                reports.append(parse_report(name, value))
+            except (ClusterError, NewerFormatError) as error:
+                unreadable[name] = error.message
+    return FoundReports(tuple(reports), unreadable)
 
 
 def forget(gcs: Any, name: str) -> None:
@@ -78,16 +102,21 @@ def parse_report(name: str, value: bytes) -> VmReport:
                 f"VM {name} reports in format {version}, and this release reads {FORMAT_VERSION} "
                 "at most: a newer one has started it; upgrade the head"
             )
-        events = (VmEvent(_time(e["at"]), e["kind"], e["message"]) for e in found["events"])
+        sent = int(found["egress_bytes"])
+        if not 0 <= sent < _MOST_BYTES:
+            raise ValueError(f"egress_bytes is {sent}")
         return VmReport(
             name=name,
             at=_time(found["at"]),
             node_id=str(found["node_id"]),
             boot=str(found["boot"]),
-            egress_bytes=int(found["egress_bytes"]),
-            events=tuple(events),
+            egress_bytes=sent,
+            events=tuple(
+                VmEvent(_time(e["at"]), str(e["kind"]), str(e["message"])) for e in found["events"]
+            ),
         )
-    except (ValueError, TypeError, KeyError) as error:
+    # a time beyond the calendar is an OverflowError, or the system's OSError
+    except (ValueError, TypeError, KeyError, OverflowError, OSError) as error:
         raise ClusterError(
             f"the report of VM {name} is damaged ({error!r}): delete the VM"
         ) from error

@@ -13,14 +13,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 
+from cluster.machines import METADATA_VALUE_BYTES
 from cluster.vm.join_check import HeadVersions
+from cluster.vm.lifecycle import DEFAULT_NOTICE_SECONDS, NOTICE_ATTRIBUTE
 from ironcliw.errors import SettingsError
 from ironcliw.setting_sections import CloudSettings
 
 STARTUP_ATTRIBUTE = "startup-script"
 AGENT_ATTRIBUTE = "ironcliw-agent"
 CONFIG_ATTRIBUTE = "ironcliw-agent-config"
-NOTICE_ATTRIBUTE = "ironcliw-notice-seconds"
 TOKEN_ATTRIBUTE = "ironcliw-token"
 REQUIREMENTS_ATTRIBUTE = "ironcliw-requirements"
 CONSTRAINTS_ATTRIBUTE = "ironcliw-constraints"
@@ -34,10 +35,6 @@ AGENT_FILES = (
 )
 
 UV_VERSION = "0.13.9"
-# https://cloud.google.com/compute/docs/metadata/setting-custom-metadata#limitations
-MAX_VALUE_BYTES = 256 * 1024
-# GCE's own span between the ACPI signal and the power-off of a Spot VM.
-_DEFAULT_NOTICE_SECONDS = 30
 # Ray's processes end themselves after this time without a head; the agent must be the first.
 _RAY_PATIENCE_SECONDS = 120
 
@@ -124,7 +121,7 @@ def metadata(cloud: CloudSettings, head: HeadAddress, facts: WorkerFacts) -> dic
         STARTUP_ATTRIBUTE: startup_script(cloud, head, facts),
         AGENT_ATTRIBUTE: agent_source(),
         CONFIG_ATTRIBUTE: json.dumps(config),
-        NOTICE_ATTRIBUTE: str(cloud.notice_seconds or _DEFAULT_NOTICE_SECONDS),
+        NOTICE_ATTRIBUTE: str(cloud.notice_seconds or DEFAULT_NOTICE_SECONDS),
     }
     if not cloud.image_is_baked:
         found[REQUIREMENTS_ATTRIBUTE] = "".join(f"{r}\n" for r in facts.versions.requirements)
@@ -137,8 +134,10 @@ def metadata(cloud: CloudSettings, head: HeadAddress, facts: WorkerFacts) -> dic
             )
         found[TOKEN_ATTRIBUTE] = facts.token
     for name, value in found.items():
-        if len(value.encode()) > MAX_VALUE_BYTES:
-            raise SettingsError(f"metadata {name} has more than {MAX_VALUE_BYTES} bytes: {name}")
+        if len(value.encode()) > METADATA_VALUE_BYTES:
+            raise SettingsError(
+                f"metadata {name} has more than {METADATA_VALUE_BYTES} bytes: {name}"
+            )
     return found
 
 

@@ -6,8 +6,8 @@ import uuid
 from dataclasses import replace
 from typing import Any
 
-from cluster.gce.requests import NOTICE_ATTRIBUTE
 from cluster.machines import CLUSTER_LABEL, TYPE_LABEL, VmRequest, vm_name
+from cluster.vm.lifecycle import NOTICE_ATTRIBUTE
 
 A, B, C, F = "us-central1-a", "us-central1-b", "us-central1-c", "us-central1-f"
 

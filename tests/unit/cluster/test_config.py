@@ -16,8 +16,8 @@ from cluster.config import (
     CLUSTER_FILE,
     HEAD_INSTANCE_ID,
     REQUIRED_KEYS,
+    cloud_region,
     difference,
-    region_of,
     render,
     to_yaml,
     worker_resources,
@@ -107,7 +107,7 @@ class TestRender:
     @pytest.mark.parametrize("zones", [("us-central1-a", "europe-west4-a"), ("nowhere",)])
     def test_zones_of_several_regions_are_refused(self, zones: tuple[str, ...]) -> None:
         with pytest.raises(SettingsError, match=r"cloud\.zones is .*zones of one region"):
-            region_of(CloudSettings(zones=zones))
+            cloud_region(CloudSettings(zones=zones))
 
 
 class TestFile:

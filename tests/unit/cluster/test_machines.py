@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
+import cluster
 from cluster import machines
 from cluster.machines import MachineType, Vm, VmRequest, VmStatus, machine_type
 from ironcliw.errors import ClusterError
@@ -100,3 +102,24 @@ def test_repr_of_a_request_hides_the_metadata() -> None:
         request_id="00000000-0000-4000-8000-000000000001",
     )
     assert "squeamish" not in repr(request)
+
+
+@pytest.mark.parametrize(
+    "fact",
+    [
+        r'= "ironcliw-notice-seconds"',
+        r"^_?(DEFAULT_)?NOTICE_SECONDS = 30\b",
+        r"= 256 \* 1024",
+        r'return zone\.rpartition\("-"\)\[0\]',
+        r"return importlib\.metadata\.version\(\w+\)",
+    ],
+)
+def test_one_module_owns_each_fact(fact: str) -> None:
+    """The fake cloud has its own: it must not be wrong together with what it tests."""
+    root = Path(cluster.__file__).parent
+    owners = [
+        path.relative_to(root).as_posix()
+        for path in sorted(root.rglob("*.py"))
+        if "testing" not in path.parts and re.search(fact, path.read_text("utf-8"), re.MULTILINE)
+    ]
+    assert len(owners) == 1, owners

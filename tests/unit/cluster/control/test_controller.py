@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+from ray.exceptions import RpcError
 
 from cluster.control.gcs_link import WORKER, WORKER_SELECTOR
 from cluster.control.leases import hold
@@ -10,10 +13,13 @@ from cluster.control.loop import FRESH_SECONDS
 from cluster.control.metrics import METRICS_FILE
 from cluster.money.ledger import Ledger
 from cluster.testing.faults import ApiStorm, Preempt
+from cluster.vm.head import REPORT_NAMESPACE
 from ironcliw.errors import StoreError
 from ironcliw.setting_sections import BudgetSettings
 from tests.unit.cluster.clouds import A
+from tests.unit.cluster.control.test_poller import Later
 from tests.unit.cluster.controller_bench import Bench
+from tests.unit.cluster.fake_head import FakeHead
 
 OURS = (dict(WORKER), dict(WORKER_SELECTOR))
 
@@ -67,6 +73,18 @@ def test_a_preemption_without_an_agent_is_drained_and_replaced(bench: Bench) -> 
     bench.head.join("ironcliw-2")
     bench.run(8)
     assert bench.head.demand == []
+
+
+def test_a_new_controller_knows_each_machines_notice(bench: Bench) -> None:
+    name = bench.launch().name  # with 120 s of notice, as the settings have it
+    bench.head.join(name)
+    bench.run(10)
+    bench.start()
+    bench.cloud.compute.world.add(Preempt(name=name))
+    bench.run(8)
+    (told,) = bench.cloud.told("drained")
+    seconds = int(re.search(r"is drained for (\d+) s", told)[1])  # type: ignore[index]
+    assert 110 <= seconds <= 120
 
 
 def test_the_demand_of_others_stays(bench: Bench) -> None:
@@ -158,9 +176,77 @@ def test_agents_are_heard_once_even_by_a_new_controller(bench: Bench) -> None:
     assert bench.cloud.ledger.egress_bytes(day.window) == 5_000_000_000
 
 
+def test_a_report_that_stands_still_opens_no_transaction(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes: list[int] = []
+    add_egress = Ledger.add_egress
+
+    def count(ledger: Ledger, node: str, counter: int) -> None:
+        writes.append(counter)
+        add_egress(ledger, node, counter)
+
+    monkeypatch.setattr(Ledger, "add_egress", count)
+    name = bench.launch().name
+    bench.head.join(name)
+    for egress in (5, 8):
+        bench.head.report(name, (bench.cloud.clock(), "joined"), egress=egress)
+        bench.run(30)
+    assert writes == [5, 8]
+
+
 def test_reports_of_machines_that_are_gone_are_dropped(bench: Bench) -> None:
     bench.head.report("ironcliw-gone", (0.0, "power_off"))
     bench.run()
+    assert bench.head.stored == {}
+
+
+def test_an_unreadable_report_is_told_once_and_stops_nothing(bench: Bench) -> None:
+    name, other = bench.launch().name, bench.launch().name
+    for one in (name, other):
+        bench.head.join(one)
+    bench.head.stored[REPORT_NAMESPACE, name.encode()] = b"{"
+    bench.head.report(other, (bench.cloud.clock(), "drained"), egress=7)
+    bench.run(1200)
+    (told,) = bench.cloud.told("report")
+    assert f"the report of VM {name} is damaged" in told
+    assert len(bench.cloud.told("joined")) == 2
+    assert bench.cloud.told("drained") == [f"machine {other} has drained its node"]
+    # another reason is another event
+    bench.head.stored[REPORT_NAMESPACE, name.encode()] = b'{"format_version": 99}'
+    bench.run(20)
+    assert "upgrade the head" in bench.cloud.told("report")[1]
+    assert len(bench.head.stored) == 2
+
+
+def test_a_report_that_cannot_be_dropped_is_dropped_later(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RpcError("the head is busy")
+
+    bench.head.report("ironcliw-gone", (0.0, "power_off"))
+    with monkeypatch.context() as patched:
+        patched.setattr(FakeHead, "internal_kv_del", fail)
+        bench.run()
+    assert len(bench.head.stored) == 1
+    assert "Forget(name='ironcliw-gone') failed: the head is busy" in caplog.text
+    bench.run()
+    assert bench.head.stored == {}
+
+
+def test_a_report_is_not_dropped_while_that_is_under_way(bench: Bench) -> None:
+    threads = bench.controller._head_thread = Later()
+    bench.head.report("ironcliw-gone", (0.0, "power_off"))
+    bench.run(20)
+    assert len(threads.futures) == 1
+
+
+def test_an_unreadable_report_goes_some_time_after_its_machine(bench: Bench) -> None:
+    bench.head.stored[REPORT_NAMESPACE, b"ironcliw-gone"] = b"{"
+    bench.run(600)
+    assert len(bench.head.stored) == 1
+    bench.run(40)
     assert bench.head.stored == {}
 
 

@@ -11,6 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from cluster.control.planned_end import EVENT
 from cluster.control.state import (
     CAP_DRAIN_SECONDS,
     ORPHAN_SECONDS,
@@ -147,7 +148,7 @@ class TestWithoutNode:
         assert "has been gone for 180 s" in delete.reason  # type: ignore[union-attr]
 
     def test_a_head_that_restarts_deletes_nothing(self, run: Run) -> None:
-        vms = [machine(age=10_000)]
+        vms = [replace(machine(age=10_000), max_run_seconds=86_400)]
         run.step(vms=vms, nodes=[node()])
         run.step(2, vms=vms, nodes=[])
         for _ in range(100):
@@ -191,6 +192,16 @@ class TestTakenBack:
         at = START - timedelta(seconds=4)
         (drain,) = of(Drain, run.step(vms=[machine()], nodes=[node()], preempted={"vm-1": at}))
         assert drain == Drain("node-of-vm-1", "vm-1", 26.0, "is taken back by GCE")
+
+    @pytest.mark.parametrize("how", ["operations", "agent"])
+    def test_one_with_a_longer_notice_is_given_it(self, run: Run, how: str) -> None:
+        vms = [replace(machine(), notice_seconds=120)]
+        at = START - timedelta(seconds=10)
+        seen: dict[str, object] = {"preempted": {"vm-1": at}}
+        if how == "agent":
+            seen = {"reports": [report("vm-1", "preempted", at=at)]}
+        (drain,) = of(Drain, run.step(vms=vms, nodes=[node()], **seen))
+        assert drain == Drain("node-of-vm-1", "vm-1", 110.0, "is taken back by GCE")
 
     def test_an_agent_that_drains_is_left_alone_while_its_machine_stops(self, run: Run) -> None:
         vms, reports = [machine(status=VmStatus.STOPPING)], [report("vm-1", "preempted")]
@@ -278,13 +289,14 @@ class Lives(RuleBasedStateMachine):
         self.preempted: dict[str, datetime] = {}
         self.drains: list[str] = []
         self.demanded = 0
+        self.ordered: list[str] = []
         self.sees_head = self.sees_cloud = True
         self.made = 0
 
     @rule(join=st.booleans())
     def launch(self, join: bool) -> None:
         self.made += 1
-        vm = replace(machine(f"vm-{self.made}"), created_at=self.run.now)
+        vm = replace(machine(f"vm-{self.made}"), created_at=self.run.now, max_run_seconds=2000)
         self.vms[vm.name] = vm
         if join:
             self.nodes[vm.name] = node(vm.name)
@@ -344,6 +356,8 @@ class Lives(RuleBasedStateMachine):
             assert one.seconds > 0
             self.drains.append(one.node_id)
             self.nodes[one.name] = replace(self.nodes[one.name], is_draining=True)
+        elif isinstance(one, Tell) and one.kind == EVENT:
+            self.ordered.append(one.name)
         elif isinstance(one, Delete):
             assert self.sees_cloud
             vm = self.vms.pop(one.name)
@@ -358,6 +372,10 @@ class Lives(RuleBasedStateMachine):
     @invariant()
     def no_node_is_drained_twice(self) -> None:
         assert len(self.drains) == len(set(self.drains))
+
+    @invariant()
+    def no_machine_is_replaced_ahead_twice(self) -> None:
+        assert len(self.ordered) == len(set(self.ordered))
 
 
 TestLives = Lives.TestCase

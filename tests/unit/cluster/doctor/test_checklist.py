@@ -24,13 +24,13 @@ from cluster.doctor.probes import (
     find_program,
     free_bytes,
     google_credentials,
-    installed_version,
     network_interfaces,
     reaches_itself,
     real_probes,
     required_version,
 )
 from cluster.doctor.report import State
+from cluster.vm.facts import installed_version
 from ironcliw.cli import main
 from ironcliw.settings import load_settings
 from tests.unit.cluster.doctor_machine import healthy, settings_of

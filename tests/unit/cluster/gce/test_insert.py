@@ -10,7 +10,6 @@ import pytest
 
 from cluster.gce.client import ComputeClient, GceError, Insertion
 from cluster.gce.errors import Kind
-from cluster.gce.requests import NOTICE_ATTRIBUTE
 from cluster.testing.clocks import ManualClock
 from cluster.testing.fake_compute import FakeCompute
 from cluster.testing.faults import (
@@ -24,6 +23,7 @@ from cluster.testing.faults import (
     SlowBoot,
     Stockout,
 )
+from cluster.vm.lifecycle import NOTICE_ATTRIBUTE
 from tests.unit.cluster.compute_client import A, B, C, F, new_request
 
 

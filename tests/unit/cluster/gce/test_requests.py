@@ -13,7 +13,6 @@ from google.cloud import compute_v1
 
 from cluster.gce.errors import GceError
 from cluster.gce.requests import (
-    NOTICE_ATTRIBUTE,
     Preemption,
     asks_for_notice,
     to_instance,
@@ -23,6 +22,7 @@ from cluster.gce.requests import (
     without_notice,
 )
 from cluster.machines import CLUSTER_LABEL, TYPE_LABEL, VmRequest, VmStatus
+from cluster.vm.lifecycle import NOTICE_ATTRIBUTE
 
 ROOT = "https://www.googleapis.com/compute/v1/projects/p/zones/us-central1-a"
 REQUEST = VmRequest(
@@ -236,3 +236,16 @@ def test_preemption() -> None:
 def test_time_that_is_none(text: str) -> None:
     with pytest.raises(GceError, match="where a time belongs"):
         to_time(text)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [("120", 120), ("15", 15), ("0", 30), ("", 30), ("soon", 30), ("9" * 5000, 30)],
+)
+def test_a_machines_notice_is_what_its_agent_was_told(value: str, seconds: int) -> None:
+    items = [{"key": "startup-script", "value": "7"}, {"key": NOTICE_ATTRIBUTE, "value": value}]
+    assert to_vm(listed(metadata={"items": items})).notice_seconds == seconds
+
+
+def test_the_notice_of_a_machine_that_was_told_none() -> None:
+    assert to_vm(listed()).notice_seconds == 30
