@@ -112,6 +112,7 @@ class VmStatus(StrEnum):
 
 
 _LIVE = frozenset({VmStatus.PROVISIONING, VmStatus.STAGING, VmStatus.RUNNING, VmStatus.REPAIRING})
+_STOPPED = frozenset({VmStatus.TERMINATED, VmStatus.SUSPENDED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +140,11 @@ class Vm:
     def is_live(self) -> bool:
         """Whether it works or is about to."""
         return self.status in _LIVE
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it is off and stays so; its disk costs until it is deleted."""
+        return self.status in _STOPPED
 
     @property
     def is_billed(self) -> bool:

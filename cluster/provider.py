@@ -43,6 +43,7 @@ from cluster.launch.zone_choice import ZoneChoice
 from cluster.machines import TYPE_LABEL, Vm, VmStatus
 from cluster.money.ledger import Ledger
 from cluster.money.prices import PriceTable
+from cluster.stopped_machines import StoppedMachines
 from cluster.vm.join_check import head_versions
 from cluster.vm.startup import HeadAddress
 from ironcliw.errors import ClusterError, SettingsError, UnsupportedError
@@ -128,6 +129,7 @@ class GceSpotProvider(NodeProvider):
             clock=clock,
             head_since=self._head_since,
         )
+        self._stopped = StoppedMachines(self._client, self._announcements)
         self._lock = threading.Lock()
         self._listed: dict[str, Vm] = {}
 
@@ -141,6 +143,8 @@ class GceSpotProvider(NodeProvider):
         listed = {vm.name: vm for vm in self._client.list_vms(self.cluster_name)}
         with self._lock:
             self._listed = listed
+        # Ray, for which they are gone, never asks for their end
+        self._stopped.sweep(listed.values())
         nodes = [self._config.head_id, *(name for name, vm in listed.items() if vm.is_live)]
         return [node for node in nodes if tag_filters.items() <= self.node_tags(node).items()]
 
