@@ -19,6 +19,8 @@ Market = Literal["spot", "regular"]
 
 CLUSTER_LABEL = "ironcliw-cluster"
 """Label of every machine of ours; its value is the cluster's name."""
+HEAD_LABEL = "ironcliw-head"
+"""Label of every machine of ours; its value is the id of the head that ordered it."""
 TYPE_LABEL = "ironcliw-node-type"
 """Label of every machine of ours; its value is the node type in `ray_cluster.yaml`."""
 DISK_TYPE = "pd-balanced"

@@ -35,6 +35,7 @@ from ray.autoscaler.tags import (
 from cluster.announcements import Announcements
 from cluster.events import EventLog
 from cluster.gce.client import ComputeClient
+from cluster.head.head_id import head_id
 from cluster.head.ray_environment import token_path
 from cluster.head.record import HeadRecord, record_path
 from cluster.launch.launcher import Launcher, LaunchError
@@ -43,6 +44,7 @@ from cluster.launch.zone_choice import ZoneChoice
 from cluster.machines import TYPE_LABEL, Vm, VmStatus
 from cluster.money.ledger import Ledger
 from cluster.money.prices import PriceTable
+from cluster.own_machines import OwnCloud, OwnMachines, whose
 from cluster.stopped_machines import StoppedMachines
 from cluster.vm.join_check import head_versions
 from cluster.vm.startup import HeadAddress
@@ -118,11 +120,15 @@ class GceSpotProvider(NodeProvider):
         store = Store(self._settings.store_url)
         store.migrate()
         self._announcements = Announcements(EventLog(store, clock), clock)
+        ledger = Ledger(store, PriceTable.of(budget), budget, clock)
+        self._own = OwnMachines(
+            head_id(self._settings.state_dir), ledger.ordered, self._tell_of_another
+        )
         self._launcher = Launcher(
             cluster=cluster_name,
             settings=cloud,
-            cloud=self._client,
-            ledger=Ledger(store, PriceTable.of(budget), budget, clock),
+            cloud=OwnCloud(self._client, self._own),
+            ledger=ledger,
             zones=ZoneChoice(cloud, store, self._client.capacity, clock=clock),
             announcements=self._announcements,
             head=self._head_facts,
@@ -140,7 +146,7 @@ class GceSpotProvider(NodeProvider):
             GceError: There is no answer. Ray skips its round then; an empty list would mean that
                 all machines are gone.
         """
-        listed = {vm.name: vm for vm in self._client.list_vms(self.cluster_name)}
+        listed = {vm.name: vm for vm in self._list()}
         with self._lock:
             self._listed = listed
         # Ray, for which they are gone, never asks for their end
@@ -236,8 +242,7 @@ class GceSpotProvider(NodeProvider):
         with self._lock:
             vm = self._listed.get(node_id)
         if vm is None:
-            listing = self._client.list_vms(self.cluster_name)
-            vm = next((one for one in listing if one.name == node_id), None)
+            vm = next((one for one in self._list() if one.name == node_id), None)
         if vm is not None:
             self._client.delete(vm.name, vm.zone)
             message = f"machine {vm.name} in {vm.zone} is deleted by the autoscaler"
@@ -260,6 +265,18 @@ class GceSpotProvider(NodeProvider):
             raise failures[0]
         return None
 
+    def _list(self) -> list[Vm]:
+        """The machines of this head; those of another one with our cluster's name are none."""
+        return self._own.among(self._client.list_vms(self.cluster_name))
+
+    def _tell_of_another(self, vm: Vm) -> None:
+        message = (
+            f"machine {vm.name} in {vm.zone} carries our cluster's name, and {whose(vm)}: it is "
+            "left alone; give each head of the project a cloud.cluster_name of its own, or delete "
+            "the machine in the console if nobody has it"
+        )
+        self._announcements.add("foreign", message, name=vm.name, zone=vm.zone)
+
     def _vm(self, node_id: str) -> Vm:
         with self._lock:
             vm = self._listed.get(node_id)
@@ -268,7 +285,8 @@ class GceSpotProvider(NodeProvider):
         return vm
 
     def _head_facts(self) -> HeadFacts:
-        return HeadFacts(self._config.head, self._versions, read_token(self._settings))
+        token = read_token(self._settings)
+        return HeadFacts(self._config.head, self._versions, token, self._own.head_id)
 
     def _head_since(self) -> datetime | None:
         record = HeadRecord.read(record_path(self._settings.state_dir))

@@ -12,6 +12,7 @@ from cluster.doctor.checks import check_keep_warm, check_ports
 from cluster.doctor.cloud import check_access, check_budget
 from cluster.doctor.probes import Probes, real_probes
 from cluster.doctor.report import Check, State
+from cluster.doctor.security import check_names
 from ironcliw.errors import SettingsError
 from ironcliw.settings import Settings
 
@@ -49,4 +50,10 @@ def judge(settings: Settings, probes: Probes) -> list[str]:
 def _checks(settings: Settings, probes: Probes) -> Iterator[Check]:
     for check in (check_ports, check_budget, check_keep_warm):
         yield check(settings, probes)
-    yield from check_access(settings, probes)
+    is_well = True
+    for found in check_access(settings, probes):
+        is_well = is_well and found.state is not State.ERROR
+        yield found
+    if is_well:
+        # machines of another head are kept apart: they are told of, and no reason to refuse
+        yield check_names(settings, probes)

@@ -22,6 +22,7 @@ import psutil
 from sqlalchemy import select
 
 from cluster.environment import Environment, detect, program_output, this_machine
+from cluster.head.head_id import read_head_id
 from cluster.head.lifecycle import running_head
 from cluster.head.processes import listener, tagged_processes
 from cluster.status import fetch_status
@@ -79,6 +80,7 @@ class Probes:
         listening: Process, address and port of all that the running head listens on; None: no
             head runs.
         ordered: Names of the machines that this head has ordered; None: the store does not say.
+        head_id: The id of this head; None: it has none yet.
         free_bytes: Free space where a path is, or would be.
         mode: Permission bits of a file; None: it does not exist.
         clock_offset: Seconds by which our clock is ahead of a server's; None: it does not answer.
@@ -101,6 +103,7 @@ class Probes:
     nodes: Callable[[], list[dict[str, Any]] | None]
     listening: Callable[[], list[tuple[str, str, int]] | None]
     ordered: Callable[[], frozenset[str] | None]
+    head_id: Callable[[], str | None]
     free_bytes: Callable[[Path], int]
     mode: Callable[[Path], int | None]
     clock_offset: Callable[[str], float | None]
@@ -126,6 +129,7 @@ def real_probes(settings: Settings) -> Probes:
         nodes=lambda: cluster_nodes(settings),
         listening=lambda: head_listens(settings),
         ordered=lambda: ordered_machines(settings),
+        head_id=lambda: read_head_id(settings.state_dir),
         free_bytes=free_bytes,
         mode=file_mode,
         clock_offset=clock_offset,

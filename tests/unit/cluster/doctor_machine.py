@@ -14,6 +14,7 @@ from cluster.environment import GIBIBYTE, Environment, Gpu, MachineKind
 from ironcliw.settings import Settings
 
 ADDRESS = "100.64.0.1"
+HEAD_ID = "0123abcd"
 NOW = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
 MAC = Environment(
     MachineKind.MAC, "Darwin", "arm64", "Apple M1", 8, 16 * GIBIBYTE, (Gpu("mps", "Apple M1"),)
@@ -73,6 +74,7 @@ HEALTHY = Probes(
     nodes=lambda: None,
     listening=lambda: None,
     ordered=lambda: None,
+    head_id=lambda: HEAD_ID,
     free_bytes=lambda path: 100 * GIBIBYTE,
     mode=lambda path: 0o600,
     clock_offset=lambda url: 0.4,

@@ -15,12 +15,12 @@ from cluster.doctor.report import Check, State
 from cluster.gce.client import ComputeClient
 from cluster.gce.errors import GceError
 from cluster.gce.project import Image, Project, Quota, Zone
-from cluster.machines import machine_type
+from cluster.machines import HEAD_LABEL, machine_type
 from cluster.testing.catalogue import Catalogue
 from cluster.testing.fake_compute import FakeCompute
 from cluster.testing.world import World
 from ironcliw.settings import Settings
-from tests.unit.cluster.doctor_machine import assert_wrong, healthy, settings_of
+from tests.unit.cluster.doctor_machine import HEAD_ID, assert_wrong, healthy, settings_of
 
 NAMES = ["google client", "credentials", "project", "zones", "machine type", "image", "quota"]
 ZONES = ("us-central1-a", "us-central1-b", "us-central1-c", "us-central1-f")
@@ -56,7 +56,11 @@ class Cloud:
 
     def list_vms(self, cluster: str) -> list[Any]:
         assert cluster == "ironcliw"
-        return [SimpleNamespace(is_live=one < self.live) for one in range(self.live + 1)]
+        labels = {HEAD_LABEL: HEAD_ID}
+        return [
+            SimpleNamespace(name=str(one), labels=labels, is_live=one < self.live)
+            for one in range(self.live + 1)
+        ]
 
 
 def access(settings: Settings, cloud: Any = None, **changes: Any) -> dict[str, Check]:

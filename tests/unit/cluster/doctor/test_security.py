@@ -13,6 +13,7 @@ from cluster.doctor import probes as doctor_probes
 from cluster.doctor.probes import Interface, head_listens, ordered_machines
 from cluster.doctor.report import State
 from cluster.doctor.security import check_names, check_open_ports, check_secrets
+from cluster.machines import HEAD_LABEL
 from cluster.money.ledger import Ledger
 from cluster.money.prices import PriceTable
 from ironcliw.errors import ClusterError
@@ -20,6 +21,7 @@ from ironcliw.settings import Settings
 from ironcliw.store import Store
 from tests.unit.cluster.doctor_machine import (
     ADDRESS,
+    HEAD_ID,
     INTERFACES,
     NOW,
     assert_wrong,
@@ -110,8 +112,12 @@ class TestOpenPorts:
 
 
 class TestNames:
-    def cloud(self, *names: str) -> Any:
-        machines = [SimpleNamespace(name=name) for name in names]
+    def cloud(self, *names: str, **heads: str) -> Any:
+        """Machines without a head's label, and `heads`, whose label is given."""
+        machines = [SimpleNamespace(name=name, labels={}) for name in names]
+        machines += [
+            SimpleNamespace(name=name, labels={HEAD_LABEL: head}) for name, head in heads.items()
+        ]
         return lambda: SimpleNamespace(list_vms=lambda cluster: machines)
 
     def test_all_were_ordered_here(self, settings: Settings) -> None:
@@ -123,10 +129,21 @@ class TestNames:
         probes = healthy(ordered=lambda: frozenset({"a"}), compute=self.cloud("a", "other-1"))
         check = check_names(settings, probes)
         step = "cloud.cluster_name of its own"
-        assert_wrong(check, State.WARNING, "other-1 carry the name 'ironcliw'", step)
+        found = "other-1 (it says of no head that it ordered it) carry the name 'ironcliw'"
+        assert_wrong(check, State.WARNING, found, step)
 
-    def test_without_a_ledger_nobody_asks(self, settings: Settings) -> None:
-        assert check_names(settings, healthy()).state is State.NOT_NEEDED
+    def test_a_head_knows_its_machines_by_its_id(self, settings: Settings) -> None:
+        compute = self.cloud("old", ours=HEAD_ID, theirs="89abcdef")
+        # the ledger does not vouch for a machine that says whose it is
+        probes = healthy(ordered=lambda: frozenset({"old", "theirs"}), compute=compute)
+        check = check_names(settings, probes)
+        theirs = "theirs (it belongs to the head 89abcdef) carry the name 'ironcliw'"
+        assert_wrong(check, State.WARNING, theirs, "cloud.cluster_name of its own")
+        assert "ours" not in check.found.partition(" carry")[0]
+
+    def test_a_head_that_never_ran_is_told_too(self, settings: Settings) -> None:
+        probes = healthy(head_id=lambda: None, compute=self.cloud(theirs="89abcdef"))
+        assert check_names(settings, probes).state is State.WARNING
 
     def test_a_cloud_that_does_not_answer(self, settings: Settings) -> None:
         def refuse(cluster: str) -> None:
