@@ -37,7 +37,7 @@ from cluster.events import EventLog
 from cluster.gce.client import ComputeClient
 from cluster.head.head_id import head_id
 from cluster.head.ray_environment import token_path
-from cluster.head.record import HeadRecord, record_path
+from cluster.head.record import HeadRecord, read_token, record_path
 from cluster.launch.launcher import Launcher, LaunchError
 from cluster.launch.worker_request import LAUNCH_LABEL, HeadFacts, NodeOrder
 from cluster.launch.zone_choice import ZoneChoice
@@ -50,7 +50,7 @@ from cluster.vm.join_check import head_versions
 from cluster.vm.startup import HeadAddress
 from ironcliw.errors import ClusterError, SettingsError, UnsupportedError
 from ironcliw.setting_sections import BudgetSettings, CloudSettings
-from ironcliw.settings import Settings, load_settings
+from ironcliw.settings import load_settings
 from ironcliw.store import Store
 
 _LONGEST_CATEGORY = 19  # Ray shows no more
@@ -285,7 +285,7 @@ class GceSpotProvider(NodeProvider):
         return vm
 
     def _head_facts(self) -> HeadFacts:
-        token = read_token(self._settings)
+        token = read_token(token_path(self._settings))
         return HeadFacts(self._config.head, self._versions, token, self._own.head_id)
 
     def _head_since(self) -> datetime | None:
@@ -296,12 +296,6 @@ class GceSpotProvider(NodeProvider):
     def _versions(self) -> Any:
         # seconds of work, and the same as long as this process lives
         return head_versions()
-
-
-def read_token(settings: Settings) -> str | None:
-    """Ray's access token; None before the first `ironcliw up`."""
-    path = token_path(settings)
-    return path.read_text(encoding="ascii").strip() if path.is_file() else None
 
 
 def _tags(name: str, kind: str, node_type: str) -> dict[str, str]:

@@ -22,9 +22,12 @@ import psutil
 from sqlalchemy import select
 
 from cluster.environment import Environment, detect, program_output, this_machine
+from cluster.gce.secret_manager import read_secret
 from cluster.head.head_id import read_head_id
 from cluster.head.lifecycle import running_head
 from cluster.head.processes import listener, tagged_processes
+from cluster.head.ray_environment import token_path
+from cluster.head.record import read_token
 from cluster.status import fetch_status
 from cluster.tables import cluster_vms
 from ironcliw.errors import ClusterError, NotRunningError, StoreError
@@ -83,6 +86,8 @@ class Probes:
         head_id: The id of this head; None: it has none yet.
         free_bytes: Free space where a path is, or would be.
         mode: Permission bits of a file; None: it does not exist.
+        token: Ray's access token of this state directory; None: there is none yet.
+        secret: The latest version of a secret of the project; None: it cannot be read here.
         clock_offset: Seconds by which our clock is ahead of a server's; None: it does not answer.
         credentials: Whether Google's credentials can be used.
         compute: The client of the Compute API.
@@ -106,6 +111,8 @@ class Probes:
     head_id: Callable[[], str | None]
     free_bytes: Callable[[Path], int]
     mode: Callable[[Path], int | None]
+    token: Callable[[], str | None]
+    secret: Callable[[str], str | None]
     clock_offset: Callable[[str], float | None]
     credentials: Callable[[], Credentials]
     compute: Callable[[], Any]
@@ -132,6 +139,8 @@ def real_probes(settings: Settings) -> Probes:
         head_id=lambda: read_head_id(settings.state_dir),
         free_bytes=free_bytes,
         mode=file_mode,
+        token=lambda: read_token(token_path(settings)),
+        secret=lambda name: read_secret(settings.cloud.project or "", name),
         clock_offset=clock_offset,
         credentials=google_credentials,
         compute=lambda: _compute_client(settings),

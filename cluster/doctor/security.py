@@ -9,6 +9,7 @@ from cluster.doctor.probes import Probes
 from cluster.doctor.report import Check, State, error, not_needed, ok, warning
 from cluster.gce.errors import GceError
 from cluster.gce.session import is_test_bed
+from cluster.head.ray_environment import token_path
 from cluster.own_machines import whose
 from ironcliw.errors import IroncliwError
 from ironcliw.settings import LOOPBACK_HOSTS, Settings
@@ -42,7 +43,33 @@ def check_secrets(settings: Settings, probes: Probes) -> Check:
             "store the token in Secret Manager and set cloud.token_secret to the secret's name: "
             "see cluster/deploy/README.md",
         )
+    if cloud.token_secret is not None and not is_test_bed(cloud.api_endpoint):
+        stored = probes.secret(cloud.token_secret)
+        if stored is not None and stored != probes.token():
+            return _other_token(settings, cloud.token_secret, probes)
     return ok("secrets", f"{', '.join(named) or 'none'}; read as {cloud.service_account or '-'}")
+
+
+def _other_token(settings: Settings, secret: str, probes: Probes) -> Check:
+    """Workers would come with a token that the head does not have, and be refused."""
+    path = token_path(settings)
+    take = f"gcloud secrets versions access latest --secret={secret} --out-file={path}"
+    take = f"{take} --project={settings.cloud.project} && chmod 600 {path}"
+    if probes.token() is None:
+        return warning(
+            "secrets",
+            f"there is no {path} yet and the secret {secret} holds a token: `ironcliw up` would "
+            "make another one here, and refuse the workers, which have the secret's",
+            f"take the secret's: {take}",
+        )
+    give = f"gcloud secrets versions add {secret} --data-file={path}"
+    return warning(
+        "secrets",
+        f"the token in {path} is not the latest version of the secret {secret}, with which workers "
+        "come: none of them would be let in",
+        f"store this one: {give} --project={settings.cloud.project}; or take the secret's, with no "
+        f"head running: {take}",
+    )
 
 
 def check_open_ports(settings: Settings, probes: Probes) -> Check:
