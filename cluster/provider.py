@@ -50,7 +50,7 @@ from cluster.vm.join_check import head_versions
 from cluster.vm.startup import HeadAddress
 from ironcliw.errors import ClusterError, SettingsError, UnsupportedError
 from ironcliw.setting_sections import BudgetSettings, CloudSettings
-from ironcliw.settings import load_settings
+from ironcliw.settings import load_settings, python_match_level
 from ironcliw.store import Store
 
 _LONGEST_CATEGORY = 19  # Ray shows no more
@@ -295,7 +295,7 @@ class GceSpotProvider(NodeProvider):
     @cached_property
     def _versions(self) -> Any:
         # seconds of work, and the same as long as this process lives
-        return head_versions()
+        return head_versions(python_match_level())
 
 
 def _tags(name: str, kind: str, node_type: str) -> dict[str, str]:

@@ -21,8 +21,6 @@ from ironcliw.errors import IroncliwError, SettingsError
 from ironcliw.setting_sections import CloudSettings
 from ironcliw.settings import Settings
 
-# Ray's own switch: `minor` lets patch levels differ (ray/_private/utils.py, check_version_info).
-_MATCH_VARIABLE = "RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL"
 # A `Date` header has whole seconds, and the way there and back counts too.
 _CLOCK_WARNING_SECONDS = 10.0
 # Families whose regular vCPUs have a quota of their own; Spot ones share one.
@@ -226,7 +224,7 @@ def _baked(probes: Probes, image: Any) -> Check:
             f"{image.name} does not say what it holds: no label {', '.join(unknown)}",
             f"if it agrees: gcloud compute images add-labels {image.name} --labels={given}",
         )
-    parts = {PYTHON_LABEL: 2 if probes.variable(_MATCH_VARIABLE) == "minor" else 3, RAY_LABEL: 3}
+    parts = {PYTHON_LABEL: 2 if probes.match_level() == "minor" else 3, RAY_LABEL: 3}
     wrong = [
         f"{key} {labels[key]}, here {ours[key]}"
         for key, count in parts.items()

@@ -31,7 +31,13 @@ from cluster.head.record import read_token
 from cluster.status import fetch_status
 from cluster.tables import cluster_vms
 from ironcliw.errors import ClusterError, NotRunningError, StoreError
-from ironcliw.settings import LOOPBACK_HOSTS, Settings, process_environment
+from ironcliw.settings import (
+    LOOPBACK_HOSTS,
+    PythonMatchLevel,
+    Settings,
+    process_environment,
+    python_match_level,
+)
 from ironcliw.store import Store
 
 COMPUTE_ENDPOINT = "https://compute.googleapis.com"
@@ -70,6 +76,7 @@ class Probes:
     Attributes:
         environment: What this machine is.
         python: Version of this Python, to the patch level.
+        match_level: How much of it a worker must share, by Ray's switch.
         installed: Version of a distribution; None: it is not installed.
         required: The exact version of a distribution that ours demands; None: no exact one.
         variable: A variable of this shell.
@@ -96,6 +103,7 @@ class Probes:
 
     environment: Callable[[], Environment]
     python: Callable[[], str]
+    match_level: Callable[[], PythonMatchLevel]
     installed: Callable[[str], str | None]
     required: Callable[[str], str | None]
     variable: Callable[[str], str | None]
@@ -124,6 +132,7 @@ def real_probes(settings: Settings) -> Probes:
     return Probes(
         environment=lambda: detect(this_machine(settings.cloud.metadata_url)),
         python=platform.python_version,
+        match_level=python_match_level,
         installed=installed_version,
         required=required_version,
         variable=lambda name: process_environment().get(name),

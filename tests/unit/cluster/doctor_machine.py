@@ -62,6 +62,7 @@ def no_cloud() -> Any:
 HEALTHY = Probes(
     environment=lambda: MAC,
     python=lambda: "3.11.7",
+    match_level=lambda: "patch",
     installed={"ray": "2.60.0", "google-cloud-compute": "1.57.0"}.get,
     required={"ray": "2.60.0"}.get,
     variable={"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}.get,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cluster.doctor.cloud import check_access, check_budget, check_clock
-from cluster.doctor.probes import Credentials, Probes
+from cluster.doctor.probes import Credentials, Probes, real_probes
 from cluster.doctor.report import Check, State
 from cluster.gce.client import ComputeClient
 from cluster.gce.errors import GceError
@@ -187,10 +187,15 @@ class TestImage:
     @pytest.mark.parametrize(
         ("labels", "match", "state", "found"),
         [
-            ({"ironcliw-python": "3-11-7", "ironcliw-ray": "2-60-0"}, None, "ok", "Python 3.11.7"),
+            (
+                {"ironcliw-python": "3-11-7", "ironcliw-ray": "2-60-0"},
+                "patch",
+                "ok",
+                "Python 3.11.7",
+            ),
             (
                 {"ironcliw-python": "3-11-2", "ironcliw-ray": "2-60-0"},
-                None,
+                "patch",
                 "error",
                 "3.11.2, here",
             ),
@@ -203,20 +208,35 @@ class TestImage:
             ({"ironcliw-python": "3-12-7", "ironcliw-ray": "2-60-0"}, "minor", "error", "3.12.7"),
             (
                 {"ironcliw-python": "3-11-7", "ironcliw-ray": "2-59-0"},
-                None,
+                "patch",
                 "error",
                 "2.59.0, here",
             ),
-            ({"ironcliw-ray": "2-60-0"}, None, "warning", "no label ironcliw-python"),
+            ({"ironcliw-ray": "2-60-0"}, "patch", "warning", "no label ironcliw-python"),
         ],
     )
     def test_a_baked_one_holds_the_heads_versions(
-        self, tmp_path: Path, labels: dict[str, str], match: str | None, state: str, found: str
+        self, tmp_path: Path, labels: dict[str, str], match: str, state: str, found: str
     ) -> None:
         settings = settings_of(tmp_path, cloud={"image_is_baked": True})
         cloud = Cloud(image=dataclasses.replace(PLAIN, labels=labels))
-        check = access(settings, cloud, variable=lambda name: match)["image"]
+        check = access(settings, cloud, match_level=lambda: match)["image"]
         assert (check.state.value, found in check.found) == (state, True), check
+
+    def test_doctor_and_provider_read_the_same_level(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One variable of the environment, which Ray names, decides for both."""
+        labels = {"ironcliw-python": "3-11-2", "ironcliw-ray": "2-60-0"}
+        cloud = Cloud(image=dataclasses.replace(PLAIN, labels=labels))
+        settings = settings_of(tmp_path, cloud={"image_is_baked": True})
+        real = {"match_level": real_probes(settings).match_level}
+        assert access(settings, cloud, **real)["image"].state is State.ERROR
+        monkeypatch.setenv("RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL", "minor")
+        assert access(settings, cloud, **real)["image"].state is State.OK
+        monkeypatch.setenv("RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL", "major")
+        check = access(settings, cloud, **real)["image"]
+        assert_wrong(check, State.ERROR, "is 'major', which Ray refuses", "set it to `patch` or")
 
     def test_the_labels_to_add_are_told(self, tmp_path: Path) -> None:
         settings = settings_of(tmp_path, cloud={"image_is_baked": True})
