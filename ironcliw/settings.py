@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
@@ -225,8 +225,8 @@ def python_match_level(environment: Mapping[str, str] | None = None) -> PythonMa
         SettingsError: It is neither `patch` nor `minor`.
     """
     level = (os.environ if environment is None else environment).get(_MATCH_VARIABLE, "patch")
-    if level == "patch" or level == "minor":
-        return level
+    if level in get_args(PythonMatchLevel):
+        return cast(PythonMatchLevel, level)
     raise SettingsError(
         f"{_MATCH_VARIABLE} is {level!r}, which Ray refuses; set it to `patch` or `minor`, or "
         "unset it, which means `patch`"

@@ -53,7 +53,8 @@ def unended(connection: Connection, names: Sequence[str]) -> dict[str, Interval]
 
 def ordered(connection: Connection, names: Collection[str]) -> frozenset[str]:
     """Those of the names for which money was reserved once: their machines were ordered here."""
-    wanted, found = list(names), set()
+    wanted = list(names)
+    found: set[str] = set()
     for start in range(0, len(wanted), _CHUNK):
         named = cluster_vms.c.name.in_(wanted[start : start + _CHUNK])
         query = select(cluster_vms.c.name).where(named, cluster_vms.c.reserved_at.is_not(None))

@@ -76,8 +76,12 @@ class TestTokenSecret:
 
     def test_another_token_lets_no_worker_in(self, settings: Settings) -> None:
         asked: list[str] = []
-        probes = healthy(secret=lambda name: asked.append(name) or "the-other")
-        check = check_secrets(settings, probes)
+
+        def read(name: str) -> str:
+            asked.append(name)
+            return "the-other"
+
+        check = check_secrets(settings, healthy(secret=read))
         step = f"gcloud secrets versions add ray-token --data-file={settings.state_dir / 'token'}"
         assert_wrong(check, State.WARNING, "is not the latest version of the secret", step)
         assert "the-other" not in check.found + check.next_step

@@ -174,7 +174,12 @@ class TestGcp:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("IRONCLIW_STATE_DIR", str(home))
         begun: list[Smoke] = []
-        monkeypatch.setattr(smoke_gcp, "smoke_gcp", lambda run, *_, **__: begun.append(run) or 0)
+
+        def begin(run: Smoke, *_: object, **__: object) -> int:
+            begun.append(run)
+            return 0
+
+        monkeypatch.setattr(smoke_gcp, "smoke_gcp", begin)
         lines: list[str] = []
         return smoke_gcp.main([], lines.append), lines, begun
 
