@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cluster.examples import welcome
+from cluster.head.gcs_storage import of_record
 from cluster.head.lifecycle import running_head, start_head, stop_every_head, stop_head
 from cluster.head.ray_environment import client_environment
 from cluster.head.record import HeadRecord, record_path
@@ -123,7 +124,11 @@ def _env() -> None:
 
 def _cloud_status(settings: Settings) -> CloudStatus | None:
     """Of this machine's cluster; None: it has no cloud, or another service is meant."""
-    if settings.cloud.project is None or settings.client.base_url:
+    if settings.client.base_url:
+        return None
+    # where the machines are, whatever the settings say by now
+    settings = of_record(settings)
+    if settings.cloud.project is None:
         return None
     # SQLAlchemy takes a while to load, which a head without a cloud need not wait for
     from cluster.control.status import cloud_status

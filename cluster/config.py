@@ -44,9 +44,16 @@ _HEADER = f"""\
 #
 #   export RAY_enable_autoscaler_v2=1
 #   export RAY_CLOUD_INSTANCE_ID={HEAD_INSTANCE_ID} RAY_NODE_TYPE_NAME={HEAD_TYPE}
+#   export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$HOME/.ironcliw/token
 #   ray start --head --port=PORT --node-ip-address=ADDRESS --autoscaling-config={CLUSTER_FILE}
 #
-# with the address and the port of `provider.head`.
+# with the address and the port of `provider.head`. The token is the one that workers are given:
+# `token` in the state directory, made by the first `ironcliw up`.
+#
+# Plain Ray starts, counts and deletes machines, the stopped ones too. To meter egress, to drain
+# work at the cap, and to order a replacement at the notice, start beside it, in the same shell:
+#
+#   python -m cluster.control.controller </dev/null
 
 """
 

@@ -2,7 +2,7 @@
 
 `ray status` says "LaunchFailed" and no more; what a person needs to know stands here. Kinds in use:
 launch, launch_failed, refused, joined, preempted, drained, left, deleted, reaped, budget, head,
-cloud, mismatch, report, max_run.
+cloud, mismatch, report, max_run, foreign (a machine of another head with our cluster's name).
 """
 
 from __future__ import annotations

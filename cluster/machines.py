@@ -20,6 +20,8 @@ Market = Literal["spot", "regular"]
 
 CLUSTER_LABEL = "ironcliw-cluster"
 """Label of every machine of ours; its value is the cluster's name."""
+HEAD_LABEL = "ironcliw-head"
+"""Label of every machine of ours; its value is the id of the head that ordered it."""
 TYPE_LABEL = "ironcliw-node-type"
 """Label of every machine of ours; its value is the node type in `ray_cluster.yaml`."""
 METADATA_VALUE_BYTES = 256 * 1024
@@ -121,6 +123,7 @@ class VmStatus(StrEnum):
 
 
 _LIVE = frozenset({VmStatus.PROVISIONING, VmStatus.STAGING, VmStatus.RUNNING, VmStatus.REPAIRING})
+_STOPPED = frozenset({VmStatus.TERMINATED, VmStatus.SUSPENDED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +153,11 @@ class Vm:
     def is_live(self) -> bool:
         """Whether it works or is about to."""
         return self.status in _LIVE
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it is off and stays so; its disk costs until it is deleted."""
+        return self.status in _STOPPED
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,19 +35,22 @@ from ray.autoscaler.tags import (
 from cluster.announcements import Announcements
 from cluster.events import EventLog
 from cluster.gce.client import ComputeClient
+from cluster.head.head_id import head_id
 from cluster.head.ray_environment import token_path
-from cluster.head.record import HeadRecord, record_path
+from cluster.head.record import HeadRecord, read_token, record_path
 from cluster.launch.launcher import Launcher, LaunchError
 from cluster.launch.worker_request import LAUNCH_LABEL, HeadFacts, NodeOrder
 from cluster.launch.zone_choice import ZoneChoice
 from cluster.machines import TYPE_LABEL, Vm, VmStatus
 from cluster.money.ledger import Ledger
 from cluster.money.prices import PriceTable
+from cluster.own_machines import OwnCloud, OwnMachines, whose
+from cluster.stopped_machines import StoppedMachines
 from cluster.vm.join_check import head_versions
 from cluster.vm.startup import HeadAddress
 from ironcliw.errors import ClusterError, SettingsError, UnsupportedError
 from ironcliw.setting_sections import BudgetSettings, CloudSettings
-from ironcliw.settings import Settings, load_settings
+from ironcliw.settings import load_settings, python_match_level
 from ironcliw.store import Store
 
 _LONGEST_CATEGORY = 19  # Ray shows no more
@@ -117,17 +120,22 @@ class GceSpotProvider(NodeProvider):
         store = Store(self._settings.store_url)
         store.migrate()
         self._announcements = Announcements(EventLog(store, clock), clock)
+        ledger = Ledger(store, PriceTable.of(budget), budget, clock)
+        self._own = OwnMachines(
+            head_id(self._settings.state_dir), ledger.ordered, self._tell_of_another
+        )
         self._launcher = Launcher(
             cluster=cluster_name,
             settings=cloud,
-            cloud=self._client,
-            ledger=Ledger(store, PriceTable.of(budget), budget, clock),
+            cloud=OwnCloud(self._client, self._own),
+            ledger=ledger,
             zones=ZoneChoice(cloud, store, self._client.capacity, clock=clock),
             announcements=self._announcements,
             head=self._head_facts,
             clock=clock,
             head_since=self._head_since,
         )
+        self._stopped = StoppedMachines(self._client, self._announcements)
         self._lock = threading.Lock()
         self._listed: dict[str, Vm] = {}
 
@@ -138,9 +146,11 @@ class GceSpotProvider(NodeProvider):
             GceError: There is no answer. Ray skips its round then; an empty list would mean that
                 all machines are gone.
         """
-        listed = {vm.name: vm for vm in self._client.list_vms(self.cluster_name)}
+        listed = {vm.name: vm for vm in self._list()}
         with self._lock:
             self._listed = listed
+        # Ray, for which they are gone, never asks for their end
+        self._stopped.sweep(listed.values())
         nodes = [self._config.head_id, *(name for name, vm in listed.items() if vm.is_live)]
         return [node for node in nodes if tag_filters.items() <= self.node_tags(node).items()]
 
@@ -232,8 +242,7 @@ class GceSpotProvider(NodeProvider):
         with self._lock:
             vm = self._listed.get(node_id)
         if vm is None:
-            listing = self._client.list_vms(self.cluster_name)
-            vm = next((one for one in listing if one.name == node_id), None)
+            vm = next((one for one in self._list() if one.name == node_id), None)
         if vm is not None:
             self._client.delete(vm.name, vm.zone)
             message = f"machine {vm.name} in {vm.zone} is deleted by the autoscaler"
@@ -256,6 +265,18 @@ class GceSpotProvider(NodeProvider):
             raise failures[0]
         return None
 
+    def _list(self) -> list[Vm]:
+        """The machines of this head; those of another one with our cluster's name are none."""
+        return self._own.among(self._client.list_vms(self.cluster_name))
+
+    def _tell_of_another(self, vm: Vm) -> None:
+        message = (
+            f"machine {vm.name} in {vm.zone} carries our cluster's name, and {whose(vm)}: it is "
+            "left alone; give each head of the project a cloud.cluster_name of its own, or delete "
+            "the machine in the console if nobody has it"
+        )
+        self._announcements.add("foreign", message, name=vm.name, zone=vm.zone)
+
     def _vm(self, node_id: str) -> Vm:
         with self._lock:
             vm = self._listed.get(node_id)
@@ -264,7 +285,8 @@ class GceSpotProvider(NodeProvider):
         return vm
 
     def _head_facts(self) -> HeadFacts:
-        return HeadFacts(self._config.head, self._versions, read_token(self._settings))
+        token = read_token(token_path(self._settings))
+        return HeadFacts(self._config.head, self._versions, token, self._own.head_id)
 
     def _head_since(self) -> datetime | None:
         record = HeadRecord.read(record_path(self._settings.state_dir))
@@ -273,13 +295,7 @@ class GceSpotProvider(NodeProvider):
     @cached_property
     def _versions(self) -> Any:
         # seconds of work, and the same as long as this process lives
-        return head_versions()
-
-
-def read_token(settings: Settings) -> str | None:
-    """Ray's access token; None before the first `ironcliw up`."""
-    path = token_path(settings)
-    return path.read_text(encoding="ascii").strip() if path.is_file() else None
+        return head_versions(python_match_level())
 
 
 def _tags(name: str, kind: str, node_type: str) -> dict[str, str]:

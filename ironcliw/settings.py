@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
@@ -45,6 +45,8 @@ RESERVED = frozenset({"IRONCLIW_CONFIG", "IRONCLIW_NATIVE", "IRONCLIW_SESSION"})
 # Never written into a message, however wrong their value is.
 _SECRETS = ("client.api_key", "store.url")
 _MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_MATCH_VARIABLE = "RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL"
+PythonMatchLevel = Literal["patch", "minor"]
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -208,6 +210,27 @@ def process_environment(**changes: str) -> dict[str, str]:
     """
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
     return {**os.environ, "PATH": path, **changes}
+
+
+def python_match_level(environment: Mapping[str, str] | None = None) -> PythonMatchLevel:
+    """How much of the head's Python version a worker must share, by Ray's own switch.
+
+    Ray reads it too, on the head and on every worker (ray/_private/utils.py, check_version_info);
+    a head hands on to its workers what this says.
+
+    Args:
+        environment: By default this process's.
+
+    Raises:
+        SettingsError: It is neither `patch` nor `minor`.
+    """
+    level = (os.environ if environment is None else environment).get(_MATCH_VARIABLE, "patch")
+    if level in get_args(PythonMatchLevel):
+        return cast(PythonMatchLevel, level)
+    raise SettingsError(
+        f"{_MATCH_VARIABLE} is {level!r}, which Ray refuses; set it to `patch` or `minor`, or "
+        "unset it, which means `patch`"
+    )
 
 
 def is_on_path(folder: Path) -> bool:

@@ -40,12 +40,14 @@ from cluster.control.state import (
 )
 from cluster.events import EventLog
 from cluster.gce.client import ComputeClient, Listing, Preemption
+from cluster.head.head_id import head_id
 from cluster.keep_warm import is_warm
 from cluster.launch.zone_choice import load_book
 from cluster.machines import Vm
 from cluster.money.intervals import Observation
 from cluster.money.ledger import Ledger
 from cluster.money.prices import PriceTable
+from cluster.own_machines import OwnMachines
 from ironcliw.errors import IroncliwError, StoreError
 from ironcliw.settings import Settings
 from ironcliw.store import Store
@@ -100,6 +102,7 @@ class Controller:
         events = EventLog(store, clock)
         self._announcements = Announcements(events, clock)
         self._ledger = Ledger(store, PriceTable.of(budget), budget, clock)
+        self._own = OwnMachines(head_id(settings.state_dir), self._ledger.ordered)
         self._agents = AgentReports(self._ledger, AgentNews.after(events), self._announcements)
         self._state = ControllerState(cloud.join_seconds, cloud.max_workers, orders_of(events))
         # the link to the head is for one thread at a time
@@ -153,7 +156,7 @@ class Controller:
 
     def _list(self) -> tuple[Listing, datetime]:
         listing = self._client.listing(self._settings.cloud.cluster_name)
-        return listing, self._clock()
+        return self._own.of(listing), self._clock()
 
     def _preemptions(self) -> list[Preemption]:
         since = self._ledger.now() - _PREEMPTIONS_SINCE

@@ -26,7 +26,6 @@ SETTLE_SECONDS = 20
 CAP_DRAIN_SECONDS = 120
 """Work is given so long to end when the cap is reached."""
 DELETE_AGAIN_SECONDS = 60
-_STOPPED = frozenset({VmStatus.TERMINATED, VmStatus.SUSPENDED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +169,7 @@ class ControllerState:
 
     def _stopped(self, seen: Snapshot, vms: Sequence[Vm]) -> Iterator[Instruction]:
         for vm in vms:
-            if vm.status in _STOPPED:
+            if vm.is_stopped:
                 yield from self._delete(seen, vm, "it has stopped, and its disk costs on")
             elif vm.name in seen.overdue:
                 yield from self._delete(seen, vm, "it has outlived cloud.max_run_hours")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 
 from cluster.events import EventLog
 from cluster.gce.client import ComputeClient
+from cluster.head.head_id import head_id
 from cluster.machines import Vm, VmStatus
 from cluster.money.ledger import SEND_SECONDS, Ledger
 from cluster.money.prices import PriceTable
+from cluster.own_machines import OwnMachines
 from ironcliw.errors import ClusterError
 from ironcliw.settings import Settings
 from ironcliw.store import Store
@@ -25,7 +27,7 @@ _POLL_SECONDS = 2.0
 
 
 def delete_all(settings: Settings) -> None:
-    """Deletes every machine of the cluster, and waits until each is going or gone.
+    """Deletes every machine of this head, and waits until each is going or gone.
 
     An autoscaler that still runs would replace them: end it first. For machines that it had ordered
     and that are not listed yet, `LATE_SECONDS` are waited.
@@ -42,9 +44,10 @@ def delete_all(settings: Settings) -> None:
         events = EventLog(store)
         ledger = Ledger(store, PriceTable.of(settings.budget), settings.budget)
         cluster = settings.cloud.cluster_name
-        names = delete_machines(client, cluster, ordered(ledger))
+        own = OwnMachines(head_id(settings.state_dir), ledger.ordered)
+        names = delete_machines(client, cluster, ordered(ledger), own=own.among)
         # the ledger hears of it at once, should nobody list them again today
-        listing = client.listing(cluster)
+        listing = own.of(client.listing(cluster))
         ledger.observe(listing.vms, at=listing.at)
         for name in names:
             events.add("deleted", f"machine {name} is deleted by `ironcliw down`", name=name)
@@ -66,6 +69,7 @@ def delete_machines(
     cluster: str,
     awaited: Collection[str] = (),
     *,
+    own: Callable[[Sequence[Vm]], Sequence[Vm]] = lambda vms: vms,
     patience: float = PATIENCE_SECONDS,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
@@ -76,6 +80,7 @@ def delete_machines(
         client: Of the cloud.
         cluster: Its name.
         awaited: Machines that may still come; see `ordered`.
+        own: Those of some machines that may be deleted; by default all.
         patience: Seconds for all of it.
         clock: Monotonic seconds.
         sleep: Called with seconds, between two looks.
@@ -87,7 +92,7 @@ def delete_machines(
     deadline, late = clock() + patience, clock() + LATE_SECONDS
     asked: dict[str, None] = {}
     while True:
-        left = [vm for vm in client.list_vms(cluster) if not _is_going(vm, asked)]
+        left = [vm for vm in own(client.list_vms(cluster)) if not _is_going(vm, asked)]
         if not left and (clock() > late or asked.keys() >= set(awaited)):
             return list(asked)
         if clock() > deadline:

@@ -12,8 +12,13 @@ from cluster.doctor.checks import check_keep_warm, check_ports
 from cluster.doctor.cloud import check_access, check_budget
 from cluster.doctor.probes import Probes, real_probes
 from cluster.doctor.report import Check, State
+from cluster.doctor.security import check_names
+from cluster.head.gcs_storage import CloudOrigin, GcsStorage
+from cluster.money.ledger import Ledger
+from cluster.money.prices import PriceTable
 from ironcliw.errors import SettingsError
 from ironcliw.settings import Settings
+from ironcliw.store import Store
 
 
 def check_cloud(settings: Settings) -> list[str]:
@@ -23,6 +28,27 @@ def check_cloud(settings: Settings) -> list[str]:
         SettingsError: No machine could be launched: the message says why, and what to do.
     """
     return judge(settings, real_probes(settings))
+
+
+def check_elsewhere(settings: Settings) -> None:
+    """Named by `cluster.head.preflight`, where the project or the cluster's name was changed.
+
+    Raises:
+        SettingsError: Machines of the earlier head have not ended, by the ledger.
+        StoreError: The ledger cannot be read.
+    """
+    before, now = GcsStorage(settings).cloud(), CloudOrigin.of(settings.cloud)
+    with Store(settings.store_url) as store:
+        store.migrate()
+        ledger = Ledger(store, PriceTable.of(settings.budget), settings.budget)
+        rows = ledger.intervals(ledger.now())
+    left = [f"{row.name} in {row.zone}" for row in rows if row.ended_at is None]
+    if left:
+        raise SettingsError(
+            f"the settings mean {now}, and the earlier head has machines in {before} that nobody "
+            f"would look after: {', '.join(left)}; run `ironcliw down` first, which deletes them "
+            "where they are, or set cloud.project, cloud.cluster_name and cloud.api_endpoint back"
+        )
 
 
 def judge(settings: Settings, probes: Probes) -> list[str]:
@@ -49,4 +75,10 @@ def judge(settings: Settings, probes: Probes) -> list[str]:
 def _checks(settings: Settings, probes: Probes) -> Iterator[Check]:
     for check in (check_ports, check_budget, check_keep_warm):
         yield check(settings, probes)
-    yield from check_access(settings, probes)
+    is_well = True
+    for found in check_access(settings, probes):
+        is_well = is_well and found.state is not State.ERROR
+        yield found
+    if is_well:
+        # machines of another head are kept apart: they are told of, and no reason to refuse
+        yield check_names(settings, probes)

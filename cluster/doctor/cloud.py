@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from cluster.config import cloud_region
-from cluster.doctor.network import NO_WORKERS
+from cluster.doctor.network import NO_WORKERS, divide_listed
 from cluster.doctor.probes import COMPUTE_ENDPOINT, Probes
 from cluster.doctor.report import Check, State, error, not_needed, ok, warning
 from cluster.gce.errors import GceError
@@ -21,15 +21,13 @@ from ironcliw.errors import IroncliwError, SettingsError
 from ironcliw.setting_sections import CloudSettings
 from ironcliw.settings import Settings
 
-# Ray's own switch: `minor` lets patch levels differ (ray/_private/utils.py, check_version_info).
-_MATCH_VARIABLE = "RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL"
 # A `Date` header has whole seconds, and the way there and back counts too.
 _CLOCK_WARNING_SECONDS = 10.0
 # Families whose regular vCPUs have a quota of their own; Spot ones share one.
 # https://cloud.google.com/compute/resource-usage
 _OWN_QUOTA = ("n2d", "n2", "c3", "t2d", "t2a")
-# Where one of these fails, nothing after it can be asked.
-_FIRST = ("google client", "credentials", "project")
+FIRST = ("google client", "credentials", "project")
+"""Where one of these fails, nothing after it can be asked."""
 _ARM_FAMILIES = ("t2a-",)
 
 
@@ -78,7 +76,7 @@ def check_access(settings: Settings, probes: Probes) -> Iterator[Check]:
         "zones": lambda: _zones(settings, client),
         "machine type": lambda: _machine_type(settings, client),
         "image": lambda: _image(settings, probes, client),
-        "quota": lambda: _quota(settings, client),
+        "quota": lambda: _quota(settings, probes, client),
     }
     skipped = NO_WORKERS if settings.cloud.project is None else ""
     for name, step in steps.items():
@@ -87,7 +85,7 @@ def check_access(settings: Settings, probes: Probes) -> Iterator[Check]:
             continue
         check = _answered(name, step)
         yield check
-        if check.state is State.ERROR and name in _FIRST:
+        if check.state is State.ERROR and name in FIRST:
             skipped = f"not looked at: put {name} right first"
 
 
@@ -226,7 +224,7 @@ def _baked(probes: Probes, image: Any) -> Check:
             f"{image.name} does not say what it holds: no label {', '.join(unknown)}",
             f"if it agrees: gcloud compute images add-labels {image.name} --labels={given}",
         )
-    parts = {PYTHON_LABEL: 2 if probes.variable(_MATCH_VARIABLE) == "minor" else 3, RAY_LABEL: 3}
+    parts = {PYTHON_LABEL: 2 if probes.match_level() == "minor" else 3, RAY_LABEL: 3}
     wrong = [
         f"{key} {labels[key]}, here {ours[key]}"
         for key, count in parts.items()
@@ -241,11 +239,11 @@ def _baked(probes: Probes, image: Any) -> Check:
     return ok("image", f"{image.name}, Python {labels[PYTHON_LABEL]}, Ray {labels[RAY_LABEL]}")
 
 
-def _quota(settings: Settings, client: _Client) -> Check:
+def _quota(settings: Settings, probes: Probes, client: _Client) -> Check:
     """There is quota for as many workers as the settings allow, those that run included."""
     cloud = settings.cloud
     quotas = client().quotas(cloud_region(cloud))
-    running = sum(vm.is_live for vm in client().list_vms(settings.cloud.cluster_name))
+    running = sum(vm.is_live for vm in divide_listed(settings, probes, client())[0])
     room, tightest = math.inf, ""
     for metric, each in _needs(cloud, quotas).items():
         if metric in quotas and quotas[metric].free // each < room:

@@ -8,6 +8,8 @@ from typing import Any
 
 from cluster.doctor.probes import Interface, Probes
 from cluster.doctor.report import Check, error, not_needed, ok, warning
+from cluster.machines import Vm
+from cluster.own_machines import divide
 from ironcliw.errors import IroncliwError
 from ironcliw.settings import LOOPBACK_HOSTS, Settings
 
@@ -177,6 +179,21 @@ def _tailscale(probes: Probes) -> dict[str, Any]:
     return status if isinstance(status, dict) else {}
 
 
+def divide_listed(settings: Settings, probes: Probes, client: Any) -> tuple[list[Vm], list[Vm]]:
+    """The machines of this head, and those of others that carry its cluster's name.
+
+    Args:
+        settings: Say which name.
+        probes: Say which head this is.
+        client: Of the cloud.
+
+    Raises:
+        ClusterError: The cloud refused or did not answer, or the head's id cannot be read.
+    """
+    listed = client.list_vms(settings.cloud.cluster_name)
+    return divide(listed, probes.head_id(), lambda names: probes.ordered() or frozenset())
+
+
 def check_workers(settings: Settings, probes: Probes) -> Check:
     """Head and workers reach each other: every machine that runs has joined and is alive.
 
@@ -188,11 +205,8 @@ def check_workers(settings: Settings, probes: Probes) -> Check:
     if nodes is None:
         return not_needed("workers", "no head runs; look again when one does, and has workers")
     try:
-        machines = [
-            vm
-            for vm in probes.compute().list_vms(settings.cloud.cluster_name)
-            if vm.status == "RUNNING"
-        ]
+        own, _ = divide_listed(settings, probes, probes.compute())
+        machines = [vm for vm in own if vm.status == "RUNNING"]
     except IroncliwError as problem:
         return error("workers", problem.message, "see the other checks of the cloud")
     # GCE's host names go on with zone and project

@@ -22,13 +22,23 @@ import psutil
 from sqlalchemy import select
 
 from cluster.environment import Environment, detect, program_output, this_machine
+from cluster.gce.secret_manager import read_secret
+from cluster.head.head_id import read_head_id
 from cluster.head.lifecycle import running_head
 from cluster.head.processes import listener, tagged_processes
+from cluster.head.ray_environment import token_path
+from cluster.head.record import read_token
 from cluster.status import fetch_status
 from cluster.tables import cluster_vms
 from cluster.vm.facts import installed_version
 from ironcliw.errors import ClusterError, NotRunningError, StoreError
-from ironcliw.settings import LOOPBACK_HOSTS, Settings, process_environment
+from ironcliw.settings import (
+    LOOPBACK_HOSTS,
+    PythonMatchLevel,
+    Settings,
+    process_environment,
+    python_match_level,
+)
 from ironcliw.store import Store
 
 COMPUTE_ENDPOINT = "https://compute.googleapis.com"
@@ -67,6 +77,7 @@ class Probes:
     Attributes:
         environment: What this machine is.
         python: Version of this Python, to the patch level.
+        match_level: How much of it a worker must share, by Ray's switch.
         installed: Version of a distribution; None: it is not installed.
         required: The exact version of a distribution that ours demands; None: no exact one.
         variable: A variable of this shell.
@@ -80,8 +91,11 @@ class Probes:
         listening: Process, address and port of all that the running head listens on; None: no
             head runs.
         ordered: Names of the machines that this head has ordered; None: the store does not say.
+        head_id: The id of this head; None: it has none yet.
         free_bytes: Free space where a path is, or would be.
         mode: Permission bits of a file; None: it does not exist.
+        token: Ray's access token of this state directory; None: there is none yet.
+        secret: The latest version of a secret of the project; None: it cannot be read here.
         clock_offset: Seconds by which our clock is ahead of a server's; None: it does not answer.
         credentials: Whether Google's credentials can be used.
         compute: The client of the Compute API.
@@ -90,6 +104,7 @@ class Probes:
 
     environment: Callable[[], Environment]
     python: Callable[[], str]
+    match_level: Callable[[], PythonMatchLevel]
     installed: Callable[[str], str | None]
     required: Callable[[str], str | None]
     variable: Callable[[str], str | None]
@@ -102,8 +117,11 @@ class Probes:
     nodes: Callable[[], list[dict[str, Any]] | None]
     listening: Callable[[], list[tuple[str, str, int]] | None]
     ordered: Callable[[], frozenset[str] | None]
+    head_id: Callable[[], str | None]
     free_bytes: Callable[[Path], int]
     mode: Callable[[Path], int | None]
+    token: Callable[[], str | None]
+    secret: Callable[[str], str | None]
     clock_offset: Callable[[str], float | None]
     credentials: Callable[[], Credentials]
     compute: Callable[[], Any]
@@ -115,6 +133,7 @@ def real_probes(settings: Settings) -> Probes:
     return Probes(
         environment=lambda: detect(this_machine(settings.cloud.metadata_url)),
         python=platform.python_version,
+        match_level=python_match_level,
         installed=installed_version,
         required=required_version,
         variable=lambda name: process_environment().get(name),
@@ -127,8 +146,11 @@ def real_probes(settings: Settings) -> Probes:
         nodes=lambda: cluster_nodes(settings),
         listening=lambda: head_listens(settings),
         ordered=lambda: ordered_machines(settings),
+        head_id=lambda: read_head_id(settings.state_dir),
         free_bytes=free_bytes,
         mode=file_mode,
+        token=lambda: read_token(token_path(settings)),
+        secret=lambda name: read_secret(settings.cloud.project or "", name),
         clock_offset=clock_offset,
         credentials=google_credentials,
         compute=lambda: _compute_client(settings),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 
-from cluster.doctor.network import NO_WORKERS
+from cluster.doctor.network import NO_WORKERS, divide_listed
 from cluster.doctor.probes import Probes
-from cluster.doctor.report import Check, error, not_needed, ok, warning
+from cluster.doctor.report import Check, State, error, not_needed, ok, warning
+from cluster.gce.errors import GceError
 from cluster.gce.session import is_test_bed
+from cluster.head.ray_environment import token_path
+from cluster.own_machines import whose
 from ironcliw.errors import IroncliwError
 from ironcliw.settings import LOOPBACK_HOSTS, Settings
 
@@ -40,7 +43,33 @@ def check_secrets(settings: Settings, probes: Probes) -> Check:
             "store the token in Secret Manager and set cloud.token_secret to the secret's name: "
             "see cluster/deploy/README.md",
         )
+    if cloud.token_secret is not None and not is_test_bed(cloud.api_endpoint):
+        stored = probes.secret(cloud.token_secret)
+        if stored is not None and stored != probes.token():
+            return _other_token(settings, cloud.token_secret, probes)
     return ok("secrets", f"{', '.join(named) or 'none'}; read as {cloud.service_account or '-'}")
+
+
+def _other_token(settings: Settings, secret: str, probes: Probes) -> Check:
+    """Workers would come with a token that the head does not have, and be refused."""
+    path = token_path(settings)
+    take = f"gcloud secrets versions access latest --secret={secret} --out-file={path}"
+    take = f"{take} --project={settings.cloud.project} && chmod 600 {path}"
+    if probes.token() is None:
+        return warning(
+            "secrets",
+            f"there is no {path} yet and the secret {secret} holds a token: `ironcliw up` would "
+            "make another one here, and refuse the workers, which have the secret's",
+            f"take the secret's: {take}",
+        )
+    give = f"gcloud secrets versions add {secret} --data-file={path}"
+    return warning(
+        "secrets",
+        f"the token in {path} is not the latest version of the secret {secret}, with which workers "
+        "come: none of them would be let in",
+        f"store this one: {give} --project={settings.cloud.project}; or take the secret's, with no "
+        f"head running: {take}",
+    )
 
 
 def check_open_ports(settings: Settings, probes: Probes) -> Check:
@@ -97,28 +126,30 @@ def _is_local(address: str) -> bool:
 
 
 def check_names(settings: Settings, probes: Probes) -> Check:
-    """Every machine that carries our cluster's name was ordered by this head.
+    """Every machine that carries our cluster's name is this head's.
 
-    Another head with the same `cloud.cluster_name` in the project would take ours for its own, and
-    delete them; and this one does the same to its machines.
+    Heads with one `cloud.cluster_name` leave each other's machines alone, but people cannot tell
+    them by their names, and nobody deletes those of a head that has lost its state.
     """
     name, cluster = "names", settings.cloud.cluster_name
     if settings.cloud.project is None:
         return not_needed(name, NO_WORKERS)
-    ordered = probes.ordered()
-    if ordered is None:
-        return not_needed(name, "the store cannot be read, or no head has used it")
     try:
-        machines = probes.compute().list_vms(cluster)
+        own, others = divide_listed(settings, probes, probes.compute())
+    except GceError as problem:
+        passes = problem.kind in ("unavailable", "rate")
+        step = "see the other checks of the cloud"
+        return Check(name, State.ERROR, problem.message, step, passes=passes)
     except IroncliwError as problem:
         return error(name, problem.message, "see the other checks of the cloud")
-    foreign = [vm.name for vm in machines if vm.name not in ordered]
-    if foreign:
+    if others:
+        shown = ", ".join(f"{vm.name} ({whose(vm)})" for vm in others[:_SHOWN])
+        more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
         return warning(
             name,
-            f"{', '.join(foreign[:_SHOWN])} carry the name {cluster!r}, and this head did not "
-            "order them: another one has the same name, or this one has lost its state",
+            f"{shown}{more} carry the name {cluster!r} and are not this head's: another one has "
+            "the same name, or this one has lost its state",
             "give each head of the project a cloud.cluster_name of its own; machines of nobody "
-            "are deleted by `ironcliw down`",
+            "end by cloud.max_run_hours, or by: gcloud compute instances delete NAME",
         )
-    return ok(name, f"{len(machines)} machines carry {cluster!r}, all ordered here")
+    return ok(name, f"{len(own)} machines carry {cluster!r}, all ordered here")

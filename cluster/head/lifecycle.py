@@ -15,9 +15,14 @@ from collections.abc import Callable, Collection
 
 import httpx
 
-from cluster.head.gcs_storage import GcsStorage
+from cluster.head.gcs_storage import CloudOrigin, GcsStorage, of_record
 from cluster.head.lock import head_lock
-from cluster.head.preflight import run_before_down, run_cloud_check, run_preflight
+from cluster.head.preflight import (
+    run_before_down,
+    run_cloud_check,
+    run_elsewhere_check,
+    run_preflight,
+)
 from cluster.head.processes import (
     MONITOR,
     SUPERVISOR,
@@ -85,6 +90,7 @@ def start_head(settings: Settings, report: Report = logger.info) -> tuple[HeadRe
             return record, False
         clean_stale(settings, report)
         check_ports(settings)
+        check_moved(settings, report)
         if has_workers(settings):
             report("asking the cloud")
             for note in run_cloud_check(settings):
@@ -197,6 +203,7 @@ def _end_in_order(
 
 
 def _release_machines(settings: Settings, report: Report) -> bool:
+    settings = of_record(settings)
     if not has_workers(settings):
         return True
     try:
@@ -209,6 +216,24 @@ def _release_machines(settings: Settings, report: Report) -> bool:
         )
         return False
     return True
+
+
+def check_moved(settings: Settings, report: Report) -> None:
+    """Refuse a start in another project, or with another name, while machines may be left.
+
+    Raises:
+        SettingsError: the ledger has machines of the earlier head that have not ended.
+    """
+    before, now = GcsStorage(settings).cloud(), CloudOrigin.of(settings.cloud)
+    if before is None or (now is not None and now.place == before.place):
+        return
+    if now is None:
+        report(
+            f"cloud.project is unset, and the earlier head had workers in {before}: `ironcliw "
+            "down` deletes what is left there"
+        )
+        return
+    run_elsewhere_check(settings)
 
 
 def check_settings(settings: Settings) -> None:

@@ -18,6 +18,7 @@ from ironcliw.settings import Settings
 
 # the doctor knows the head, so the head knows the doctor by name only
 CLOUD_CHECK = "cluster.doctor.before_up:check_cloud"
+ELSEWHERE_CHECK = "cluster.doctor.before_up:check_elsewhere"
 
 
 def run_preflight(settings: Settings) -> None:
@@ -46,6 +47,15 @@ def run_cloud_check(settings: Settings) -> list[str]:
         SettingsError: They can not.
     """
     return list(_run(CLOUD_CHECK, "the check of the cloud", settings))
+
+
+def run_elsewhere_check(settings: Settings) -> None:
+    """Whether the earlier head has left no machine where these settings do not look.
+
+    Raises:
+        SettingsError: It has.
+    """
+    _run(ELSEWHERE_CHECK, "the check of the earlier head's machines", settings)
 
 
 def _run(name: str, what: str, settings: Settings) -> Any:

@@ -71,6 +71,11 @@ def ensure_token(path: Path) -> None:
     write_private(path, secrets.token_hex(32))
 
 
+def read_token(path: Path) -> str | None:
+    """Ray's access token; None before the first `ironcliw up`."""
+    return (path.read_text(encoding="ascii").strip() or None) if path.is_file() else None
+
+
 def write_private(path: Path, text: str) -> None:
     """Write a file that only its owner can read, in one step."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from cluster.machines import CLUSTER_LABEL, TYPE_LABEL, VmRequest, vm_name
+from cluster.machines import CLUSTER_LABEL, HEAD_LABEL, TYPE_LABEL, VmRequest, vm_name
 from cluster.vm.join_check import HeadVersions
 from cluster.vm.startup import HeadAddress, WorkerFacts, metadata
 from ironcliw.setting_sections import CloudSettings
@@ -37,11 +37,15 @@ class NodeOrder:
 
 @dataclass(frozen=True, slots=True)
 class HeadFacts:
-    """What a worker must know of its head; `token` is used where no secret is named."""
+    """What a worker must know of its head.
+
+    `token` is used where no secret is named; `head_id` labels the machine as this head's.
+    """
 
     address: HeadAddress
     versions: HeadVersions
     token: str | None = field(default=None, repr=False)
+    head_id: str = ""
 
 
 def worker_request(
@@ -61,6 +65,8 @@ def worker_request(
         token=head.token,
     )
     labels = {CLUSTER_LABEL: cluster, TYPE_LABEL: order.node_type}
+    if head.head_id:
+        labels[HEAD_LABEL] = head.head_id
     if order.launch_id and _LABEL_VALUE.fullmatch(order.launch_id):
         labels[LAUNCH_LABEL] = order.launch_id
     return VmRequest(

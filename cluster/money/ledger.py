@@ -9,7 +9,7 @@ insert loses nothing: the reservation holds the money until a listing shows the 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
@@ -220,6 +220,11 @@ class Ledger:
         """Every machine that was there at some time after `since`, the reserved ones too."""
         with self._store.read() as connection:
             return rows.after(connection, since)
+
+    def ordered(self, names: Collection[str]) -> frozenset[str]:
+        """Those of some machines that were reserved here, whatever became of them."""
+        with self._store.read() as connection:
+            return rows.ordered(connection, names)
 
     def egress_bytes(self, window: Window) -> int:
         """Bytes that left the cloud in a day or month."""

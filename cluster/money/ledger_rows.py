@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import fields
 from datetime import date, datetime
 from typing import Any
@@ -49,6 +49,17 @@ def unended(connection: Connection, names: Sequence[str]) -> dict[str, Interval]
         named = cluster_vms.c.name.in_(others[start : start + _CHUNK])
         found |= {row.name: row for row in _select(connection, named)}
     return found
+
+
+def ordered(connection: Connection, names: Collection[str]) -> frozenset[str]:
+    """Those of the names for which money was reserved once: their machines were ordered here."""
+    wanted = list(names)
+    found: set[str] = set()
+    for start in range(0, len(wanted), _CHUNK):
+        named = cluster_vms.c.name.in_(wanted[start : start + _CHUNK])
+        query = select(cluster_vms.c.name).where(named, cluster_vms.c.reserved_at.is_not(None))
+        found.update(connection.execute(query).scalars())
+    return frozenset(found)
 
 
 def write(connection: Connection, row: Interval, *, is_new: bool) -> None:

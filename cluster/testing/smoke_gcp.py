@@ -20,12 +20,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from cluster.gce.client import ComputeClient
+from cluster.head.ray_environment import token_path
+from cluster.head.record import read_token, write_private
 from cluster.machines import Vm
 from cluster.testing.smoke import Say, Smoke, finish, refuse_what_is_wrong
 from ironcliw.console import write_line
 from ironcliw.errors import ClusterError, IroncliwError
 from ironcliw.setting_sections import CloudSettings
-from ironcliw.settings import Settings, load_settings
+from ironcliw.settings import Settings, config_path, load_settings
 
 CAP_USD = 1.0
 MAX_RUN_HOURS = 0.5
@@ -67,7 +69,10 @@ def bounded_environment(settings: Settings, *, workers: int) -> dict[str, str]:
         settings: The user's.
         workers: Most at once.
     """
+    # the user's file may lie in the state directory, and the run has another one
+    path = config_path()
     return {
+        **({} if path is None else {"IRONCLIW_CONFIG": str(path)}),
         "IRONCLIW_STATE_DIR": str(settings.state_dir / "smoke-gcp"),
         "IRONCLIW_CLOUD__CLUSTER_NAME": f"{settings.cloud.cluster_name[:48]}-smoke",
         "IRONCLIW_CLOUD__MAX_WORKERS": str(workers),
@@ -77,6 +82,32 @@ def bounded_environment(settings: Settings, *, workers: int) -> dict[str, str]:
         "IRONCLIW_BUDGET__DAY_USD": str(min(CAP_USD, settings.budget.day_usd or CAP_USD)),
         "IRONCLIW_SERVE__PINNED_MODELS": "[]",
     }
+
+
+def copy_token(settings: Settings, bounded: Settings) -> None:
+    """Give the run's head the token that its workers will fetch from Secret Manager.
+
+    Without this it would make one of its own, and let no worker in.
+
+    Args:
+        settings: The user's.
+        bounded: Those of the run.
+
+    Raises:
+        ClusterError: cloud.token_secret is set, and the user's head has no token.
+    """
+    secret = settings.cloud.token_secret
+    if secret is None:
+        return
+    path = token_path(settings)
+    token = read_token(path)
+    if token is None:
+        raise ClusterError(
+            f"cloud.token_secret is {secret!r}, and there is no token in {path} that a worker "
+            f"would find there: run `ironcliw up && ironcliw down`, which makes one, then gcloud "
+            f"secrets versions add {secret} --data-file={path}"
+        )
+    write_private(token_path(bounded), token)
 
 
 def maintenance_event(cloud: CloudSettings, vm: Vm) -> None:
@@ -219,7 +250,8 @@ def main(arguments: Sequence[str] | None = None, say: Say = write_line) -> int:
     changes = bounded_environment(settings, workers=2 if given.preempt else 1)
     try:
         bounded = load_bounded(settings, changes)
-    except IroncliwError as problem:
+        copy_token(settings, bounded)
+    except (IroncliwError, OSError) as problem:
         say(f"not begun: {problem}")
         return 2
     smoke = Smoke(changes, say)

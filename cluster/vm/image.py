@@ -27,7 +27,7 @@ from cluster.vm.startup import (
 )
 from ironcliw.errors import SettingsError
 from ironcliw.setting_sections import CloudSettings
-from ironcliw.settings import load_settings
+from ironcliw.settings import load_settings, python_match_level
 
 KERNELS_ATTRIBUTE = "ironcliw-kernels"
 PYTHON_LABEL, RAY_LABEL = "ironcliw-python", "ironcliw-ray"
@@ -128,7 +128,7 @@ def main() -> None:
     """Run as `python -m cluster.vm.image FOLDER [KERNELS]`."""
     folder, kernels = Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None
     cloud = load_settings().cloud
-    write_image_files(folder, cloud, head_versions(), kernels)
+    write_image_files(folder, cloud, head_versions(python_match_level()), kernels)
 
 
 if __name__ == "__main__":

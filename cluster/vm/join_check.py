@@ -11,10 +11,11 @@ import importlib.metadata
 import platform
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from ironcliw.catalog import Catalog, ModelCard
 from ironcliw.errors import ClusterError
+from ironcliw.settings import PythonMatchLevel
 
 DISTRIBUTION = "ironcliw"
 # What a worker runs: models, and training where the head has it; the rest stays at home.
@@ -35,7 +36,7 @@ class HeadVersions:
     """
 
     python: str
-    match: Literal["patch", "minor"]
+    match: PythonMatchLevel
     requirements: tuple[str, ...]
     pins: tuple[tuple[str, str], ...]
     models: tuple[str, ...] = ()
@@ -49,8 +50,11 @@ class HeadVersions:
         return "".join(f"{name}=={version.partition('+')[0]}\n" for name, version in self.pins)
 
 
-def head_versions(match: Literal["patch", "minor"] = "patch") -> HeadVersions:
+def head_versions(match: PythonMatchLevel) -> HeadVersions:
     """The versions of this very process.
+
+    Args:
+        match: As `ironcliw.settings.python_match_level` reads it.
 
     Raises:
         ClusterError: a requirement of the extra `local` is not installed here.

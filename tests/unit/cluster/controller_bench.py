@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ from pydantic import SecretStr
 from cluster.config import HEAD_INSTANCE_ID
 from cluster.control.gcs_link import GcsLink
 from cluster.control.loop import Controller
+from cluster.head.head_id import head_id
 from cluster.machines import VmRequest
 from ironcliw.setting_sections import StoreSettings
 from ironcliw.settings import load_settings
-from tests.unit.cluster.clouds import ORDER, Cloud
+from tests.unit.cluster.clouds import HEAD, ORDER, Cloud
 from tests.unit.cluster.fake_head import FakeHead, Immediate
 
 CLUSTER_NAME = "ironcliw"
@@ -52,7 +53,9 @@ class Bench:
         )
 
     def launch(self) -> VmRequest:
-        return self.cloud.launcher(cluster=CLUSTER_NAME).launch(ORDER)
+        """A worker, as the provider of the same head orders it."""
+        head = replace(HEAD, head_id=head_id(self.folder))
+        return self.cloud.launcher(cluster=CLUSTER_NAME, head=lambda: head).launch(ORDER)
 
     def run(self, seconds: float = 6.0) -> None:
         """Ticks of two seconds; of ten, for a long time."""

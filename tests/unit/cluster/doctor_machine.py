@@ -14,6 +14,7 @@ from cluster.environment import GIBIBYTE, Environment, Gpu, MachineKind
 from ironcliw.settings import Settings
 
 ADDRESS = "100.64.0.1"
+HEAD_ID = "0123abcd"
 NOW = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
 MAC = Environment(
     MachineKind.MAC, "Darwin", "arm64", "Apple M1", 8, 16 * GIBIBYTE, (Gpu("mps", "Apple M1"),)
@@ -61,6 +62,7 @@ def no_cloud() -> Any:
 HEALTHY = Probes(
     environment=lambda: MAC,
     python=lambda: "3.11.7",
+    match_level=lambda: "patch",
     installed={"ray": "2.60.0", "google-cloud-compute": "1.57.0"}.get,
     required={"ray": "2.60.0"}.get,
     variable={"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}.get,
@@ -73,8 +75,11 @@ HEALTHY = Probes(
     nodes=lambda: None,
     listening=lambda: None,
     ordered=lambda: None,
+    head_id=lambda: HEAD_ID,
     free_bytes=lambda path: 100 * GIBIBYTE,
     mode=lambda path: 0o600,
+    token=lambda: "token",
+    secret={"ray-token": "token"}.get,
     clock_offset=lambda url: 0.4,
     credentials=lambda: Credentials("", "me@example.org, project my-project"),
     compute=no_cloud,

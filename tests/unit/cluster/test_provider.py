@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -40,7 +41,9 @@ RESOURCES = {"CPU": 4, "spot": 1}
 @pytest.fixture(autouse=True)
 def second_autoscaler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray._config", SimpleNamespace(enable_autoscaler_v2=lambda: True))
-    monkeypatch.setattr("cluster.provider.head_versions", lambda: VERSIONS)
+    monkeypatch.setattr(
+        "cluster.provider.head_versions", lambda match: replace(VERSIONS, match=match)
+    )
 
 
 @pytest.fixture
@@ -251,6 +254,23 @@ class TestLaunch:
             f"HEAD=127.0.0.1:{settings.cluster.gcs_port}\n" in instance.metadata["startup-script"]
         )
         assert instance.metadata["ironcliw-token"] == token_path(settings).read_text()
+
+    @pytest.mark.parametrize("level", [None, "minor"])
+    def test_a_worker_is_told_how_much_of_python_must_agree(
+        self,
+        provider: GceSpotProvider,
+        compute: FakeCompute,
+        monkeypatch: pytest.MonkeyPatch,
+        level: str | None,
+    ) -> None:
+        """By the variable that Ray and the doctor read."""
+        if level is not None:
+            monkeypatch.setenv("RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL", level)
+        (name,) = create(provider)
+        instance = compute.world.named(name)
+        assert instance is not None
+        script = instance.metadata["startup-script"]
+        assert f"RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL={level or 'patch'}\n" in script
 
     def test_the_first_autoscalers_call_is_refused(self, provider: GceSpotProvider) -> None:
         with pytest.raises(UnsupportedError, match="first autoscaler"):

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from cluster import commands
+from cluster.head.gcs_storage import GcsStorage
 from cluster.status import fetch_status, write_status
 from ironcliw.errors import NotRunningError, SettingsError
+from ironcliw.setting_sections import CloudSettings
 from ironcliw.settings import Settings
 
 
@@ -108,3 +111,16 @@ def test_the_clouds_side_is_shown_with_its_state(capsys: pytest.CaptureFixture[s
     shown = capsys.readouterr().out
     assert "spot is awake" in shown
     assert "models on spot: 0 MB of 2,000 MB" in shown
+
+
+@pytest.mark.parametrize("project", ["second", None])
+def test_the_cloud_is_that_of_the_running_head(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, project: str | None
+) -> None:
+    """Its machines are where it was started, whatever project the settings name by now."""
+    asked: list[Settings] = []
+    monkeypatch.setattr("cluster.control.status.cloud_status", asked.append)
+    first = Settings(state_dir=tmp_path, cloud=CloudSettings(project="first"))
+    GcsStorage(first).prepare(lambda text: None)
+    commands._cloud_status(Settings(state_dir=tmp_path, cloud=CloudSettings(project=project)))
+    assert [one.cloud.project for one in asked] == ["first"]

@@ -21,7 +21,9 @@ from cluster.doctor.probes import Credentials
 from cluster.doctor.report import Check, State
 from cluster.environment import GIBIBYTE
 from cluster.gce.project import Quota
+from cluster.machines import HEAD_LABEL
 from tests.unit.cluster.doctor_machine import (
+    HEAD_ID,
     NOW,
     TAILSCALE,
     assert_wrong,
@@ -34,7 +36,12 @@ from .test_cloud import PLAIN, ZONES, Cloud
 
 LONG_AGO = NOW - timedelta(hours=1)
 OURS = SimpleNamespace(
-    name="ironcliw-1", is_live=True, status="RUNNING", started_at=LONG_AGO, created_at=LONG_AGO
+    name="ironcliw-1",
+    labels={HEAD_LABEL: HEAD_ID},
+    is_live=True,
+    status="RUNNING",
+    started_at=LONG_AGO,
+    created_at=LONG_AGO,
 )
 
 
@@ -168,9 +175,9 @@ CASES = {
     "a name that another head has": Case(
         "names",
         State.WARNING,
-        "ironcliw-1 carry the name 'ironcliw', and this head did not order them",
+        "ironcliw-1 (it belongs to the head 0123abcd) carry the name 'ironcliw' and are not",
         "a cloud.cluster_name of its own",
-        probes={"ordered": lambda: frozenset()},
+        probes={"head_id": lambda: "89abcdef"},
     ),
     "a machine that never joins": Case(
         "workers",

@@ -10,12 +10,14 @@ import pytest
 from cluster.doctor.before_up import check_cloud, judge
 from cluster.doctor.probes import Credentials
 from cluster.gce.client import ComputeClient
+from cluster.machines import CLUSTER_LABEL, HEAD_LABEL, TYPE_LABEL
 from cluster.testing.clocks import ManualClock
 from cluster.testing.fake_compute import FakeCompute
 from cluster.testing.faults import ApiStorm, Denied
 from cluster.testing.world import World
 from ironcliw.errors import SettingsError
 from ironcliw.settings import load_settings
+from tests.unit.cluster.compute_client import new_request
 from tests.unit.cluster.doctor_machine import healthy, settings_of
 
 
@@ -76,6 +78,18 @@ def test_credentials_are_refused_and_being_offline_is_not(tmp_path: Path) -> Non
     offline = healthy(credentials=lambda: Credentials("offline", "no route"))
     (note,) = judge(settings, offline)
     assert "Google does not answer (no route)" in note
+
+
+def test_another_heads_machines_are_told_and_keep_no_head_from_starting(tmp_path: Path) -> None:
+    clock = ManualClock()
+    with FakeCompute(World(clock=clock)) as compute:
+        settings = settings_of(tmp_path, cloud=compute.cloud().model_dump())
+        client = ComputeClient(settings.cloud, clock=clock, sleep=clock.sleep)
+        labels = {CLUSTER_LABEL: "ironcliw", HEAD_LABEL: "89abcdef", TYPE_LABEL: "spot"}
+        theirs = new_request(cluster="ironcliw", labels=labels)
+        client.insert(theirs)
+        (note,) = judge(settings, healthy(compute=lambda: client))
+    assert note.startswith(f"names: {theirs.name} (it belongs to the head 89abcdef) carry")
 
 
 def test_it_looks_through_real_probes() -> None:

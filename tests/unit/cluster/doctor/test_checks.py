@@ -26,10 +26,12 @@ from cluster.doctor.network import check_address, check_vpn, check_workers
 from cluster.doctor.probes import Interface, Probes
 from cluster.doctor.report import Check, State, error, ok
 from cluster.environment import GIBIBYTE
+from cluster.machines import HEAD_LABEL
 from ironcliw.errors import ClusterError
 from ironcliw.settings import Settings
 from tests.unit.cluster.doctor_machine import (
     ADDRESS,
+    HEAD_ID,
     INTERFACES,
     MAC,
     NOW,
@@ -295,7 +297,11 @@ class TestWorkers:
         """Nodes that are alive, and machines by name, status and seconds since they started."""
         vms = [
             SimpleNamespace(
-                name=name, status=status, created_at=NOW, started_at=NOW - timedelta(seconds=age)
+                name=name,
+                labels={HEAD_LABEL: HEAD_ID},
+                status=status,
+                created_at=NOW,
+                started_at=NOW - timedelta(seconds=age),
             )
             for name, status, age in machines
         ]

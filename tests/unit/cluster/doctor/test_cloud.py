@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 
 from cluster.doctor.cloud import check_access, check_budget, check_clock
-from cluster.doctor.probes import Credentials, Probes
+from cluster.doctor.probes import Credentials, Probes, real_probes
 from cluster.doctor.report import Check, State
 from cluster.gce.client import ComputeClient
 from cluster.gce.errors import GceError
 from cluster.gce.project import Image, Project, Quota, Zone
-from cluster.machines import machine_type
+from cluster.machines import HEAD_LABEL, machine_type
 from cluster.testing.catalogue import Catalogue
 from cluster.testing.fake_compute import FakeCompute
 from cluster.testing.world import World
 from ironcliw.settings import Settings
-from tests.unit.cluster.doctor_machine import assert_wrong, healthy, settings_of
+from tests.unit.cluster.doctor_machine import HEAD_ID, assert_wrong, healthy, settings_of
 
 NAMES = ["google client", "credentials", "project", "zones", "machine type", "image", "quota"]
 ZONES = ("us-central1-a", "us-central1-b", "us-central1-c", "us-central1-f")
@@ -56,7 +56,11 @@ class Cloud:
 
     def list_vms(self, cluster: str) -> list[Any]:
         assert cluster == "ironcliw"
-        return [SimpleNamespace(is_live=one < self.live) for one in range(self.live + 1)]
+        labels = {HEAD_LABEL: HEAD_ID}
+        return [
+            SimpleNamespace(name=str(one), labels=labels, is_live=one < self.live)
+            for one in range(self.live + 1)
+        ]
 
 
 def access(settings: Settings, cloud: Any = None, **changes: Any) -> dict[str, Check]:
@@ -183,10 +187,15 @@ class TestImage:
     @pytest.mark.parametrize(
         ("labels", "match", "state", "found"),
         [
-            ({"ironcliw-python": "3-11-7", "ironcliw-ray": "2-60-0"}, None, "ok", "Python 3.11.7"),
+            (
+                {"ironcliw-python": "3-11-7", "ironcliw-ray": "2-60-0"},
+                "patch",
+                "ok",
+                "Python 3.11.7",
+            ),
             (
                 {"ironcliw-python": "3-11-2", "ironcliw-ray": "2-60-0"},
-                None,
+                "patch",
                 "error",
                 "3.11.2, here",
             ),
@@ -199,20 +208,35 @@ class TestImage:
             ({"ironcliw-python": "3-12-7", "ironcliw-ray": "2-60-0"}, "minor", "error", "3.12.7"),
             (
                 {"ironcliw-python": "3-11-7", "ironcliw-ray": "2-59-0"},
-                None,
+                "patch",
                 "error",
                 "2.59.0, here",
             ),
-            ({"ironcliw-ray": "2-60-0"}, None, "warning", "no label ironcliw-python"),
+            ({"ironcliw-ray": "2-60-0"}, "patch", "warning", "no label ironcliw-python"),
         ],
     )
     def test_a_baked_one_holds_the_heads_versions(
-        self, tmp_path: Path, labels: dict[str, str], match: str | None, state: str, found: str
+        self, tmp_path: Path, labels: dict[str, str], match: str, state: str, found: str
     ) -> None:
         settings = settings_of(tmp_path, cloud={"image_is_baked": True})
         cloud = Cloud(image=dataclasses.replace(PLAIN, labels=labels))
-        check = access(settings, cloud, variable=lambda name: match)["image"]
+        check = access(settings, cloud, match_level=lambda: match)["image"]
         assert (check.state.value, found in check.found) == (state, True), check
+
+    def test_doctor_and_provider_read_the_same_level(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One variable of the environment, which Ray names, decides for both."""
+        labels = {"ironcliw-python": "3-11-2", "ironcliw-ray": "2-60-0"}
+        cloud = Cloud(image=dataclasses.replace(PLAIN, labels=labels))
+        settings = settings_of(tmp_path, cloud={"image_is_baked": True})
+        real = {"match_level": real_probes(settings).match_level}
+        assert access(settings, cloud, **real)["image"].state is State.ERROR
+        monkeypatch.setenv("RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL", "minor")
+        assert access(settings, cloud, **real)["image"].state is State.OK
+        monkeypatch.setenv("RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL", "major")
+        check = access(settings, cloud, **real)["image"]
+        assert_wrong(check, State.ERROR, "is 'major', which Ray refuses", "set it to `patch` or")
 
     def test_the_labels_to_add_are_told(self, tmp_path: Path) -> None:
         settings = settings_of(tmp_path, cloud={"image_is_baked": True})

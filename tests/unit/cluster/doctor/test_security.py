@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,13 +16,17 @@ from cluster.doctor import probes as doctor_probes
 from cluster.doctor.probes import Interface, head_listens, ordered_machines
 from cluster.doctor.report import State
 from cluster.doctor.security import check_names, check_open_ports, check_secrets
+from cluster.gce.secret_manager import read_secret
+from cluster.machines import HEAD_LABEL
 from cluster.money.ledger import Ledger
 from cluster.money.prices import PriceTable
+from cluster.testing.http_server import HttpServer, Request, Response
 from ironcliw.errors import ClusterError
 from ironcliw.settings import Settings
 from ironcliw.store import Store
 from tests.unit.cluster.doctor_machine import (
     ADDRESS,
+    HEAD_ID,
     INTERFACES,
     NOW,
     assert_wrong,
@@ -58,6 +65,71 @@ class TestSecrets:
         assert_wrong(check, State.WARNING, "in the metadata of every worker", "cloud.token_secret")
         bed = {"token_secret": None, "api_endpoint": "http://127.0.0.1:1"}
         assert check_secrets(settings_of(tmp_path, cloud=bed), healthy()).state is State.OK
+
+
+class TestTokenSecret:
+    def test_the_same_token_is_well(self, settings: Settings) -> None:
+        assert check_secrets(settings, healthy(secret=lambda name: "token")).state is State.OK
+
+    def test_one_that_cannot_be_read_is_not_compared(self, settings: Settings) -> None:
+        assert check_secrets(settings, healthy(secret=lambda name: None)).state is State.OK
+
+    def test_another_token_lets_no_worker_in(self, settings: Settings) -> None:
+        asked: list[str] = []
+
+        def read(name: str) -> str:
+            asked.append(name)
+            return "the-other"
+
+        check = check_secrets(settings, healthy(secret=read))
+        step = f"gcloud secrets versions add ray-token --data-file={settings.state_dir / 'token'}"
+        assert_wrong(check, State.WARNING, "is not the latest version of the secret", step)
+        assert "the-other" not in check.found + check.next_step
+        assert asked == ["ray-token"]
+
+    def test_a_new_head_must_take_it(self, settings: Settings) -> None:
+        check = check_secrets(settings, healthy(token=lambda: None))
+        step = "gcloud secrets versions access latest --secret=ray-token"
+        assert_wrong(check, State.WARNING, "would make another one here", step)
+
+    def test_a_test_bed_has_no_secrets(self, tmp_path: Path) -> None:
+        bed = {"api_endpoint": "http://127.0.0.1:1"}
+        probes = healthy(secret=lambda name: "the-other")
+        assert check_secrets(settings_of(tmp_path, cloud=bed), probes).state is State.OK
+
+
+class TestSecretManager:
+    """The call itself, to a server that answers as Secret Manager does."""
+
+    @pytest.fixture
+    def server(self) -> Iterator[HttpServer]:
+        def answer(request: Request) -> Response:
+            if request.headers.get("authorization") != "Bearer mine":
+                return Response(401)
+            if request.path != "/v1/projects/p/secrets/ray-token/versions/latest:access":
+                return Response(403)
+            data = base64.b64encode(b"token\n").decode()
+            return Response(200, json.dumps({"payload": {"data": data}}).encode())
+
+        with HttpServer(answer) as server:
+            yield server
+
+    def read(self, server: HttpServer, name: str, bearer: str | None) -> str | None:
+        return read_secret("p", name, url=server.url + "/v1", bearer=lambda: bearer)
+
+    def test_it_is_read(self, server: HttpServer) -> None:
+        assert self.read(server, "ray-token", "mine") == "token"
+
+    @pytest.mark.parametrize(
+        ("name", "bearer"), [("other", "mine"), ("ray-token", "his"), ("ray-token", None)]
+    )
+    def test_what_may_not_be_read_is_none(
+        self, server: HttpServer, name: str, bearer: str | None
+    ) -> None:
+        assert self.read(server, name, bearer) is None
+
+    def test_nobody_there_is_none(self) -> None:
+        assert read_secret("p", "s", url="http://127.0.0.1:1", bearer=lambda: "mine") is None
 
 
 class TestOpenPorts:
@@ -110,8 +182,12 @@ class TestOpenPorts:
 
 
 class TestNames:
-    def cloud(self, *names: str) -> Any:
-        machines = [SimpleNamespace(name=name) for name in names]
+    def cloud(self, *names: str, **heads: str) -> Any:
+        """Machines without a head's label, and `heads`, whose label is given."""
+        machines = [SimpleNamespace(name=name, labels={}) for name in names]
+        machines += [
+            SimpleNamespace(name=name, labels={HEAD_LABEL: head}) for name, head in heads.items()
+        ]
         return lambda: SimpleNamespace(list_vms=lambda cluster: machines)
 
     def test_all_were_ordered_here(self, settings: Settings) -> None:
@@ -123,10 +199,21 @@ class TestNames:
         probes = healthy(ordered=lambda: frozenset({"a"}), compute=self.cloud("a", "other-1"))
         check = check_names(settings, probes)
         step = "cloud.cluster_name of its own"
-        assert_wrong(check, State.WARNING, "other-1 carry the name 'ironcliw'", step)
+        found = "other-1 (it says of no head that it ordered it) carry the name 'ironcliw'"
+        assert_wrong(check, State.WARNING, found, step)
 
-    def test_without_a_ledger_nobody_asks(self, settings: Settings) -> None:
-        assert check_names(settings, healthy()).state is State.NOT_NEEDED
+    def test_a_head_knows_its_machines_by_its_id(self, settings: Settings) -> None:
+        compute = self.cloud("old", ours=HEAD_ID, theirs="89abcdef")
+        # the ledger does not vouch for a machine that says whose it is
+        probes = healthy(ordered=lambda: frozenset({"old", "theirs"}), compute=compute)
+        check = check_names(settings, probes)
+        theirs = "theirs (it belongs to the head 89abcdef) carry the name 'ironcliw'"
+        assert_wrong(check, State.WARNING, theirs, "cloud.cluster_name of its own")
+        assert "ours" not in check.found.partition(" carry")[0]
+
+    def test_a_head_that_never_ran_is_told_too(self, settings: Settings) -> None:
+        probes = healthy(head_id=lambda: None, compute=self.cloud(theirs="89abcdef"))
+        assert check_names(settings, probes).state is State.WARNING
 
     def test_a_cloud_that_does_not_answer(self, settings: Settings) -> None:
         def refuse(cluster: str) -> None:

