@@ -1,8 +1,8 @@
 """The cluster's log of events: why machines came, went, or did not come.
 
 `ray status` says "LaunchFailed" and no more; what a person needs to know stands here. Kinds in use:
-launch, launch_failed, refused, joined, preempted, drained, left, deleted, reaped, budget, head,
-mismatch.
+launch, launch_failed, refused, joined, not_joined, preempted, drained, left, deleted, reaped,
+budget, head, mismatch.
 """
 
 from __future__ import annotations

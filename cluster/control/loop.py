@@ -38,6 +38,7 @@ from cluster.control.state import (
 from cluster.events import EventLog
 from cluster.gce.client import ComputeClient, Listing, Preemption
 from cluster.keep_warm import is_warm
+from cluster.launch.not_joined import NEXT_STEP, NOT_JOINED
 from cluster.launch.zone_choice import load_book
 from cluster.machines import Vm
 from cluster.money.intervals import Observation
@@ -61,6 +62,7 @@ _PREEMPTIONS_SINCE = timedelta(minutes=10)
 _METRICS_PERIOD = 5.0
 _FORGET_AFTER = timedelta(minutes=10)
 _SILENT_SECONDS = 60.0
+_REMEMBERED = 500  # events that are looked through for machines that joined
 _FAILURES = (IroncliwError, RayError, OSError)
 
 
@@ -99,7 +101,8 @@ class Controller:
         self._announcements = Announcements(events, clock)
         self._ledger = Ledger(store, PriceTable.of(budget), budget, clock)
         self._news = AgentNews.after(events)
-        self._state = ControllerState(cloud.join_seconds, cloud.max_workers)
+        joined = [one.facts["name"] for one in events.recent(_REMEMBERED, ("joined",))]
+        self._state = ControllerState(cloud.join_seconds, cloud.max_workers, joined)
         # the link to the head is for one thread at a time
         self._head_thread = executor(1, "head")
         self._cloud_threads = executor(4, "cloud")
@@ -235,7 +238,8 @@ class Controller:
     def _perform(self, instruction: Instruction) -> None:
         match instruction:
             case Tell(kind, message, name):
-                self._announcements.add(kind, message, name=name)
+                if kind != NOT_JOINED or not self._was_deleted(name):
+                    self._announcements.add(kind, message, name=name)
             case Drain(node_id, name, seconds, reason):
                 message = f"{name} {reason}"
                 self._submit(
@@ -243,7 +247,7 @@ class Controller:
                     instruction,
                     lambda: self._gcs.drain(node_id, message, seconds),
                 )
-            case Delete(name, zone, _):
+            case Delete(name, zone):
                 self._submit(
                     self._cloud_threads, instruction, lambda: self._client.delete(name, zone)
                 )
@@ -271,9 +275,17 @@ class Controller:
                 case Drain(_, name, seconds, reason):
                     message = f"the node of machine {name} is drained for {seconds:.0f} s"
                     self._announcements.add("drained", f"{message}: {name} {reason}", name=name)
-                case Delete(name, zone, reason):
+                case Delete(name, zone, reason, never_joined):
                     message = f"machine {name} in {zone} is deleted: {reason}"
                     self._announcements.add("reaped", message, name=name, zone=zone)
+                    if never_joined:
+                        message = f"machine {name} in {zone} never joined: {reason}; {NEXT_STEP}"
+                        self._announcements.add(NOT_JOINED, message, topic=name, name=name)
+
+    def _was_deleted(self, name: str) -> bool:
+        """Whether the autoscaler did it: nobody wanted the machine any more."""
+        recent = self._announcements.recent(_REMEMBERED, ("deleted",))
+        return any(event.facts.get("name") == name for event in recent)
 
     def _write_files(self, seen: Snapshot) -> None:
         now = self._monotonic()
