@@ -21,6 +21,7 @@ from cluster.announcements import Announcements
 from cluster.config import HEAD_INSTANCE_ID
 from cluster.control.agent_news import AgentNews
 from cluster.control.gcs_link import GcsLink, View
+from cluster.control.last_words import READ_BYTES, last_words
 from cluster.control.leases import leased
 from cluster.control.metrics import metrics_text, write_metrics
 from cluster.control.occupants import Occupancy, bookings
@@ -37,6 +38,7 @@ from cluster.control.state import (
 )
 from cluster.events import EventLog
 from cluster.gce.client import ComputeClient, Listing, Preemption
+from cluster.head.ray_environment import token_path
 from cluster.keep_warm import is_warm
 from cluster.launch.not_joined import NEXT_STEP, NOT_JOINED
 from cluster.launch.zone_choice import load_book
@@ -247,9 +249,11 @@ class Controller:
                     instruction,
                     lambda: self._gcs.drain(node_id, message, seconds),
                 )
-            case Delete(name, zone):
+            case Delete(name, zone, _, never_joined):
                 self._submit(
-                    self._cloud_threads, instruction, lambda: self._client.delete(name, zone)
+                    self._cloud_threads,
+                    instruction,
+                    lambda: self._end(name, zone, never_joined),
                 )
             case Demand(workers):
                 view = self._view.fresh(FRESH_SECONDS)
@@ -266,7 +270,7 @@ class Controller:
         for future in [one for one in self._pending if one.done()]:
             instruction = self._pending.pop(future)
             try:
-                future.result()
+                result = future.result()
             except _FAILURES as error:
                 logger.warning("%s failed: %s", instruction, error)
                 self._state.failed(instruction)
@@ -279,8 +283,26 @@ class Controller:
                     message = f"machine {name} in {zone} is deleted: {reason}"
                     self._announcements.add("reaped", message, name=name, zone=zone)
                     if never_joined:
-                        message = f"machine {name} in {zone} never joined: {reason}; {NEXT_STEP}"
+                        message = f"machine {name} in {zone} never joined: {reason}; "
+                        message += f"{result}; {NEXT_STEP}"
                         self._announcements.add(NOT_JOINED, message, topic=name, name=name)
+
+    def _end(self, name: str, zone: str, never_joined: bool) -> str:
+        """Deletes a machine; what its console said last, which goes with it."""
+        said = self._last_words(name, zone) if never_joined else ""
+        self._client.delete(name, zone)
+        return said
+
+    def _last_words(self, name: str, zone: str) -> str:
+        try:
+            console = self._client.console(name, zone, READ_BYTES)
+        except IroncliwError as error:
+            # the machine is deleted all the same: it costs money, and a console is a convenience
+            return f"its serial console could not be read ({error.message})"
+        path = token_path(self._settings)
+        token = path.read_text(encoding="ascii").strip() if path.is_file() else ""
+        words = last_words(console, [token])
+        return f"its serial console ends: {words}" if words else "its serial console is empty"
 
     def _was_deleted(self, name: str) -> bool:
         """Whether the autoscaler did it: nobody wanted the machine any more."""

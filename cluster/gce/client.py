@@ -160,6 +160,27 @@ class ComputeClient(ProjectReader):
             if error.kind != "missing":
                 raise
 
+    def console(self, name: str, zone: str, count: int) -> str:
+        """The last so many bytes that a machine wrote on its serial console.
+
+        Raises:
+            GceError: There is none, or nobody answered; GCE may keep none of one that stopped.
+        """
+        found = self.session.call(
+            f"serial console of {name} in {zone}",
+            "InstancesClient",
+            "get_serial_port_output",
+            READ,
+            request={
+                "project": self.session.project,
+                "zone": zone,
+                "instance": name,
+                "port": 1,
+                "start": -count,  # from the end
+            },
+        )
+        return str(found.contents)
+
     def preemptions(self, zones: Sequence[str], since: datetime) -> list[Preemption]:
         """Machines that GCE took back in those zones since that time, oldest first.
 

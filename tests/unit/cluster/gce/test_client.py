@@ -135,6 +135,17 @@ class TestZoneThatTheSettingsDoNotName:
             some.list_vms("home")
 
 
+def test_the_end_of_a_console(client: ComputeClient, compute: FakeCompute) -> None:
+    request = new_request()
+    client.insert(request)
+    compute.world.console = lambda instance: f"{instance.name} starts\nand fails\n".encode()
+    assert client.console(request.name, A, 10) == "and fails\n"
+    assert client.console(request.name, A, 1000) == f"{request.name} starts\nand fails\n"
+    with pytest.raises(GceError, match="serial console of gone") as raised:
+        client.console("gone", A, 10)
+    assert raised.value.kind == "missing"
+
+
 def test_delete_of_what_is_gone_is_fine(client: ComputeClient) -> None:
     client.delete("ironcliw-0a1b2c3d", A)
 
