@@ -1,8 +1,9 @@
 """The cluster's log of events: why machines came, went, or did not come.
 
 `ray status` says "LaunchFailed" and no more; what a person needs to know stands here. Kinds in use:
-launch, launch_failed, refused, joined, preempted, drained, left, deleted, reaped, budget, head,
-cloud, mismatch, report, max_run, foreign (a machine of another head with our cluster's name).
+launch, launch_failed, refused, joined, not_joined, preempted, drained, left, deleted, reaped,
+budget, head, cloud, mismatch, report, max_run, foreign (a machine of another head with our
+cluster's name).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
@@ -84,6 +84,17 @@ class BudgetSettings(Section):
     egress_gb_usd: float | None = Field(None, ge=0, description="A gigabyte that leaves.")
 
 
+# A baked image boots and joins in about one minute. Another one installs Python, torch and Ray
+# first, some 3 GB over the network: minutes, and more where a mirror is slow.
+_JOIN_SECONDS = 300.0
+_JOIN_AND_INSTALL_SECONDS = 900.0
+
+
+def _default_join_seconds(fields: dict[str, Any]) -> float:
+    """Of the fields that stand before it; one that is wrong is missing."""
+    return _JOIN_SECONDS if fields.get("image_is_baked") else _JOIN_AND_INSTALL_SECONDS
+
+
 class CloudSettings(Section):
     """GCP Spot workers; without a project there are none."""
 
@@ -131,7 +142,10 @@ class CloudSettings(Section):
     )
     idle_minutes: float = Field(15.0, gt=0, description="An idle worker is removed after it.")
     join_seconds: float = Field(
-        300.0, gt=0, description="A worker that has not joined by then is deleted."
+        default_factory=_default_join_seconds,
+        gt=0,
+        description="A worker that has not joined by then is deleted; unset: 300 where "
+        "cloud.image_is_baked, else 900, as it has Python and Ray to install first.",
     )
     head_gone_minutes: float = Field(
         10.0, gt=0, description="Workers that reach no head for so long power off."

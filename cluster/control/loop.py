@@ -21,6 +21,7 @@ from cluster.config import HEAD_INSTANCE_ID
 from cluster.control.agent_news import AgentNews
 from cluster.control.agent_reports import AgentReports
 from cluster.control.gcs_link import GcsLink, View
+from cluster.control.last_words import READ_BYTES, last_words
 from cluster.control.leases import leased
 from cluster.control.metrics import metrics_text, write_metrics
 from cluster.control.occupants import Occupancy, bookings
@@ -41,7 +42,9 @@ from cluster.control.state import (
 from cluster.events import EventLog
 from cluster.gce.client import ComputeClient, Listing, Preemption
 from cluster.head.head_id import head_id
+from cluster.head.ray_environment import token_path
 from cluster.keep_warm import is_warm
+from cluster.launch.not_joined import NEXT_STEP, NOT_JOINED
 from cluster.launch.zone_choice import load_book
 from cluster.machines import Vm
 from cluster.money.intervals import Observation
@@ -65,6 +68,7 @@ _OCCUPANCY_SECONDS = 30.0  # a demand that flickers would let a machine go that 
 _PREEMPTIONS_SINCE = timedelta(minutes=10)
 _METRICS_PERIOD = 5.0
 _SILENT_SECONDS = 60.0
+_REMEMBERED = 500  # events that are looked through for machines that joined
 _FAILURES = (IroncliwError, RayError, OSError)
 
 
@@ -104,7 +108,12 @@ class Controller:
         self._ledger = Ledger(store, PriceTable.of(budget), budget, clock)
         self._own = OwnMachines(head_id(settings.state_dir), self._ledger.ordered)
         self._agents = AgentReports(self._ledger, AgentNews.after(events), self._announcements)
-        self._state = ControllerState(cloud.join_seconds, cloud.max_workers, orders_of(events))
+        self._state = ControllerState(
+            cloud.join_seconds,
+            cloud.max_workers,
+            ordered=orders_of(events),
+            joined=[one.facts["name"] for one in events.recent(_REMEMBERED, ("joined",))],
+        )
         # the link to the head is for one thread at a time
         self._head_thread = executor(1, "head")
         self._cloud_threads = executor(4, "cloud")
@@ -238,7 +247,8 @@ class Controller:
     def _perform(self, instruction: Instruction) -> None:
         match instruction:
             case Tell(kind, message, name):
-                self._announcements.add(kind, message, name=name)
+                if kind != NOT_JOINED or not self._was_deleted(name):
+                    self._announcements.add(kind, message, name=name)
             case Drain(node_id, name, seconds, reason):
                 message = f"{name} {reason}"
                 self._submit(
@@ -246,9 +256,11 @@ class Controller:
                     instruction,
                     lambda: self._gcs.drain(node_id, message, seconds),
                 )
-            case Delete(name, zone, _):
+            case Delete(name, zone, _, never_joined):
                 self._submit(
-                    self._cloud_threads, instruction, lambda: self._client.delete(name, zone)
+                    self._cloud_threads,
+                    instruction,
+                    lambda: self._end(name, zone, never_joined),
                 )
             case Forget(name) if instruction not in self._pending.values():
                 self._submit(self._head_thread, instruction, lambda: self._gcs.forget(name))
@@ -267,7 +279,7 @@ class Controller:
         for future in [one for one in self._pending if one.done()]:
             instruction = self._pending.pop(future)
             try:
-                future.result()
+                result = future.result()
             except _FAILURES as error:
                 logger.warning("%s failed: %s", instruction, error)
                 self._state.failed(instruction)
@@ -276,9 +288,35 @@ class Controller:
                 case Drain(_, name, seconds, reason):
                     message = f"the node of machine {name} is drained for {seconds:.0f} s"
                     self._announcements.add("drained", f"{message}: {name} {reason}", name=name)
-                case Delete(name, zone, reason):
+                case Delete(name, zone, reason, never_joined):
                     message = f"machine {name} in {zone} is deleted: {reason}"
                     self._announcements.add("reaped", message, name=name, zone=zone)
+                    if never_joined:
+                        message = f"machine {name} in {zone} never joined: {reason}; "
+                        message += f"{result}; {NEXT_STEP}"
+                        self._announcements.add(NOT_JOINED, message, topic=name, name=name)
+
+    def _end(self, name: str, zone: str, never_joined: bool) -> str:
+        """Deletes a machine; what its console said last, which goes with it."""
+        said = self._last_words(name, zone) if never_joined else ""
+        self._client.delete(name, zone)
+        return said
+
+    def _last_words(self, name: str, zone: str) -> str:
+        try:
+            console = self._client.console(name, zone, READ_BYTES)
+        except IroncliwError as error:
+            # the machine is deleted all the same: it costs money, and a console is a convenience
+            return f"its serial console could not be read ({error.message})"
+        path = token_path(self._settings)
+        token = path.read_text(encoding="ascii").strip() if path.is_file() else ""
+        words = last_words(console, [token])
+        return f"its serial console ends: {words}" if words else "its serial console is empty"
+
+    def _was_deleted(self, name: str) -> bool:
+        """Whether the autoscaler did it: nobody wanted the machine any more."""
+        recent = self._announcements.recent(_REMEMBERED, ("deleted",))
+        return any(event.facts.get("name") == name for event in recent)
 
     def _write_files(self, seen: Snapshot, cloud_error: str, head_error: str) -> None:
         now = self._monotonic()

@@ -8,11 +8,13 @@ machines that nobody uses any more, and the end of work at the cap.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from cluster.control.newcomers import Newcomers
 from cluster.control.planned_end import EVENT, PlannedEnds
+from cluster.launch.not_joined import NEXT_STEP, NOT_JOINED
 from cluster.machines import TYPE_LABEL, Vm, VmStatus
 from cluster.vm.lifecycle import DEFAULT_NOTICE_SECONDS
 from cluster.vm.report import VmReport
@@ -26,6 +28,8 @@ SETTLE_SECONDS = 20
 CAP_DRAIN_SECONDS = 120
 """Work is given so long to end when the cap is reached."""
 DELETE_AGAIN_SECONDS = 60
+# of an agent's events: those after which it is no wonder that a machine does not join
+_REASONS = frozenset({"joined", "mismatched", "preempted"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +81,12 @@ class Drain:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Delete a machine."""
+    """Delete a machine; `never_joined`: the next one of its kind would not join, either."""
 
     name: str
     zone: str
     reason: str
+    never_joined: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +123,21 @@ class ControllerState:
         max_workers: The autoscaler starts no more.
         ordered: When an earlier controller ordered the replacements of machines that were about to
             reach their planned end.
+        joined: Machines that are known to have joined before.
     """
 
     def __init__(
-        self, join_seconds: float, max_workers: int, ordered: Mapping[str, datetime] | None = None
+        self,
+        join_seconds: float,
+        max_workers: int,
+        *,
+        ordered: Mapping[str, datetime] | None = None,
+        joined: Iterable[str] = (),
     ) -> None:
         self._join = timedelta(seconds=join_seconds)
         self._max_workers = max_workers
-        self._joined: set[str] = set()
+        self._joined: set[str] = set(joined)
+        self._newcomers = Newcomers()
         self._lonely: dict[str, datetime] = {}
         self._noticed: dict[str, datetime] = {}
         self._drained: set[str] = set()
@@ -151,6 +163,7 @@ class ControllerState:
             done += self._taken_back(seen, seen.vms, seen.nodes)
             done += self._reach_end(seen, seen.vms, seen.nodes)
             done += self._without_node(seen, seen.vms, seen.nodes)
+            done += self._gone(seen, seen.vms)
         return [*done, *self._demand(seen, seen.nodes)]
 
     def failed(self, instruction: Instruction) -> None:
@@ -170,7 +183,11 @@ class ControllerState:
     def _stopped(self, seen: Snapshot, vms: Sequence[Vm]) -> Iterator[Instruction]:
         for vm in vms:
             if vm.is_stopped:
-                yield from self._delete(seen, vm, "it has stopped, and its disk costs on")
+                never = seen.nodes is not None and vm.name not in self._settled(seen)
+                never = never and TYPE_LABEL in vm.labels
+                when = " before it joined" if never else ""
+                reason = f"it has stopped{when}, and its disk costs on"
+                yield from self._delete(seen, vm, reason, never)
             elif vm.name in seen.overdue:
                 yield from self._delete(seen, vm, "it has outlived cloud.max_run_hours")
 
@@ -268,7 +285,23 @@ class ControllerState:
                 continue
             alone = seen.now - self._lonely.setdefault(vm.name, seen.now)
             if reason := self._useless(vm, seen.now, alone, vm.name in self._joined | reported):
-                yield from self._delete(seen, vm, reason)
+                never = vm.name not in self._settled(seen) and TYPE_LABEL in vm.labels
+                yield from self._delete(seen, vm, reason, never)
+
+    def _settled(self, seen: Snapshot) -> set[str]:
+        """Machines that joined, or have a reason of their own not to."""
+        reported = {
+            report.name
+            for report in seen.reports
+            if report.node_id or any(event.kind in _REASONS for event in report.events)
+        }
+        return self._joined | reported | seen.preempted.keys() | self._leaving.keys()
+
+    def _gone(self, seen: Snapshot, vms: Sequence[Vm]) -> Iterator[Instruction]:
+        settled = self._settled(seen) | self._deleted.keys()
+        for name, zone in self._newcomers.gone(seen.now, vms, settled):
+            message = f"machine {name} in {zone} was gone before it joined; {NEXT_STEP}"
+            yield Tell(NOT_JOINED, message, name)
 
     def _useless(self, vm: Vm, now: datetime, alone: timedelta, had_node: bool) -> str:
         if alone < timedelta(seconds=SETTLE_SECONDS):
@@ -311,12 +344,15 @@ class ControllerState:
         if wanted != seen.demanded:
             yield Demand(wanted)
 
-    def _delete(self, seen: Snapshot, vm: Vm, reason: str) -> Iterator[Instruction]:
+    def _delete(
+        self, seen: Snapshot, vm: Vm, reason: str, never_joined: bool = False
+    ) -> Iterator[Instruction]:
         before = self._deleted.get(vm.name)
         if before and seen.now - before < timedelta(seconds=DELETE_AGAIN_SECONDS):
             return
         self._deleted[vm.name] = seen.now
-        yield Delete(vm.name, vm.zone, reason)
+        self._newcomers.drop(vm.name)
+        yield Delete(vm.name, vm.zone, reason, never_joined)
 
 
 @dataclass(frozen=True, slots=True)

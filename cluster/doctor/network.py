@@ -222,7 +222,8 @@ def check_workers(settings: Settings, probes: Probes) -> Check:
         return error(
             "workers",
             f"{', '.join(silent)} run and have not joined within cloud.join_seconds",
-            "read their serial console: gcloud compute instances get-serial-port-output NAME; "
+            "read their serial console: gcloud compute instances get-serial-port-output NAME, or, "
+            "when they are deleted, its end in `ironcliw status`; "
             "look at the VPN's key, its access rules and this machine's firewall, both ways",
         )
     if not machines:

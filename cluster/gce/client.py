@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.gce.errors import GceError, Kind, of_operation, refuses_notice
 from cluster.gce.project import ProjectReader
+from cluster.gce.reach import Reach
 from cluster.gce.requests import (
     Preemption,
     asks_for_notice,
-    last_part,
     to_instance,
     to_preemption,
     to_vm,
     without_notice,
 )
 from cluster.gce.session import READ, WRITE, Patience, Session
-from cluster.machines import CLUSTER_LABEL, Vm, VmRequest, region_of
+from cluster.machines import CLUSTER_LABEL, Vm, VmRequest
 from ironcliw.setting_sections import CloudSettings
 
 if TYPE_CHECKING:
@@ -39,8 +39,6 @@ _PAGE = 500
 # an insert is done in 5 to 20 seconds; asked twice a second at first, later every two
 _FIRST_POLL = 0.5
 _LONGEST_POLL = 2.0
-# warnings of a scope that do not mean that machines are missing from the list
-_HARMLESS = frozenset({"", "NO_RESULTS_ON_PAGE"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +85,7 @@ class ComputeClient(ProjectReader):
     ) -> None:
         super().__init__(cloud, Session(cloud, clock, sleep))
         self._notice_refused = False
+        self._reach = Reach(cloud.zones)
 
     def list_vms(self, cluster: str) -> list[Vm]:
         """The machines of `listing`, without the time."""
@@ -96,19 +95,19 @@ class ComputeClient(ProjectReader):
         """Every machine that carries the cluster's label, in whatever state, by name.
 
         Raises:
-            GceError: also (unavailable) when a zone of our region cannot be reached: its
-                machines would look as if they were gone.
+            GceError: also (unavailable) when a zone cannot be reached that is one of `cloud.zones`
+                or had machines of ours: they would look as if they were gone.
         """
         action = f"list of the machines of cluster {cluster}"
-        regions = {region_of(zone) for zone in self.cloud.zones}
         instances: list[compute_v1.Instance] = []
         for page in self._pages(
             action, "InstancesClient", filter=f'labels.{CLUSTER_LABEL}="{cluster}"'
         ):
-            _check_reached(action, page, regions)
+            self._reach.check(action, page, self._reach.ours)
             for scope in page.items.values():
                 instances.extend(scope.instances)
         vms = sorted((to_vm(instance) for instance in instances), key=lambda vm: vm.name)
+        self._reach.found(vm.zone for vm in vms)
         return Listing(vms, self.session.listed.last())
 
     def insert(self, request: VmRequest, timeout: float = 60.0) -> Insertion:
@@ -161,6 +160,27 @@ class ComputeClient(ProjectReader):
             if error.kind != "missing":
                 raise
 
+    def console(self, name: str, zone: str, count: int) -> str:
+        """The last so many bytes that a machine wrote on its serial console.
+
+        Raises:
+            GceError: There is none, or nobody answered; GCE may keep none of one that stopped.
+        """
+        found = self.session.call(
+            f"serial console of {name} in {zone}",
+            "InstancesClient",
+            "get_serial_port_output",
+            READ,
+            request={
+                "project": self.session.project,
+                "zone": zone,
+                "instance": name,
+                "port": 1,
+                "start": -count,  # from the end
+            },
+        )
+        return str(found.contents)
+
     def preemptions(self, zones: Sequence[str], since: datetime) -> list[Preemption]:
         """Machines that GCE took back in those zones since that time, oldest first.
 
@@ -172,7 +192,7 @@ class ComputeClient(ProjectReader):
         for page in self._pages(
             action, "GlobalOperationsClient", filter=f'operationType="{_PREEMPTED}"'
         ):
-            _check_reached(action, page, {region_of(zone) for zone in zones})
+            self._reach.check(action, page, frozenset(zones))
             for scope in page.items.values():
                 found.extend(to_preemption(operation) for operation in scope.operations)
         # by our own clockwork: the API's filter compares times as text
@@ -282,17 +302,3 @@ class ComputeClient(ProjectReader):
             if not page.next_page_token:
                 return
             token = {"page_token": page.next_page_token}
-
-
-def _check_reached(action: str, page: Any, regions: set[str]) -> None:
-    """Refuses a page that lacks a zone of those regions."""
-    missing = {last_part(url) for url in page.unreachables}
-    missing |= {
-        last_part(name) for name, scope in page.items.items() if scope.warning.code not in _HARMLESS
-    }
-    if ours := sorted(zone for zone in missing if region_of(zone) in regions or zone in regions):
-        raise GceError(
-            f"{action} lacks {', '.join(ours)}, which GCE cannot reach; it is tried again",
-            kind="unavailable",
-            code="UNREACHABLE",
-        )

@@ -15,6 +15,9 @@ from ironcliw.settings import LOOPBACK_HOSTS, Settings
 # prometheus_client refuses it, Ray logs that and goes on without this server.
 _NO_PORT = "-1"
 _TICK_SECONDS = 1
+# The controller deletes such a machine 20 s after cloud.join_seconds, says why, and has the next
+# ones held; the autoscaler's own time-out says and holds nothing, and must not be the first.
+_REAP_SECONDS = 90
 
 
 def autoscaler_environment(settings: Settings) -> dict[str, str]:
@@ -29,7 +32,7 @@ def autoscaler_environment(settings: Settings) -> dict[str, str]:
         "AUTOSCALER_UPDATE_INTERVAL_S": str(_TICK_SECONDS),
         # an hour by default, which a machine that never joins would cost
         "RAY_AUTOSCALER_RECONCILE_ALLOCATE_STATUS_TIMEOUT_S": str(
-            math.ceil(settings.cloud.join_seconds)
+            math.ceil(settings.cloud.join_seconds) + _REAP_SECONDS
         ),
     }
     if settings.cluster.node_ip not in LOOPBACK_HOSTS:

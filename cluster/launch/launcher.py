@@ -17,6 +17,7 @@ from cluster.announcements import Announcements
 from cluster.gce.client import Insertion, Listing
 from cluster.gce.errors import GceError
 from cluster.launch.mismatch import FIT_FACT, fit_of, held_by_mismatch
+from cluster.launch.not_joined import EVENT_KINDS, NOT_JOINED, held_by_failures
 from cluster.launch.worker_request import HeadFacts, NodeOrder, worker_request
 from cluster.launch.zone_choice import ZoneChoice
 from cluster.machines import VmRequest
@@ -24,7 +25,7 @@ from cluster.money.ledger import SEND_SECONDS, Ledger
 from ironcliw.errors import ClusterError, IroncliwError
 from ironcliw.setting_sections import CloudSettings
 
-_REMEMBERED = 200  # events that are looked through for machines that did not fit
+_REMEMBERED = 500  # events that are looked through for machines that did not fit, or join
 
 
 class Cloud(Protocol):
@@ -42,8 +43,8 @@ class LaunchError(ClusterError):
 
     Args:
         message: For a person.
-        category: One short word: `budget`, `cooldown`, `late`, `mismatch`, the class of a
-            `GceError`, or the code of another error.
+        category: One short word: `budget`, `cooldown`, `late`, `mismatch`, `not_joined`, the class
+            of a `GceError`, or the code of another error.
     """
 
     def __init__(self, message: str, category: str = "other") -> None:
@@ -103,9 +104,12 @@ class Launcher:
             raise LaunchError(self._all_rest(), "cooldown")
         head = self.head()
         fit = fit_of(self.settings.image, head.versions)
-        known = self.announcements.recent(_REMEMBERED, ("launch", "mismatch"))
-        if held := held_by_mismatch(fit, known, self.clock(), self.head_since()):
+        known = self.announcements.recent(_REMEMBERED, EVENT_KINDS)
+        now, head_since = self.clock(), self.head_since()
+        if held := held_by_mismatch(fit, known, now, head_since):
             raise LaunchError(held, "mismatch")
+        if held := held_by_failures(fit, known, now, head_since):
+            raise LaunchError(held, NOT_JOINED)
         self._observe()
         tried: set[str] = set()
         kind = "stockout"

@@ -94,6 +94,7 @@ class ProcessVms:
     ) -> None:
         self.world = world
         self.folder = folder
+        world.console = self._console
         self._environment = dict(environment or {})
         self._longest_seconds = longest_seconds
         self._vms: dict[str, Vm] = {}
@@ -135,6 +136,10 @@ class ProcessVms:
         """What the VMs of a name wrote on their serial consoles, the first one first."""
         logs = sorted(self.folder.glob(f"{name}.*/serial.log"))
         return "".join(log.read_text(encoding="utf-8", errors="replace") for log in logs)
+
+    def _console(self, instance: Instance) -> bytes:
+        path = self.folder / f"{instance.name}.{instance.id}" / "serial.log"
+        return path.read_bytes() if path.is_file() else b""
 
     def _run(self) -> None:
         try:

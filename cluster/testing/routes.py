@@ -33,6 +33,9 @@ class Asked:
         return self.query.get("requestId")
 
 
+_CONSOLE_BYTES = 2**20
+"""Google keeps the last megabyte of a serial console."""
+
 Route = Callable[[ControlPlane, Asked], "Json | Operation"]
 
 
@@ -94,6 +97,21 @@ def _maintain(plane: ControlPlane, asked: Asked) -> Operation:
 def _get_instance(plane: ControlPlane, asked: Asked) -> Json:
     instance = plane.world.find(asked.parts["zone"], asked.parts["name"])
     return resources.instance_json(plane.world, instance)
+
+
+def _serial_port(plane: ControlPlane, asked: Asked) -> Json:
+    """A negative start counts from the end; only the first port is written on."""
+    instance = plane.world.find(asked.parts["zone"], asked.parts["name"])
+    written = plane.world.console(instance) if asked.query.get("port", "1") == "1" else b""
+    kept = max(len(written) - _CONSOLE_BYTES, 0)
+    start = int(asked.query.get("start", "0"))
+    start = min(max(len(written) + start if start < 0 else start, kept), len(written))
+    return {
+        "kind": "compute#serialPortOutput",
+        "contents": written[start:].decode("utf-8", "replace"),
+        "start": str(start),
+        "next": str(len(written)),
+    }
 
 
 def _get_operation(plane: ControlPlane, asked: Asked) -> Operation:
@@ -234,6 +252,7 @@ _ROUTES: list[tuple[str, re.Pattern[str], Route]] = [
         ("POST", _ZONE + "/instances", _insert),
         ("DELETE", _ONE, _delete),
         ("GET", _ONE, _get_instance),
+        ("GET", _ONE + "/serialPort", _serial_port),
         ("POST", _ONE + "/stop", _stop),
         ("POST", _ONE + "/setLabels", _set_labels),
         ("POST", _ONE + "/setMetadata", _set_metadata),

@@ -66,6 +66,7 @@ class World:
         hooks: What the faults of kind `hook` call, by label.
         instances: The VMs that are there, by zone and name.
         operations: By zone and name.
+        console: What an instance wrote on its serial console; set by whoever boots the VMs.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class World:
         self.hooks: dict[str, Callable[[Event | None], None]] = {}
         self.instances: dict[tuple[str, str], Instance] = {}
         self.operations: dict[tuple[str, str], Operation] = {}
+        self.console: Callable[[Instance], bytes] = lambda instance: b""
         self._now = self.clock()
         self._is_stepping = False
         self.faults = FaultPlan(faults, self._now)

@@ -41,7 +41,7 @@ class Cloud:
     settings: CloudSettings = field(init=False)
 
     def __post_init__(self) -> None:
-        self.settings = self.compute.cloud(vpn="none")
+        self.settings = self.compute.cloud(vpn="none", join_seconds=300.0)
         self.client = ComputeClient(self.settings, clock=self.clock, sleep=self.clock.sleep)
         self.events = EventLog(self.store, self.now)
         self.ledger = Ledger(self.store, PriceTable.of(self.budget), self.budget, self.now)

@@ -65,6 +65,27 @@ def test_a_choice_of_numbers_from_the_environment(monkeypatch: pytest.MonkeyPatc
         load_settings()
 
 
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [
+        ({}, 900.0),
+        ({"IMAGE_IS_BAKED": "false"}, 900.0),
+        ({"IMAGE_IS_BAKED": "true"}, 300.0),
+        ({"IMAGE_IS_BAKED": "true", "JOIN_SECONDS": "70"}, 70.0),
+    ],
+)
+def test_a_worker_that_installs_has_more_time_to_join(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], seconds: float
+) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(f"IRONCLIW_CLOUD__{name}", value)
+    settings, origins = load_settings_with_origins()
+    assert settings.cloud.join_seconds == seconds
+    assert effective_settings(settings)["cloud.join_seconds"] == seconds
+    wanted = "environment" if "JOIN_SECONDS" in given else "default"
+    assert origins["cloud.join_seconds"] == wanted
+
+
 def test_where_the_file_is_looked_for(tmp_path: Path) -> None:
     state = {"IRONCLIW_STATE_DIR": str(tmp_path / "state")}
     assert config_path(state) is None

@@ -192,7 +192,7 @@ class Autoscaler:
 
     def restart(self) -> None:
         ordered = {name: START + timedelta(seconds=at) for name, at in self.ordered.items()}
-        self.state = ControllerState(self.join, self.most, ordered)
+        self.state = ControllerState(self.join, self.most, ordered=ordered)
 
 
 @given(

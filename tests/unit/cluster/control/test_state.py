@@ -11,6 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from cluster.control.newcomers import GONE_SECONDS
 from cluster.control.planned_end import EVENT
 from cluster.control.state import (
     CAP_DRAIN_SECONDS,
@@ -122,7 +123,7 @@ class TestWithoutNode:
         vms = [machine(age=0)]
         run.step(vms=vms, nodes=[])
         (delete,) = run.acts(JOIN + SETTLE_SECONDS, vms=vms, nodes=[])
-        assert delete == Delete("vm-1", "us-central1-a", "it has not joined within 320 s")
+        assert delete == Delete("vm-1", "us-central1-a", "it has not joined within 320 s", True)
 
     def test_a_new_controller_looks_first(self, run: Run) -> None:
         vms = [machine(age=10_000)]
@@ -164,6 +165,89 @@ class TestWithoutNode:
         run.step(vms=vms, nodes=[])
         (delete,) = run.acts(SETTLE_SECONDS, vms=vms, nodes=[])
         assert "nobody knows it" in delete.reason  # type: ignore[union-attr]
+
+
+class TestNeverJoined:
+    """Which ends count against the next machine."""
+
+    def stopped(self, run: Run, **seen: object) -> bool:
+        vms = [machine(status=VmStatus.TERMINATED)]
+        (delete,) = of(Delete, run.step(vms=vms, **seen))
+        assert isinstance(delete, Delete)
+        assert delete.never_joined == ("before it joined" in delete.reason)
+        return delete.never_joined
+
+    def test_one_that_stopped(self, run: Run) -> None:
+        run.step(vms=[machine()], nodes=[])
+        assert self.stopped(run, nodes=[])
+
+    def test_one_that_had_joined(self, run: Run) -> None:
+        run.step(vms=[machine()], nodes=[node()])
+        assert not self.stopped(run, nodes=[])
+
+    def test_one_that_an_earlier_controller_saw_joining(self, run: Run) -> None:
+        run.state = ControllerState(JOIN, 2, joined=["vm-1"])
+        assert not self.stopped(run, nodes=[])
+
+    def test_nobody_knows_while_the_head_is_away(self, run: Run) -> None:
+        assert not self.stopped(run)
+
+    @pytest.mark.parametrize("kind", ["joined", "mismatched", "preempted"])
+    def test_one_whose_agent_said_why(self, run: Run, kind: str) -> None:
+        assert not self.stopped(run, nodes=[], reports=[report("vm-1", kind, joined=False)])
+
+    def test_one_that_was_taken_back(self, run: Run) -> None:
+        assert not self.stopped(run, nodes=[], preempted={"vm-1": START})
+
+    def test_one_at_the_cap(self, run: Run) -> None:
+        run.step(vms=[machine()], nodes=[], over="9 USD of 5")
+        assert not self.stopped(run, nodes=[], over="9 USD of 5")
+
+    def test_one_that_is_not_ours(self, run: Run) -> None:
+        vms = [replace(machine(age=10_000), labels={CLUSTER_LABEL: "ironcliw"})]
+        run.step(vms=vms, nodes=[])
+        (delete,) = of(Delete, run.step(SETTLE_SECONDS, vms=vms, nodes=[]))
+        assert not delete.never_joined  # type: ignore[union-attr]
+
+
+class TestGoneBeforeItJoined:
+    def test_it_is_told_once_when_nothing_else_can_be_the_reason(self, run: Run) -> None:
+        run.step(vms=[machine()], nodes=[])
+        assert run.step(2, vms=[], nodes=[]) == []
+        assert run.step(GONE_SECONDS - 1, vms=[], nodes=[]) == []
+        (told,) = run.step(1, vms=[], nodes=[])
+        assert isinstance(told, Tell)
+        assert (told.kind, told.name) == ("not_joined", "vm-1")
+        assert "was gone before it joined; look at the key of the VPN" in told.message
+        assert run.step(60, vms=[], nodes=[]) == []
+
+    def test_a_listing_that_lacked_it_once(self, run: Run) -> None:
+        run.step(vms=[machine()], nodes=[])
+        for _ in range(20):
+            assert run.step(20, vms=[], nodes=[]) == []
+            assert of(Tell, run.step(2, vms=[machine()], nodes=[])) == []
+            run.state._deleted.clear()
+
+    def test_a_preemption_that_is_known_late_does_not_count(self, run: Run) -> None:
+        run.step(vms=[machine()], nodes=[])
+        run.step(2, vms=[], nodes=[])
+        for _ in range(10):
+            assert run.step(20, vms=[], nodes=[], preempted={"vm-1": START}) == []
+
+    def test_one_that_had_joined(self, run: Run) -> None:
+        run.step(vms=[machine()], nodes=[])
+        run.step(2, vms=[machine()], nodes=[node()])
+        assert [run.step(40, vms=[], nodes=[]) for _ in range(3)] == [[], [], []]
+
+    def test_one_that_was_deleted_here_and_is_listed_for_a_while(self, run: Run) -> None:
+        run.step(vms=[machine(age=0)], nodes=[])
+        assert len(run.acts(2, vms=[machine()], nodes=[], overdue=["vm-1"])) == 1
+        run.step(2, vms=[machine()], nodes=[])
+        assert [run.step(40, vms=[], nodes=[]) for _ in range(3)] == [[], [], []]
+
+    def test_nothing_is_told_while_the_head_is_away(self, run: Run) -> None:
+        run.step(vms=[machine()], nodes=[])
+        assert [run.step(40, vms=[]) for _ in range(3)] == [[], [], []]
 
 
 class TestTakenBack:

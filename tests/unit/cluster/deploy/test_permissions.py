@@ -40,6 +40,7 @@ NEEDED: dict[Call, set[str]] = {
     },
     ("InstancesClient", "delete_unary"): {"compute.instances.delete"},
     ("InstancesClient", "get"): {"compute.instances.get"},
+    ("InstancesClient", "get_serial_port_output"): {"compute.instances.getSerialPortOutput"},
     ("InstancesClient", "aggregated_list"): {"compute.instances.list"},
     ("ZoneOperationsClient", "get"): {"compute.zoneOperations.get"},
     ("GlobalOperationsClient", "aggregated_list"): {"compute.globalOperations.list"},
@@ -80,6 +81,7 @@ def exercises(client: ComputeClient, named: ComputeClient) -> dict[str, Callable
     return {
         # the second: what it does where a first try was not answered and the name is taken
         "insert": lambda: (client.insert(request), client._is_made(request)),
+        "console": lambda: client.console(request.name, A, 100),
         "listing": lambda: client.listing("home"),
         "list_vms": lambda: client.list_vms("home"),
         "delete": lambda: client.delete(request.name, A),

@@ -314,13 +314,13 @@ class TestWorkers:
     def test_those_that_joined_are_counted(self, settings: Settings) -> None:
         probes = self.probes(["mac", "w-1.us-central1-a.c.p.internal"], ("w-1", "RUNNING", 999))
         assert check_workers(settings, probes).found == "1 of 1 joined"
-        young = self.probes(["mac"], ("w-2", "RUNNING", 299), ("w-3", "STAGING", 999))
+        young = self.probes(["mac"], ("w-2", "RUNNING", 899), ("w-3", "STAGING", 999))
         assert (
             check_workers(settings, young).found == "0 of 1 joined, the others are still starting"
         )
 
     def test_one_that_never_joined_is_an_error(self, settings: Settings) -> None:
-        probes = self.probes(["mac"], ("w-gone", "RUNNING", 301), ("w-4", "TERMINATED", 999))
+        probes = self.probes(["mac"], ("w-gone", "RUNNING", 901), ("w-4", "TERMINATED", 999))
         step = "get-serial-port-output"
         assert_wrong(check_workers(settings, probes), State.ERROR, "w-gone run and have not", step)
 

@@ -86,25 +86,64 @@ def test_all_pages_of_a_list_share_one_patience(
     assert 5 <= clock() - began <= 8
 
 
-@pytest.mark.parametrize("zone", [B, "us-central1-x"])
+@pytest.mark.parametrize("place", [f"zones/{B}", "regions/us-central1"])
 def test_partial_list_is_refused(
-    client: ComputeClient, monkeypatch: pytest.MonkeyPatch, zone: str
+    client: ComputeClient, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     warning = compute_v1.Warning(code="UNREACHABLE")
     scope = compute_v1.InstancesScopedList(warning=warning)
-    page = compute_v1.InstanceAggregatedList(items={f"zones/{zone}": scope})
+    page = compute_v1.InstanceAggregatedList(items={place: scope})
     monkeypatch.setattr(client.session, "call", lambda *_, **__: page)
-    with pytest.raises(GceError, match=f"lacks {zone}") as raised:
+    with pytest.raises(GceError, match=f"lacks {place.rpartition('/')[2]}") as raised:
         client.list_vms("home")
     assert raised.value.kind == "unavailable"
 
 
-def test_zone_far_away_may_be_unreachable(
-    client: ComputeClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    page = compute_v1.InstanceAggregatedList(unreachables=["projects/p/zones/europe-west1-b"])
-    monkeypatch.setattr(client.session, "call", lambda *_, **__: page)
-    assert client.list_vms("home") == []
+class TestZoneThatTheSettingsDoNotName:
+    """It may be of our region: GCE cannot reach it, and nothing of ours is there."""
+
+    @pytest.fixture
+    def some(self, compute: FakeCompute, clock: ManualClock) -> ComputeClient:
+        settings = compute.cloud(zones=(A, B))
+        return ComputeClient(settings, clock=clock, sleep=clock.sleep)
+
+    def test_it_stops_nothing(self, some: ComputeClient, compute: FakeCompute) -> None:
+        request = new_request()
+        some.insert(request)
+        compute.world.add(UnreachableZone(zone=F, partial=True))
+        assert [vm.name for vm in some.list_vms("home")] == [request.name]
+        assert some.preemptions([A, B], datetime(2020, 1, 1, tzinfo=UTC)) == []
+
+    def test_it_is_logged_once(
+        self, some: ComputeClient, compute: FakeCompute, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for zone in (F, C):
+            compute.world.add(UnreachableZone(zone=zone, partial=True))
+            for _ in range(3):
+                some.list_vms("home")
+        assert [record.getMessage().partition(",")[0] for record in caplog.records] == [
+            f"the list of the machines of cluster home lacks {zone}" for zone in (F, C)
+        ]
+
+    def test_one_that_held_our_machines_before_is_waited_for(
+        self, client: ComputeClient, some: ComputeClient, compute: FakeCompute
+    ) -> None:
+        client.insert(new_request(F))
+        assert len(some.list_vms("home")) == 1
+        compute.world.add(UnreachableZone(zone=F, partial=True))
+        with pytest.raises(GceError, match=f"lacks {F}"):
+            some.list_vms("home")
+
+
+def test_the_end_of_a_console(client: ComputeClient, compute: FakeCompute) -> None:
+    request = new_request()
+    client.insert(request)
+    compute.world.console = lambda instance: f"{instance.name} starts\nand fails\n".encode()
+    assert client.console(request.name, A, 10) == "and fails\n"
+    assert client.console(request.name, A, 1000) == f"{request.name} starts\nand fails\n"
+    with pytest.raises(GceError, match="serial console of gone") as raised:
+        client.console("gone", A, 10)
+    assert raised.value.kind == "missing"
 
 
 def test_delete_of_what_is_gone_is_fine(client: ComputeClient) -> None:

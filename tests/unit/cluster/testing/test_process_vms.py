@@ -65,6 +65,16 @@ def boot(cloud: Cloud, vms: ProcessVms, body: Body) -> Callable[..., None]:
     return insert
 
 
+def test_the_cloud_shows_what_a_vm_wrote_also_when_it_is_off(
+    cloud: Cloud, boot: Callable[..., None]
+) -> None:
+    boot("echo up; echo the disk is full; exec poweroff")
+    instance = cloud.world.named("vm-1")
+    assert instance is not None
+    wait_for(lambda: not instance.is_powered(cloud.world.step()))
+    assert cloud.world.console(instance) == b"up\nthe disk is full\n"
+
+
 class TestBoot:
     def test_the_script_runs_when_the_vm_does(
         self, cloud: Cloud, vms: ProcessVms, body: Body
