@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from cluster.gce.errors import GceError
-from cluster.gce.requests import last_part, region_of
+from cluster.gce.requests import last_part
+from cluster.machines import region_of
 
 _log = logging.getLogger(__name__)
 
