@@ -17,9 +17,8 @@ from cluster.vm.head import REPORT_NAMESPACE
 from ironcliw.errors import StoreError
 from ironcliw.setting_sections import BudgetSettings
 from tests.unit.cluster.clouds import A
-from tests.unit.cluster.control.test_poller import Later
 from tests.unit.cluster.controller_bench import Bench
-from tests.unit.cluster.fake_head import FakeHead
+from tests.unit.cluster.fake_head import FakeHead, Later
 
 OURS = (dict(WORKER), dict(WORKER_SELECTOR))
 
