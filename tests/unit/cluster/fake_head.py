@@ -34,6 +34,18 @@ class Immediate(Executor):
         self.is_shut_down = True
 
 
+class Later(Immediate):
+    """Runs nothing: the test answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.futures: list[Future[Any]] = []
+
+    def submit(self, function: Any, /, *arguments: Any, **named: Any) -> Future[Any]:
+        self.futures.append(Future())
+        return self.futures[-1]
+
+
 @dataclass
 class FakeHead:
     """The calls that the controller makes."""

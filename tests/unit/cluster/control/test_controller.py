@@ -22,9 +22,8 @@ from ironcliw.errors import StoreError
 from ironcliw.setting_sections import BudgetSettings, StoreSettings
 from ironcliw.settings import load_settings
 from tests.unit.cluster.clouds import A
-from tests.unit.cluster.control.test_poller import Later
 from tests.unit.cluster.controller_bench import Bench
-from tests.unit.cluster.fake_head import FakeHead
+from tests.unit.cluster.fake_head import FakeHead, Later
 
 OURS = (dict(WORKER), dict(WORKER_SELECTOR))
 

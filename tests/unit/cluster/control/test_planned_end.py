@@ -15,8 +15,8 @@ from cluster.control.planned_end import EVENT, PlannedEnd
 from cluster.control.state import ControllerState, Demand, Drain, Instruction, Node, Snapshot, Tell
 from cluster.machines import Vm, VmStatus
 from cluster.testing.faults import Preempt
-from tests.unit.cluster.control.test_state import JOIN, START, Run, machine, node, of
 from tests.unit.cluster.controller_bench import Bench
+from tests.unit.cluster.snapshots import JOIN, START, Run, machine, node, of
 
 MAX_RUN = 14_400.0
 ORDER = MAX_RUN - JOIN - 120

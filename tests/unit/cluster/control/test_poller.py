@@ -3,26 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Any
 
 import pytest
 
 from cluster.control.poller import Poller
 from cluster.testing.clocks import ManualClock
-from tests.unit.cluster.fake_head import Immediate
-
-
-class Later(Immediate):
-    """Runs nothing: the test answers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.futures: list[Future[Any]] = []
-
-    def submit(self, function: Any, /, *arguments: Any, **named: Any) -> Future[Any]:
-        self.futures.append(Future())
-        return self.futures[-1]
+from tests.unit.cluster.fake_head import Immediate, Later
 
 
 def fail() -> str:
