@@ -125,8 +125,8 @@ class GcsLink:
     def _look(self, gcs: Any) -> View:
         from ray.core.generated import autoscaler_pb2
 
-        reply = autoscaler_pb2.GetClusterResourceStateReply()  # type: ignore[attr-defined]
-        reply.ParseFromString(gcs.get_cluster_resource_state(timeout_s=_RPC_SECONDS))
+        reply = autoscaler_pb2.GetClusterStatusReply()  # type: ignore[attr-defined]
+        reply.ParseFromString(gcs.get_cluster_status(timeout_s=_RPC_SECONDS))
         state = reply.cluster_resource_state
         draining = autoscaler_pb2.NodeStatus.DRAINING  # type: ignore[attr-defined]
         dead = autoscaler_pb2.NodeStatus.DEAD  # type: ignore[attr-defined]
@@ -147,7 +147,8 @@ class GcsLink:
             reports=found.reports,
             unreadable=found.unreadable,
             leases=tuple(read_leases(gcs)),
-            round=state.last_seen_autoscaler_state_version,
+            # not autoscaler_state_version: that one stands still while no machine comes or goes
+            round=reply.autoscaling_state.last_seen_cluster_resource_state_version,
         )
 
     def _call(self, function: Callable[[Any], Any]) -> Any:

@@ -89,11 +89,13 @@ class FakeHead:
         if not self.is_up:
             raise RpcError("the head is gone")
 
-    def get_cluster_resource_state(self, timeout_s: float) -> bytes:
+    def get_cluster_status(self, timeout_s: float) -> bytes:
         self._answer()
-        reply = autoscaler_pb2.GetClusterResourceStateReply()
+        reply = autoscaler_pb2.GetClusterStatusReply()
         state = reply.cluster_resource_state
-        state.last_seen_autoscaler_state_version = self.round
+        # as Ray does: this grows with each look of the autoscaler, its own version with its changes
+        reply.autoscaling_state.last_seen_cluster_resource_state_version = self.round
+        reply.autoscaling_state.autoscaler_state_version = 2
         nodes = {HEAD_INSTANCE_ID: (STATES.RUNNING, 0), **self.nodes}
         for name, (status, idle_ms) in nodes.items():
             state.node_states.add(
