@@ -8,6 +8,7 @@ without it the autoscaler launches nothing.
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -54,6 +55,7 @@ from ironcliw.settings import load_settings, python_match_level
 from ironcliw.store import Store
 
 _LONGEST_CATEGORY = 19  # Ray shows no more
+_RAY_UTIL = logging.getLogger("ray.autoscaler._private.util")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,7 @@ class GceSpotProvider(NodeProvider):
     ) -> None:
         super().__init__(provider_config, cluster_name)
         _refuse_first_autoscaler()
+        _RAY_UTIL.addFilter(_is_news)
         self._config = ProviderConfig.of(provider_config)
         cloud, budget = self._config.cloud, self._config.budget
         self._settings = load_settings()
@@ -314,3 +317,8 @@ def _refuse_first_autoscaler() -> None:
             "the cluster needs Ray's second autoscaler: start the head with `ironcliw up`, or set "
             "RAY_enable_autoscaler_v2=1 before `ray start`"
         )
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Ray warns twice a round of two empty fields that it adds to every definition itself."""
+    return "empty legacy field" not in record.getMessage()

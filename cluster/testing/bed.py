@@ -124,8 +124,8 @@ class Bed:
         return "\n".join(log.read_text(encoding="utf-8", errors="replace") for log in logs)
 
     def logs(self) -> str:
-        """For a failure: the end of the monitor's log and the VMs' consoles."""
-        texts = [self.monitor_log()[-9000:]]
+        """For a failure: the events, the ends of the logs and the VMs' consoles."""
+        texts = ["\n".join(self.told()), self.monitor_log()[-9000:]]
         log = self.settings.state_dir / "controller.log"
         texts.append(log.read_text(encoding="utf-8", errors="replace")[-3000:])
         texts += [self.vms.serial(name)[-3000:] for name in self.live()]
@@ -185,7 +185,7 @@ def bed(
         finally:
             end_processes(session)
             if cluster is not None:
-                controller.wait(timeout=10)
+                controller.wait(timeout=60)
                 for driver in cluster.drivers:
                     driver.kill()
                     driver.wait()
@@ -271,7 +271,7 @@ def _start(settings: Settings, environment: dict[str, str]) -> None:
         "--disable-usage-stats",
         *autoscaler_options(settings),
     ]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     if done.returncode:
         raise ClusterError(f"the head of the test bed did not start: {done.stdout}{done.stderr}")
 

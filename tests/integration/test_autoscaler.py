@@ -65,13 +65,14 @@ def test_from_nothing_to_one_machine_and_back(tmp_path: Path) -> None:
         (name,) = cluster.wait_for(cluster.live, 120, "a machine")
         first, second = cluster.inserts()
         assert (first.path, second.path) == (cluster.insert_path(A), cluster.insert_path(B))
-        # in the round that asked the first one: Ray says so once a round
-        assert cluster.monitor_log().count("Launching 1 nodes") == 1
         assert place_of(driver, cluster) == name
-        # its node is drained away, its agent turns the power off, the controller deletes it
+        # in the round that asked the first zone: Ray says so once a round
+        assert cluster.monitor_log().count("Launching 1 nodes") == 1
+        # its node is drained away and its agent turns the power off; then whoever sees it first of
+        # autoscaler and controller deletes it
         cluster.wait_for(lambda: not cluster.live(), 120, "the end of an idle machine")
         assert len(cluster.inserts()) == 2
-        assert cluster.wait_for(lambda: cluster.told("reaped"), 30, "the word on its end")
+        cluster.wait_for(lambda: cluster.told("deleted", "reaped"), 60, "the word on its end")
         assert cluster.told("joined")[0].startswith(f"machine {name} joined")
         # 124 to 127 on Linux x86-64, of which the messages of google-cloud-compute are 98
         assert memory(cluster.controller.pid) <= 131_000_000
@@ -96,7 +97,7 @@ def test_an_autoscaler_killed_amid_a_launch_loses_and_doubles_nothing(tmp_path: 
         cluster.world.add(Hook(when="created", label="crash"))
         driver = cluster.driver(TASK)
         (name,) = cluster.wait_for(cluster.live, 120, "a machine")
-        psutil.wait_procs([monitor], timeout=10)
+        psutil.wait_procs([monitor], timeout=30)
         assert cluster.told("launch") == []
         again = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
         try:
@@ -115,7 +116,7 @@ def test_the_replacement_is_there_before_the_end(tmp_path: Path) -> None:
         tmp_path, cloud={"idle_minutes": 5.0, "notice_seconds": 120}, longest_seconds=400
     ) as cluster:
         first = next_place(cluster.driver(ACTOR))
-        cluster.wait_for(lambda: cluster.told("joined"), 30, "the controller's look at it")
+        cluster.wait_for(lambda: cluster.told("joined"), 60, "the controller's look at it")
         cluster.world.add(Preempt(notice=120, name=first))
         cluster.wait_for(lambda: len(cluster.told("joined")) == 2, 110, "the replacement")
         assert first in cluster.vms.names()

@@ -315,5 +315,14 @@ def test_rays_own_adapter_drives_it(
     assert '"ray.io/node-group": "spot"' in instance.metadata["startup-script"]
 
 
+def test_what_ray_warns_of_in_every_round_is_not_logged(
+    provider: GceSpotProvider, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    definition = render(settings)
+    AutoscalingConfig(definition, skip_content_hash=True)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == []
+    assert "head_node" not in definition and "worker_nodes" not in definition
+
+
 def test_the_definition_names_this_class(settings: Settings, tmp_path: Path) -> None:
     assert render(settings)["provider"]["module"] == f"cluster.provider.{GceSpotProvider.__name__}"
