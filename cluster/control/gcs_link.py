@@ -13,7 +13,7 @@ from typing import Any
 from cluster.config import GROUP_LABEL, SPOT_TYPE
 from cluster.control.leases import Lease, read_leases
 from cluster.control.occupants import LivingActor, LivingJob, Occupancy
-from cluster.control.state import Node
+from cluster.control.snapshot import Node
 from cluster.vm.head import connect_to_gcs, drain_once
 from cluster.vm.report import VmReport, forget, read_reports
 from ironcliw.errors import ClusterError

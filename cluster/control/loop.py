@@ -10,48 +10,37 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
-
-from ray.exceptions import RayError
 
 from cluster.announcements import Announcements
 from cluster.config import HEAD_INSTANCE_ID
 from cluster.control.agent_news import AgentNews
 from cluster.control.agent_reports import AgentReports
 from cluster.control.gcs_link import GcsLink, View
-from cluster.control.last_words import READ_BYTES, last_words
+from cluster.control.instructions import Forget
 from cluster.control.leases import leased
 from cluster.control.metrics import metrics_text, write_metrics
 from cluster.control.occupants import Occupancy, bookings
+from cluster.control.performer import FAILURES, Performer
 from cluster.control.planned_end import orders_of
 from cluster.control.poller import Poller
 from cluster.control.report import make_report, write_report
 from cluster.control.silence import Silence
-from cluster.control.state import (
-    ControllerState,
-    Delete,
-    Demand,
-    Drain,
-    Forget,
-    Instruction,
-    Snapshot,
-    Tell,
-)
+from cluster.control.snapshot import Snapshot
+from cluster.control.state import ControllerState
 from cluster.events import EventLog
 from cluster.gce.client import ComputeClient, Listing, Preemption
 from cluster.head.head_id import head_id
-from cluster.head.ray_environment import token_path
 from cluster.keep_warm import is_warm
-from cluster.launch.not_joined import NEXT_STEP, NOT_JOINED
 from cluster.launch.zone_choice import load_book
 from cluster.machines import Vm
 from cluster.money.intervals import Observation
 from cluster.money.ledger import Ledger
 from cluster.money.prices import PriceTable
 from cluster.own_machines import OwnMachines
-from ironcliw.errors import IroncliwError, StoreError
+from ironcliw.errors import StoreError
 from ironcliw.settings import Settings
 from ironcliw.store import Store
 
@@ -69,7 +58,6 @@ _PREEMPTIONS_SINCE = timedelta(minutes=10)
 _METRICS_PERIOD = 5.0
 _SILENT_SECONDS = 60.0
 _REMEMBERED = 500  # events that are looked through for machines that joined
-_FAILURES = (IroncliwError, RayError, OSError)
 
 
 class Controller:
@@ -117,6 +105,9 @@ class Controller:
         # the link to the head is for one thread at a time
         self._head_thread = executor(1, "head")
         self._cloud_threads = executor(4, "cloud")
+        self._performer = Performer(
+            settings, client, gcs, self._announcements, self._head_thread, self._cloud_threads
+        )
         self._vms = self._poller(self._cloud_threads, self._list, PERIOD_SECONDS)
         self._taken = self._poller(self._cloud_threads, self._preemptions, _PREEMPTIONS_PERIOD)
         self._view = self._poller(self._head_thread, gcs.look, PERIOD_SECONDS)
@@ -125,7 +116,6 @@ class Controller:
         self._no_cloud = Silence("cloud", "the cloud", FRESH_SECONDS, told)
         self._no_head = Silence("head", "the head", FRESH_SECONDS, told)
         self._booked_at: float | None = None
-        self._pending: dict[Future[Any], Instruction] = {}
         self._overdue: Sequence[str] = ()
         self._over = ""
         self._round = (0, monotonic())
@@ -134,7 +124,8 @@ class Controller:
 
     def tick(self) -> None:
         """Take in what was answered, and do what follows; waits for the store alone."""
-        self._finish()
+        for failed in self._performer.finish():
+            self._state.failed(failed)
         self._taken.poll()
         view, listed, work = self._view.poll(), self._vms.poll(), self._work.poll()
         try:
@@ -152,7 +143,7 @@ class Controller:
         head_error = self._no_head.check(self._view)
         seen = self._snapshot()
         for instruction in self._state.step(seen):
-            self._perform(instruction)
+            self._performer.perform(instruction, self._view.fresh(FRESH_SECONDS))
         self._write_files(seen, cloud_error, head_error)
 
     def close(self) -> None:
@@ -161,7 +152,7 @@ class Controller:
             executor.shutdown(wait=False, cancel_futures=True)
 
     def _poller(self, executor: Executor, ask: Callable[[], Any], period: float) -> Any:
-        return Poller(executor, ask, period, self._monotonic, _FAILURES)
+        return Poller(executor, ask, period, self._monotonic, FAILURES)
 
     def _list(self) -> tuple[Listing, datetime]:
         listing = self._client.listing(self._settings.cloud.cluster_name)
@@ -219,7 +210,7 @@ class Controller:
         if vms is None:
             return
         for name in self._agents.gone(view.reports, {vm.name for vm in vms}, self._clock()):
-            self._perform(Forget(name))
+            self._performer.perform(Forget(name))
 
     def _machines(self) -> Sequence[Vm] | None:
         listed: tuple[Listing, datetime] | None = self._vms.fresh(FRESH_SECONDS)
@@ -243,80 +234,6 @@ class Controller:
             floor=max(int(warm), by_lease, work.wanted if work else 0),
             demanded=view.demanded if view else 0,
         )
-
-    def _perform(self, instruction: Instruction) -> None:
-        match instruction:
-            case Tell(kind, message, name):
-                if kind != NOT_JOINED or not self._was_deleted(name):
-                    self._announcements.add(kind, message, name=name)
-            case Drain(node_id, name, seconds, reason):
-                message = f"{name} {reason}"
-                self._submit(
-                    self._head_thread,
-                    instruction,
-                    lambda: self._gcs.drain(node_id, message, seconds),
-                )
-            case Delete(name, zone, _, never_joined):
-                self._submit(
-                    self._cloud_threads,
-                    instruction,
-                    lambda: self._end(name, zone, never_joined),
-                )
-            case Forget(name) if instruction not in self._pending.values():
-                self._submit(self._head_thread, instruction, lambda: self._gcs.forget(name))
-            case Demand(workers):
-                view = self._view.fresh(FRESH_SECONDS)
-                if view is not None and instruction not in self._pending.values():
-                    self._submit(
-                        self._head_thread, instruction, lambda: self._gcs.demand(workers, view)
-                    )
-
-    def _submit(self, executor: Executor, instruction: Instruction, act: Callable[[], Any]) -> None:
-        self._pending[executor.submit(act)] = instruction
-
-    def _finish(self) -> None:
-        """Tell how what was begun has ended."""
-        for future in [one for one in self._pending if one.done()]:
-            instruction = self._pending.pop(future)
-            try:
-                result = future.result()
-            except _FAILURES as error:
-                logger.warning("%s failed: %s", instruction, error)
-                self._state.failed(instruction)
-                continue
-            match instruction:
-                case Drain(_, name, seconds, reason):
-                    message = f"the node of machine {name} is drained for {seconds:.0f} s"
-                    self._announcements.add("drained", f"{message}: {name} {reason}", name=name)
-                case Delete(name, zone, reason, never_joined):
-                    message = f"machine {name} in {zone} is deleted: {reason}"
-                    self._announcements.add("reaped", message, name=name, zone=zone)
-                    if never_joined:
-                        message = f"machine {name} in {zone} never joined: {reason}; "
-                        message += f"{result}; {NEXT_STEP}"
-                        self._announcements.add(NOT_JOINED, message, topic=name, name=name)
-
-    def _end(self, name: str, zone: str, never_joined: bool) -> str:
-        """Deletes a machine; what its console said last, which goes with it."""
-        said = self._last_words(name, zone) if never_joined else ""
-        self._client.delete(name, zone)
-        return said
-
-    def _last_words(self, name: str, zone: str) -> str:
-        try:
-            console = self._client.console(name, zone, READ_BYTES)
-        except IroncliwError as error:
-            # the machine is deleted all the same: it costs money, and a console is a convenience
-            return f"its serial console could not be read ({error.message})"
-        path = token_path(self._settings)
-        token = path.read_text(encoding="ascii").strip() if path.is_file() else ""
-        words = last_words(console, [token])
-        return f"its serial console ends: {words}" if words else "its serial console is empty"
-
-    def _was_deleted(self, name: str) -> bool:
-        """Whether the autoscaler did it: nobody wanted the machine any more."""
-        recent = self._announcements.recent(_REMEMBERED, ("deleted",))
-        return any(event.facts.get("name") == name for event in recent)
 
     def _write_files(self, seen: Snapshot, cloud_error: str, head_error: str) -> None:
         now = self._monotonic()

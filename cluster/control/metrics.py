@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from cluster.control.state import Snapshot
+from cluster.control.snapshot import Snapshot
 from cluster.money.ledger import Standing
 
 METRICS_FILE = Path("metrics") / "cluster.prom"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from cluster.control.state import Node
+from cluster.control.snapshot import Node
 
 WORKERS_KEY = "ironcliw-workers"
 """Metadata of a job: so many workers are kept while it runs, whether it uses them or not."""

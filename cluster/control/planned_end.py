@@ -9,13 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
 
+from cluster.control.snapshot import Node
 from cluster.events import EventLog
 from cluster.machines import Vm, VmStatus
-
-if TYPE_CHECKING:
-    from cluster.control.state import Node
 
 EVENT = "max_run"
 """Kind of the event that a replacement is ordered; a new controller reads it."""

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
-from cluster.control.state import Snapshot
+from cluster.control.snapshot import Snapshot
 
 REPORT_FILE = "controller.json"
 """In the state directory."""

@@ -9,18 +9,16 @@ machines that nobody uses any more, and the end of work at the cap.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from cluster.control.instructions import Delete, Demand, Drain, Instruction, Tell
 from cluster.control.newcomers import Newcomers
+from cluster.control.notices import notice_of
 from cluster.control.planned_end import EVENT, PlannedEnds
+from cluster.control.snapshot import Node, Snapshot
 from cluster.launch.not_joined import NEXT_STEP, NOT_JOINED
-from cluster.machines import TYPE_LABEL, Vm, VmStatus
-from cluster.vm.lifecycle import DEFAULT_NOTICE_SECONDS
-from cluster.vm.report import VmReport
+from cluster.machines import TYPE_LABEL, Vm
 
-AGENT_SECONDS = 5
-"""An agent that has seen the notice is given so long to drain its node itself."""
 ORPHAN_SECONDS = 180
 """A machine whose Ray node is gone is deleted after it; a restarted head has it back in 60 s."""
 SETTLE_SECONDS = 20
@@ -30,89 +28,6 @@ CAP_DRAIN_SECONDS = 120
 DELETE_AGAIN_SECONDS = 60
 # of an agent's events: those after which it is no wonder that a machine does not join
 _REASONS = frozenset({"joined", "mismatched", "preempted"})
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """A node of Ray that is alive; `name` is its machine's, `idle_seconds` 0 while it works."""
-
-    node_id: str
-    name: str
-    is_draining: bool
-    idle_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """What the controller sees.
-
-    Attributes:
-        now: By the cloud's clock, as well as it is known.
-        vms: All machines of the cluster; None: not known now.
-        nodes: Ray's living workers; None: the head cannot be reached.
-        preempted: When GCE took machines back, by its operations.
-        reports: The last words of the machines' agents.
-        over: Why the cap is passed; empty: it is not.
-        overdue: Machines that have outlived their `max_run`.
-        floor: So many workers are wanted in any case: keep-warm windows and leases.
-        demanded: How many are demanded of the autoscaler in our name now.
-    """
-
-    now: datetime
-    vms: Sequence[Vm] | None = None
-    nodes: Sequence[Node] | None = None
-    preempted: Mapping[str, datetime] = field(default_factory=dict)
-    reports: Sequence[VmReport] = ()
-    over: str = ""
-    overdue: Sequence[str] = ()
-    floor: int = 0
-    demanded: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Drain:
-    """Drain a node; its machine ends in `seconds`."""
-
-    node_id: str
-    name: str
-    seconds: float
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Delete:
-    """Delete a machine; `never_joined`: the next one of its kind would not join, either."""
-
-    name: str
-    zone: str
-    reason: str
-    never_joined: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """Have the autoscaler keep so many workers; 0: none for our sake."""
-
-    workers: int
-
-
-@dataclass(frozen=True, slots=True)
-class Tell:
-    """Note an event about a machine; an empty name: about none."""
-
-    kind: str
-    message: str
-    name: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Forget:
-    """Drop the report of a machine that is gone."""
-
-    name: str
-
-
-Instruction = Drain | Delete | Demand | Tell | Forget
 
 
 class ControllerState:
@@ -197,7 +112,7 @@ class ControllerState:
         """Drains what goes, and asks for the replacement of what is in use."""
         by_name = {node.name: node for node in nodes}
         for vm in vms:
-            notice = _notice(vm, seen)
+            notice = notice_of(vm, seen)
             if notice is None:
                 continue
             node = by_name.get(vm.name)
@@ -353,40 +268,3 @@ class ControllerState:
         self._deleted[vm.name] = seen.now
         self._newcomers.drop(vm.name)
         yield Delete(vm.name, vm.zone, reason, never_joined)
-
-
-@dataclass(frozen=True, slots=True)
-class _Notice:
-    """That a machine goes: since when, how it is known, and when its node must be drained.
-
-    It ends `seconds` after `at`.
-    """
-
-    at: datetime
-    why: str
-    drain_at: datetime
-    seconds: int
-    is_preemption: bool = True
-
-
-def _notice(vm: Vm, seen: Snapshot) -> _Notice | None:
-    """By the first that knows: the agent, GCE's operations, the machine's state."""
-    reported = [
-        event.at
-        for report in seen.reports
-        if report.name == vm.name
-        for event in report.events
-        if event.kind == "preempted"
-    ]
-    if vm.name in seen.preempted:
-        at = seen.preempted[vm.name]
-        return _Notice(at, "is taken back by GCE", at, vm.notice_seconds)
-    stops = vm.status in (VmStatus.STOPPING, VmStatus.SUSPENDING)
-    if reported and (vm.is_live or stops):
-        at = reported[-1]
-        drain_at = at + timedelta(seconds=AGENT_SECONDS)
-        return _Notice(at, "is taken back by GCE", drain_at, vm.notice_seconds)
-    if stops:
-        # the notice is over by then, or there was none
-        return _Notice(seen.now, "stops", seen.now, DEFAULT_NOTICE_SECONDS, is_preemption=False)
-    return None

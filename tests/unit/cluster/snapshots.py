@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
-from cluster.control.state import ControllerState, Instruction, Node, Snapshot, Tell
+from cluster.control.instructions import Instruction, Tell
+from cluster.control.snapshot import Node, Snapshot
+from cluster.control.state import ControllerState
 from cluster.machines import CLUSTER_LABEL, TYPE_LABEL, Vm, VmStatus
 from cluster.vm.report import VmEvent, VmReport
 

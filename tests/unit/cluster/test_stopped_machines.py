@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from cluster.config import HEAD_INSTANCE_ID
-from cluster.control.state import ControllerState, Delete, Snapshot
+from cluster.control.instructions import Delete
+from cluster.control.snapshot import Snapshot
+from cluster.control.state import ControllerState
 from cluster.gce.client import ComputeClient
 from cluster.machines import Vm, VmStatus
 from cluster.stopped_machines import AGAIN_SECONDS, StoppedMachines

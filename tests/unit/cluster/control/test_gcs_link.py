@@ -10,7 +10,7 @@ from ray.exceptions import RpcError
 from cluster.config import HEAD_INSTANCE_ID
 from cluster.control.gcs_link import WORKER, WORKER_SELECTOR, Bundle, GcsLink
 from cluster.control.leases import LONGEST_SECONDS, NAMESPACE, drop, hold, leased, read_leases
-from cluster.control.state import Node
+from cluster.control.snapshot import Node
 from ironcliw.errors import ClusterError, SettingsError
 from tests.unit.cluster.fake_head import FakeHead
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.control.occupants import LivingActor, LivingJob, Occupancy, bookings
-from cluster.control.state import Node
+from cluster.control.snapshot import Node
 
 TRAINING = LivingJob("01", True, {"job_submission_id": "raysubmit_1"})
 SILENT = LivingJob("02", False, {})

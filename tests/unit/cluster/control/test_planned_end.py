@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from cluster.control.instructions import Demand, Drain, Instruction, Tell
 from cluster.control.planned_end import EVENT, PlannedEnd
-from cluster.control.state import ControllerState, Demand, Drain, Instruction, Node, Snapshot, Tell
+from cluster.control.snapshot import Node, Snapshot
+from cluster.control.state import ControllerState
 from cluster.machines import Vm, VmStatus
 from cluster.testing.faults import Preempt
 from tests.unit.cluster.controller_bench import Bench

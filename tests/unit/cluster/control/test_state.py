@@ -10,20 +10,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from cluster.control.instructions import Delete, Demand, Drain, Instruction, Tell
 from cluster.control.newcomers import GONE_SECONDS
 from cluster.control.planned_end import EVENT
-from cluster.control.state import (
-    CAP_DRAIN_SECONDS,
-    ORPHAN_SECONDS,
-    SETTLE_SECONDS,
-    ControllerState,
-    Delete,
-    Demand,
-    Drain,
-    Instruction,
-    Node,
-    Tell,
-)
+from cluster.control.snapshot import Node
+from cluster.control.state import CAP_DRAIN_SECONDS, ORPHAN_SECONDS, SETTLE_SECONDS, ControllerState
 from cluster.machines import CLUSTER_LABEL, Vm, VmStatus
 from tests.unit.cluster.snapshots import JOIN, START, Run, machine, node, of, report
 

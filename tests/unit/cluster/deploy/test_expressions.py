@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import cluster.events
 from cluster.control.metrics import METRICS_FILE, metrics_text
-from cluster.control.state import Node, Snapshot
+from cluster.control.snapshot import Node, Snapshot
 from cluster.machines import Vm, VmStatus
 from cluster.money.budget import day_of, month_of
 from cluster.money.ledger import Standing
