@@ -382,7 +382,7 @@ def test_a_report_that_cannot_be_dropped_is_dropped_later(
 
 
 def test_a_report_is_not_dropped_while_that_is_under_way(bench: Bench) -> None:
-    threads = bench.controller._head_thread = Later()
+    threads = bench.controller._performer._head_thread = Later()
     bench.head.report("ironcliw-gone", (0.0, "power_off"))
     bench.run(20)
     assert len(threads.futures) == 1
