@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from ironcliw.errors import IroncliwError
 from ironcliw.settings import process_environment
 
 Result = TypeVar("Result")
+Name = TypeVar("Name", bound=Hashable)
 # What an e2 worker may have; read by ATen, oneDNN and MKL when torch is first imported, and by us.
 CAPS: Mapping[str, Mapping[str, str]] = {
     "avx2": {
@@ -210,13 +211,13 @@ class ThemeResult:
 
 
 def interleave(
-    contestants: Mapping[str, Callable[[], Result]], rounds: int
-) -> dict[str, list[Result]]:
+    contestants: Mapping[Name, Callable[[], Result]], rounds: int
+) -> dict[Name, list[Result]]:
     """Measure each contestant once a round; every second round runs in reverse order.
 
     Reversing cancels what a contestant leaves to the next (a warm package, a full cache).
     """
-    results: dict[str, list[Result]] = {name: [] for name in contestants}
+    results: dict[Name, list[Result]] = {name: [] for name in contestants}
     order = list(contestants)
     for index in range(rounds):
         for name in order if index % 2 == 0 else reversed(order):

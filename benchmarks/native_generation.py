@@ -9,7 +9,7 @@ import logging
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -71,27 +71,28 @@ def generation_rows(options: Options) -> list[Row]:
         for child in children.values():
             for name, work in works.items():
                 child.call(op="texts", name=name, texts=[work.text()])
-        logger.info("one stream and a prompt, %d rounds", rounds)
-        taken = {name: measure(children, name, rounds) for name in ("stream", "first", "prompt")}
         readers = {threads: _reader(stack, options, threads, logs) for threads in (1, 2)}
-        logger.info("reading memory")
-        reads = interleave(
-            {str(threads): partial(_seconds, child, "read") for threads, child in readers.items()},
-            max(rounds, 5),
-        )
+        logger.info("one stream and reading memory, %d rounds", rounds)
+        stream_seconds, first_seconds, reads = measure_with_reads(children, readers, rounds)
+        logger.info("a prompt, %d rounds", rounds)
+        prompt_seconds = measure(children, "prompt", rounds)
         logger.info("one stream beside a busy process, %d rounds", rounds)
         alone, beside = measure_beside(children, "beside", rounds)
     bandwidth = {
-        int(threads): Samples.of(roofline.gigabytes_per_second(value) for value in values)
+        threads: Samples.of(roofline.gigabytes_per_second(value) for value in values)
         for threads, values in reads.items()
     }
     stream, prompt = works["stream"], works["prompt"]
-    rates = rates_of(taken["stream"], stream.generated, missing)
+    rates = rates_of(stream_seconds, stream.generated, missing)
     rows = bandwidth_rows(bandwidth)
-    rows.append(share_row(decode_rates(taken, stream), traffic(file, stream), bandwidth))
-    rows += peer_rows(
-        rates, rates_of(taken["prompt"], len(prompt.prompts[0]), missing), options.cap
+    rows.append(
+        share_row(
+            decode_rates(stream_seconds[OURS], first_seconds, stream),
+            traffic(file, stream),
+            bandwidth,
+        )
     )
+    rows += peer_rows(rates, rates_of(prompt_seconds, len(prompt.prompts[0]), missing), options.cap)
     generated = works["beside"].generated
     undisturbed = rates_of(alone, generated, missing)[OURS]
     rows += neighbour_rows(undisturbed, rates_of(beside, generated, missing))
@@ -137,6 +138,26 @@ def measure(children: Mapping[str, Child], name: str, rounds: int) -> dict[str, 
     for timer in timers.values():
         timer()
     return interleave(timers, rounds)
+
+
+def measure_with_reads(
+    children: Mapping[str, Child], readers: Mapping[int, Child], rounds: int
+) -> tuple[dict[str, list[float]], list[float], dict[int, list[float]]]:
+    """Seconds of the stream, of our first token and of the reads by threads, in alternation.
+
+    The roof moves with what others do on the host: it is taken in each round, beside our stream.
+    """
+    ours = children[OURS]
+    timers: dict[tuple[str, str | int], Callable[[], float]] = {
+        ("stream", who): partial(_seconds, child, "stream") for who, child in children.items()
+    }
+    timers |= {("first", OURS): partial(_seconds, ours, "first")}
+    timers |= {("read", n): partial(_seconds, child, "read") for n, child in readers.items()}
+    for timer in timers.values():
+        timer()
+    taken = interleave(timers, rounds)
+    streams = {who: taken["stream", who] for who in children}
+    return streams, taken["first", OURS], {n: taken["read", n] for n in readers}
 
 
 def measure_beside(
@@ -187,12 +208,12 @@ def rates_of(
     return {**missing, **rates}
 
 
-def decode_rates(taken: Mapping[str, Mapping[str, list[float]]], work: Work) -> Figure:
+def decode_rates(whole: Sequence[float], first: Sequence[float], work: Work) -> Figure:
     """Our tokens a second once the prompt is read: its time, to the first token, is taken off."""
-    pairs = list(zip(taken["stream"][OURS], taken["first"][OURS], strict=True))
-    if any(whole <= first for whole, first in pairs):
+    pairs = list(zip(whole, first, strict=True))
+    if any(both <= alone for both, alone in pairs):
         return NotRun("the first token alone took as long as the whole stream: the machine is busy")
-    return Samples.of((work.new_tokens - 1) / (whole - first) for whole, first in pairs)
+    return Samples.of((work.new_tokens - 1) / (both - alone) for both, alone in pairs)
 
 
 def traffic(path: Path, work: Work) -> float:
@@ -212,11 +233,12 @@ def bandwidth_rows(bandwidth: Mapping[int, Samples]) -> list[Row]:
 
 
 def share_row(rates: Figure, token_bytes: float, bandwidth: Mapping[int, Samples]) -> Row:
-    """What one stream reads, against the fastest read."""
+    """What one stream reads, against the fastest read of the same round."""
     ours: Figure = rates
     if isinstance(rates, Samples):
         ours = Samples.of(rate * token_bytes / 1e9 for rate in rates.values)
-    roof = max(bandwidth.values(), key=lambda figure: figure.median)
+    rounds = zip(*(figure.values for figure in bandwidth.values()), strict=True)
+    roof = Samples.of(max(reads) for reads in rounds)
     name = f"1 stream: weights and KV cache read, {token_bytes / 1e6:.0f} MB a token"
     return Row(THEME, name, "GB/s", ours, {"the fastest read": roof}, SHARE_GOAL)
 

@@ -65,21 +65,20 @@ def test_bandwidth_is_bytes_over_seconds() -> None:
 
 
 def test_the_prompt_is_taken_off_the_rate() -> None:
-    taken = {"stream": {OURS: [2.0, 3.0]}, "first": {OURS: [1.0, 1.0]}}
-    assert decode_rates(taken, Work([[1]], 101)) == Samples((100.0, 50.0))
+    assert decode_rates([2.0, 3.0], [1.0, 1.0], Work([[1]], 101)) == Samples((100.0, 50.0))
 
 
 def test_a_rate_below_zero_is_no_figure() -> None:
-    taken = {"stream": {OURS: [1.0]}, "first": {OURS: [1.5]}}
-    rates = decode_rates(taken, Work([[1]], 101))
+    rates = decode_rates([1.0], [1.5], Work([[1]], 101))
     assert isinstance(rates, NotRun)
     assert native_generation.share_row(rates, 1.0, {1: Samples.of([1.0])}).met is False
 
 
-def test_the_share_is_of_the_fastest_read() -> None:
-    bandwidth = {1: Samples.of([10.0]), 2: Samples.of([20.0])}
-    row = native_generation.share_row(Samples.of([140.0]), 100e6, bandwidth)
+def test_the_share_is_of_the_fastest_read_of_each_round() -> None:
+    bandwidth = {1: Samples.of([10.0, 20.0]), 2: Samples.of([20.0, 5.0])}
+    row = native_generation.share_row(Samples.of([140.0, 140.0]), 100e6, bandwidth)
     assert row.ratio == pytest.approx(0.7)
+    bandwidth = {1: Samples.of([10.0]), 2: Samples.of([20.0])}
     assert row.met is True
     assert native_generation.share_row(Samples.of([129.0]), 100e6, bandwidth).met is False
 
