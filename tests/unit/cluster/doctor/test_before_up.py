@@ -81,8 +81,10 @@ NO_CPUS = {"CPUS": Quota(0, 0)}
         (
             {"cluster": {"node_ip": "127.0.0.1"}},
             {},
-            r"address: cluster\.node_ip is 127\.0\.0\.1, which no other machine can reach; "
-            rf"set cluster\.node_ip = '{ADDRESS}'",
+            (
+                r"address: cluster\.node_ip is 127\.0\.0\.1, which no other machine can reach; "
+                rf"set cluster\.node_ip = '{ADDRESS}'"
+            ),
         ),
         (
             {"cluster": {"node_ip": "100.64.0.9"}},
@@ -92,8 +94,10 @@ NO_CPUS = {"CPUS": Quota(0, 0)}
         (
             {"cloud": {"vpn_secret": None}},
             {},
-            r"vpn: cloud\.vpn is tailscale and cloud\.vpn_secret is unset: a worker has no key to "
-            r"join with; store a key in Secret Manager .* set cloud\.vpn_secret",
+            (
+                r"vpn: cloud\.vpn is tailscale and cloud\.vpn_secret is unset: a worker has no key "
+                r"to join with; store a key in Secret Manager .* set cloud\.vpn_secret"
+            ),
         ),
         (
             {},
@@ -167,9 +171,7 @@ def test_a_clock_that_nobody_tells_keeps_no_head_from_starting(tmp_path: Path) -
     (note,) = of_google(tmp_path, {}, clock_offset=lambda url: None)
     assert note.startswith("clock: https://compute.googleapis.com does not answer; see whether")
     offline = Credentials("offline", "no route")
-    (note,) = of_google(
-        tmp_path, {}, clock_offset=lambda url: None, credentials=lambda: offline
-    )
+    (note,) = of_google(tmp_path, {}, clock_offset=lambda url: None, credentials=lambda: offline)
     assert note.endswith("no machine is launched until that passes")
 
 
