@@ -33,6 +33,7 @@ from cluster.control.state import ControllerState
 from cluster.events import EventLog
 from cluster.gce.client import ComputeClient, Listing, Preemption
 from cluster.head.head_id import head_id
+from cluster.head.preflight import run_migration
 from cluster.keep_warm import is_warm
 from cluster.launch.zone_choice import load_book
 from cluster.machines import Vm
@@ -277,7 +278,13 @@ def _told(observation: Observation) -> list[tuple[str, str, str]]:
 
 
 def make_controller(settings: Settings) -> Controller:
-    """The controller of this machine's head."""
+    """The controller of this machine's head.
+
+    Raises:
+        IroncliwError: The store cannot be used, or the settings cannot.
+    """
+    # beside plain Ray nobody else may have done it yet
+    run_migration(settings)
     address = f"{settings.cluster.node_ip}:{settings.cluster.gcs_port}"
     return Controller(
         settings,

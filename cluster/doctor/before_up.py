@@ -6,10 +6,12 @@ does not answer is no reason to leave the local service down: that is told, and 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
-from cluster.doctor.checks import check_keep_warm, check_ports
-from cluster.doctor.cloud import check_access, check_budget
+from cluster.doctor.checks import check_disk, check_keep_warm, check_ports
+from cluster.doctor.cloud import check_access, check_budget, check_clock
+from cluster.doctor.network import check_address, check_vpn
 from cluster.doctor.probes import Probes, real_probes
 from cluster.doctor.report import Check, State
 from cluster.doctor.security import check_names
@@ -19,6 +21,15 @@ from cluster.money.prices import PriceTable
 from ironcliw.errors import SettingsError
 from ironcliw.settings import Settings
 from ironcliw.store import Store
+
+_WITHOUT_THE_CLOUD = (
+    check_ports,
+    check_disk,
+    check_budget,
+    check_keep_warm,
+    check_vpn,
+    check_address,
+)
 
 
 def check_cloud(settings: Settings) -> list[str]:
@@ -73,8 +84,12 @@ def judge(settings: Settings, probes: Probes) -> list[str]:
 
 
 def _checks(settings: Settings, probes: Probes) -> Iterator[Check]:
-    for check in (check_ports, check_budget, check_keep_warm):
+    for check in _WITHOUT_THE_CLOUD:
         yield check(settings, probes)
+    clock = check_clock(settings, probes)
+    if not clock.passes:
+        # before the others: with a clock that is wrong, TLS and credentials are refused as well
+        yield clock
     is_well = True
     for found in check_access(settings, probes):
         is_well = is_well and found.state is not State.ERROR
@@ -82,3 +97,6 @@ def _checks(settings: Settings, probes: Probes) -> Iterator[Check]:
     if is_well:
         # machines of another head are kept apart: they are told of, and no reason to refuse
         yield check_names(settings, probes)
+    if clock.passes:
+        # the client was answered, so the cloud is there: only its time is not known
+        yield dataclasses.replace(clock, state=State.WARNING)

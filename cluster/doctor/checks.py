@@ -10,7 +10,7 @@ from cluster.doctor.network import NO_WORKERS
 from cluster.doctor.probes import Probes
 from cluster.doctor.report import Check, error, not_needed, ok, warning
 from cluster.environment import GIBIBYTE, recommended_profile
-from cluster.head.lifecycle import head_ports
+from cluster.head.ports import head_ports, why_no_listening
 from cluster.head.ray_environment import head_environment, token_path
 from cluster.keep_warm import KeepWarm
 from ironcliw.errors import SettingsError
@@ -92,8 +92,14 @@ def check_ports(settings: Settings, probes: Probes) -> Check:
             f"{', '.join(clashes)}: given twice, or within cluster.worker_ports, {first} to {last}",
             "give each its own port outside that range",
         )
-    holders = {name: probes.listener(*place) for name, place in wanted.items()}
-    taken = [f"{wanted[name][1]} ({name}) by {who}" for name, who in holders.items() if who]
+    taken = []
+    for name, (host, port) in wanted.items():
+        try:
+            who = probes.listener(host, port)
+        except OSError as problem:
+            return error("ports", *why_no_listening(name, host, port, problem))
+        if who:
+            taken.append(f"{port} ({name}) by {who}")
     if taken:
         return error("ports", "taken: " + ", ".join(taken), "end what holds them, or change them")
     return ok("ports", ", ".join(map(str, ports)) + " are free")

@@ -56,7 +56,8 @@ def check_clock(settings: Settings, probes: Probes) -> Check:
     url = settings.cloud.api_endpoint or COMPUTE_ENDPOINT
     offset = probes.clock_offset(url)
     if offset is None:
-        return error("clock", f"{url} does not answer", "see whether this machine is online")
+        step = "see whether this machine is online"
+        return Check("clock", State.ERROR, f"{url} does not answer", step, passes=True)
     found = f"{abs(offset):.0f} s {'ahead of' if offset > 0 else 'behind'} {url}"
     step = "set the clock: sudo sntp -sS time.google.com (macOS), timedatectl set-ntp true (Linux)"
     if abs(offset) > SKEW_SECONDS:

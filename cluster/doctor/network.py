@@ -8,9 +8,10 @@ from typing import Any
 
 from cluster.doctor.probes import Interface, Probes
 from cluster.doctor.report import Check, error, not_needed, ok, warning
+from cluster.gce.session import is_test_bed
 from cluster.machines import Vm
 from cluster.own_machines import divide
-from ironcliw.errors import IroncliwError
+from ironcliw.errors import IroncliwError, SettingsError
 from ironcliw.settings import LOOPBACK_HOSTS, Settings
 
 NO_WORKERS = "no workers, as cloud.project is unset"
@@ -29,7 +30,7 @@ def check_address(settings: Settings, probes: Probes) -> Check:
     if settings.cloud.project is None:
         return not_needed("address", NO_WORKERS)
     if address in LOOPBACK_HOSTS or _is_loopback(address):
-        if settings.cloud.api_endpoint is not None:
+        if _has_test_bed(settings):
             return ok("address", f"{address}; good for a test bed on this machine alone")
         return error(
             "address",
@@ -59,7 +60,8 @@ def check_address(settings: Settings, probes: Probes) -> Check:
 def _mtu(settings: Settings, address: str, name: str, interface: Interface) -> Check:
     found = f"{address} on {name}, MTU {interface.mtu}"
     low, high = _MTU_RANGE
-    if settings.cloud.vpn != "none" and interface.mtu and not low <= interface.mtu <= high:
+    is_tunnel = settings.cloud.vpn != "none" and not _has_test_bed(settings)
+    if is_tunnel and interface.mtu and not low <= interface.mtu <= high:
         return warning(
             "address",
             f"{found}: packets through a tunnel should have {low} to {high} bytes, or large "
@@ -67,6 +69,14 @@ def _mtu(settings: Settings, address: str, name: str, interface: Interface) -> C
             f"set the MTU of {name} to {low}",
         )
     return ok("address", found)
+
+
+def _has_test_bed(settings: Settings) -> bool:
+    """Whether the machines are of a test bed, in one network with the head."""
+    try:
+        return is_test_bed(settings.cloud.api_endpoint)
+    except SettingsError:
+        return False  # check `project` says what is wrong with the endpoint
 
 
 def _interface_of(address: str, probes: Probes) -> tuple[str, Interface] | None:
@@ -107,12 +117,14 @@ def check_vpn(settings: Settings, probes: Probes) -> Check:
         return not_needed("vpn", NO_WORKERS)
     if vpn == "none":
         return not_needed("vpn", "cloud.vpn is `none`: head and workers are in one network")
+    if _has_test_bed(settings):
+        return not_needed("vpn", "a test bed reaches its machines without one")
     if probes.program("tailscale" if vpn == "tailscale" else "wg") is None:
         return error("vpn", f"cloud.vpn is {vpn}, which is not installed", _INSTALL[vpn])
     if settings.cloud.vpn_secret is None:
         return error(
             "vpn",
-            "cloud.vpn_secret is unset: a worker has no key to join with",
+            f"cloud.vpn is {vpn} and cloud.vpn_secret is unset: a worker has no key to join with",
             "store a key in Secret Manager (for Tailscale an ephemeral, tagged auth key) and set "
             "cloud.vpn_secret to the secret's name",
         )
@@ -150,7 +162,11 @@ def _tailscale_state(settings: Settings, probes: Probes) -> Check:
     status = _tailscale(probes)
     state = status.get("BackendState")
     if state != "Running":
-        return error("vpn", f"Tailscale is {state or 'not running'}", "tailscale up")
+        return error(
+            "vpn",
+            f"Tailscale is {state or 'not running'}, and by cloud.vpn workers come through it",
+            "tailscale up",
+        )
     if status.get("TUN") is False:
         return error(
             "vpn",

@@ -84,7 +84,7 @@ class Probes:
         program: Path of a program; None: there is none.
         output: What a program prints; None: it is absent or fails.
         interfaces: The network interfaces by name.
-        listener: Who listens on an address and a port; None: nobody.
+        listener: Who listens on an address and a port; None: nobody. OSError: nobody can.
         reaches_itself: Why a connection to an own address fails; None: it does not.
         head_runs: Whether a head of this state directory runs.
         nodes: The nodes of the running cluster; None: none answers.

@@ -17,6 +17,7 @@ import httpx
 
 from cluster.head.gcs_storage import CloudOrigin, GcsStorage, of_record
 from cluster.head.lock import head_lock
+from cluster.head.ports import check_ports
 from cluster.head.preflight import (
     run_before_down,
     run_cloud_check,
@@ -28,18 +29,16 @@ from cluster.head.processes import (
     SUPERVISOR,
     end_named,
     end_processes,
-    listener,
     session_tags,
     tagged_processes,
 )
-from cluster.head.ray_environment import DASHBOARD_HOST, dashboard_url, has_workers, token_path
+from cluster.head.ray_environment import dashboard_url, has_workers, token_path
 from cluster.head.record import HeadRecord, ensure_token, record_path
 from cluster.head.services import start_processes
 from cluster.head.temp_folder import prepare_temp_folder
 from ironcliw.errors import (
     ClusterError,
     IroncliwError,
-    PortInUseError,
     SettingsError,
     UnsupportedError,
 )
@@ -75,7 +74,7 @@ def start_head(settings: Settings, report: Report = logger.info) -> tuple[HeadRe
 
     Raises:
         UnsupportedError: Ray is not installed.
-        SettingsError: a setting makes a safe start impossible.
+        SettingsError: a setting makes a safe start impossible, or the VPN's address is absent.
         PortInUseError: somebody else listens on a port we need.
         ClusterError: a step failed or took too long; whatever had started is ended again.
     """
@@ -248,29 +247,6 @@ def check_settings(settings: Settings) -> None:
             f"{_MAX_TEMP_DIR} bytes at most, since Ray puts sockets below it"
         )
     run_preflight(settings)
-
-
-def head_ports(settings: Settings) -> dict[str, tuple[str, int]]:
-    """Where a head listens: address and port, by the setting that names the port."""
-    return {
-        "serve.port": (settings.serve.host, settings.serve.port),
-        "cluster.gcs_port": (settings.cluster.node_ip, settings.cluster.gcs_port),
-        "cluster.dashboard_port": (DASHBOARD_HOST, settings.cluster.dashboard_port),
-        "cluster.metrics_port": ("127.0.0.1", settings.cluster.metrics_port),
-        "cluster.agent_port": ("127.0.0.1", settings.cluster.agent_port),
-    }
-
-
-def check_ports(settings: Settings) -> None:
-    """Raise PortInUseError when somebody else has a port that the head needs."""
-    for name, (host, port) in head_ports(settings).items():
-        holder = listener(host, port)
-        if holder is not None:
-            variable = "IRONCLIW_" + name.upper().replace(".", "__")
-            raise PortInUseError(
-                f"port {port} ({name}) is taken by {holder}; stop it, or choose another port "
-                f"with {variable}=PORT"
-            )
 
 
 def clean_stale(settings: Settings, report: Report) -> None:

@@ -19,6 +19,7 @@ from ironcliw.settings import Settings
 # the doctor knows the head, so the head knows the doctor by name only
 CLOUD_CHECK = "cluster.doctor.before_up:check_cloud"
 ELSEWHERE_CHECK = "cluster.doctor.before_up:check_elsewhere"
+_MIGRATION = "cluster.head.preflight:migrate_store"
 
 
 def run_preflight(settings: Settings) -> None:
@@ -56,6 +57,23 @@ def run_elsewhere_check(settings: Settings) -> None:
         SettingsError: It has.
     """
     _run(ELSEWHERE_CHECK, "the check of the earlier head's machines", settings)
+
+
+def run_migration(settings: Settings) -> None:
+    """Bring the store's tables up to date, without holding what that takes, some 10 MB.
+
+    Raises:
+        IroncliwError: The store cannot be used.
+    """
+    _run(_MIGRATION, "the migration of the state store", settings)
+
+
+def migrate_store(settings: Settings) -> None:
+    """The same, in this process."""
+    from ironcliw.store import Store
+
+    with Store(settings.store_url) as store:
+        store.migrate()
 
 
 def _run(name: str, what: str, settings: Settings) -> Any:

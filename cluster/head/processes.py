@@ -7,6 +7,7 @@ which `ray stop` cannot promise: it ends whatever looks like Ray.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import socket
@@ -115,7 +116,12 @@ def end_ray_client_server(session: str) -> None:
 
 
 def listener(host: str, port: int) -> str | None:
-    """Who listens on a port: None when it is free, else a description."""
+    """Who listens on a port: None when it is free, else a description.
+
+    Raises:
+        OSError: Nobody can listen there, whoever holds the port: EADDRNOTAVAIL where no interface
+            of this machine has the address, as that of a VPN that is down.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         # as the service itself will bind: connections of an ended one may linger in TIME_WAIT
@@ -123,7 +129,9 @@ def listener(host: str, port: int) -> str | None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            return _describe_listener(port) or str(error)
+            if error.errno != errno.EADDRINUSE:
+                raise
+            return _describe_listener(port) or "a process that this user may not look at"
     return None
 
 

@@ -18,6 +18,7 @@ import pytest
 from cluster import examples
 from cluster.head import lifecycle as head
 from cluster.head import services as head_processes
+from cluster.head.ports import check_ports
 from cluster.head.processes import end_processes, listener, session_tags, tagged_processes
 from cluster.head.ray_environment import client_environment, dashboard_url, head_environment
 from cluster.head.record import HeadRecord, ensure_token, record_path
@@ -94,6 +95,10 @@ class TestProcesses:
             assert f"(pid {os.getpid()})" in str(listener("127.0.0.1", port))
         assert listener("127.0.0.1", port) is None
 
+    def test_where_nobody_can_listen_nobody_does(self) -> None:
+        with pytest.raises(OSError, match="assign requested address"):
+            listener("192.0.2.1", 6380)
+
 
 class TestRecord:
     def test_it_reads_what_it_wrote(self, tmp_path: Path) -> None:
@@ -145,7 +150,18 @@ class TestChecks:
             port = other.getsockname()[1]
             changed = getattr(settings, section).model_copy(update={field: port})
             with pytest.raises(PortInUseError, match=rf"port {port} \({name}\) is taken by .*pid"):
-                head.check_ports(settings.model_copy(update={section: changed}))
+                check_ports(settings.model_copy(update={section: changed}))
+
+    @pytest.mark.parametrize("name", ["serve.host", "cluster.node_ip"])
+    def test_an_address_that_is_not_here_is_no_taken_port(
+        self, settings: Settings, name: str
+    ) -> None:
+        """As that of a VPN that is down; 192.0.2.1 is nobody's, by RFC 5737."""
+        section, field = name.split(".")
+        changed = getattr(settings, section).model_copy(update={field: "192.0.2.1"})
+        told = rf"^no interface of this machine has {name}=192\.0\.2\.1; start the VPN or correct"
+        with pytest.raises(SettingsError, match=told):
+            check_ports(settings.model_copy(update={section: changed}))
 
     def test_a_stale_record_without_processes_is_removed(self, settings: Settings) -> None:
         path = record_path(settings.state_dir)

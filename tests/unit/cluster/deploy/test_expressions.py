@@ -19,15 +19,18 @@ from prometheus_client.parser import text_string_to_metric_families
 import cluster.events
 from cluster.control.metrics import METRICS_FILE, metrics_text
 from cluster.control.snapshot import Node, Snapshot
+from cluster.control.state import SETTLE_SECONDS
 from cluster.machines import Vm, VmStatus
 from cluster.money.budget import day_of, month_of
 from cluster.money.ledger import Standing
+from ironcliw.setting_sections import CloudSettings
 from ironcliw.settings import Settings
 from serve import metrics as serve_metrics
 
-from .expressions import BOARDS, FOLDER, Expression, read_expressions, uses
+from .expressions import BOARDS, FOLDER, RULES, Expression, read_expressions, uses
 
 NOW = datetime(2026, 1, 5, tzinfo=UTC)
+DELETION_SECONDS = 60
 # Of others: https://prometheus.io/docs/concepts/jobs_instances, and the textfile collector of
 # https://github.com/prometheus/node_exporter (collector/textfile.go)
 OTHERS = {"up": {"job", "instance"}, "node_textfile_mtime_seconds": {"file"}}
@@ -155,6 +158,26 @@ def test_every_alert_says_what_to_do() -> None:
     for rule in (rule for group in rules["groups"] for rule in group["rules"]):
         assert set(rule["annotations"]) == {"summary", "action"}, rule["alert"]
         assert rule["labels"]["severity"] in ("warning", "critical")
+
+
+def rules_by_alert() -> dict[str, Any]:
+    rules = yaml.safe_load(RULES.read_text(encoding="utf-8"))
+    return {rule["alert"]: rule for group in rules["groups"] for rule in group["rules"]}
+
+
+def test_a_machine_that_may_still_join_is_no_alarm() -> None:
+    """The longest default is given, and the time until the controller has deleted it."""
+    waits = rules_by_alert()["WorkerNeverJoined"]["for"]
+    assert waits.endswith("m")
+    longest = max(CloudSettings(image_is_baked=baked).join_seconds for baked in (True, False))
+    assert float(waits.removesuffix("m")) * 60 >= longest + SETTLE_SECONDS + DELETION_SECONDS
+
+
+def test_logs_that_are_named_are_those_of_the_side_processes() -> None:
+    logs = {f"logs/{name}.log" for name in Settings().cluster.side_modules}
+    actions = [rule["annotations"]["action"] for rule in rules_by_alert().values()]
+    named = {word for action in actions for word in re.findall(r"[\w./]+\.log\b", action)}
+    assert named == logs
 
 
 @pytest.mark.parametrize("path", BOARDS, ids=lambda path: path.name)

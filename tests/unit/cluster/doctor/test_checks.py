@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -23,7 +24,7 @@ from cluster.doctor.checks import (
     check_versions,
 )
 from cluster.doctor.network import check_address, check_vpn, check_workers
-from cluster.doctor.probes import Interface, Probes
+from cluster.doctor.probes import Interface, Probes, real_probes
 from cluster.doctor.report import Check, State, error, ok
 from cluster.environment import GIBIBYTE
 from cluster.machines import HEAD_LABEL
@@ -156,6 +157,21 @@ class TestPorts:
         check = check_ports(settings, healthy(listener=listener))
         assert_wrong(check, State.ERROR, "6380 (cluster.gcs_port) by postgres (pid 7)", "end what")
 
+    def test_an_address_that_is_not_here_is_no_taken_port(self, tmp_path: Path) -> None:
+        settings = settings_of(tmp_path, cluster={"node_ip": "192.0.2.1"})
+        probes = healthy(listener=real_probes(settings).listener)
+        check = check_ports(settings, probes)
+        found = "no interface of this machine has cluster.node_ip=192.0.2.1"
+        assert_wrong(check, State.ERROR, found, "start the VPN or correct it")
+
+    def test_a_port_that_is_not_for_this_user(self, settings: Settings) -> None:
+        def listener(host: str, port: int) -> str | None:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        check = check_ports(settings, healthy(listener=listener))
+        found = "port 8000 (serve.port) cannot be had at 127.0.0.1: Permission denied"
+        assert_wrong(check, State.ERROR, found, "choose another port")
+
     def test_our_own_head_may_hold_them(self, settings: Settings) -> None:
         probes = healthy(head_runs=lambda: True, listener=lambda host, port: "raylet")
         assert check_ports(settings, probes).state is State.OK
@@ -251,6 +267,20 @@ class TestAddress:
         bed = {"api_endpoint": "http://127.0.0.1:1"}
         check = check_address(settings_of(tmp_path, cluster=cluster, cloud=bed), healthy())
         assert check.state is State.OK
+
+    @pytest.mark.parametrize("endpoint", ["https://compute.googleapis.com", "http://a.example"])
+    def test_not_every_endpoint_is_a_test_bed(self, tmp_path: Path, endpoint: str) -> None:
+        cloud = {"api_endpoint": endpoint}
+        settings = settings_of(tmp_path, cluster={"node_ip": "127.0.0.1"}, cloud=cloud)
+        assert check_address(settings, healthy()).state is State.ERROR
+        settings = settings_of(tmp_path, cloud={**cloud, "vpn_secret": None})
+        assert check_vpn(settings, healthy()).state is State.ERROR
+
+    def test_a_test_bed_has_no_tunnel(self, tmp_path: Path) -> None:
+        """A head in a namespace: its address is on an interface whose packets are large."""
+        settings = settings_of(tmp_path, cloud={"api_endpoint": "http://10.77.0.1:1"})
+        large = {"lo": Interface((ADDRESS,), True, 65536)}
+        assert check_address(settings, healthy(interfaces=lambda: large)).state is State.OK
 
     def test_nobody_has_it(self, settings: Settings) -> None:
         only = {"en0": INTERFACES["en0"]}
