@@ -35,7 +35,7 @@ decoder_step = define(
 """Run a step and give the logits after the tokens `logit_rows`, float32 [R, V].
 
 weights uint8 and plan int64, of native_ops/decoder_plan.py, not changed; cache float16
-[cache_elements], whose new positions are written; tokens, positions and slots int32 [N]: a slot's
+[slots * slot_elements], whose new positions are written; tokens, positions and slots int32 [N]: a slot's
 tokens stand together (slots in any order) and their positions rise by one; logit_rows int32 [R],
 rising, R may be 0.
 
