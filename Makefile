@@ -85,8 +85,8 @@ kernel-tests-sanitize: $(VENV)/.installed ## the same under the address and unde
 kernel-tests-race: $(VENV)/.installed ## the decoder and the queue of its work under the thread sanitizer; Linux alone
 	$(KERNELS) -B build/race -DIRONCLIW_TESTS=ON -DIRONCLIW_SANITIZE=thread >/dev/null
 	$(CMAKE) --build build/race
-	setarch -R build/race/kernel_tests work_queue
-	setarch -R build/race/kernel_tests decoder_step
+	TSAN_OPTIONS=halt_on_error=1 setarch -R build/race/kernel_tests work_queue
+	TSAN_OPTIONS=halt_on_error=1 setarch -R build/race/kernel_tests decoder_step
 
 kernel-tests-arm: $(VENV)/.installed ## the same for aarch64, emulated: as the M1, and with i8mm; needs g++-aarch64-linux-gnu, qemu-user
 	$(KERNELS) -B build/aarch64 -DIRONCLIW_TESTS=ON -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/native_ops/csrc/aarch64.cmake >/dev/null
