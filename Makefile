@@ -9,7 +9,7 @@ export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup native serve test test-slow test-engines test-netns test-all smoke-gcp smoke-mac kernel-tests kernel-tests-arm kernel-tests-sanitize fuzz check format bench bench-peers clean
+.PHONY: help setup native serve test test-slow test-engines test-netns test-all smoke-gcp smoke-mac kernel-tests kernel-tests-arm kernel-tests-sanitize kernel-tests-race fuzz check format bench bench-peers clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-21s %s\n", $$1, $$2}'
@@ -80,6 +80,13 @@ kernel-tests-sanitize: $(VENV)/.installed ## the same under the address and unde
 	$(KERNELS) -B build/sanitize -DIRONCLIW_TESTS=ON -DIRONCLIW_SANITIZE=address,undefined >/dev/null
 	$(CMAKE) --build build/sanitize
 	build/sanitize/kernel_tests
+
+# setarch: without it ThreadSanitizer gives up where the system places a process's memory too freely
+kernel-tests-race: $(VENV)/.installed ## the decoder and the queue of its work under the thread sanitizer; Linux alone
+	$(KERNELS) -B build/race -DIRONCLIW_TESTS=ON -DIRONCLIW_SANITIZE=thread >/dev/null
+	$(CMAKE) --build build/race
+	TSAN_OPTIONS=halt_on_error=1 setarch -R build/race/kernel_tests work_queue
+	TSAN_OPTIONS=halt_on_error=1 setarch -R build/race/kernel_tests decoder_step
 
 kernel-tests-arm: $(VENV)/.installed ## the same for aarch64, emulated: as the M1, and with i8mm; needs g++-aarch64-linux-gnu, qemu-user
 	$(KERNELS) -B build/aarch64 -DIRONCLIW_TESTS=ON -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/native_ops/csrc/aarch64.cmake >/dev/null

@@ -19,8 +19,8 @@ from native_ops import presence
 
 logger = logging.getLogger(__name__)
 
-INTERFACE = 1
-"""Of this side; see csrc/bind/module.cpp."""
+INTERFACE = 2
+"""Of this side; csrc/bind/module.cpp says what each number stands for."""
 
 
 @dataclass(frozen=True, slots=True)

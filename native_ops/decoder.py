@@ -35,9 +35,9 @@ decoder_step = define(
 """Run a step and give the logits after the tokens `logit_rows`, float32 [R, V].
 
 weights uint8 and plan int64, of native_ops/decoder_plan.py, not changed; cache float16
-[cache_elements], whose new positions are written; tokens, positions and slots int32 [N]: a slot's
-tokens stand together (slots in any order) and their positions rise by one; logit_rows int32 [R],
-rising, R may be 0.
+[slots * slot_elements], whose new positions are written; tokens, positions and slots int32 [N]: a
+slot's tokens stand together (slots in any order) and their positions rise by one; logit_rows int32
+[R], rising, R may be 0.
 
 RuntimeError: an argument that breaks these rules, a plan that does not fit `weights` or `cache`,
 or an id, position or slot outside the plan's; nothing has been written then.

@@ -153,25 +153,21 @@ def layer_elements(shape: DecoderShape) -> int:
     return shape.kv_heads * positions * (shape.head_width + -(-shape.head_width // 16) * 16)
 
 
-def cache_elements(shape: DecoderShape, slots: int) -> int:
-    """float16 elements of a cache; slot s has [s * slot_elements, (s + 1) * slot_elements)."""
-    return slots * slot_elements(shape)
-
-
 def rotary_tables(
-    inverse_frequencies: torch.Tensor, context: int, scale: float = 1.0
+    inverse_frequencies: torch.Tensor, context: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Parts `rotary.cosine` and `rotary.sine`: float32 [context, d / 2].
 
-    Element i of a head is turned together with element i + d / 2, as in Hugging Face's models.
+    Element i of a head is turned together with element i + d / 2. Angles are rounded to float32, as
+    Hugging Face's models round them.
 
     Args:
         inverse_frequencies: [d / 2], radians a position.
         context: Positions.
-        scale: Of both tables (the attention factor of YaRN).
     """
-    angles = torch.arange(context, dtype=torch.float64)[:, None] * inverse_frequencies.double()
-    return (angles.cos() * scale).float(), (angles.sin() * scale).float()
+    positions = torch.arange(context, dtype=torch.float32)
+    angles = positions[:, None] * inverse_frequencies.float()
+    return angles.cos(), angles.sin()
 
 
 @dataclass(frozen=True, slots=True)

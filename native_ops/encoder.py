@@ -50,16 +50,14 @@ def encoder_linear_reference(
     bias: torch.Tensor,
     activation: str,
     number: str,
-    residual: torch.Tensor | None,
 ) -> torch.Tensor:
-    """activation(x w^T + bias) + residual: sums in float32, rounded once at the end."""
-    check_linear(x, bias, residual, "encoder_linear")
+    """activation(x w^T + bias): sums in float32, rounded once at the end."""
+    check_linear(x, bias, number)
     weight = unpack(packed, number, len(bias), x.shape[1])
     rows = x.float()
     if number == "int8":  # as of a row that is made int8: an infinity leaves nothing of it
         rows = rows.where(rows.isfinite().all(1, keepdim=True), torch.nan)
-    y = activated(F.linear(rows, weight, bias), activation)
-    return (y if residual is None else y + residual.float()).to(x.dtype)
+    return activated(F.linear(rows, weight, bias), activation).to(x.dtype)
 
 
 def packed_attention_reference(
@@ -71,10 +69,9 @@ def packed_attention_reference(
     heads: int,
     scale: float,
     causal: bool,
-    bias: torch.Tensor | None,
 ) -> torch.Tensor:
     """Text by text in float32."""
-    check_attention(q, k, v, cu_queries, cu_keys, heads, causal, bias)
+    check_attention(q, k, v, cu_queries, cu_keys, heads, causal)
     result = q.new_empty(q.shape)
     for queries, keys in zip(rows_of(cu_queries), rows_of(cu_keys), strict=True):
         parts = (q[queries], k[keys], v[keys])
@@ -83,8 +80,6 @@ def packed_attention_reference(
         )
         scores = heads_q @ heads_k.transpose(1, 2) * scale
         rows, columns = scores.shape[1:]
-        if bias is not None:
-            scores = scores + bias[:, :rows, :columns]
         if causal:
             later = torch.ones(rows, columns, dtype=torch.bool, device=q.device)
             scores = scores.masked_fill(later.triu(columns - rows + 1), -torch.inf)
@@ -97,7 +92,8 @@ def pool_texts_reference(
     hidden: torch.Tensor, cu_seqlens: torch.Tensor, mode: str, normalize: bool
 ) -> torch.Tensor:
     """Text by text in float32."""
-    need(mode in POOLINGS, "pool_texts", f"mode must be {', '.join(POOLINGS)}; it is {mode}")
+    known = f"{', '.join(POOLINGS[:-1])} or {POOLINGS[-1]}"
+    need(mode in POOLINGS, "pool_texts", f"mode must be {known}; it is {mode}")
     check_tensor("pool_texts", "hidden", hidden, FLOATS, (None, None))
     check_seqlens("pool_texts", "cu_seqlens", cu_seqlens, len(hidden))
     pooled = [_pool(hidden[rows].float(), mode) for rows in rows_of(cu_seqlens)]
@@ -151,7 +147,7 @@ def encoder_forward_reference(
     """The layers in float32, with weights as they are rounded."""
     operator = "encoder_forward"
     check_number(operator, number)
-    check_forward(tokens, cu_seqlens, words, places, heads, inner)
+    check_forward(tokens, cu_seqlens, words, places, heads, inner, number)
     width = words.shape[1]
     activated(words[:0], activation, operator)
     shapes = ((3 * width, width), (width, width), (inner, width), (width, inner))
@@ -172,9 +168,7 @@ def encoder_forward_reference(
         b = vectors[2 + VECTORS_OF_LAYER * index :]
         q, k, v = F.linear(x, w[0], b[0]).chunk(3, 1)
         scale = (width // heads) ** -0.5
-        context = packed_attention_reference(
-            q, k, v, cu_seqlens, cu_seqlens, heads, scale, False, None
-        )
+        context = packed_attention_reference(q, k, v, cu_seqlens, cu_seqlens, heads, scale, False)
         x = F.layer_norm(x + F.linear(context, w[1], b[1]), (width,), b[4], b[5], epsilon)
         up = activated(F.linear(x, w[2], b[2]), activation, operator)
         x = F.layer_norm(x + F.linear(up, w[3], b[3]), (width,), b[6], b[7], epsilon)
@@ -187,28 +181,27 @@ encoder_pack = define(
     pack,
     lambda weight, number: weight.new_empty(packed_bytes(number, *weight.shape), dtype=torch.uint8),
 )
-"""weight float32 [N, K] to uint8, rounded and laid out for the other operators."""
+"""weight float32 [N, K] to uint8, rounded and laid out for the other operators; K is at most
+`encoder_checks.INT8_INPUTS` for int8, here and in them."""
 
 encoder_linear = define(
     "encoder_linear",
-    "(Tensor x, Tensor packed, Tensor bias, str activation, str number, Tensor? residual) "
-    "-> Tensor",
+    "(Tensor x, Tensor packed, Tensor bias, str activation, str number) -> Tensor",
     encoder_linear_reference,
-    lambda x, packed, bias, activation, number, residual: x.new_empty(len(x), len(bias)),
+    lambda x, packed, bias, activation, number: x.new_empty(len(x), len(bias)),
 )
-"""x float32 or bfloat16 [T, K], bias float32 [N], residual as x [T, N], to [T, N] as x."""
+"""x float32 or bfloat16 [T, K], bias float32 [N], to [T, N] as x."""
 
 packed_attention = define(
     "packed_attention",
     "(Tensor q, Tensor k, Tensor v, Tensor cu_queries, Tensor cu_keys, int heads, float scale, "
-    "bool causal, Tensor? bias) -> Tensor",
+    "bool causal) -> Tensor",
     packed_attention_reference,
-    lambda q, k, v, cu_queries, cu_keys, heads, scale, causal, bias: q.new_empty(q.shape),
+    lambda q, k, v, cu_queries, cu_keys, heads, scale, causal: q.new_empty(q.shape),
 )
 """q [T, D], k and v [T', D], float32 or bfloat16, to [T, D]; softmax in float32.
 
-A text's queries are at its last places: with `causal`, the last query sees every key. `bias`
-float32 [H, S, S], S at least the longest text, is added to the scaled scores (T5).
+A text's queries are at its last places: with `causal`, the last query sees every key.
 """
 
 pool_texts = define(

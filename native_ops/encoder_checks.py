@@ -14,6 +14,8 @@ from native_ops.checks import check_contiguous, check_size, check_tensor, need
 
 FLOATS = (torch.float32, torch.bfloat16)
 WEIGHTS_OF_LAYER, VECTORS_OF_LAYER = 4, 8
+INT8_INPUTS = (2**31 - 1) // (128 * 127)
+"""Most inputs of an int8 product, whose sums are int32; csrc/kernels/encoder.h derives it."""
 
 
 def check_seqlens(operator: str, name: str, starts: torch.Tensor, tokens: int) -> None:
@@ -36,15 +38,19 @@ def check_seqlens(operator: str, name: str, starts: torch.Tensor, tokens: int) -
     )
 
 
-def check_linear(
-    x: torch.Tensor, bias: torch.Tensor, residual: torch.Tensor | None, operator: str
-) -> None:
-    """x [T, K], bias [N], residual as x [T, N]."""
+def check_inputs(operator: str, name: str, number: str, t: torch.Tensor) -> None:
+    """[any, K]: no more inputs of a product than its sums hold."""
+    rule = f"{name} must have at most {INT8_INPUTS} columns for int8; its shape is {[*t.shape]}"
+    need(number != "int8" or t.shape[1] <= INT8_INPUTS, operator, rule)
+
+
+def check_linear(x: torch.Tensor, bias: torch.Tensor, number: str) -> None:
+    """x [T, K], bias [N]."""
+    operator = "encoder_linear"
     check_tensor(operator, "x", x, FLOATS, (None, None))
     check_tensor(operator, "bias", bias, torch.float32, (None,))
     need(x.shape[1] > 0, operator, f"x must have columns; its shape is {list(x.shape)}")
-    if residual is not None:
-        check_tensor(operator, "residual", residual, x.dtype, (len(x), len(bias)))
+    check_inputs(operator, "x", number, x)
 
 
 def check_attention(
@@ -55,7 +61,6 @@ def check_attention(
     cu_keys: torch.Tensor,
     heads: int,
     causal: bool,
-    bias: torch.Tensor | None,
 ) -> None:
     """All that `packed_attention` is given."""
     operator = "packed_attention"
@@ -68,19 +73,12 @@ def check_attention(
     check_seqlens(operator, "cu_queries", cu_queries, len(q))
     check_seqlens(operator, "cu_keys", cu_keys, len(k))
     check_size(operator, "cu_keys", cu_keys, 0, len(cu_queries))
-    longest = 0
     lengths = (starts.diff().tolist() for starts in (cu_queries, cu_keys))
     for text, (queries, keys) in enumerate(zip(*lengths, strict=True)):
         rule = "cu_keys must give a text as many keys as queries where causal"
         need(
             not causal or queries <= keys, operator, f"{rule}; text {text} has {keys} for {queries}"
         )
-        longest = max(longest, queries, keys)
-    if bias is not None:
-        check_tensor(operator, "bias", bias, torch.float32, (heads, None, None))
-        check_size(operator, "bias", bias, 2, bias.shape[1])
-        rule = f"bias must reach to the longest text, {longest}; its shape is {list(bias.shape)}"
-        need(bias.shape[1] >= longest, operator, rule)
 
 
 def rows_of(starts: torch.Tensor) -> list[slice]:
@@ -96,6 +94,7 @@ def check_forward(
     places: torch.Tensor,
     heads: int,
     inner: int,
+    number: str,
 ) -> None:
     """All that `encoder_forward` is given, but for its layers."""
     operator = "encoder_forward"
@@ -107,6 +106,9 @@ def check_forward(
     rule = f"heads must divide the width; it is {heads} of {width}"
     need(heads > 0 and width > 0 and width % heads == 0, operator, rule)
     need(inner > 0, operator, f"inner must be positive; it is {inner}")
+    check_inputs(operator, "words", number, words)
+    rule = f"inner must be at most {INT8_INPUTS} for int8; it is {inner}"
+    need(number != "int8" or inner <= INT8_INPUTS, operator, rule)
     outside = ((tokens < 0) | (tokens >= len(words))).nonzero()
     if len(outside):
         at = int(outside[0])

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from native_ops.checks import check_tensor, need
-from native_ops.encoder_checks import check_packed
+from native_ops.encoder_checks import check_inputs, check_packed
 
 PANEL, GROUP = 32, 16
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
@@ -40,6 +40,7 @@ def pack(weight: torch.Tensor, number: str) -> torch.Tensor:
     check_tensor("encoder_pack", "weight", weight, torch.float32, (None, None))
     rule = f"weight must not be empty; its shape is {list(weight.shape)}"
     need(weight.numel() > 0, "encoder_pack", rule)
+    check_inputs("encoder_pack", "weight", number, weight)
     outputs, inputs = weight.shape
     columns = filled(inputs, _STEP[number])
     whole = F.pad(weight, (0, columns - inputs, 0, filled(outputs, PANEL) - outputs))

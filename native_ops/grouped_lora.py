@@ -57,11 +57,13 @@ def _check(
     check_tensor(operator, "adapter", adapter, torch.int64, (rows,))
     rule = f"y must be contiguous, since it is changed; its shape is {[*y.shape]}"
     need(y.is_contiguous(), operator, rule)
-    inside = bool(((ranks >= 0) & (ranks <= most)).all())
-    need(inside, operator, f"ranks must be from 0 to {most}; they are {ranks.tolist()}")
-    known = bool(((adapter >= NO_ADAPTER) & (adapter < adapters)).all())
-    rule = f"adapter must hold ids from -1 to {adapters - 1}; it is {adapter.tolist()}"
-    need(known, operator, rule)
+    outside = ranks[(ranks < 0) | (ranks > most)]
+    if len(outside):
+        need(False, operator, f"ranks must be from 0 to {most}; one is {int(outside[0])}")
+    unknown = adapter[(adapter < NO_ADAPTER) | (adapter >= adapters)]
+    if len(unknown):
+        rule = f"adapter must hold ids from -1 to {adapters - 1}; one is {int(unknown[0])}"
+        need(False, operator, rule)
 
 
 grouped_lora = define(

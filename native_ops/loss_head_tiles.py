@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from native_ops.checks import check_contiguous, check_tensor
+from native_ops.checks import check_contiguous, check_tensor, need
 from native_ops.operators import define
 
 
@@ -116,6 +116,8 @@ targets int64 [M], logsumexp and scale [M] over the whole vocabulary.
 
 def _check_tile(operator: str, logits: torch.Tensor, targets: torch.Tensor) -> None:
     check_tensor(operator, "logits", logits, (torch.float32, torch.bfloat16), (None, None))
+    shape = [*logits.shape]
+    need(shape[1] > 0, operator, f"logits must have columns; its shape is {shape}")
     check_contiguous(operator, "logits", logits)
     check_tensor(operator, "targets", targets, torch.int64, logits.shape[:1])
 

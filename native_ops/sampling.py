@@ -8,6 +8,7 @@ Shapes: R rows, V vocabulary, H tokens of all histories, B biases, N likeliest t
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -106,43 +107,50 @@ def _check(tensors: list[torch.Tensor], top_width: int) -> None:
         ("history_starts", starts, history),
         ("bias_starts", bias_starts, bias_ids),
     ):
-        steps = begins.diff() >= 0
-        _require(bool(steps.all()), f"{name} must rise from 0; it is {begins.tolist()}")
+        for left, right in itertools.pairwise(begins.tolist()):
+            rule = f"{name} must rise from 0; it is {left} before {right}"
+            _require(0 <= left <= right, rule)
         ends = (int(begins[0]), int(begins[-1]))
         rule = f"{name} must go from 0 to {len(items)}; it goes from {ends[0]} to {ends[1]}"
         _require(ends == (0, len(items)), rule)
     for name, ids in (("history", history), ("bias_ids", bias_ids)):
-        inside = (ids >= 0) & (ids < width)
-        _require(bool(inside.all()), f"{name} must hold ids below {width}")
+        outside = ids[(ids < 0) | (ids >= width)]
+        if len(outside):
+            _require(False, f"{name} must hold ids below {width}; one is {int(outside[0])}")
     _check_rows(tensors, top_width)
 
 
 def _check_rows(tensors: list[torch.Tensor], top_width: int) -> None:
+    """Name the first row that breaks a rule, and the first one that it breaks."""
     _, numbers, heat, top_p, top_k, penalties, _, starts, answers, _, _, _, top_counts = tensors
-    rules = (
-        ((numbers >= 0) & (numbers < 1), "numbers must be in [0, 1)"),
-        ((heat >= 0) & heat.isfinite(), "temperatures must be finite and not negative"),
-        ((top_p >= 0) & (top_p <= 1), "top_p must be in [0, 1]"),
-        (top_k >= 0, "top_k must not be negative"),
+    repetition, presence, frequency = penalties.unbind(1)
+    histories = starts.diff()
+    kept = torch.stack(
         (
-            (penalties[:, 0] > 0) & penalties[:, 0].isfinite(),
-            "repetition penalties must be finite and above 0",
-        ),
-        (penalties.isfinite().all(1), "penalties must be finite"),
-        (
-            (answers >= 0) & (answers <= starts.diff()),
-            "answer_starts must lie within the row's history",
-        ),
-        (
+            (numbers >= 0) & (numbers < 1),
+            (heat >= 0) & heat.isfinite(),
+            (top_p >= 0) & (top_p <= 1),
+            top_k >= 0,
+            (repetition > 0) & repetition.isfinite(),
+            presence.isfinite() & frequency.isfinite(),
+            (answers >= 0) & (answers <= histories),
             (top_counts >= -1) & (top_counts <= top_width),
-            f"top_counts must be from -1 to top_width = {top_width}",
-        ),
-    )
-    for kept, rule in rules:
-        _require(
-            bool(kept.all()),
-            f"{rule}; row {int((~kept).int().argmax()) if len(kept) else 0} does not",
         )
+    )
+    if bool(kept.all()):
+        return
+    r = int((~kept.all(0)).int().argmax())
+    rules = (
+        f"numbers must be in [0, 1); one is {numbers[r]:g}",
+        f"temperatures must be finite and not negative; one is {heat[r]:g}",
+        f"top_p must be in [0, 1]; one is {top_p[r]:g}",
+        f"top_k must not be negative; one is {top_k[r]}",
+        f"repetition penalties must be finite and above 0; one is {repetition[r]:g}",
+        f"penalties must be finite; a row has {presence[r]:g} and {frequency[r]:g}",
+        f"answer_starts must lie within the row's history of {histories[r]}; one is {answers[r]}",
+        f"top_counts must be from -1 to top_width = {top_width}; one is {top_counts[r]}",
+    )
+    _require(False, rules[int((~kept[:, r]).int().argmax())])
 
 
 def _require(condition: bool, rule: str) -> None:

@@ -80,6 +80,10 @@ def _check(
     for name, given in (("scales", scales), ("norms", norms)):
         if given is not None:
             check_tensor(_NAME, name, given, torch.float32, (rows,))
+    if norms is not None and bool((norms < 0).any()):
+        row = int((norms < 0).int().argmax())
+        rule = f"norms must not be negative; row {row} has {float(norms[row]):g}"
+        need(False, _NAME, rule)
 
 
 cosine_top_k = define(
@@ -100,9 +104,10 @@ Args:
     k: 1 to N.
     scales: float32 [N], which the rows of an int8 matrix are multiplied with.
     norms: float32 [N], of the (multiplied) rows, where they are known; else they are computed.
+        That they are the rows' is trusted; only negative ones are refused.
 
 Returns:
     scores float32 [Q, k], falling, and indices int64 [Q, k], rising among equal scores. A row or
-    query of zeros has the cosine 0; a row with NaN or infinity comes after all others, its score
-    NaN.
+    query of zeros has the cosine 0; a row with NaN or infinity, or whose norm is given as NaN,
+    comes after all others, its score NaN.
 """

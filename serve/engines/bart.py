@@ -183,7 +183,7 @@ class _DecoderLayer:
     ) -> torch.Tensor:
         k, v = kv.chunk(2, 1)
         seen: torch.Tensor = packed_attention(
-            q, k, v, starts, key_starts, self._heads, self._scale, causal, None
+            q, k, v, starts, key_starts, self._heads, self._scale, causal
         )
         # what is added to the residual, which is float32, comes out of the next product in its type
         return seen.float()

@@ -9,8 +9,10 @@ from collections.abc import Callable
 import torch
 
 from ironcliw.errors import SettingsError
+from native_ops import binary
 from serve.engines.architecture import bert_like
 from serve.engines.folder import EncoderFolder
+from serve.engines.native_stack import native_suits
 from serve.engines.protocol import EmbeddingEngine
 from serve.engines.weights import LoadCounter
 
@@ -56,7 +58,6 @@ def load_encoder(
     counter = LoadCounter(sum(tensor.nbytes for tensor in stored), progress)
     engine: EmbeddingEngine
     if architecture is not None:
-        from serve.engines.native_stack import native_suits
         from serve.engines.packed import PackedEncoder
 
         if precision == "int8" and native_suits(place, torch.int8):
@@ -113,10 +114,22 @@ def choose_precision(device: torch.device, wanted: str) -> torch.dtype:
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else torch.float16
-    return torch.bfloat16 if _cpu_has_bfloat16() else torch.float32
+    return torch.bfloat16 if _torch_has_bfloat16() and _level_has_bfloat16() else torch.float32
 
 
-def _cpu_has_bfloat16() -> bool:
+def _level_has_bfloat16() -> bool:
+    """Whether nothing caps the compiled kernels below bf16 products (setting `cpu_capability`).
+
+    Below them the kernels are fast in float32 alone: bf16 would be left to PyTorch, which knows
+    nothing of the cap and would break it. Without kernels, and on aarch64, whose kernels have no
+    bf16 products at any level, there is nothing to keep to.
+    """
+    if binary.state().level is None or not _is_x86():
+        return True
+    return native_suits(torch.device("cpu"), torch.bfloat16)
+
+
+def _torch_has_bfloat16() -> bool:
     """Whether the CPU multiplies bf16 natively and nothing caps PyTorch or oneDNN below it.
 
     oneDNN alone is not enough to ask: it counts AVX-512 without bf16 instructions, where it
@@ -126,7 +139,11 @@ def _cpu_has_bfloat16() -> bool:
         return False
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return False
-    if platform.machine().lower() not in {"x86_64", "amd64"}:
+    if not _is_x86():
         return True  # aarch64: oneDNN answers from the CPU's own flags
     capped = not torch.backends.cpu.get_cpu_capability().startswith("AVX512")
     return not capped and bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def _is_x86() -> bool:
+    return platform.machine().lower() in {"x86_64", "amd64"}

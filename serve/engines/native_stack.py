@@ -103,9 +103,7 @@ class PackedLinear:
 
     def __call__(self, x: torch.Tensor, activation: str = "none") -> torch.Tensor:
         """[T, K] to [T, N]; a row's bits depend on that row alone."""
-        y: torch.Tensor = encoder_linear(
-            x, self._weight, self._bias, activation, self._number, None
-        )
+        y: torch.Tensor = encoder_linear(x, self._weight, self._bias, activation, self._number)
         return y
 
 

@@ -1,7 +1,5 @@
 #include "bind/encoder.h"
 
-#include <optional>
-
 namespace ironcliw {
 namespace {
 
@@ -11,13 +9,14 @@ Tensor encoder_pack_weight(const Tensor& weight, const std::string& number_name)
   check_dtype(op, "weight", weight, ScalarType::Float);
   check_dim(op, "weight", weight, 2);
   IRONCLIW_CHECK(weight.size(0) > 0 && weight.size(1) > 0, op, "weight must not be empty; its shape is ", shape_text(weight));
+  check_inputs(op, "weight", number, weight);
   const Tensor weights = dense(weight);
   Tensor packed = torch::stable::new_empty(weights, {encoder_packed_bytes(number, weights.size(0), weights.size(1))}, ScalarType::Byte);
   encoder_pack(number, data<float>(weights), weights.size(0), weights.size(1), mutable_data<uint8_t>(packed));
   return packed;
 }
 
-Tensor encoder_linear(const Tensor& x, const Tensor& packed, const Tensor& bias, const std::string& activation_name, const std::string& number_name, std::optional<Tensor> residual) {
+Tensor encoder_linear(const Tensor& x, const Tensor& packed, const Tensor& bias, const std::string& activation_name, const std::string& number_name) {
   constexpr auto op = "encoder_linear";
   const EncoderNumber number = encoder_number(op, number_name);
   const EncoderActivation activation = encoder_activation(op, activation_name);
@@ -27,25 +26,18 @@ Tensor encoder_linear(const Tensor& x, const Tensor& packed, const Tensor& bias,
   check_dim(op, "bias", bias, 1);
   const int64_t rows = x.size(0), inputs = x.size(1), outputs = bias.size(0);
   IRONCLIW_CHECK(inputs > 0, op, "x must have columns; its shape is ", shape_text(x));
+  check_inputs(op, "x", number, x);
   const Tensor xs = dense(x), biases = dense(bias);
   const EncoderLinear w = encoder_linear_of(op, "packed", number, packed, biases, outputs, inputs);
-  if (residual) {
-    check_dtype(op, "residual", *residual, x.scalar_type());
-    check_dim(op, "residual", *residual, 2);
-    check_size(op, "residual", *residual, 0, rows);
-    check_size(op, "residual", *residual, 1, outputs);
-  }
-  const std::optional<Tensor> added = residual ? std::optional<Tensor>(dense(*residual)) : std::nullopt;
   Tensor out = torch::stable::new_empty(xs, {rows, outputs});
   const bool bf16 = x.scalar_type() == ScalarType::BFloat16;
   const int64_t size = bf16 ? 2 : 4;
   const auto* from = static_cast<const uint8_t*>(xs.const_data_ptr());
-  const auto* plus = added ? static_cast<const uint8_t*>(added->const_data_ptr()) : nullptr;
   auto* to = static_cast<uint8_t*>(out.mutable_data_ptr());
   const auto& kernels = encoder();
   aten_threads().parallel(rows, 32, [&](int64_t begin, int64_t end) {
     uint8_t* work = working_memory(kernels.linear_bytes(number, end - begin, inputs));
-    kernels.linear(number, w, activation, bf16, from + begin * inputs * size, plus ? plus + begin * outputs * size : nullptr, end - begin, to + begin * outputs * size, work);
+    kernels.linear(number, w, activation, bf16, from + begin * inputs * size, end - begin, to + begin * outputs * size, work);
   });
   return out;
 }
@@ -58,7 +50,7 @@ Tensor head_rows(const char* op, const char* name, const Tensor& t, ScalarType t
   return t.stride(1) == 1 && t.stride(0) >= columns ? t : torch::stable::contiguous(t);
 }
 
-Tensor packed_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cu_queries, const Tensor& cu_keys, int64_t heads, double scale, bool causal, std::optional<Tensor> bias) {
+Tensor packed_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cu_queries, const Tensor& cu_keys, int64_t heads, double scale, bool causal) {
   constexpr auto op = "packed_attention";
   check_float_or_bf16(op, "q", q);
   check_dim(op, "q", q, 2);
@@ -79,18 +71,9 @@ Tensor packed_attention(const Tensor& q, const Tensor& k, const Tensor& v, const
     IRONCLIW_CHECK(!causal || queries <= keys, op, "cu_keys must give a text as many keys as queries where causal; text ", i, " has ", keys, " for ", queries);
     longest = std::max<int64_t>(longest, std::max(queries, keys));
   }
-  Tensor biases;
-  if (bias) {
-    check_dtype(op, "bias", *bias, ScalarType::Float);
-    check_dim(op, "bias", *bias, 3);
-    check_size(op, "bias", *bias, 0, heads);
-    check_size(op, "bias", *bias, 2, bias->size(1));
-    IRONCLIW_CHECK(bias->size(1) >= longest, op, "bias must reach to the longest text, ", longest, "; its shape is ", shape_text(*bias));
-    biases = dense(*bias);
-  }
   Tensor out = torch::stable::new_empty(qs, {tokens, columns});
   const bool bf16 = type == ScalarType::BFloat16;
-  const EncoderAttention shape{heads, columns / heads, qs.stride(0), ks.stride(0), vs.stride(0), columns, static_cast<float>(scale), causal, bias ? data<float>(biases) : nullptr, bias ? biases.size(1) : 0};
+  const EncoderAttention shape{heads, columns / heads, qs.stride(0), ks.stride(0), vs.stride(0), columns, static_cast<float>(scale), causal};
   const int64_t size = bf16 ? 2 : 4;
   const auto row = [&](const Tensor& t, int64_t index, int64_t head) {
     return static_cast<const uint8_t*>(t.const_data_ptr()) + (index * t.stride(0) + head * shape.head_width) * size;
@@ -102,7 +85,7 @@ Tensor packed_attention(const Tensor& q, const Tensor& k, const Tensor& v, const
     uint8_t* memory = working_memory(kernels.attention_bytes(bf16, longest, longest, shape.head_width));
     for (int64_t item = begin; item < end; ++item) {
       const int64_t text = item / heads, head = item % heads, at = first_query[text];
-      kernels.attention(shape, bf16, head, row(qs, at, head), first_query[text + 1] - at, row(ks, first_key[text], head), row(vs, first_key[text], head),
+      kernels.attention(shape, bf16, row(qs, at, head), first_query[text + 1] - at, row(ks, first_key[text], head), row(vs, first_key[text], head),
                         first_key[text + 1] - first_key[text], to + (at * columns + head * shape.head_width) * size, memory);
     }
   });

@@ -41,12 +41,17 @@ inline void check_seqlens(const char* op, const char* name, const Tensor& t, int
   IRONCLIW_CHECK(starts[count] == tokens, op, name, " must end with the number of tokens, ", tokens, "; it ends with ", starts[count]);
 }
 
+// Columns are the inputs of a product, which int8 sums in int32.
+inline void check_inputs(const char* op, const char* name, EncoderNumber number, const Tensor& t) {
+  IRONCLIW_CHECK(number != EncoderNumber::int8 || t.size(1) <= kInt8Inputs, op, name, " must have at most ", kInt8Inputs, " columns for int8; its shape is ", shape_text(t));
+}
+
 // A weight of [outputs, inputs] in packed form.
 inline EncoderLinear encoder_linear_of(const char* op, const char* name, EncoderNumber number, const Tensor& packed, const Tensor& bias, int64_t outputs, int64_t inputs) {
   check_dtype(op, name, packed, ScalarType::Byte);
   check_dim(op, name, packed, 1);
   check_size(op, name, packed, 0, encoder_packed_bytes(number, outputs, inputs));
-  IRONCLIW_CHECK(packed.is_contiguous(), op, name, " must be contiguous");
+  IRONCLIW_CHECK(packed.is_contiguous(), op, name, " must be contiguous; its shape is ", shape_text(packed));
   return {data<uint8_t>(packed), data<float>(bias), outputs, inputs};
 }
 

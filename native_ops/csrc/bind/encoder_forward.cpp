@@ -17,7 +17,7 @@ const float* vector(const std::vector<Tensor>& vectors, size_t index, int64_t si
   check_dtype(op, name.c_str(), t, ScalarType::Float);
   check_dim(op, name.c_str(), t, 1);
   check_size(op, name.c_str(), t, 0, size);
-  IRONCLIW_CHECK(t.is_contiguous(), op, name, " must be contiguous");
+  IRONCLIW_CHECK(t.is_contiguous(), op, name, " must be contiguous; its shape is ", shape_text(t));
   return data<float>(t);
 }
 
@@ -125,6 +125,8 @@ Tensor encoder_forward(const Tensor& tokens, const Tensor& cu_seqlens, const Ten
   check_size(op, "places", places, 1, width);
   IRONCLIW_CHECK(heads > 0 && width > 0 && width % heads == 0, op, "heads must divide the width; it is ", heads, " of ", width);
   IRONCLIW_CHECK(inner > 0, op, "inner must be positive; it is ", inner);
+  check_inputs(op, "words", number, words);
+  IRONCLIW_CHECK(number != EncoderNumber::int8 || inner <= kInt8Inputs, op, "inner must be at most ", kInt8Inputs, " for int8; it is ", inner);
   const auto layers = layers_of(weights, vectors, number, width, inner);
   check_tokens(data<int32_t>(ids), data<int32_t>(starts), texts, words.size(0), places.size(0));
   EncoderModel model{};

@@ -32,6 +32,11 @@ std::optional<Tensor> checked(const char* name, const std::optional<Tensor>& t, 
   return dense(*t);
 }
 
+// NaN is let through: it makes the row's score NaN, as the row's own NaN would.
+void check_norms(const float* norms, int64_t rows) {
+  for (int64_t i = 0; i < rows; ++i) IRONCLIW_CHECK(!(norms[i] < 0), kSearch, "norms must not be negative; row ", i, " has ", norms[i]);
+}
+
 std::tuple<Tensor, Tensor> cosine_top_k(const Tensor& queries, const Tensor& matrix, int64_t k, std::optional<Tensor> scales, std::optional<Tensor> norms) {
   check_dtype(kSearch, "queries", queries, ScalarType::Float);
   check_dim(kSearch, "queries", queries, 2);
@@ -45,6 +50,7 @@ std::tuple<Tensor, Tensor> cosine_top_k(const Tensor& queries, const Tensor& mat
   Tensor asked = dense(queries);
   const Tensor values = dense(matrix);
   const std::optional<Tensor> factors = checked("scales", scales, rows), lengths = checked("norms", norms, rows);
+  if (lengths) check_norms(data<float>(*lengths), rows);
   const auto& kernels = search();
   Tensor inverse = torch::stable::new_empty(asked, {count});
   if (!kernels.inverse_norms(data<float>(asked), count, width, mutable_data<float>(inverse))) {

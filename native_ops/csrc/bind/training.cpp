@@ -15,6 +15,7 @@ void check_tile(const char* op, const Tensor& logits, const Tensor& targets) {
   const ScalarType type = logits.scalar_type();
   IRONCLIW_CHECK(type == ScalarType::Float || type == ScalarType::BFloat16, op, "logits must be float32 or bfloat16; it is ", dtype_name(type));
   check_dim(op, "logits", logits, 2);
+  IRONCLIW_CHECK(logits.size(1) > 0, op, "logits must have columns; its shape is ", shape_text(logits));
   check_in_place(op, "logits", logits);
   check_dtype(op, "targets", targets, ScalarType::Long);
   check_dim(op, "targets", targets, 1);

@@ -39,7 +39,7 @@ int64_t linear_bytes(EncoderNumber number, int64_t rows, int64_t inputs) {
 }
 
 template <class Number, class In>
-void linear_rows(const EncoderLinear& w, EncoderActivation activation, const In* x, const In* residual, int64_t rows, In* out, uint8_t* work) {
+void linear_rows(const EncoderLinear& w, EncoderActivation activation, const In* x, int64_t rows, In* out, uint8_t* work) {
   Memory memory(work);
   const LinearMemory<Number> at(memory, rows, w.inputs);
   for (int64_t m = 0; m < row_count(rows); ++m)
@@ -47,24 +47,16 @@ void linear_rows(const EncoderLinear& w, EncoderActivation activation, const In*
       put_rounded(at.x + m * at.stride + i, m < rows && i < w.inputs ? get(x + m * w.inputs + i, lanes(w.inputs, i)) : zero(), 16);
   const Tiles tiles(tiles_here());
   multiply<Number>(at.x, at.stride, rows, w, at.scratch, tiles, [&](int64_t m, int count, int64_t n, int64_t outputs, float* sums) {
-    if (!residual) return store_activated(activation, sums, count, w.bias + n, outputs, out + m * w.outputs + n, w.outputs);
-    for (int r = 0; r < count; ++r) {
-      const int64_t row = (m + r) * w.outputs + n;
-      for (int64_t c = 0; c < outputs; c += 16) {
-        const int some = lanes(outputs, c);
-        const Floats y = activate(activation, load(sums + r * kPanelColumns + c) + get(w.bias + n + c, some));
-        put_rounded(out + row + c, y + get(residual + row + c, some), some);
-      }
-    }
+    store_activated(activation, sums, count, w.bias + n, outputs, out + m * w.outputs + n, w.outputs);
   });
 }
 
-void linear(EncoderNumber number, const EncoderLinear& w, EncoderActivation activation, bool bf16, const void* x, const void* residual, int64_t rows, void* out, uint8_t* work) {
+void linear(EncoderNumber number, const EncoderLinear& w, EncoderActivation activation, bool bf16, const void* x, int64_t rows, void* out, uint8_t* work) {
   with_number(number, [&](auto kind) {
     using Number = decltype(kind);
     const auto run = [&](auto* typed) {
       using In = std::remove_pointer_t<decltype(typed)>;
-      linear_rows<Number, In>(w, activation, static_cast<const In*>(x), static_cast<const In*>(residual), rows, typed, work);
+      linear_rows<Number, In>(w, activation, static_cast<const In*>(x), rows, typed, work);
     };
     bf16 ? run(static_cast<uint16_t*>(out)) : run(static_cast<float*>(out));
     return 0;
@@ -85,11 +77,11 @@ int64_t attention_bytes(bool bf16, int64_t, int64_t keys, int64_t width) {
   return memory.used;
 }
 
-void attention(const EncoderAttention& shape, bool bf16, int64_t head, const void* q, int64_t queries, const void* k, const void* v, int64_t keys, void* out, uint8_t* work) {
+void attention(const EncoderAttention& shape, bool bf16, const void* q, int64_t queries, const void* k, const void* v, int64_t keys, void* out, uint8_t* work) {
   const auto run = [&](auto kind, auto* typed) {
     using In = std::remove_pointer_t<decltype(typed)>;
     const Tiles tiles(bf16 && tiles_here());
-    attend<decltype(kind), In>(shape, head, static_cast<const In*>(q), queries, static_cast<const In*>(k), static_cast<const In*>(v), keys, typed, Memory(work), tiles);
+    attend<decltype(kind), In>(shape, static_cast<const In*>(q), queries, static_cast<const In*>(k), static_cast<const In*>(v), keys, typed, Memory(work), tiles);
   };
   bf16 ? run(Bf16Scores(), static_cast<uint16_t*>(out)) : run(Float(), static_cast<float*>(out));
 }

@@ -11,11 +11,16 @@
 namespace ironcliw {
 
 // What weights are kept as. bf16: products of bf16 where the level has them, else widened to float.
-// int8: a scale for each output; a row of activations is made int8, with a scale, for each product.
+// int8: a scale for each output; a row of activations is made int8, with a scale, for each product,
+// which has at most kInt8Inputs inputs.
 enum class EncoderNumber : int32_t { f32 = 0, bf16 = 1, int8 = 2 };
 enum class EncoderActivation : int32_t { none = 0, relu = 1, gelu = 2, gelu_tanh = 3 };
 
 constexpr int64_t kPanelColumns = 32;
+// Inputs of an int8 product: sums are int32, activations at most 127 and weights at most 128 (packed
+// bytes may come from anywhere), so that K inputs add up to 128 * 127 * K at most. AVX-512 VNNI starts
+// from -128 times the sum of a row's activations, which is bounded alike.
+constexpr int64_t kInt8Inputs = INT32_MAX / (128 * 127);
 
 inline int64_t encoder_round_up(int64_t count, int64_t step) { return (count + step - 1) / step * step; }
 
@@ -76,9 +81,7 @@ struct EncoderAttention {
   int64_t heads, head_width;
   int64_t q_stride, k_stride, v_stride, out_stride;  // elements from token to token
   float scale;
-  bool causal;           // query i of a text sees its keys up to i + (keys - queries)
-  const float* bias;     // [H, longest, longest] added to the scaled scores, or null
-  int64_t bias_length;   // its `longest`
+  bool causal;  // query i of a text sees its keys up to i + (keys - queries)
 };
 
 // How a text's rows become one.
@@ -90,11 +93,11 @@ struct EncoderKernels {
   int64_t (*attention_bytes)(bool bf16, int64_t queries, int64_t keys, int64_t head_width);
   int64_t (*forward_bytes)(const EncoderModel& model, int64_t tokens, int64_t longest, int64_t parts);
 
-  // out = activation(x w^T + bias) + residual; x, residual (or null) and out of the same type, rows
-  // side by side. A row's bits depend on nothing but that row.
-  void (*linear)(EncoderNumber number, const EncoderLinear& w, EncoderActivation activation, bool bf16, const void* x, const void* residual, int64_t rows, void* out, uint8_t* work);
+  // out = activation(x w^T + bias); x and out of the same type, rows side by side. A row's bits depend
+  // on nothing but that row.
+  void (*linear)(EncoderNumber number, const EncoderLinear& w, EncoderActivation activation, bool bf16, const void* x, int64_t rows, void* out, uint8_t* work);
   // One head of one text. All of one type, bf16 or float.
-  void (*attention)(const EncoderAttention& shape, bool bf16, int64_t head, const void* q, int64_t queries, const void* k, const void* v, int64_t keys, void* out, uint8_t* work);
+  void (*attention)(const EncoderAttention& shape, bool bf16, const void* q, int64_t queries, const void* k, const void* v, int64_t keys, void* out, uint8_t* work);
   // Token ids of a block of texts to the last layer's rows, float [T, D].
   void (*forward)(const EncoderModel& model, const int32_t* tokens, EncoderTexts texts, float* out, uint8_t* work, EncoderParts parts);
   // The rows [rows, D] of one text to one [D], in float; divided by its length where that is wanted

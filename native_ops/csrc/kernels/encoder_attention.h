@@ -82,12 +82,11 @@ template <class Number> struct AttentionMemory {
 // Scores to exp(score - largest), filled with zeros up to a multiple of 32 keys; gives 1 / sum.
 // Keys from `seen` on count for nothing.
 template <class Value>
-float softmax_row(float* scores, const float* bias, float scale, int64_t seen, int64_t filled, Value* weights) {
+float softmax_row(float* scores, float scale, int64_t seen, int64_t filled, Value* weights) {
   Floats most = broadcast(-3.4028235e38f);
   for (int64_t i = 0; i < seen; i += 16) {
     const int count = lanes(seen, i);
-    Floats x = load(scores + i) * broadcast(scale);
-    if (bias) x = x + get(bias + i, count);
+    const Floats x = load(scores + i) * broadcast(scale);
     store(scores + i, x);
     most = larger(choose_first(count, x, most), most);
   }
@@ -104,7 +103,7 @@ float softmax_row(float* scores, const float* bias, float scale, int64_t seen, i
 }
 
 template <class Number, class In>
-void attend(const EncoderAttention& shape, int64_t head, const In* q, int64_t queries, const In* k, const In* v, int64_t keys, In* out, Memory memory, const Tiles& tiles) {
+void attend(const EncoderAttention& shape, const In* q, int64_t queries, const In* k, const In* v, int64_t keys, In* out, Memory memory, const Tiles& tiles) {
   const int64_t width = shape.head_width, filled = encoder_round_up(keys, 32);
   const AttentionMemory<Number> at(memory, keys, width);
   pack_keys(k, shape.k_stride, keys, width, at.k);
@@ -122,8 +121,7 @@ void attend(const EncoderAttention& shape, int64_t head, const In* q, int64_t qu
     for (int r = 0; r < rows; ++r) {
       const int64_t last = keys - queries + m + r + 1;
       const int64_t seen = shape.causal && last < keys ? last : keys;
-      const float* bias = shape.bias ? shape.bias + (head * shape.bias_length + m + r) * shape.bias_length : nullptr;
-      scales[r] = softmax_row(at.scores + r * at.score_stride, bias, shape.scale, seen, filled, at.weights + r * at.score_stride);
+      scales[r] = softmax_row(at.scores + r * at.score_stride, shape.scale, seen, filled, at.weights + r * at.score_stride);
     }
     for (int64_t n = 0; n < width; n += kPanelColumns) {
       Number::block(at.weights, at.score_stride, reinterpret_cast<const uint8_t*>(at.v) + n / kPanelColumns * value_panel, keys, rows, sums, kPanelColumns, tiles);

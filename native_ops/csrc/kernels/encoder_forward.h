@@ -155,7 +155,7 @@ template <class Number> class Forward {
       const int64_t first = texts_.starts[text] - texts_.starts[0], length = texts_.starts[text + 1] - texts_.starts[text];
       const Value* q = at_.wide + first * at_.wide_stride + head * width;
       Value* out = at_.narrow + first * at_.narrow_stride + head * width;
-      attend<typename ForwardMemory<Number>::Scores, Value>(shape, head, q, length, q + model_.width, q + 2 * model_.width, length, out, Memory(at_.attention + part * at_.attention_bytes), tiles);
+      attend<typename ForwardMemory<Number>::Scores, Value>(shape, q, length, q + model_.width, q + 2 * model_.width, length, out, Memory(at_.attention + part * at_.attention_bytes), tiles);
     }
   }
 

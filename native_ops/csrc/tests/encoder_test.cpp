@@ -47,7 +47,7 @@ void check_linear(Level level, EncoderNumber number, int64_t rows, int64_t outpu
   std::vector<float> out(static_cast<size_t>(rows * outputs));
   const auto& kernels = encoder(level);
   Work work(kernels.linear_bytes(number, rows, inputs));
-  kernels.linear(number, w.linear, EncoderActivation::relu, false, x.data(), nullptr, rows, out.data(), work.get());
+  kernels.linear(number, w.linear, EncoderActivation::relu, false, x.data(), rows, out.data(), work.get());
   for (int64_t m = 0; m < rows; ++m) {
     for (int64_t n = 0; n < outputs; ++n) {
       double expected = w.bias[n];
@@ -85,7 +85,7 @@ TEST(encoder_linear_of_int8) {
       std::vector<float> out(static_cast<size_t>(rows * outputs));
       const auto& kernels = encoder(level);
       Work work(kernels.linear_bytes(EncoderNumber::int8, rows, inputs));
-      kernels.linear(EncoderNumber::int8, w.linear, EncoderActivation::none, false, x.data(), nullptr, rows, out.data(), work.get());
+      kernels.linear(EncoderNumber::int8, w.linear, EncoderActivation::none, false, x.data(), rows, out.data(), work.get());
       for (int64_t m = 0; m < rows; ++m) {
         for (int64_t n = 0; n < outputs; ++n) {
           double expected = w.bias[n], squares = 0;
@@ -114,7 +114,7 @@ TEST(encoder_linear_of_i8mm_has_the_bits_of_dot_products) {
         for (const auto one : {level, Level::neon}) {
           const auto& kernels = encoder(one);
           Work work(kernels.linear_bytes(EncoderNumber::int8, rows, inputs));
-          kernels.linear(EncoderNumber::int8, w.linear, EncoderActivation::none, false, x.data(), nullptr, rows,
+          kernels.linear(EncoderNumber::int8, w.linear, EncoderActivation::none, false, x.data(), rows,
               one == level ? found.data() : expected.data(), work.get());
         }
         CHECK(!std::memcmp(found.data(), expected.data(), found.size() * 4), "%d rows, %d outputs, %d inputs", int(rows), int(outputs), int(inputs));
@@ -132,7 +132,7 @@ TEST(encoder_linear_of_weights_that_are_not_finite) {
       encoder_pack(number, w.weight.data(), outputs, inputs, w.packed.data());
       std::vector<float> out(static_cast<size_t>(rows * outputs));
       Work work(kernels.linear_bytes(number, rows, inputs));
-      kernels.linear(number, w.linear, EncoderActivation::none, false, x.data(), nullptr, rows, out.data(), work.get());
+      kernels.linear(number, w.linear, EncoderActivation::none, false, x.data(), rows, out.data(), work.get());
       return out;
     };
     const auto clean = run();
@@ -158,7 +158,7 @@ TEST(encoder_linear_of_int8_rows_that_are_not_finite) {
     auto x = normals(static_cast<size_t>(rows * inputs), 42);
     for (const int64_t row : {2, 34}) x[row * inputs + 69] = bad;
     std::vector<float> out(static_cast<size_t>(rows * outputs));
-    kernels.linear(EncoderNumber::int8, w.linear, EncoderActivation::none, false, x.data(), nullptr, rows, out.data(), work.get());
+    kernels.linear(EncoderNumber::int8, w.linear, EncoderActivation::none, false, x.data(), rows, out.data(), work.get());
     for (int64_t i = 0; i < rows * outputs; ++i) CHECK(std::isnan(out[i]) == (i / outputs == 2 || i / outputs == 34), "%g in a row, [%d, %d]: %g", bad, int(i / outputs), int(i % outputs), out[i]);
   }
 }
@@ -189,9 +189,9 @@ TEST(encoder_linear_rows_do_not_depend_on_each_other) {
     Work work(kernels.linear_bytes(number, rows, inputs));
     std::vector<float> all(static_cast<size_t>(rows * outputs)), one(static_cast<size_t>(outputs));
     x[3] = NAN;
-    kernels.linear(number, w.linear, EncoderActivation::gelu, false, x.data(), nullptr, rows, all.data(), work.get());
+    kernels.linear(number, w.linear, EncoderActivation::gelu, false, x.data(), rows, all.data(), work.get());
     for (const int64_t row : {1, 17, 34}) {
-      kernels.linear(number, w.linear, EncoderActivation::gelu, false, x.data() + row * inputs, nullptr, 1, one.data(), work.get());
+      kernels.linear(number, w.linear, EncoderActivation::gelu, false, x.data() + row * inputs, 1, one.data(), work.get());
       CHECK(std::memcmp(one.data(), all.data() + row * outputs, one.size() * 4) == 0, "row %d", int(row));
     }
     CHECK(std::isnan(all[0]) && !std::isnan(all[outputs]));
@@ -213,7 +213,7 @@ void check_attention(Level level, int64_t queries, int64_t keys, int64_t width, 
   shape.causal = causal;
   const auto& kernels = encoder(level);
   Work work(kernels.attention_bytes(false, queries, keys, width));
-  kernels.attention(shape, false, 0, q.data(), queries, k.data(), v.data(), keys, out.data(), work.get());
+  kernels.attention(shape, false, q.data(), queries, k.data(), v.data(), keys, out.data(), work.get());
   for (int64_t m = 0; m < queries; ++m) {
     std::vector<double> weights(static_cast<size_t>(keys));
     double total = 0;

@@ -20,6 +20,7 @@ from native_ops.decoder_plan import (
     DecoderShape,
     DecoderWeights,
     Part,
+    rotary_tables,
     slot_elements,
 )
 from native_ops.gguf import GgufFile
@@ -258,9 +259,7 @@ def _pack(
 
 
 def _rotary_tables(model: NativeModel) -> dict[str, torch.Tensor]:
-    """float32 [context, d / 2] of each angle; angles are rounded as transformers rounds them."""
     if model.frequencies is None:
         return {}
-    positions = torch.arange(model.shape.context, dtype=torch.float32)
-    angles = positions[:, None] * model.frequencies
-    return {"rotary.cosine": angles.cos(), "rotary.sine": angles.sin()}
+    cosine, sine = rotary_tables(model.frequencies, model.shape.context)
+    return {"rotary.cosine": cosine, "rotary.sine": sine}

@@ -17,8 +17,8 @@ from native_ops.decoder_plan import (
     DecoderLayout,
     DecoderShape,
     DecoderWeights,
-    cache_elements,
     rotary_tables,
+    slot_elements,
 )
 from native_ops.packed_linear import (
     FORMATS,
@@ -53,7 +53,7 @@ class Model:
     plan: torch.Tensor
 
     def cache(self) -> torch.Tensor:
-        return torch.zeros(cache_elements(self.shape, SLOTS), dtype=torch.float16)
+        return torch.zeros(SLOTS * slot_elements(self.shape), dtype=torch.float16)
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,6 @@ def _packed_attention() -> dict[str, Any]:
         "heads": 2,
         "scale": 0.5,
         "causal": False,
-        "bias": normal(2, 3, 3),
     }
 
 
@@ -107,7 +106,6 @@ def _encoder_linear() -> dict[str, Any]:
         "bias": normal(6),
         "activation": "gelu",
         "number": "float32",
-        "residual": normal(5, 6),
     }
 
 

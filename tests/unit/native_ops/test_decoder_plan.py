@@ -17,7 +17,6 @@ from native_ops.decoder_plan import (
     DecoderLayout,
     DecoderShape,
     DecoderWeights,
-    cache_elements,
     rotary_tables,
     slot_elements,
 )
@@ -229,14 +228,13 @@ def test_a_slot_has_pages_of_its_own() -> None:
     assert slot_elements(LLAMA) * 2 % 16384 == 0
     # 2 layers, 2 heads, 304 positions of 16 + 16 numbers
     assert slot_elements(LLAMA) >= 2 * 2 * 304 * 32
-    assert cache_elements(LLAMA, 5) == 5 * slot_elements(LLAMA)
 
 
 def test_rotary_tables_turn_by_position_times_frequency() -> None:
-    cosine, sine = rotary_tables(torch.tensor([1.0, 0.01]), 3, scale=2.0)
+    cosine, sine = rotary_tables(torch.tensor([1.0, 0.01]), 3)
     angles = torch.tensor([[0.0, 0.0], [1.0, 0.01], [2.0, 0.02]])
-    assert torch.allclose(cosine, 2 * angles.cos())
-    assert torch.allclose(sine, 2 * angles.sin())
+    assert torch.allclose(cosine, angles.cos())
+    assert torch.allclose(sine, angles.sin())
 
 
 def test_sizes_follow_the_shape() -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from native_ops import encoder as ops
+from native_ops.encoder_checks import INT8_INPUTS
 from native_ops.encoder_layout import pack, unpack
 from tests.unit.native_ops.levels import REFERENCE, on_each_level
 from tests.unit.native_ops.operator_arguments import starts
@@ -35,7 +36,7 @@ def call(backend: str, name: str, *arguments: Any) -> Any:
 def attention64(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: list[int], heads: int, scale: float
 ) -> torch.Tensor:
-    return cross_attention64(q, k, v, lengths, lengths, heads, scale, False, None)
+    return cross_attention64(q, k, v, lengths, lengths, heads, scale, False)
 
 
 def cross_attention64(
@@ -47,7 +48,6 @@ def cross_attention64(
     heads: int,
     scale: float,
     causal: bool,
-    bias: torch.Tensor | None,
 ) -> torch.Tensor:
     """With the textbook's formula; the last query of a text is at its last key."""
     parts = []
@@ -56,8 +56,6 @@ def cross_attention64(
         one, two, three = (x.double().reshape(len(x), heads, -1).transpose(0, 1) for x in rows)
         scores = one @ two.transpose(1, 2) * scale
         count, width = scores.shape[1:]
-        if bias is not None:
-            scores = scores + bias[:, :count, :width].double()
         if causal:
             place = torch.arange(count)[:, None] + width - count
             scores = scores.masked_fill(torch.arange(width) > place, -torch.inf)
@@ -88,14 +86,26 @@ def test_linear(
     backend: str, number: str, activation: str, rows: int, outputs: int, inputs: int
 ) -> None:
     x, weight, bias = torch.randn(rows, inputs), torch.randn(outputs, inputs), torch.randn(outputs)
-    residual = torch.randn(outputs, rows).t()  # not contiguous
     packed = pack(weight, number)
-    y = call(backend, "encoder_linear", x, packed, bias, activation, number, residual)
+    y = call(backend, "encoder_linear", x, packed, bias, activation, number)
     rounded = unpack(packed, number, outputs, inputs).double()
     product = x.double() @ rounded.t() + bias
-    expected = ops.activated(product, activation) + residual
+    expected = ops.activated(product, activation)
     scale = TOLERANCE[number] * (1 + inputs**0.5)
     torch.testing.assert_close(y.double(), expected, atol=scale, rtol=TOLERANCE[number])
+
+
+def test_int8_sums_of_as_many_inputs_as_are_allowed_do_not_overflow(backend: str) -> None:
+    """Even with weights of -128, which packing never makes."""
+    inputs = INT8_INPUTS
+    packed = pack(torch.ones(1, inputs), "int8")
+    scales = packed[-128:].clone()
+    packed.fill_(128)
+    packed[-128:] = scales
+    x = torch.tensor([[1.0], [-1.0]]).expand(2, inputs)
+    y = call(backend, "encoder_linear", x, packed, torch.zeros(1), "none", "int8")
+    expected = torch.tensor([[-128.0], [128.0]]) * inputs / 127
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=0)
 
 
 @settings(max_examples=12, deadline=None)
@@ -110,7 +120,7 @@ def test_attention_of_any_shape(lengths: list[int], heads: int, width: int) -> N
     q, k, v = joined.chunk(3, 1)
     cu = starts(lengths)
     expected = attention64(q, k, v, lengths, heads, 0.3)
-    for y in on_each_level(lambda: ops.packed_attention(q, k, v, cu, cu, heads, 0.3, False, None)):
+    for y in on_each_level(lambda: ops.packed_attention(q, k, v, cu, cu, heads, 0.3, False)):
         torch.testing.assert_close(y.double(), expected, atol=2e-5, rtol=2e-5)
 
 
@@ -119,20 +129,19 @@ def test_attention_of_any_shape(lengths: list[int], heads: int, width: int) -> N
 def test_attention(backend: str, dtype: torch.dtype, lengths: list[int]) -> None:
     q, k, v = torch.randn(sum(lengths), 3 * 32).to(dtype).chunk(3, 1)
     cu = starts(lengths)
-    y = call(backend, "packed_attention", q, k, v, cu, cu, 1, 32**-0.5, False, None)
+    y = call(backend, "packed_attention", q, k, v, cu, cu, 1, 32**-0.5, False)
     assert y.dtype == dtype
     tolerance = 1e-5 if dtype == torch.float32 else 1.5e-2
     expected = attention64(q, k, v, lengths, 1, 32**-0.5)
     torch.testing.assert_close(y.double(), expected, atol=tolerance, rtol=tolerance)
 
 
-def test_attention_with_fewer_queries_a_mask_and_a_bias(backend: str) -> None:
+def test_attention_with_fewer_queries_and_a_mask(backend: str) -> None:
     heads, queries, keys = 2, [1, 5, 40], [7, 5, 60]
     q, k, v = torch.randn(46, 20), torch.randn(72, 20), torch.randn(72, 20)
-    bias = torch.randn(heads, 60, 60)
     cu = (starts(queries), starts(keys))
-    y = call(backend, "packed_attention", q, k, v, *cu, heads, 0.4, True, bias)
-    expected = cross_attention64(q, k, v, queries, keys, heads, 0.4, True, bias)
+    y = call(backend, "packed_attention", q, k, v, *cu, heads, 0.4, True)
+    expected = cross_attention64(q, k, v, queries, keys, heads, 0.4, True)
     torch.testing.assert_close(y.double(), expected, atol=2e-5, rtol=2e-5)
 
 
@@ -140,7 +149,7 @@ def test_attention_with_fewer_queries_a_mask_and_a_bias(backend: str) -> None:
 def test_attention_of_extreme_scores(backend: str, scale: float) -> None:
     q, k, v = torch.randn(40, 96).chunk(3, 1)
     cu = starts([40])
-    y = call(backend, "packed_attention", q, k, v, cu, cu, 1, scale, False, None)
+    y = call(backend, "packed_attention", q, k, v, cu, cu, 1, scale, False)
     torch.testing.assert_close(
         y.double(), attention64(q, k, v, [40], 1, scale), atol=1e-3, rtol=1e-3
     )
@@ -151,7 +160,7 @@ def test_nan_stays_in_its_text(backend: str, dtype: torch.dtype) -> None:
     q, k, v = (torch.randn(9, 64).to(dtype) for _ in range(3))
     k[4, 3] = torch.nan  # the second text's
     cu = starts([3, 4, 2])
-    y = call(backend, "packed_attention", q, k, v, cu, cu, 2, 0.2, False, None)
+    y = call(backend, "packed_attention", q, k, v, cu, cu, 2, 0.2, False)
     assert y[3:7, :32].isnan().all()
     assert not y[:3].isnan().any()
     assert not y[7:].isnan().any()

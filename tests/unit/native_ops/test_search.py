@@ -147,6 +147,15 @@ def test_nan_and_zeros_never_win(search: Search) -> None:
     assert search(torch.full((1, 20), torch.nan), rows, 2)[0].isnan().all()
 
 
+def test_a_row_whose_norm_is_given_as_nan_comes_last(search: Search) -> None:
+    norms = torch.tensor([torch.nan, 1.0, 1.0])
+    scores, indices = search(
+        torch.ones(1, 2), torch.tensor([[1.0, 1], [0, -1], [1, 0]]), 3, None, norms
+    )
+    assert indices.tolist() == [[2, 1, 0]]
+    assert scores.isnan().tolist() == [[False, False, True]]
+
+
 def test_norms_as_given_and_non_contiguous_input(search: Search) -> None:
     rows, queries = normal(40, 33), normal(3, 33, seed=1)
     norms = rows.norm(dim=1)
