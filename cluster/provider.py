@@ -163,7 +163,9 @@ class GceSpotProvider(NodeProvider):
             return _tags(node_id, NODE_KIND_HEAD, self._config.head_type)
         labels = self._vm(node_id).labels
         node_type = labels.get(TYPE_LABEL)
-        if node_type is None:  # somebody gave it our cluster's label by hand
+        if (
+            node_type is None
+        ):  # ours by the ledger or by the head's label: somebody changed its labels by hand
             return _tags(node_id, NODE_KIND_UNMANAGED, "")
         tags = _tags(node_id, NODE_KIND_WORKER, node_type)
         if LAUNCH_LABEL in labels:

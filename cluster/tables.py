@@ -58,6 +58,8 @@ cluster_egress = Table(
     Column("day", Date, primary_key=True),  # in UTC
     Column("bytes", BigInteger, nullable=False),
     Column("counter", BigInteger, nullable=False),  # what the node's meter read last
+    # of the node, when that was read; empty: not known
+    Column("boot", String(64), nullable=False, server_default=""),
 )
 
 cluster_events = Table(

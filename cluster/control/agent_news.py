@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import datetime
 
 from cluster.events import EventLog
@@ -61,3 +61,14 @@ class AgentNews:
                 ending = f": {event.message}" if event.message else ""
                 facts = {"name": report.name, "reported_at": event.at.isoformat()}
                 yield kind, f"machine {report.name} {sentence}{ending}", facts
+
+    def forget(self, reported: Collection[str], before: datetime) -> None:
+        """Drop what is remembered of machines whose report is gone.
+
+        Args:
+            reported: Names of those that have one.
+            before: Machines with a newer event are remembered all the same.
+        """
+        self._told = {
+            name: at for name, at in self._told.items() if name in reported or at >= before
+        }

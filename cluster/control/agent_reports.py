@@ -29,7 +29,7 @@ class AgentReports:
         self._announcements = announcements
         self._unreadable: dict[str, tuple[str, datetime]] = {}
         self._heard: dict[str, VmReport] = {}
-        self._metered: dict[str, int] = {}
+        self._metered: dict[str, tuple[str, int]] = {}
 
     def take_in(
         self, reports: Sequence[VmReport], unreadable: Mapping[str, str], now: datetime
@@ -51,12 +51,15 @@ class AgentReports:
             del self._heard[name]
         for name in self._metered.keys() - names:
             del self._metered[name]
+        # one that a restarted head has lost for a moment comes again, with all its events
+        self._news.forget(names | unreadable.keys(), now - FORGET_AFTER)
         for report in reports:
             if report == self._heard.get(report.name):
                 continue
-            if report.egress_bytes != self._metered.get(report.name):
-                self._ledger.add_egress(report.name, report.egress_bytes)
-                self._metered[report.name] = report.egress_bytes
+            reading = report.boot, report.egress_bytes
+            if reading != self._metered.get(report.name):
+                self._ledger.add_egress(report.name, *reading)
+                self._metered[report.name] = reading
             for kind, message, facts in self._news.of(report):
                 self._announcements.add(kind, message, topic=facts["reported_at"], **facts)
             # not before: what failed on the way is tried again

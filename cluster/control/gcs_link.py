@@ -6,11 +6,11 @@ A client of the GCS is enough: no driver is started, and Ray's worker is not loa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.config import GROUP_LABEL, SPOT_TYPE
+from cluster.control.demand import Bundle, bundles_of, ours, refuse_unlike
 from cluster.control.leases import Lease, read_leases
 from cluster.control.occupants import LivingActor, LivingJob, Occupancy
 from cluster.control.snapshot import Node
@@ -19,23 +19,6 @@ from cluster.vm.report import VmReport, forget, read_reports
 from ironcliw.errors import ClusterError
 
 _RPC_SECONDS = 4.0
-# One worker, in the words of the autoscaler. Demand in just these words is ours; all else is
-# somebody's `ray.autoscaler.sdk.request_resources`, which has the same one slot.
-WORKER: Mapping[str, float] = {"spot": 1.0}
-WORKER_SELECTOR: Mapping[str, str] = {GROUP_LABEL: SPOT_TYPE}
-
-
-@dataclass(frozen=True, slots=True)
-class Bundle:
-    """Resources that the autoscaler is asked to have, so many times."""
-
-    resources: Mapping[str, float]
-    selector: Mapping[str, str]
-    count: int
-
-    @property
-    def is_ours(self) -> bool:
-        return self.resources == WORKER and self.selector == WORKER_SELECTOR
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,19 +87,17 @@ class GcsLink:
             raise ClusterError(f"the drain of node {node_id} was refused: {answer}")
         return str(answer)
 
-    def demand(self, workers: int, view: View) -> None:
-        """Have so many workers, beside what others have asked for."""
-        wanted = [bundle for bundle in view.demand if not bundle.is_ours]
-        if workers:
-            wanted.append(Bundle(WORKER, WORKER_SELECTOR, workers))
-        self._call(
-            lambda gcs: gcs.request_cluster_resource_constraint(
-                [dict(bundle.resources) for bundle in wanted],
-                [dict(bundle.selector) for bundle in wanted],
-                [bundle.count for bundle in wanted],
-                timeout_s=_RPC_SECONDS,
-            )
-        )
+    def demand(self, workers: int) -> None:
+        """Have so many workers, beside what others have asked for.
+
+        Ray keeps one list for all who ask: it is read here, and written at once with our part
+        changed. What somebody else writes in between, within milliseconds, is lost: Ray has no
+        write that depends on a read.
+
+        Raises:
+            ClusterError: Somebody's demand cannot be said again in the words that Ray takes.
+        """
+        self._call(lambda gcs: _demand(gcs, workers))
 
     def forget(self, name: str) -> None:
         """Drop the report of a machine that is gone."""
@@ -125,8 +106,7 @@ class GcsLink:
     def _look(self, gcs: Any) -> View:
         from ray.core.generated import autoscaler_pb2
 
-        reply = autoscaler_pb2.GetClusterStatusReply()  # type: ignore[attr-defined]
-        reply.ParseFromString(gcs.get_cluster_status(timeout_s=_RPC_SECONDS))
+        reply = _status(gcs)
         state = reply.cluster_resource_state
         draining = autoscaler_pb2.NodeStatus.DRAINING  # type: ignore[attr-defined]
         dead = autoscaler_pb2.NodeStatus.DEAD  # type: ignore[attr-defined]
@@ -143,7 +123,7 @@ class GcsLink:
         found = read_reports(gcs)
         return View(
             nodes=nodes,
-            demand=tuple(_bundles(state.cluster_resource_constraints)),
+            demand=bundles_of(state.cluster_resource_constraints),
             reports=found.reports,
             unreadable=found.unreadable,
             leases=tuple(read_leases(gcs)),
@@ -162,6 +142,29 @@ class GcsLink:
             # the head may come back as another one
             self._client = None
             raise
+
+
+def _status(gcs: Any) -> Any:
+    from ray.core.generated import autoscaler_pb2
+
+    reply = autoscaler_pb2.GetClusterStatusReply()  # type: ignore[attr-defined]
+    reply.ParseFromString(gcs.get_cluster_status(timeout_s=_RPC_SECONDS))
+    return reply
+
+
+def _demand(gcs: Any, workers: int) -> None:
+    # read anew: what a view of some seconds ago lacks would be taken away
+    found = bundles_of(_status(gcs).cluster_resource_state.cluster_resource_constraints)
+    wanted = [bundle for bundle in found if not bundle.is_ours]
+    refuse_unlike(wanted)
+    if workers:
+        wanted.append(ours(workers))
+    gcs.request_cluster_resource_constraint(
+        [dict(bundle.resources) for bundle in wanted],
+        [dict(bundle.selector) for bundle in wanted],
+        [bundle.count for bundle in wanted],
+        timeout_s=_RPC_SECONDS,
+    )
 
 
 def _occupancy(gcs: Any) -> Occupancy:
@@ -183,18 +186,3 @@ def _occupancy(gcs: Any) -> Occupancy:
 
 async def _living_actors(gcs: Any) -> Any:
     return await gcs.async_get_all_actor_info(actor_state_name="ALIVE", timeout=_RPC_SECONDS)
-
-
-def _bundles(constraints: Sequence[Any]) -> list[Bundle]:
-    return [
-        Bundle(dict(one.request.resources_bundle), _selector(one.request), one.count)
-        for constraint in constraints
-        for one in constraint.resource_requests
-    ]
-
-
-def _selector(request: Any) -> dict[str, str]:
-    """As the demand gave it: `key: value`, of the first alternative."""
-    for selector in request.label_selectors:
-        return {one.label_key: ",".join(one.label_values) for one in selector.label_constraints}
-    return {}

@@ -144,7 +144,7 @@ class Controller:
         head_error = self._no_head.check(self._view)
         seen = self._snapshot()
         for instruction in self._state.step(seen):
-            self._performer.perform(instruction, self._view.fresh(FRESH_SECONDS))
+            self._performer.perform(instruction)
         self._write_files(seen, cloud_error, head_error)
 
     def close(self) -> None:

@@ -10,13 +10,13 @@ from typing import Any
 from ray.exceptions import RayError
 
 from cluster.announcements import Announcements
-from cluster.control.gcs_link import GcsLink, View
+from cluster.control.gcs_link import GcsLink
 from cluster.control.instructions import Delete, Demand, Drain, Forget, Instruction, Tell
 from cluster.control.last_words import READ_BYTES, last_words
 from cluster.gce.client import ComputeClient
 from cluster.head.ray_environment import token_path
 from cluster.launch.not_joined import NEXT_STEP, NOT_JOINED
-from ironcliw.errors import IroncliwError
+from ironcliw.errors import ClusterError, IroncliwError
 from ironcliw.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -55,8 +55,8 @@ class Performer:
         self._cloud_threads = cloud_threads
         self._pending: dict[Future[Any], Instruction] = {}
 
-    def perform(self, instruction: Instruction, view: View | None = None) -> None:
-        """Begin it, unless it is under way; `view`: the newest one of the head, for demands."""
+    def perform(self, instruction: Instruction) -> None:
+        """Begin it, unless it is under way."""
         match instruction:
             case Tell(kind, message, name):
                 if kind != NOT_JOINED or not self._was_deleted(name):
@@ -76,11 +76,8 @@ class Performer:
                 )
             case Forget(name) if instruction not in self._pending.values():
                 self._submit(self._head_thread, instruction, lambda: self._gcs.forget(name))
-            case Demand(workers):
-                if view is not None and instruction not in self._pending.values():
-                    self._submit(
-                        self._head_thread, instruction, lambda: self._gcs.demand(workers, view)
-                    )
+            case Demand(workers) if instruction not in self._pending.values():
+                self._submit(self._head_thread, instruction, lambda: self._gcs.demand(workers))
 
     def _submit(self, executor: Executor, instruction: Instruction, act: Callable[[], Any]) -> None:
         self._pending[executor.submit(act)] = instruction
@@ -93,8 +90,12 @@ class Performer:
             try:
                 result = future.result()
             except FAILURES as error:
-                logger.warning("%s failed: %s", instruction, error)
                 failed.append(instruction)
+                if isinstance(instruction, Demand) and isinstance(error, ClusterError):
+                    # it lasts until somebody withdraws what stands in the way
+                    self._announcements.add("head", error.message)
+                else:
+                    logger.warning("%s failed: %s", instruction, error)
                 continue
             match instruction:
                 case Drain(_, name, seconds, reason):

@@ -228,6 +228,7 @@ class ControllerState:
         if now - vm.created_at < limit and alone < limit:
             return ""
         if TYPE_LABEL not in vm.labels:
+            # ours by the ledger or by the head's label: somebody changed its labels by hand
             return f"it has our cluster's label and no {TYPE_LABEL}: nobody knows it"
         return f"it has not joined within {limit.total_seconds():.0f} s"
 

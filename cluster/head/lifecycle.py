@@ -209,9 +209,9 @@ def _release_machines(settings: Settings, report: Report) -> bool:
         run_before_down(settings)
     except IroncliwError as error:
         report(
-            f"the machines in the cloud could not be told to go: {error.message}; they power off "
-            f"{settings.cloud.head_gone_minutes:g} minutes after the head, and `ironcliw down` "
-            "tries again"
+            f"not all machines in the cloud could be told to go: {error.message}; what is left "
+            f"powers off {settings.cloud.head_gone_minutes:g} minutes after the head, and "
+            "`ironcliw down` tries again"
         )
         return False
     return True

@@ -3,13 +3,14 @@
 The autoscaler repeats an order that failed every few seconds, without a pause, and does not tell
 the reason to anybody. So the pauses are kept here (zones that rest cost no call), and reasons are
 events. After an insert without an answer nothing else is tried: its machine may come, and then the
-next listing shows it to the autoscaler, which takes it in.
+next listing shows it to the autoscaler, which takes it in. A full budget and a missing setting are
+refused again for `HELD_SECONDS` without a look at the cloud: neither passes within seconds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
@@ -22,9 +23,11 @@ from cluster.launch.worker_request import HeadFacts, NodeOrder, worker_request
 from cluster.launch.zone_choice import ZoneChoice
 from cluster.machines import VmRequest
 from cluster.money.ledger import SEND_SECONDS, Ledger
-from ironcliw.errors import ClusterError, IroncliwError
+from ironcliw.errors import ClusterError, IroncliwError, SettingsError
 from ironcliw.setting_sections import CloudSettings
 
+HELD_SECONDS = 30.0
+"""The autoscaler orders anew every second, and each look at the budget costs a list of machines."""
 _REMEMBERED = 500  # events that are looked through for machines that did not fit, or join
 
 
@@ -55,6 +58,29 @@ class LaunchError(ClusterError):
         return {"category": self.category}
 
 
+@dataclass(slots=True)
+class _Refusal:
+    """The last one that will hold for a while, by node type, and when it was made."""
+
+    made: dict[str, tuple[datetime, str, str]] = field(default_factory=dict)
+
+    def keep(self, node_type: str, now: datetime, message: str, category: str) -> None:
+        self.made[node_type] = now, message, category
+
+    def check(self, node_type: str, now: datetime) -> None:
+        """Refuse in the same words.
+
+        Raises:
+            LaunchError: The refusal is younger than `HELD_SECONDS`.
+        """
+        if node_type not in self.made:
+            return
+        at, message, category = self.made[node_type]
+        # a clock that was set back must not hold anything
+        if timedelta() <= now - at < timedelta(seconds=HELD_SECONDS):
+            raise LaunchError(message, category)
+
+
 @dataclass(frozen=True, slots=True)
 class Launcher:
     """Launches workers of one cluster; safe to share between threads.
@@ -80,6 +106,7 @@ class Launcher:
     head: Callable[[], HeadFacts]
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     head_since: Callable[[], datetime | None] = lambda: None
+    _refusal: _Refusal = field(default_factory=_Refusal, init=False, repr=False)
 
     def launch(self, order: NodeOrder) -> VmRequest:
         """Makes one machine in the best zone that has one; returns when it is made, not booted.
@@ -88,6 +115,7 @@ class Launcher:
             LaunchError: None could be had. The reason is an event already.
         """
         try:
+            self._refusal.check(order.node_type, self.clock())
             return self._launch(order)
         except LaunchError as error:
             kind = "refused" if error.category == "budget" else "launch_failed"
@@ -95,6 +123,8 @@ class Launcher:
             raise
         except IroncliwError as error:
             category = error.kind if isinstance(error, GceError) else error.code or "other"
+            if isinstance(error, SettingsError):
+                self._refusal.keep(order.node_type, self.clock(), error.message, category)
             self._announce_failure("launch_failed", error.message, order, category)
             raise LaunchError(error.message, category) from error
 
@@ -136,6 +166,7 @@ class Launcher:
         began = self.clock()
         admission = self.ledger.reserve(request)
         if not admission.granted:
+            self._refusal.keep(order.node_type, self.clock(), admission.reason, "budget")
             raise LaunchError(admission.reason, "budget")
         if not timedelta() <= self.clock() - began < timedelta(seconds=SEND_SECONDS):
             # this machine slept, or its clock was set: the money may be counted no more

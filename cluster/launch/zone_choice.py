@@ -85,8 +85,7 @@ class ZoneChoice:
             return self._book.reasons(self._clock())
 
     def _order(self, tried: Collection[str]) -> list[str]:
-        # one region has one price list
-        order = self._book.order(self._clock(), self._advice, {})
+        order = self._book.order(self._clock(), self._advice)
         return [zone for zone in order if zone not in tried]
 
     def _is_advice_old(self) -> bool:

@@ -1,9 +1,10 @@
 """Which zone to ask for a machine, and which to leave alone.
 
 A zone that refused rests for a time that doubles with each refusal in a row. Among the others the
-order is: zones that GCE itself named as having room, its advice, the price, and the zone that was
-used longest ago. No I/O: events and the time go in, an order comes out. Times are aware and in UTC,
-since what is known is stored.
+order is: zones that GCE itself named as having room, its advice, and the zone that was used longest
+ago. Not the price: it differs by region, and a cluster has one (`cluster.config.cloud_region`
+refuses zones of several). No I/O: events and the time go in, an order comes out. Times are aware
+and in UTC, since what is known is stored.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from math import inf, isfinite
+from math import isfinite
 from typing import Any
 
 from cluster.gce.errors import GceError, Kind
@@ -82,26 +83,22 @@ class ZoneBook:
         self._hints: dict[str, datetime] = {}
         self._used: dict[str, datetime] = {}
 
-    def order(
-        self, now: datetime, advice: Mapping[str, float], prices: Mapping[str, float]
-    ) -> list[str]:
+    def order(self, now: datetime, advice: Mapping[str, float]) -> list[str]:
         """Zones to ask, best first; those that rest are not in it.
 
         Args:
             now: Aware and in UTC.
             advice: Likelihood from 0 to 1 of getting a machine, by zone; may be empty. A
                 difference below a tenth is taken for noise; unknown is one half.
-            prices: US dollars an hour, by zone; may be empty. Unknown is last.
         """
         awake = [zone for zone in self._zones if self._resting(now, zone) is None]
 
-        def key(zone: str) -> tuple[bool, float, float, bool, float]:
+        def key(zone: str) -> tuple[bool, float, bool, float]:
             hint = self._hints.get(zone)
             used = self._used.get(zone)
             return (
                 hint is None or not now <= hint <= now + timedelta(seconds=HINT_SECONDS),
                 -round(_finite(advice.get(zone), 0.5), 1),
-                _finite(prices.get(zone), inf),
                 used is not None,
                 used.timestamp() if used else 0.0,
             )

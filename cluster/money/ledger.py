@@ -196,16 +196,18 @@ class Ledger:
                 used_by = {**row.used_by, user: row.used_by.get(user, 0.0) + seconds}
                 rows.write(connection, replace(row, used_by=used_by), is_new=False)
 
-    def add_egress(self, node: str, counter: int) -> None:
+    def add_egress(self, node: str, boot: str, counter: int) -> None:
         """Takes in a node's meter.
 
         Args:
             node: Name of the machine.
+            boot: Changes with every boot, and then the meter has begun at zero again.
             counter: Bytes that left it since it booted. The ledger keeps the difference to what the
                 meter read before, so a reading that comes twice counts once.
         """
         with self._writing() as connection:
-            rows.add_egress(connection, node, counter, self.now().astimezone(UTC).date())
+            today = self.now().astimezone(UTC).date()
+            rows.add_egress(connection, node, boot, counter, today)
 
     def spent(self, window: Window) -> float:
         """US dollars in a day or month up to now, egress included."""

@@ -87,19 +87,21 @@ def egress(connection: Connection, since: datetime) -> dict[date, int]:
     return {found: int(count) for found, count in connection.execute(query)}
 
 
-def add_egress(connection: Connection, node: str, counter: int, today: date) -> None:
+def add_egress(connection: Connection, node: str, boot: str, counter: int, today: date) -> None:
     """Keeps what a node's meter reads, and on which day the bytes since its last reading left."""
     table = cluster_egress
     of_node = select(table).where(table.c.node == node).order_by(table.c.day.desc())
     last = connection.execute(of_node.limit(1)).one_or_none()
     before = last.counter if last is not None else 0
-    sent = counter - before if counter >= before else counter  # it booted again
+    # a row of an earlier release has no boot: there, a meter that reads less tells of another one
+    is_other_boot = last is not None and last.boot not in ("", boot)
+    sent = counter if is_other_boot or counter < before else counter - before
     if last is not None and last.day >= today:
         same = and_(table.c.node == node, table.c.day == last.day)
-        change = {"bytes": last.bytes + sent, "counter": counter}
+        change = {"bytes": last.bytes + sent, "counter": counter, "boot": boot}
         connection.execute(update(table).where(same), change)
     else:
-        row = {"node": node, "day": today, "bytes": sent, "counter": counter}
+        row = {"node": node, "day": today, "bytes": sent, "counter": counter, "boot": boot}
         connection.execute(insert(table), row)
 
 

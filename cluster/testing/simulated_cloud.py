@@ -203,7 +203,7 @@ class History:
     def send(self, count: int) -> None:
         """Bytes leave the cloud, which nothing can bound; they count as spent all the same."""
         self.sent += count
-        self.heads[0].add_egress("node", self.sent)
+        self.heads[0].add_egress("node", "boot", self.sent)
 
     def breaches(self) -> list[str]:
         """Windows in which the bill passes the cap, when nobody is there for 45 days."""

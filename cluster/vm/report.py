@@ -14,6 +14,7 @@ from ironcliw.errors import ClusterError, NewerFormatError
 
 _RPC_SECONDS = 4.0
 _MOST_BYTES = 2**63  # what a column of the store holds, and no network card ever sends
+_LONGEST_BOOT = 64  # the same; Linux names a boot in 36 characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +106,14 @@ def parse_report(name: str, value: bytes) -> VmReport:
         sent = int(found["egress_bytes"])
         if not 0 <= sent < _MOST_BYTES:
             raise ValueError(f"egress_bytes is {sent}")
+        boot = str(found["boot"])
+        if len(boot) > _LONGEST_BOOT:
+            raise ValueError(f"boot has {len(boot)} characters")
         return VmReport(
             name=name,
             at=_time(found["at"]),
             node_id=str(found["node_id"]),
-            boot=str(found["boot"]),
+            boot=boot,
             egress_bytes=sent,
             events=tuple(
                 VmEvent(_time(e["at"]), str(e["kind"]), str(e["message"])) for e in found["events"]

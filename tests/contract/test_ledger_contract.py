@@ -85,8 +85,8 @@ def test_a_life_reads_the_same_everywhere(stores: list[Store]) -> None:
     )
     assert second.observe([vm]).opened == ("one",)
     first.add_use("one", "job/7", 1.5)
-    second.add_egress("one", 5 * 10**9)
-    first.add_egress("one", 6 * 10**9)
+    second.add_egress("one", "boot", 5 * 10**9)
+    first.add_egress("one", "boot", 6 * 10**9)
     (row,) = first.intervals(NOON)
     assert (row.stopped_at, row.used_by) == (NOON, {"job/7": 1.5})
     assert first.egress_bytes(month_of(NOON)) == 6 * 10**9

@@ -24,7 +24,7 @@ from serve.keyring import KeyRing
 from serve.keys import ApiKeys, Scope, api_keys
 
 ROOT = Path(__file__).parents[2]
-HEADS = {"cluster_0001", "serve_0001"}
+HEADS = {"cluster_0002", "serve_0001"}
 
 
 @pytest.fixture
@@ -73,10 +73,10 @@ def test_an_unknown_revision_is_refused_and_nothing_is_touched(store: Store) -> 
         connection.execute(
             text(f"UPDATE alembic_version SET version_num = 'serve_9999' WHERE {where}")
         )
-    known = r"serve_9999.*knows up to cluster_0001, serve_0001.*upgrade"
+    known = r"serve_9999.*knows up to cluster_0002, serve_0001.*upgrade"
     with pytest.raises(NewerFormatError, match=known):
         store.migrate()
-    assert revisions(store) == {"cluster_0001", "serve_9999"}
+    assert revisions(store) == {"cluster_0002", "serve_9999"}
 
 
 FIRST = """

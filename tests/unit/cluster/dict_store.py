@@ -66,6 +66,6 @@ class DictRows:
         return {day: count for day, count in store.bytes.items() if day >= since.date()}
 
     @staticmethod
-    def add_egress(store: DictStore, node: str, counter: int, today: date) -> None:
+    def add_egress(store: DictStore, node: str, boot: str, counter: int, today: date) -> None:
         store.bytes[today] = store.bytes.get(today, 0) + counter - store.counter
         store.counter = counter

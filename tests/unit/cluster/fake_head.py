@@ -7,13 +7,14 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray.core.generated import autoscaler_pb2, gcs_pb2
+from ray.core.generated import autoscaler_pb2, common_pb2, gcs_pb2
 from ray.exceptions import RpcError
 
 from cluster.config import HEAD_INSTANCE_ID
 from cluster.vm.head import REPORT_NAMESPACE
 
 STATES = autoscaler_pb2.NodeStatus
+OPERATORS = common_pb2.LabelSelectorOperator
 
 
 class Immediate(Executor):
@@ -46,6 +47,14 @@ class Later(Immediate):
         return self.futures[-1]
 
 
+def constraint_of(words: str) -> dict[str, Any]:
+    """What Ray's GCS makes of a selector's text, as `test_demand` shows of the real one."""
+    operator, words = ("NOT_IN", words[1:]) if words.startswith("!") else ("IN", words)
+    inner = words.removeprefix("in(").removesuffix(")")
+    values = inner.split(",") if words == f"in({inner})" else [words]
+    return {"operator": OPERATORS.Value(f"LABEL_OPERATOR_{operator}"), "label_values": values}
+
+
 @dataclass
 class FakeHead:
     """The calls that the controller makes."""
@@ -54,6 +63,8 @@ class FakeHead:
     nodes: dict[str, Any] = field(default_factory=dict)
     """Instance id -> (status, milliseconds without work)."""
     demand: list[tuple[dict[str, float], dict[str, str], int]] = field(default_factory=list)
+    alternatives: list[dict[str, str]] = field(default_factory=list)
+    """Selectors beside the first one, of each bundle that has one."""
     drains: list[tuple[str, str, int]] = field(default_factory=list)
     refuses: bool = False
     round: int = 1
@@ -105,10 +116,10 @@ class FakeHead:
         for resources, selector, count in self.demand:
             one = constraint.resource_requests.add(count=count)
             one.request.resources_bundle.update(resources)
-            if selector:
+            for words in [selector, *self.alternatives] if selector else ():
                 terms = one.request.label_selectors.add().label_constraints
-                for key, value in selector.items():
-                    terms.add(label_key=key, label_values=[value])
+                for key, value in words.items():
+                    terms.add(label_key=key, **constraint_of(value))
         return bytes(reply.SerializeToString())
 
     async def async_get_all_actor_info(self, **given: Any) -> Any:

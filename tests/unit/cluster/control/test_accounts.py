@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from cluster.control.gcs_link import WORKER, WORKER_SELECTOR
+from cluster.control.demand import WORKER, WORKER_SELECTOR
 from cluster.control.leases import drop, hold
 from cluster.control.report import read_report
 from cluster.control.status import cloud_status

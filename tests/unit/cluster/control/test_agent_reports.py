@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cluster.control.agent_news import AgentNews
-from cluster.control.agent_reports import AgentReports
+from cluster.control.agent_reports import FORGET_AFTER, AgentReports
 from cluster.vm.report import VmEvent, VmReport
 from ironcliw.errors import StoreError
 
@@ -27,13 +27,16 @@ class Books:
         self.fails = False
         self.news = AgentNews()
 
-    def add_egress(self, name: str, counter: int) -> None:
+    def add_egress(self, name: str, boot: str, counter: int) -> None:
         if self.fails:
             raise StoreError("the disk is full")
         self.egress.append((name, counter))
 
     def add(self, kind: str, message: str, **_: object) -> None:
         self.told.append(message)
+
+    def forget(self, reported: Any, before: datetime) -> None:
+        self.news.forget(reported, before)
 
     def of(self, report: VmReport) -> Any:
         self.looked += 1
@@ -70,6 +73,9 @@ def test_a_meter_that_stands_still_is_not_written(agents: AgentReports, books: B
         agents.take_in([replace(later, egress_bytes=counter)], {}, NOW)
     assert books.egress == [("vm-1", 7), ("vm-1", 9), ("vm-1", 3)]
     assert books.looked == 4
+    # after another boot the same count is another reading
+    agents.take_in([replace(later, egress_bytes=3, boot="next")], {}, NOW)
+    assert books.egress[3:] == [("vm-1", 3)]
 
 
 def test_what_could_not_be_written_is_written_later(agents: AgentReports, books: Books) -> None:
@@ -88,3 +94,19 @@ def test_machines_that_are_gone_are_not_remembered(agents: AgentReports, books: 
         agents.take_in([], {}, NOW)
     assert books.egress == [("vm-1", 7), ("vm-1", 7)]  # the ledger counts a reading once
     assert len(books.told) == 1
+
+
+def test_what_was_told_of_them_is_forgotten_when_they_are_gone_for_good(
+    agents: AgentReports, books: Books
+) -> None:
+    for number in range(100):
+        agents.take_in([replace(REPORT, name=f"vm-{number}")], {}, NOW)
+    agents.take_in([REPORT], {"vm-7": "damaged"}, NOW + FORGET_AFTER)
+    assert len(books.news._told) == 100
+    late = NOW + FORGET_AFTER + timedelta(seconds=1)
+    agents.take_in([REPORT], {"vm-7": "damaged"}, late)
+    assert sorted(books.news._told) == ["vm-1", "vm-7"]
+    # neither the one that stands there nor the one that is readable again is news
+    told = len(books.told)
+    agents.take_in([REPORT, replace(REPORT, name="vm-7")], {}, late)
+    assert len(books.told) == told

@@ -8,7 +8,7 @@ import pytest
 from pydantic import SecretStr
 from ray.exceptions import RpcError
 
-from cluster.control.gcs_link import WORKER, WORKER_SELECTOR
+from cluster.control.demand import WORKER, WORKER_SELECTOR
 from cluster.control.leases import hold
 from cluster.control.loop import FRESH_SECONDS
 from cluster.control.metrics import METRICS_FILE
@@ -243,6 +243,19 @@ def test_the_demand_of_others_stays(bench: Bench) -> None:
     assert bench.head.demand == [others]
 
 
+def test_demand_that_cannot_be_said_again_is_left_alone_and_told(bench: Bench) -> None:
+    others = ({"CPU": 2.0}, {"zone": "a"}, 3)
+    bench.head.demand, bench.head.alternatives = [others], [{"zone": "b"}]
+    hold(bench.head, "a notebook", 2, 250, bench.cloud.now())
+    bench.run(60)
+    assert bench.head.demand == [others]
+    (told,) = bench.cloud.told("head")
+    assert "3 times {'CPU': 2.0} has 2 alternative label selectors" in told
+    bench.head.demand, bench.head.alternatives = [], []
+    bench.run()
+    assert bench.head.demand == [(*OURS, 2)]
+
+
 def test_keep_warm(bench: Bench) -> None:
     bench.start(keep_warm=("daily 00:00-00:00",))
     bench.run()
@@ -328,9 +341,9 @@ def test_a_report_that_stands_still_opens_no_transaction(
     writes: list[int] = []
     add_egress = Ledger.add_egress
 
-    def count(ledger: Ledger, node: str, counter: int) -> None:
+    def count(ledger: Ledger, node: str, boot: str, counter: int) -> None:
         writes.append(counter)
-        add_egress(ledger, node, counter)
+        add_egress(ledger, node, boot, counter)
 
     monkeypatch.setattr(Ledger, "add_egress", count)
     name = bench.launch().name

@@ -48,6 +48,16 @@ def test_one_from_before_there_was_a_label_is_known_by_the_ledger(bench: Bench) 
     assert request.name in bench.cloud.told("reaped")[0]
 
 
+def test_one_of_its_own_whose_labels_were_changed_by_hand_goes_too(bench: Bench) -> None:
+    request = bench.launch()
+    instance = bench.cloud.compute.world.named(request.name)
+    assert instance is not None
+    instance.body["labels"] = {CLUSTER_LABEL: NAME}
+    bench.run(400)
+    assert bench.live() == []
+    assert "nobody knows it" in bench.cloud.told("reaped")[0]
+
+
 def test_the_ledger_knows_many_names(bench: Bench) -> None:
     ledger = bench.cloud.ledger
     ledger.observe([], at=bench.cloud.now())

@@ -8,7 +8,8 @@ import pytest
 from ray.exceptions import RpcError
 
 from cluster.config import HEAD_INSTANCE_ID
-from cluster.control.gcs_link import WORKER, WORKER_SELECTOR, Bundle, GcsLink
+from cluster.control.demand import Bundle, ours
+from cluster.control.gcs_link import GcsLink
 from cluster.control.leases import LONGEST_SECONDS, NAMESPACE, drop, hold, leased, read_leases
 from cluster.control.snapshot import Node
 from ironcliw.errors import ClusterError, SettingsError
@@ -45,11 +46,11 @@ def test_living_workers_are_seen(link: GcsLink, head: FakeHead) -> None:
 def test_demand_is_read_as_it_was_written(link: GcsLink, head: FakeHead) -> None:
     others = Bundle({"CPU": 1.0}, {"zone": "a"}, 2)
     head.demand = [(dict(others.resources), dict(others.selector), others.count)]
-    link.demand(3, link.look())
+    link.demand(3)
     view = link.look()
-    assert view.demand == (others, Bundle(WORKER, WORKER_SELECTOR, 3))
+    assert view.demand == (others, ours(3))
     assert view.demanded == 3
-    link.demand(0, view)
+    link.demand(0)
     assert link.look().demand == (others,)
 
 

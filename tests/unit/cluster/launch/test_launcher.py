@@ -230,6 +230,51 @@ class TestRefusals:
             clock.advance(5)
         assert len(cloud.told("refused")) == 2
 
+    def test_a_full_budget_is_looked_at_every_half_minute(
+        self, compute: FakeCompute, store: Store
+    ) -> None:
+        clock = compute.world.clock
+        assert isinstance(clock, ManualClock)
+        cloud = Cloud(compute, clock, store, BudgetSettings(month_usd=0.5))
+        launcher = cloud.launcher()
+        messages = set()
+        for _ in range(60):
+            with pytest.raises(LaunchError, match="month cap") as caught:
+                launcher.launch(ORDER)
+            assert caught.value.category == "budget"
+            messages.add(caught.value.message)
+            clock.advance(1)
+        assert len(messages) == 2  # in the words of its last look
+        assert compute.count("GET", "*/aggregated/instances") == 2
+        # the next look finds what has changed
+        richer = replace(launcher, ledger=Cloud(compute, clock, store).ledger)
+        assert richer.launch(ORDER).zone == A
+
+    def test_a_clock_that_is_set_back_holds_no_refusal(
+        self, compute: FakeCompute, store: Store
+    ) -> None:
+        clock = compute.world.clock
+        assert isinstance(clock, ManualClock)
+        cloud = Cloud(compute, clock, store, BudgetSettings(month_usd=0.5))
+        behind = [timedelta(0)]
+        launcher = cloud.launcher(clock=lambda: cloud.now() - behind[0])
+        for seconds in (0, 0, 3600):
+            behind[0] = timedelta(seconds=seconds)
+            with pytest.raises(LaunchError, match="month cap"):
+                launcher.launch(ORDER)
+        assert compute.count("GET", "*/aggregated/instances") == 2
+
+    def test_another_kind_of_node_is_not_refused_with_it(
+        self, compute: FakeCompute, store: Store
+    ) -> None:
+        clock = compute.world.clock
+        assert isinstance(clock, ManualClock)
+        launcher = Cloud(compute, clock, store, BudgetSettings(month_usd=0.5)).launcher()
+        for order in (ORDER, replace(ORDER, node_type="other")):
+            with pytest.raises(LaunchError, match="month cap"):
+                launcher.launch(order)
+        assert compute.count("GET", "*/aggregated/instances") == 2
+
     def test_without_a_listing_nothing_is_launched(self, cloud: Cloud) -> None:
         cloud.compute.world.add(ApiStorm(verbs=("GET",)))
         with pytest.raises(LaunchError, match="list of the machines") as caught:
@@ -243,6 +288,16 @@ class TestRefusals:
             launcher.launch(ORDER)
         assert caught.value.category == "invalid_settings"
         assert cloud.told("launch_failed") == [caught.value.message]
+        calls = cloud.compute.count()
+        cloud.clock.advance(29)
+        with pytest.raises(LaunchError, match=r"cloud\.vpn_secret") as caught:
+            launcher.launch(ORDER)
+        assert caught.value.category == "invalid_settings"
+        assert cloud.compute.count() == calls
+        cloud.clock.advance(1)
+        with pytest.raises(LaunchError, match=r"cloud\.vpn_secret"):
+            launcher.launch(ORDER)
+        assert cloud.compute.count() > calls
 
     def test_refused_credentials_stop_all_launches_for_a_while(self, cloud: Cloud) -> None:
         launcher = cloud.launcher()

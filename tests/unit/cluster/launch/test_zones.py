@@ -36,7 +36,7 @@ def new_book(zones: tuple[str, ...] = ZONES) -> ZoneBook:
 
 
 def order(book: ZoneBook, seconds: float = 0, **facts: dict[str, float]) -> list[str]:
-    return book.order(later(seconds), facts.get("advice", {}), facts.get("prices", {}))
+    return book.order(later(seconds), facts.get("advice", {}))
 
 
 def test_untouched_zones_come_as_they_are_set() -> None:
@@ -129,15 +129,14 @@ def test_hint_does_not_wake_a_zone_that_rests() -> None:
     assert order(book) == [B]
 
 
-def test_advice_goes_before_price_and_noise_does_not() -> None:
-    prices = {A: 0.06, B: 0.05, C: 0.04}
-    assert order(new_book(), advice={A: 0.9, B: 0.1, C: 0.1}, prices=prices) == [A, C, B]
-    assert order(new_book(), advice={A: 0.52, B: 0.51, C: 0.49}, prices=prices) == [C, B, A]
+def test_advice_orders_and_noise_does_not() -> None:
+    assert order(new_book(), advice={A: 0.1, B: 0.9, C: 0.1}) == [B, A, C]
+    assert order(new_book(), advice={A: 0.49, B: 0.51, C: 0.52}) == [A, B, C]
 
 
-def test_unknown_advice_is_one_half_and_unknown_price_is_last() -> None:
+def test_unknown_advice_is_one_half() -> None:
     assert order(new_book(), advice={A: 0.3, C: 0.7}) == [C, B, A]
-    assert order(new_book(), prices={C: 0.05, A: float("nan")}) == [C, A, B]
+    assert order(new_book(), advice={A: float("nan"), C: 0.7}) == [C, A, B]
 
 
 def test_equal_zones_take_turns() -> None:
@@ -237,7 +236,7 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def promises(self) -> None:
-        offered = self.book.order(self.now, {}, {})
+        offered = self.book.order(self.now, {})
         reasons = self.book.reasons(self.now)
         assert len(offered) == len(set(offered))
         assert set(offered) | set(reasons) == set(ZONES)

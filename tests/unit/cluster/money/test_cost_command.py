@@ -47,7 +47,7 @@ def reserve_and_meter() -> None:
         ledger.observe([])
         wanted = vm_request(name="ironcliw-1", max_run_seconds=600)
         assert ledger.reserve(wanted).granted
-        ledger.add_egress("ironcliw-1", 10**9)
+        ledger.add_egress("ironcliw-1", "boot", 10**9)
 
 
 def test_an_empty_ledger(run: Command) -> None:

@@ -235,26 +235,38 @@ def test_a_full_budget_is_not_over(desk: Desk) -> None:
     assert not desk.ledger.standing()[1].over
     desk.ledger.observe([vm(str(name)) for name in range(10)])
     assert not desk.ledger.standing()[1].over
-    desk.ledger.add_egress("1", 10**8)
+    desk.ledger.add_egress("1", "boot", 10**8)
     assert desk.ledger.standing()[1].over
 
 
 def test_egress_is_metered_by_counters(desk: Desk) -> None:
     gigabyte = 10**9
     for counter in (gigabyte, gigabyte, 2 * gigabyte, gigabyte // 2):  # the last: it booted again
-        desk.ledger.add_egress("one", counter)
-    desk.ledger.add_egress("two", gigabyte)
+        desk.ledger.add_egress("one", "boot", counter)
+    desk.ledger.add_egress("two", "boot", gigabyte)
     today, month = day_of(NOON), month_of(NOON)
     assert desk.ledger.egress_bytes(today) == 3_500_000_000
     desk.wait(86_400)
-    desk.ledger.add_egress("two", 2 * gigabyte)
+    desk.ledger.add_egress("two", "boot", 2 * gigabyte)
     assert desk.ledger.egress_bytes(today) == 3_500_000_000
     assert desk.ledger.egress_bytes(month) == 4_500_000_000
     assert desk.ledger.spent(month) == pytest.approx(4.5 * 0.12)
 
 
+def test_another_boot_is_another_meter(desk: Desk) -> None:
+    desk.ledger.add_egress("one", "first", 5 * 10**9)
+    for _ in range(2):
+        desk.ledger.add_egress("one", "second", 6 * 10**9)
+    assert desk.ledger.egress_bytes(day_of(NOON)) == 11 * 10**9
+    desk.wait(86_400)
+    desk.ledger.add_egress("one", "third", 6 * 10**9)
+    assert desk.ledger.egress_bytes(month_of(NOON)) == 17 * 10**9
+    desk.ledger.add_egress("one", "third", 7 * 10**9)
+    assert desk.ledger.egress_bytes(month_of(NOON)) == 18 * 10**9
+
+
 def test_egress_at_its_cap_stops_launching_until_the_next_month(desk: Desk) -> None:
-    desk.ledger.add_egress("one", 5 * 10**9)
+    desk.ledger.add_egress("one", "boot", 5 * 10**9)
     assert desk.ledger.reserve(request("a")).reason.startswith(
         "egress cap: 5.00 GB left the cloud in 2026-03"
     )
@@ -264,7 +276,7 @@ def test_egress_at_its_cap_stops_launching_until_the_next_month(desk: Desk) -> N
 
 
 def test_egress_counts_as_spent(desk: Desk) -> None:
-    desk.ledger.add_egress("one", 10**9)
+    desk.ledger.add_egress("one", "boot", 10**9)
     assert desk.reserve(*map(str, range(10))) == [True] * 9 + [False]
 
 

@@ -52,6 +52,7 @@ DAMAGES: list[dict[str, Any]] = [
     {"events": [{}]},
     {"at": 1e300},
     {"at": float("inf")},
+    {"boot": 65 * "b"},
     {"egress_bytes": -1},
     {"egress_bytes": 2**63},
     {"egress_bytes": float("inf")},
