@@ -7,6 +7,8 @@ settings that it carries only name secrets. `cluster.config_check` says what is 
 
 from __future__ import annotations
 
+import contextlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +35,14 @@ GROUP_LABEL = "ray.io/node-group"
 _MARKETS = {"spot": "spot", "regular": "on-demand"}
 _MEBIBYTE = 2**20
 
+RENDERED = "Rendered by `ironcliw cluster render`"
+"""By it a file that may be written anew is known."""
+# a region, a hyphen, and a letter, or as in us-central1-ai1a
+_ZONE = re.compile(r"[a-z]+-[a-z]+\d+-[a-z][a-z0-9]*")
 _HEADER = f"""\
 # The whole cluster: this machine as its head, and workers on GCP that come and go with the work.
 #
-# Rendered by `ironcliw cluster render` from the settings; change `ironcliw.toml` rather than this
+# {RENDERED} from the settings; change `ironcliw.toml` rather than this
 # file, or check a change with `ironcliw cluster validate`. `max_workers` is 0 as long as the
 # setting cloud.project is unset: nothing is launched then.
 #
@@ -170,10 +176,18 @@ def cloud_region(cloud: CloudSettings) -> str:
     """The region of the zones.
 
     Raises:
-        SettingsError: they are of several, or one has not the form of a zone's name.
+        SettingsError: they are of several, one is given twice, or is no zone's name.
     """
+    for zone in cloud.zones:
+        if not _ZONE.fullmatch(zone):
+            raise SettingsError(
+                f"setting cloud.zones holds {zone!r}, which is no zone: a zone is a region, a "
+                "hyphen and a letter, for example us-central1-a"
+            )
+        if cloud.zones.count(zone) > 1:
+            raise SettingsError(f"setting cloud.zones holds {zone!r} twice; give each zone once")
     regions = {region_of(zone) for zone in cloud.zones}
-    if len(regions) == 1 and "" not in regions:
+    if len(regions) == 1:
         return regions.pop()
     raise SettingsError(
         f"setting cloud.zones is {list(cloud.zones)}; give zones of one region, for example "
@@ -193,15 +207,34 @@ def to_yaml(definition: dict[str, Any]) -> str:
 
 
 def write_cluster_file(settings: Settings, path: Path) -> bool:
-    """Write the file that the settings mean; says whether that changed it."""
+    """Write the file that the settings mean; says whether that changed it.
+
+    Raises:
+        SettingsError: the settings mean no cluster.
+        ClusterError: the file cannot be written; an earlier one is as it was.
+    """
     text = to_yaml(render(settings))
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         return False
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise ClusterError(
+            f"{path} cannot be written: {error.strerror}; name a file in a folder that exists"
+        ) from error
     return True
+
+
+def is_rendered(path: Path) -> bool:
+    """Whether a file begins as those that `write_cluster_file` writes; also where there is none."""
+    if not path.is_file():
+        return True
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return RENDERED in file.read(len(_HEADER))
 
 
 def difference(settings: Settings, path: Path) -> str | None:

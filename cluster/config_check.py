@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import difflib
 import importlib.resources
+import ipaddress
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ from cluster.config import (
     cloud_region,
     worker_resources,
 )
+from cluster.keep_warm import KeepWarm
 from ironcliw.errors import SettingsError
+from ironcliw.problems import follows, unknown_key, what_is_wrong
 from ironcliw.setting_sections import BudgetSettings, CloudSettings, Section
 
 Place = tuple[str | int, ...]
@@ -145,7 +148,7 @@ def _schema_problem(error: Any) -> Iterator[Problem]:
     if error.validator == "additionalProperties":
         known = error.schema.get("properties", {})
         for key in sorted(set(error.instance) - set(known), key=str):
-            yield (*place, key), _unknown(str(key), known)
+            yield (*place, key), unknown_key(str(key), known)
     elif error.validator == "type":
         yield place, f"{error.instance!r} is of the wrong type; {error.validator_value} is expected"
     elif error.validator != "required" or place:
@@ -153,20 +156,15 @@ def _schema_problem(error: Any) -> Iterator[Problem]:
         yield place, error.message
 
 
-def _unknown(key: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(key, list(known), n=1)
-    advice = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
-    return f"unknown key; {advice}"
-
-
 def _provider_problems(definition: dict[str, Any]) -> Iterator[Problem]:
     """Our own part; a file with another provider is its author's business."""
     provider = definition["provider"]
-    if provider.get("type") != "external" or provider.get("module") != PROVIDER_CLASS:
+    if not is_ours(definition):
+        yield from _nearly_ours(provider)
         return
     for key in provider:
         if key not in _PROVIDER_KEYS:
-            yield ("provider", key), _unknown(str(key), _PROVIDER_KEYS)
+            yield ("provider", key), unknown_key(str(key), _PROVIDER_KEYS)
     if provider.get("disable_node_updaters") is not True:
         yield (
             ("provider", "disable_node_updaters"),
@@ -178,6 +176,21 @@ def _provider_problems(definition: dict[str, Any]) -> Iterator[Problem]:
     yield from wrong or _worker_problems(definition, CloudSettings(**provider["cloud"]))
 
 
+def is_ours(definition: Mapping[str, Any]) -> bool:
+    """Whether a definition names our provider, so that its part is checked here."""
+    provider = definition["provider"]
+    return bool(provider.get("type") == "external" and provider.get("module") == PROVIDER_CLASS)
+
+
+def _nearly_ours(provider: Mapping[str, Any]) -> Iterator[Problem]:
+    """A slip in what names the provider, which would switch all checks of it off."""
+    module = str(provider.get("module", ""))
+    if module == PROVIDER_CLASS:
+        yield ("provider", "type"), f"is {provider.get('type')!r}; our provider is 'external'"
+    elif difflib.get_close_matches(module, [PROVIDER_CLASS], cutoff=0.8):
+        yield ("provider", "module"), f"is {module!r}; did you mean {PROVIDER_CLASS!r}?"
+
+
 def _head_problems(definition: dict[str, Any]) -> Iterator[Problem]:
     place: Place = ("provider", "head")
     head = definition["provider"].get("head")
@@ -186,10 +199,17 @@ def _head_problems(definition: dict[str, Any]) -> Iterator[Problem]:
         return
     for key in head:
         if key not in _HEAD_KEYS:
-            yield (*place, key), _unknown(str(key), _HEAD_KEYS)
+            yield (*place, key), unknown_key(str(key), _HEAD_KEYS)
     for key, kind in _HEAD_KEYS.items():
         if not isinstance(head.get(key), kind) or isinstance(head.get(key), bool):
             yield (*place, key), f"is {head.get(key)!r}; {kind.__name__} is expected"
+            return
+    if not 1 <= head["port"] <= 65_535:
+        yield (*place, "port"), f"is {head['port']}; a port is 1 to 65535"
+    try:
+        ipaddress.ip_address(head["address"])
+    except ValueError:
+        yield (*place, "address"), f"is {head['address']!r}; an IP address is expected"
     if head.get("node_type") != definition["head_node_type"]:
         yield (*place, "node_type"), f"must be head_node_type, {definition['head_node_type']!r}"
 
@@ -204,11 +224,11 @@ def _section_problems(section: type[Section], values: object, name: str) -> Iter
         section(**values)
     except ValidationError as error:
         for item in error.errors(include_url=False):
-            inside = (*place, *item["loc"])
-            if item["type"] == "extra_forbidden" and len(item["loc"]) == 1:
-                yield inside, _unknown(str(item["loc"][0]), section.model_fields)
-            else:
-                yield inside, f"{item['msg']} (given: {item['input']!r})"
+            if follows(item):
+                continue
+            given = "" if item["type"] == "extra_forbidden" else f" (given: {item['input']!r})"
+            text = f"{what_is_wrong(item, section.model_fields)}{given}"
+            yield (*place, *item["loc"]), text
 
 
 def _worker_problems(definition: dict[str, Any], cloud: CloudSettings) -> Iterator[Problem]:
@@ -216,6 +236,8 @@ def _worker_problems(definition: dict[str, Any], cloud: CloudSettings) -> Iterat
     try:
         offered = worker_resources(cloud)
         cloud_region(cloud)
+        for window in cloud.keep_warm:
+            KeepWarm.parse(window)
     except SettingsError as error:
         yield ("provider", "cloud"), error.message
         return

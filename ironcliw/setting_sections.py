@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 CpuCapability = Literal["baseline", "avx2", "avx512", "avx512_bf16", "amx", "neon", "neon_i8mm"]
 
 # RFC 1035 label, as GCE demands of names; 63 characters less a "-" and 8 hexadecimal digits
+_PROJECT = re.compile(r"(?:[a-z0-9.-]+:)?[a-z][-a-z0-9]*[a-z0-9]")
 CLUSTER_NAME = re.compile(r"[a-z](?:[-a-z0-9]{0,52}[a-z0-9])?")
 
 
@@ -59,6 +60,16 @@ class ClusterSettings(Section):
         ("cluster.control.controller",),
         description="Modules kept running beside a head that has a cloud project.",
     )
+
+    @field_validator("worker_ports")
+    @classmethod
+    def _check_range(cls, value: tuple[int, int]) -> tuple[int, int]:
+        first, last = value
+        if not 1024 <= first <= last <= 65_535:
+            raise ValueError(
+                "the first port must be 1024 or more, the last 65535 or less, in order"
+            )
+        return value
 
 
 class PriceSettings(Section):
@@ -168,6 +179,16 @@ class CloudSettings(Section):
     def _read_number(cls, value: object) -> object:
         # a variable of the environment is text, and a choice of numbers converts nothing
         return int(value) if isinstance(value, str) and value.isdigit() else value
+
+    @field_validator("project")
+    @classmethod
+    def _check_project(cls, value: str | None) -> str | None:
+        if value is not None and not _PROJECT.fullmatch(value):
+            raise ValueError(
+                "a project's id is expected, not its name: lower-case letters, digits and hyphens, "
+                "beginning with a letter"
+            )
+        return value
 
     @field_validator("cluster_name")
     @classmethod

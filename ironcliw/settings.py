@@ -26,6 +26,7 @@ from pydantic_settings import (
 
 from ironcliw.catalog import Catalog
 from ironcliw.errors import SettingsError
+from ironcliw.problems import follows, what_is_wrong
 from ironcliw.setting_sections import (
     BenchSettings,
     BudgetSettings,
@@ -294,11 +295,23 @@ def _dump(settings: Settings) -> dict[str, Any]:
 def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
     lines = []
     for item in error.errors(include_url=False):
+        if follows(item):
+            continue
         name = ".".join(str(part) for part in item["loc"])
         # a mistyped section is reported by its own name, its origin is that of a value inside
         inside = (one for one in origins if one.startswith(name + "."))
         origin = origins.get(name) or origins.get(next(inside, ""), "default")
         hidden = item["type"] == "missing" or any(secret.startswith(name) for secret in _SECRETS)
         given = "" if hidden else f" (given: {item['input']!r})"
-        lines.append(f"setting {name} from {origin}: {item['msg']}{given}")
+        lines.append(f"setting {name} from {origin}: {_rule(item)}{given}")
     return "; ".join(lines)
+
+
+def _rule(item: Mapping[str, Any]) -> str:
+    """What a value breaks; for an unknown key, the keys of its section are at hand."""
+    *around, _ = item["loc"]
+    section: Any = Settings
+    for part in around:
+        field = section.model_fields.get(part) if hasattr(section, "model_fields") else None
+        section = field.annotation if field is not None else None
+    return what_is_wrong(item, getattr(section, "model_fields", ()))

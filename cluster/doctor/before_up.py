@@ -14,7 +14,7 @@ from cluster.doctor.cloud import check_access, check_budget, check_clock
 from cluster.doctor.network import check_address, check_vpn
 from cluster.doctor.probes import Probes, real_probes
 from cluster.doctor.report import Check, State
-from cluster.doctor.security import check_names
+from cluster.doctor.security import check_names, check_secrets
 from cluster.head.gcs_storage import CloudOrigin, GcsStorage
 from cluster.money.ledger import Ledger
 from cluster.money.prices import PriceTable
@@ -97,6 +97,7 @@ def _checks(settings: Settings, probes: Probes) -> Iterator[Check]:
     if is_well:
         # machines of another head are kept apart: they are told of, and no reason to refuse
         yield check_names(settings, probes)
+        yield check_secrets(settings, probes)
     if clock.passes:
         # the client was answered, so the cloud is there: only its time is not known
         yield dataclasses.replace(clock, state=State.WARNING)

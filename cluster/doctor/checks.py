@@ -81,16 +81,16 @@ def check_ports(settings: Settings, probes: Probes) -> Check:
     first, last = settings.cluster.worker_ports
     wanted = head_ports(settings)
     ports = [port for _, port in wanted.values()]
-    clashes = [
-        f"{name} is {port}"
-        for name, (_, port) in wanted.items()
-        if ports.count(port) > 1 or first <= port <= last
-    ]
-    if clashes:
+    named = {name: port for name, (_, port) in wanted.items()}
+    twice = [f"{name} is {port}" for name, port in named.items() if ports.count(port) > 1]
+    if twice:
+        return error("ports", f"{', '.join(twice)}: given twice", "give each its own port")
+    within = [f"{name} is {port}" for name, port in named.items() if first <= port <= last]
+    if within:
         return error(
             "ports",
-            f"{', '.join(clashes)}: given twice, or within cluster.worker_ports, {first} to {last}",
-            "give each its own port outside that range",
+            f"{', '.join(within)}: within cluster.worker_ports, {first} to {last}",
+            "give each its own port outside that range, or move the range",
         )
     taken = []
     for name, (host, port) in wanted.items():

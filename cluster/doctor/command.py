@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Annotated
 
 import typer
@@ -37,7 +36,7 @@ def _doctor(
     if as_json:
         write_json(
             {
-                "checks": [dataclasses.asdict(one) for one in checks],
+                "checks": [one.as_json() for one in checks],
                 "errors": counts[State.ERROR],
                 "warnings": counts[State.WARNING],
             }

@@ -33,6 +33,11 @@ class Check:
     next_step: str = ""
     passes: bool = False
 
+    def as_json(self) -> dict[str, str | bool]:
+        """The check for programs; `may_pass` stands for `passes`, which reads like a verdict."""
+        document = dataclasses.asdict(self)
+        return {**document, "may_pass": document.pop("passes")}
+
     def __post_init__(self) -> None:
         wrong = self.state in (State.WARNING, State.ERROR)
         assert wrong == bool(self.next_step), f"{self}: a next step belongs to what is wrong"

@@ -18,6 +18,7 @@ from cluster.config import (
     REQUIRED_KEYS,
     cloud_region,
     difference,
+    is_rendered,
     render,
     to_yaml,
     worker_resources,
@@ -25,7 +26,7 @@ from cluster.config import (
 )
 from cluster.config_check import read_cluster_file, validate
 from ironcliw.cli import main
-from ironcliw.errors import SettingsError
+from ironcliw.errors import ClusterError, SettingsError
 from ironcliw.setting_sections import BudgetSettings, CloudSettings
 from ironcliw.settings import Settings, load_settings
 
@@ -104,15 +105,26 @@ class TestRender:
         with pytest.raises(SettingsError, match=r"cloud\.machine_type: .*e2-highmem-3"):
             render(Settings(cloud=CloudSettings(machine_type="e2-highmem-3")))
 
-    @pytest.mark.parametrize("zones", [("us-central1-a", "europe-west4-a"), ("nowhere",)])
-    def test_zones_of_several_regions_are_refused(self, zones: tuple[str, ...]) -> None:
-        with pytest.raises(SettingsError, match=r"cloud\.zones is .*zones of one region"):
+    @pytest.mark.parametrize(
+        ("zones", "message"),
+        [
+            (("us-central1-a", "europe-west4-a"), r"cloud\.zones is .*zones of one region"),
+            (("nowhere",), "holds 'nowhere', which is no zone"),
+            (("us-central1",), "holds 'us-central1', which is no zone"),
+            (("us-central1-a", "us-central1-a"), "holds 'us-central1-a' twice"),
+        ],
+    )
+    def test_zones_that_cannot_be_are_refused(self, zones: tuple[str, ...], message: str) -> None:
+        with pytest.raises(SettingsError, match=message):
             cloud_region(CloudSettings(zones=zones))
+
+    def test_zones_with_several_letters_are_zones(self) -> None:
+        assert cloud_region(CloudSettings(zones=("us-central1-ai1a",))) == "us-central1"
 
 
 class TestFile:
     def test_it_is_written_when_it_changes(self, settings: Settings, tmp_path: Path) -> None:
-        path = tmp_path / "new" / CLUSTER_FILE
+        path = tmp_path / CLUSTER_FILE
         assert difference(settings, path) == f"{path} does not exist"
         assert [write_cluster_file(settings, path) for _ in range(2)] == [True, False]
         assert read_cluster_file(path) == render(settings)
@@ -128,6 +140,24 @@ class TestFile:
         assert difference(settings, path) == wanted
         path.write_text(text + "# more\n")
         assert str(difference(settings, path)).endswith("'# more'; the settings mean '(the end)'")
+
+    @pytest.mark.parametrize("place", ["absent/x.yaml", "."])
+    def test_where_none_can_be_written(
+        self, settings: Settings, tmp_path: Path, place: str
+    ) -> None:
+        folder = tmp_path / "folder"
+        folder.mkdir()
+        with pytest.raises(ClusterError, match=r"cannot be written: .*; name a file in a folder"):
+            write_cluster_file(settings, folder / place)
+        assert list(tmp_path.rglob("*")) == [folder]
+
+    def test_a_file_of_another_hand_is_known(self, settings: Settings, tmp_path: Path) -> None:
+        path = tmp_path / CLUSTER_FILE
+        assert is_rendered(path)
+        write_cluster_file(settings, path)
+        assert is_rendered(path)
+        path.write_text("mine: true\n")
+        assert not is_rendered(path)
 
     def test_one_that_cannot_be_read(self, tmp_path: Path) -> None:
         with pytest.raises(SettingsError, match=r"absent\.yaml cannot be read"):
@@ -150,6 +180,16 @@ class TestFile:
             ),
             ("max_run_hours: 4.0", "max_run_hours: x", r"cloud\.max_run_hours: .*number"),
             ("    port: 6380", "    port: '6380'", r"head\.port: is '6380'; int is expected"),
+            ("    port: 6380", "    port: 99999", r"head\.port: is 99999; a port is 1 to 65535"),
+            ("address: 127.0.0.1", "address: home", r"head\.address: is 'home'; an IP address"),
+            ("GceSpotProvider", "GceSpotProvidr", r"provider\.module: .*did you mean 'cluster"),
+            (
+                "type: external",
+                "type: gcp",
+                r"provider\.type: is 'gcp'; our provider is",
+            ),
+            ("keep_warm: []", "keep_warm: [mon-fry 09-18]", r"cloud\.keep_warm holds 'mon-fry"),
+            ("    - us-central1-a", "    - us-central1", r"'us-central1', which is no zone"),
             ("  head:\n    inst", "  haed:\n    inst", r"provider\.haed: unknown key; .*'head'"),
             (
                 "node_type: head\n    addr",

@@ -106,8 +106,20 @@ def test_a_named_file_must_exist(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[serv]\nport = 1\n", r"setting serv from file .*ironcliw\.toml: Extra inputs"),
-        ("[serve]\nprot = 1\n", r"setting serve\.prot from file .*: Extra inputs"),
+        (
+            "[serv]\nport = 1\n",
+            r"setting serv from file .*ironcliw\.toml: unknown key; did you mean 'serve'",
+        ),
+        (
+            "[serve]\nprot = 1\n",
+            r"setting serve\.prot from file .*: unknown key; did you mean 'port'",
+        ),
+        ("[models.x]\ntsk = 1\n", r"models\.x\.tsk from file .*: unknown key"),
+        ('[cloud]\nzones = "a"\n', r"cloud\.zones from file .*: a list is expected"),
+        ("[cloud]\nzones = []\n", r"a list of at least 1 is expected"),
+        ("[cloud]\nnotice_seconds = 60\n", r"0, 15, 30 or 120 \(given: 60\)$"),
+        ('[cloud]\nproject = "My Project"\n', r"a project's id is expected, not its name"),
+        ("[cluster]\nworker_ports = [20999, 20000]\n", r"the first port must be .* in order"),
         ('[serve]\nport = "high"\n', r"setting serve\.port from file .*\(given: 'high'\)"),
         ("[serve]\nport = 70000\n", r"setting serve\.port from file .*less than or equal to 65535"),
         ("[serve]\nmemory_fraction = 2\n", r"serve\.memory_fraction"),
@@ -125,7 +137,11 @@ def test_a_wrong_file(tmp_path: Path, text: str, message: str) -> None:
     ("name", "value", "message"),
     [
         ("IRONCLIW_SERV__PORT", "1", r"IRONCLIW_SERV__PORT is no setting; write IRONCLIW_<SECTION"),
-        ("IRONCLIW_SERVE__PROT", "1", r"setting serve\.prot from environment: Extra inputs"),
+        (
+            "IRONCLIW_SERVE__PROT",
+            "1",
+            r"setting serve\.prot from environment: unknown key",
+        ),
         ("IRONCLIW_SERVE__PORT", "x", r"setting serve\.port from environment: .*\(given: 'x'\)"),
         ("IRONCLIW_SERVE__AUTH", "never", r"setting serve\.auth from environment"),
         ("IRONCLIW_SERVE__PINNED_MODELS", "a,b", r"environment"),

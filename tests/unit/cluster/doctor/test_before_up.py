@@ -58,6 +58,10 @@ def test_all_is_well(tmp_path: Path) -> None:
             {"budget": {"month_usd": 0.05}},
             r"budget: budget\.month_usd is 0\.05, less than one hour",
         ),
+        (
+            {"cloud": {"vpn": "none", "vpn_secret": "key", "service_account": None}},
+            r"secrets: cloud\.vpn_secret cannot be read by a worker",
+        ),
         ({"cluster": {"gcs_port": 8265}}, "ports: .*given twice.*; give each its own port"),
         ({"cloud": {"zones": ["us-central1-q"]}}, r"zones: there is no us-central1-q; correct"),
         ({"cloud": {"machine_type": "e2-highmem-3"}}, "machine type 'e2-highmem-3' does not exist"),
