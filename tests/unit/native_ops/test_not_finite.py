@@ -26,7 +26,7 @@ def test_unit_length_of_rows_that_are_near_the_end_of_float32_or_infinite() -> N
 def test_a_weight_that_is_not_finite(number: str, bad: float) -> None:
     x, weight = draw_rows(5, 65, 7, False), draw_rows(40, 65, 8, False)
     bias = torch.zeros(40)
-    rest = (bias, "none", number, None)
+    rest = (bias, "none", number)
     clean = each_level("encoder_linear", x, pack(weight, number), *rest)
     weight[33, 64] = bad
     for packed in each_level("encoder_pack", weight, number):
@@ -47,6 +47,6 @@ def test_int8_activations_that_are_not_finite(bad: float, dtype: torch.dtype) ->
     x = draw_rows(20, 65, 7, False).to(dtype)
     x[17, 64] = bad
     packed = pack(draw_rows(40, 65, 8, False), "int8")
-    for found in each_level("encoder_linear", x, packed, torch.zeros(40), "none", "int8", None):
+    for found in each_level("encoder_linear", x, packed, torch.zeros(40), "none", "int8"):
         assert found[17].isnan().all()
         assert not found[torch.arange(20) != 17].isnan().any()

@@ -260,7 +260,7 @@ class TestStoredState:
         assert GcsStorage(machine.settings).exists()
         expected = "no way out" if "ClusterError" in body else "ZeroDivisionError"
         assert expected in machine.told[-1]
-        assert "they power off 10 minutes after the head" in machine.told[-1]
+        assert "what is left powers off 10 minutes after the head" in machine.told[-1]
         # a second `down`, with the way out mended, tells them and forgets
         self.hook(tmp_path, monkeypatch, "return")
         assert head.stop_head(machine.settings, machine.told.append) == 0
