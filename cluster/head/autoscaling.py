@@ -50,5 +50,6 @@ def autoscaler_options(settings: Settings) -> list[str]:
         SettingsError: the settings mean no cluster.
     """
     path = settings.state_dir / CLUSTER_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_cluster_file(settings, path)
     return [f"--autoscaling-config={path}"]
