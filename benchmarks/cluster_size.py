@@ -82,11 +82,20 @@ def _pss(pid: int) -> float:
 
 
 def _tests() -> Samples:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *_TESTS]
-    begun = time.monotonic()
-    ran = subprocess.run(
-        command, cwd=ROOT, env=process_environment(), capture_output=True, text=True, check=False
-    )
+    with tempfile.TemporaryDirectory(prefix="ironcliw-bench-") as folder:
+        # a folder of its own: pytest would first remove what earlier runs of other tests left
+        options = ["-q", "-p", "no:cacheprovider", f"--basetemp={folder}/tests"]
+        command = [sys.executable, "-m", "pytest", *options, *_TESTS]
+        begun = time.monotonic()
+        ran = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=process_environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        took = time.monotonic() - begun
     if ran.returncode:
         raise BenchmarkError(f"the tests fail, so their time says nothing: {ran.stdout[-2000:]}")
-    return Samples.of([time.monotonic() - begun])
+    return Samples.of([took])

@@ -58,7 +58,7 @@ class HttpServer:
         self._server = _Server((host, port), _Handler)
         self._server.answer = answer
         self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, name="fake-http"
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, name="fake-http"
         )
 
     @property
