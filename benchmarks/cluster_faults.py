@@ -33,17 +33,23 @@ work = Work.remote()
 print("at", ray.get(work.ready.remote()), flush=True)
 time.sleep(600)
 """
-# the autoscaler's rounds, as the GCS counts them; the second line says that the watch has begun
+# of Ray's autoscaler/v2/monitor.py: how a round ends that could not list the machines
+_FAILED_ROUND = "No autoscaling state to report."
+# the ends of the autoscaler's rounds: the GCS counts those that succeed, its log has the others
 _WATCH = """
 import time
+from pathlib import Path
 from cluster.control.gcs_link import GcsLink
 link = GcsLink({address!r}, {head!r})
-last, since, longest = link.look().round, time.monotonic(), 0.0
+log = Path({log!r})
+def ended():
+    return link.look().round, log.read_text(errors="replace").count({failed!r})
+last, since, longest = ended(), time.monotonic(), 0.0
 end = since + {seconds}
 print("watching", flush=True)
 while (now := time.monotonic()) < end:
     longest = max(longest, now - since)
-    if (seen := link.look().round) != last:
+    if (seen := ended()) != last:
         last, since = seen, time.monotonic()
     time.sleep(0.05)
 print("at", longest, flush=True)
@@ -72,7 +78,8 @@ class ClusterStorm:
     """A storm met by Ray's autoscaler and the controller.
 
     Attributes:
-        longest_pause_seconds: Most that passed between two rounds of the autoscaler.
+        longest_pause_seconds: Most that passed between the ends of two rounds of the autoscaler,
+            whether they could list the machines or not; its own pause of a second is in it.
         lost_or_doubled: Machines that are gone, and those that were ordered beside the one at work.
     """
 
@@ -92,15 +99,20 @@ def cluster_storm(seconds: float = 60.0) -> ClusterStorm:
     ):
         _next_word(cluster.driver(_AT_WORK), "at")
         before = cluster.live()
+        [log] = cluster.settings.ray_temp_dir.glob("session_latest/logs/monitor.log")
         program = _WATCH.format(
-            address=cluster.address, head=HEAD_INSTANCE_ID, seconds=seconds + _AFTER_SECONDS
+            address=cluster.address,
+            head=HEAD_INSTANCE_ID,
+            log=str(log),
+            failed=_FAILED_ROUND,
+            seconds=seconds + _AFTER_SECONDS,
         )
         watch = cluster.driver(program)
         _next_word(watch, "watching")
         cluster.world.add(ApiStorm(seconds=seconds))
         longest = float(_next_word(watch, "at"))
-        if not cluster.told("cloud"):
-            raise BenchmarkError("the storm reached nobody: the controller did not tell of it")
+        if _FAILED_ROUND not in cluster.monitor_log() or not cluster.told("cloud"):
+            raise BenchmarkError("the storm did not reach both autoscaler and controller")
         lost = len(set(before) - set(cluster.live()))
         return ClusterStorm(longest, lost + len(cluster.inserts()) - len(before))
 

@@ -61,7 +61,7 @@ def fault_rows(options: Options) -> list[Row]:
         ),
         Row(
             THEME,
-            "503 for 60 s: longest time between two rounds of Ray's autoscaler",
+            "503 for 60 s: longest time from one round of Ray's autoscaler to the end of the next",
             "s",
             Samples.of([real.longest_pause_seconds]),
             goal=Goal(LONGEST_BLOCK_SECONDS, at_most=True),
