@@ -26,7 +26,7 @@ constexpr int kTile = 4;
 constexpr int kTile = 1;
 #endif
 #ifdef IRONCLIW_USE_AVX2
-constexpr int kTileOfPlanes = 2;
+constexpr int kTileOfPlanes = 2;  // more rows are words
 #else
 constexpr int kTileOfPlanes = kTile;
 #endif

@@ -1,10 +1,13 @@
 // Quantised products with activations in two planes at AVX2. Both planes are one number of 16 bits,
 // steps * first + second, and the integer sums are sums of its products: exact, in 32 bits.
 //
-// One row alone is multiplied plane by plane, as bytes, while its weights pass through the registers
-// (`add_block_of_planes`). For two rows or more, weights and activations become words, of which one
-// VPMADDWD multiplies 16 and adds them by twos (`multiply_words`). What follows the integer sums is
-// `add_products` in both: a row has the same bits here and there.
+// Up to three rows are multiplied plane by plane, as bytes, while their weights pass through the registers
+// (`add_block_of_planes`). For more rows, weights and activations become words, of which one VPMADDWD
+// multiplies 16 and adds them by twos (`multiply_words`). What follows the integer sums is `add_products`
+// in both: a row has the same bits here and there.
+//
+// The limit is arithmetic, on processors with three vector ports of which two multiply: 512 products of 16
+// bits, their sums and their scales are 70 instructions, 23.3 cycles. In float32 they would be 32 cycles.
 #pragma once
 
 #include "kernels/packed_linear.h"
@@ -58,7 +61,7 @@ template <class F> IRONCLIW_INLINE Floats add_products(Floats total, Ints low, I
   }
 }
 
-// ----------------------------------------------------------------- one row
+// ------------------------------------------------------- up to three rows
 
 // Over lines [from, from + count), steps times the sums of the first plane and those of the second.
 // Products of nibbles fit 16 bits for 8 lines together (8 * 2 * 15 * 127), those of 6 bits for 2. Signed
@@ -107,7 +110,7 @@ template <class F> IRONCLIW_INLINE Floats add_block_of_planes(Floats total, cons
   }
 }
 
-// ------------------------------------------------------- two rows and more
+// ------------------------------------------------------ four rows and more
 
 // Of 16 outputs, one after the other, two columns: 4l and 4l + 2 in pair 2l, 4l + 1 and 4l + 3 in the next
 // one, which is how bytes of four neighbours fall apart. What F::kZero stands for is taken off.
