@@ -6,6 +6,9 @@
 #ifdef IRONCLIW_USE_AMX
 #include "kernels/packed_linear_amx.h"
 #endif
+#ifdef IRONCLIW_USE_AVX2
+#include "kernels/packed_linear_avx2.h"
+#endif
 #ifdef IRONCLIW_USE_I8MM
 #include "kernels/packed_linear_i8mm.h"
 #endif
@@ -21,6 +24,11 @@ constexpr int kTile = 8;
 constexpr int kTile = 4;
 #else
 constexpr int kTile = 1;
+#endif
+#ifdef IRONCLIW_USE_AVX2
+constexpr int kTileOfPlanes = 2;  // more rows are words
+#else
+constexpr int kTileOfPlanes = kTile;
 #endif
 constexpr int64_t kCachedWeights = 262144;
 constexpr int64_t kAhead = 4096;  // bytes of weights: the processor's own prefetching stops at the end of each small page
@@ -149,6 +157,9 @@ IRONCLIW_INLINE Floats dot_planes(const Block& w, const int8_t* x, const int8_t*
 
 template <class F, int planes>
 IRONCLIW_INLINE Floats add_block(Floats total, const Block& w, const QuantizedRows& x, const int8_t* bytes, int64_t at, Floats step) {
+#ifdef IRONCLIW_USE_AVX2
+  if constexpr (planes == 2) return add_block_of_planes<F>(total, w, x, bytes, at, step);
+#endif
   const int8_t* bytes2 = bytes + kBlock;
   const int32_t sum = x.sums[at], sum2 = planes == 2 ? x.sums2[at] : 0;
   const Floats scale = broadcast(x.scales[at]);
@@ -167,6 +178,14 @@ IRONCLIW_INLINE Floats add_block(Floats total, const Block& w, const QuantizedRo
 // Asks for `bytes` from `p` on to be brought near. Nothing is read, so `p` may be behind the last weight.
 IRONCLIW_INLINE void prefetch(uintptr_t p, int64_t bytes) {
   for (int64_t at = 0; at < bytes; at += kLine) __builtin_prefetch(reinterpret_cast<const void*>(p + static_cast<uintptr_t>(at)));
+}
+
+// Where integer sums are those of both planes, they are so many steps too large.
+template <int planes> IRONCLIW_INLINE Floats row_scale(const float* scales, [[maybe_unused]] Floats step) {
+#ifdef IRONCLIW_USE_AVX2
+  if constexpr (planes == 2) return load(scales) * step;
+#endif
+  return load(scales);
 }
 
 // Rows [row, row + tile) with one group of 16 outputs.
@@ -202,7 +221,7 @@ void multiply_tile(const uint8_t* group, int64_t columns, const QuantizedRows& x
     }
   }
   for (int m = 0; m < tile; ++m) {
-    if (F::kGroupHead) total[m] = total[m] * load(reinterpret_cast<const float*>(group));
+    if (F::kGroupHead) total[m] = total[m] * row_scale<planes>(reinterpret_cast<const float*>(group), step);
     store(out + (row + m) * out_stride, total[m]);
   }
 }
@@ -230,10 +249,14 @@ void multiply_groups(const PackedMatrix& w, const QuantizedRows& x, int64_t rows
   if (rows >= kTileRows && w.columns > 0)
     return multiply_tiles<F>(w, bytes_of_group<F>(w.columns), x, rows, begin, end, out, out_stride);
 #endif
+#ifdef IRONCLIW_USE_AVX2
+  if (x.planes == 2 && rows >= kWordRows && w.columns > 0)
+    return multiply_words<F>(w, bytes_of_group<F>(w.columns), x, rows, begin, end, out, out_stride);
+#endif
   const int64_t step = 1 + kCachedWeights / (1 + bytes_of_group<F>(w.columns));
   for (int64_t first = begin; first < end; first += step) {
     const int64_t last = end - first < step ? end : first + step;
-    if (x.planes == 2) multiply_rows<F, 2, kTile>(w, first, last, x, 0, rows, out, out_stride);
+    if (x.planes == 2) multiply_rows<F, 2, kTileOfPlanes>(w, first, last, x, 0, rows, out, out_stride);
     else multiply_rows<F, 1, kTile>(w, first, last, x, 0, rows, out, out_stride);
   }
 }

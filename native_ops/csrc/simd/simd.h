@@ -32,7 +32,7 @@
 #include "simd/baseline.h"
 #endif
 
-#if !defined(IRONCLIW_USE_AVX512)
+#if !defined(IRONCLIW_USE_AVX512) && !defined(IRONCLIW_USE_AVX2)
 IRONCLIW_BEGIN
 // The sums of four vectors.
 IRONCLIW_INLINE void sum_each(Ints a, Ints b, Ints c, Ints d, int32_t* out) {

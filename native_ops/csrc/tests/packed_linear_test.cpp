@@ -186,6 +186,51 @@ TEST(packed_products_follow_their_quantised_inputs) {
     }
 }
 
+// Every weight and every activation as large as it can be, of one sign and of both: the sums of 16 and of
+// 32 bits on the way must hold them.
+TEST(packed_products_of_the_largest_numbers_do_not_overflow) {
+  for (const Format format : kQuantized)
+    for (const auto [planes, steps] : kPrecisions)
+      for (const int weights : {0x00, 0x7f, 0x80, 0xff})
+        for (const bool both_signs : {false, true}) {
+          const int64_t outputs = 16, columns = 256, most = 9;
+          Product c = product_of(format, outputs, columns, true, 13);
+          Bytes source = source_of(format, outputs, columns, true, 13);
+          const int64_t unit = columns_multiple(format), step = source_row_bytes(format, unit), head = format == Format::int8 ? 4 : 0;
+          for (int64_t row = 0; row < outputs; ++row)
+            for (int64_t k = 0; k < columns; k += unit) {
+              uint8_t* block = source.data() + row * source_row_bytes(format, columns) + (head ? 4 + k : k / unit * step);
+              const Bytes before(block, block + (head ? unit : step));
+              std::fill_n(block, before.size(), static_cast<uint8_t>(weights));
+              if (head) continue;
+              // scales stay as they are
+              const size_t at = format == Format::q6_k ? 208 : 0, count = format == Format::q4_1 || format == Format::q4_k ? 4 : 2;
+              std::copy_n(&before[at], count, block + at);
+            }
+          pack(format, source.data(), outputs, columns, c.packed.data());
+          for (int64_t row = 0; row < outputs; ++row) decode_row(format, source.data() + row * source_row_bytes(format, columns), columns,
+              c.weights.data() + row * columns);
+          std::vector<float> x(static_cast<size_t>(most * columns));
+          for (size_t i = 0; i < x.size(); ++i) x[i] = (i % 32 ? 126.4999f : 127.0f) * (both_signs && i / 2 % 2 ? -1.0f : 1.0f);
+          for (const int64_t rows : {int64_t{1}, int64_t{3}, most}) {
+            const Rows quantized(level, x, rows, columns, planes, steps);
+            const auto out = product(level, c, x, rows, planes, steps);
+            for (int64_t m = 0; m < rows; ++m)
+              for (int64_t n = 0; n < outputs; ++n) {
+                double expected = 0, size = 0;
+                for (int64_t k = 0; k < columns; ++k) {
+                  const int8_t* bytes = quantized.x.block(m, k / 32) + k % 32;
+                  const double term = (bytes[0] + (planes == 2 ? bytes[32] / double(steps) : 0.0)) * c.weights[n * columns + k];
+                  expected += term;
+                  size += std::fabs(term);
+                }
+                CHECK(std::fabs(out[m * 16 + n] - expected) <= 2e-6 * size, "format %d, %d planes, weights %x, %d rows: %g for %g",
+                    int(format), planes, unsigned(weights), int(rows), out[m * 16 + n], expected);
+              }
+          }
+        }
+}
+
 TEST(packed_rows_have_the_same_bits_alone_and_together) {
   for (const Format format : kQuantized)
     for (const auto [planes, steps] : kPrecisions) {
