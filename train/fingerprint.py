@@ -203,12 +203,9 @@ def digest_of(values: Mapping[str, Any]) -> str:
 
 def processor(cpuinfo: str) -> str:
     """Vendor, family and model in the text of /proc/cpuinfo; empty where it names none."""
-    found = dict(
-        (match[1], match[2].strip())
-        for match in re.finditer(
-            r"^([^\t:\n]+?)[ \t]*:(.*)$", cpuinfo.split("\n\n")[0], re.MULTILINE
-        )
-    )
+    # the first processor's lines; all have the same model
+    lines = (line.partition(":") for line in cpuinfo.split("\n\n")[0].splitlines())
+    found = {key.strip(): value.strip() for key, _, value in lines}
     for keys in (_X86, _ARM):
         if all(key in found for key in keys):
             return ", ".join(f"{key} {found[key]}" for key in keys)

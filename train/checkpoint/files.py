@@ -167,7 +167,7 @@ def _check_value(value: Any, path: str) -> None:
             _check_value(inner, f"{path}[{index}]")
     elif value is not None and type(value) not in (str, int, float, bool):
         raise CheckpointError(
-            f"{path} is a {type(value).__name__}, which JSON would give back as something else; use "
+            f"{path} is a {type(value).__name__}, which JSON would not give back as it is; use "
             "strings, integers, floats, booleans, None, lists and dictionaries, and put tensors "
             "among the snapshot's tensors"
         )
