@@ -100,9 +100,8 @@ def choose_interval(
     _need(mtbf_seconds > 0, "mtbf_seconds", mtbf_seconds, "above 0")
     _need(least >= 1, "least", least, "1 or more")
     wanted = round(math.sqrt(2 * blocking * mtbf_seconds) / step_seconds)
-    longest = int(most_seconds / step_seconds)
     affordable = math.ceil(blocking / (MOST_SHARE * step_seconds))
-    steps = max(min(wanted, longest), affordable, least)
+    steps = max(int(min(wanted, most_seconds / step_seconds)), affordable, least)
     return Interval(steps, most_lost(steps, step_seconds, durable))
 
 
