@@ -223,11 +223,13 @@ def _made_and_locked(path: Path) -> Iterator[None]:
     """A new folder that no other process takes for a leftover while the block runs."""
     while True:
         path.mkdir()
-        handle = os.open(path, os.O_RDONLY)
+        try:
+            handle = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # a process that began just now took it for a leftover
         try:
             _lock(handle, fcntl.LOCK_EX)
-            # between its making and its locking another process may have removed it
-            if path.exists():
+            if path.exists():  # as above, between its opening and its locking
                 yield
                 return
         finally:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
-import secrets
-import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +14,7 @@ from train.checkpoint.faults import Faults, NoFaults
 from train.checkpoint.files import STATE, Part, decode_state, parts_of, read_tensors
 from train.checkpoint.local import LocalFolder
 from train.checkpoint.manifest import MANIFEST, FileEntry, Manifest
+from train.checkpoint.names import new_name, newest_first, step_of
 from train.checkpoint.snapshot import Checkpoint, Snapshot
 from train.fingerprint import Fingerprint, check_resume
 
@@ -24,7 +22,6 @@ logger = logging.getLogger(__name__)
 
 LEFTOVER_SECONDS = 6 * 3600.0
 """In a bucket, where nothing tells whether a writer lives, an unfinished save is kept so long."""
-_NAME = re.compile(r"step-(\d{8,})-([0-9a-f]{12})([0-9a-f]{8})")
 _READS = 5
 """How often the list is read again when another process removes what is being read."""
 
@@ -106,7 +103,7 @@ class CheckpointStore:
             sealed.append(manifest)
             return manifest.encode()
 
-        name = _new_name(snapshot.step)
+        name = new_name(snapshot.step)
         self._backend.write(name, parts_of(snapshot), seal)
         self._remove_old(spare=name)
         return sealed[-1]
@@ -200,7 +197,7 @@ class CheckpointStore:
                 raise _VanishedError from None
             raise DamagedCheckpointError(f"{location} is missing") from None
         manifest = Manifest.decode(raw, location)
-        if manifest.step != _step(name):
+        if manifest.step != step_of(name):
             raise DamagedCheckpointError(f"{location} is of step {manifest.step}: it was moved")
         return manifest
 
@@ -233,26 +230,11 @@ class CheckpointStore:
             logger.warning("old checkpoints were not removed: %s", error)
 
     def _names(self) -> list[str]:
-        """Newest first: by step, then by the time at which the save began."""
-        names = [name for name in self._backend.folders() if _NAME.fullmatch(name)]
-        return sorted(names, key=lambda name: (_step(name), name), reverse=True)
+        return newest_first(self._backend.folders())
 
 
 class _VanishedError(Exception):
     """Another process removed the checkpoint that is being read."""
-
-
-def _new_name(step: int) -> str:
-    if step < 0:
-        raise ValueError(f"step is {step}; give 0 or more")
-    milliseconds = time.time_ns() // 1_000_000
-    return f"step-{step:08d}-{milliseconds:012x}{secrets.token_hex(4)}"
-
-
-def _step(name: str) -> int:
-    match = _NAME.fullmatch(name)
-    assert match is not None
-    return int(match[1])
 
 
 def _backend(uri: str, faults: Faults, leftover_seconds: float) -> Backend:
