@@ -18,7 +18,11 @@
     |   `-- MemoryBudgetError             503  loading would pass the memory budget
     |-- ModelLoadError                    500  the model's files are absent, damaged or unsupported
     |-- StoreError                             the state store cannot be used
-    |   `-- NewerFormatError                   stored by a newer release than this one
+    |   |-- NewerFormatError                   stored by a newer release than this one
+    |   `-- CheckpointError                    a checkpoint cannot be written, read or used
+    |       |-- DamagedCheckpointError         its bytes are not those that were written
+    |       |-- OtherModelError                it belongs to another model
+    |       `-- InexactResumeError             going on from it would give other bits
     `-- ClusterError                           the Ray head could not be started, joined or stopped
         |-- PortInUseError                     somebody else listens on a port we need
         `-- NotRunningError                    no head runs for this state directory
@@ -235,6 +239,30 @@ class NewerFormatError(StoreError):
     """Stored by a newer release than this one."""
 
     default_code = "newer_format"
+
+
+class CheckpointError(StoreError):
+    """A checkpoint cannot be written, read or used."""
+
+    default_code = "checkpoint_error"
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint's bytes are not those that were written, or some are missing."""
+
+    default_code = "checkpoint_damaged"
+
+
+class OtherModelError(CheckpointError):
+    """The checkpoint belongs to another model than the one that is trained."""
+
+    default_code = "checkpoint_of_other_model"
+
+
+class InexactResumeError(CheckpointError):
+    """Going on from the checkpoint here would give other bits than where it was saved."""
+
+    default_code = "inexact_resume"
 
 
 class ClusterError(IroncliwError):
