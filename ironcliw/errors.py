@@ -2,6 +2,7 @@
 
     IroncliwError
     |-- SettingsError (ValueError)        a setting is missing, malformed or contradicts another
+    |-- DataError (ValueError)          400  training data cannot be used; names file and line
     |-- RequestError (ValueError)         400  the request breaks a rule; `param` names the field
     |   |-- ContextLengthError            400  more tokens than the model can read
     |   `-- RequestTooLargeError          413  more bytes, items or tokens than the limits allow
@@ -33,6 +34,7 @@ Errors travel between processes, so each is rebuilt from its arguments when unpi
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 
@@ -84,6 +86,35 @@ class SettingsError(IroncliwError, ValueError):
     """A setting is missing, malformed or contradicts another."""
 
     default_code = "invalid_settings"
+
+
+class DataError(IroncliwError, ValueError):
+    """The training data cannot be used.
+
+    Args:
+        message: The first problems, each with its file and line.
+        param: Not used.
+        code: A word for programs.
+        counts: How often each rule is broken.
+    """
+
+    status = 400
+    kind = "invalid_request_error"
+    default_code = "invalid_data"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        counts: Mapping[str, int] | None = None,
+    ) -> None:
+        super().__init__(message, param=param, code=code)
+        self.counts = dict(counts or {})
+
+    def _state(self) -> dict[str, Any]:
+        return {**super()._state(), "counts": self.counts}
 
 
 class RequestError(IroncliwError, ValueError):

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from ironcliw.chat_template import ChatTemplate
 from ironcliw.errors import ModelLoadError, RequestError, RequestTooLargeError
 from serve.engines.decoders.fake import fake_tokenizer
-from serve.generation.templates import ChatTemplate
 
 CHATML = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content']"
