@@ -23,7 +23,7 @@ from train.checkpoint.faults import Faults
 from train.checkpoint.files import Part
 from train.checkpoint.manifest import MANIFEST, FileEntry
 from train.checkpoint.names import step_of
-from train.checkpoint.retries import Retry, is_transient
+from train.checkpoint.retries import Retry, is_transient, one_line
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -189,4 +189,4 @@ class RemoteFolder:
                 if is_transient(error)
                 else "see the bucket's name, and what this machine's account may do with it"
             )
-            raise CheckpointError(f"{what} failed: {error}; {hint}") from error
+            raise CheckpointError(f"{what} failed: {one_line(error)}; {hint}") from error
