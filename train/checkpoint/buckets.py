@@ -59,7 +59,7 @@ def connect(uri: str) -> Bucket:
     except (ImportError, ValueError) as error:
         raise CheckpointError(
             f"checkpoints cannot be stored at {_shown(parts)}: {error}; give a folder, s3://, "
-            "gs:// or another URI that fsspec knows, and install ironcliw[train], which has the clients"
+            "gs:// or another URI that fsspec knows, and install ironcliw[train] for its clients"
         ) from error
 
 

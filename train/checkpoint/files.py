@@ -108,7 +108,7 @@ def tensors_part(name: str, tensors: Mapping[str, torch.Tensor]) -> Part:
         header[key] = {"dtype": kind, "shape": [*tensor.shape], "data_offsets": [start, end]}
         if start < end:
             flat = tensor.contiguous().reshape(-1).view(torch.uint8)
-            buffers.append(memoryview(flat.numpy()))
+            buffers.append(flat.numpy().data)
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     return Part(name, (memoryview(len(text).to_bytes(8, "little") + text), *buffers))

@@ -23,13 +23,14 @@ from train.checkpoint.faults import Faults
 from train.checkpoint.files import Part
 from train.checkpoint.manifest import MANIFEST, FileEntry
 from train.checkpoint.names import step_of
-from train.checkpoint.retries import Retry, is_transient
+from train.checkpoint.retries import Retry, is_transient, one_line
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 RETRY = Retry()
 _PROBE = ".writable"
+_READ_BYTES = 16 << 20
 
 
 class RemoteFolder:
@@ -79,9 +80,10 @@ class RemoteFolder:
         """
 
         def read() -> bytes:
-            # not open_input_file: for GCS it keeps Python's lock while it asks for the size
+            # not open_input_file: for GCS it keeps Python's lock while it asks for the size; and
+            # not all in one call, which S3's client turns into a request for each 16 KiB
             with self._bucket.system.open_input_stream(self._path(name, file)) as stream:
-                return bytes(stream.read())
+                return b"".join(iter(lambda: stream.read(_READ_BYTES), b""))
 
         return self._try(read, f"reading {self.where(name, file)}")
 
@@ -117,8 +119,11 @@ class RemoteFolder:
         manifest = self._path(name, MANIFEST)
         self._delete(lambda: self._bucket.system.delete_file(manifest), name)
         self._faults.reach("old-manifest-deleted")
-        self._delete(lambda: self._bucket.system.delete_dir(self._path(name)), name)
+        self._delete_folder(name)
         self._faults.reach("old-deleted")
+
+    def _delete_folder(self, name: str) -> None:
+        self._delete(lambda: self._bucket.system.delete_dir(self._path(name)), name)
 
     def _delete(self, operation: Callable[[], None], name: str) -> None:
         try:
@@ -169,9 +174,7 @@ class RemoteFolder:
                 continue
             age = time.time() - max(moments) / 1e9
             if age >= self._leftover_seconds:
-                self._delete(
-                    lambda name=name: self._bucket.system.delete_dir(self._path(name)), name
-                )
+                self._delete_folder(name)
                 logger.info("removed %s, left behind %.0f s ago", self.where(name), age)
                 self._faults.reach("leftover-removed")
 
@@ -189,4 +192,4 @@ class RemoteFolder:
                 if is_transient(error)
                 else "see the bucket's name, and what this machine's account may do with it"
             )
-            raise CheckpointError(f"{what} failed: {error}; {hint}") from error
+            raise CheckpointError(f"{what} failed: {one_line(error)}; {hint}") from error

@@ -79,6 +79,11 @@ def is_transient(error: BaseException) -> bool:
     return next((verdict for verdict in verdicts if verdict is not None), False)
 
 
+def one_line(error: BaseException) -> str:
+    """An error's text without line ends, nor what GCS's client adds for its own developers."""
+    return " ".join(str(error).split()).partition(" error_info={")[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Retry:
     """Exponential back-off with jitter.
@@ -114,7 +119,7 @@ class Retry:
                 wait = self._wait(attempt)
                 logger.warning(
                     "%s failed (attempt %d of %d), again in %.1f s: %s",
-                    what, attempt, self.attempts, wait, error,
+                    what, attempt, self.attempts, wait, one_line(error),
                 )  # fmt: skip
                 self.sleep(wait)
         return operation()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import unquote, urlsplit
 
 from ironcliw.errors import CheckpointError, DamagedCheckpointError
 from train.checkpoint.faults import Faults, NoFaults
@@ -238,11 +239,10 @@ class _VanishedError(Exception):
 
 
 def _backend(uri: str, faults: Faults, leftover_seconds: float) -> Backend:
-    scheme, separator, rest = uri.partition("://")
-    if not separator:
+    if "://" not in uri:
         return LocalFolder(Path(uri).expanduser(), faults)
-    if scheme == "file":
-        return LocalFolder(Path(rest), faults)
+    if uri.startswith("file://"):
+        return LocalFolder(Path(unquote(urlsplit(uri).path)), faults)
     from train.checkpoint.remote import RemoteFolder
 
     return RemoteFolder(uri, faults, leftover_seconds)

@@ -142,6 +142,6 @@ def _copied_event(tensors: Mapping[str, torch.Tensor]) -> torch.cuda.Event | Non
         torch.mps.synchronize()
     if "cuda" not in kinds:
         return None
-    event = torch.cuda.Event()
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
     event.record()
     return event

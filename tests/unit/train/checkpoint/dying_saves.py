@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pyarrow.fs  # noqa: F401  # before the forks, for the same reason
+
 from tests.unit.train.checkpoint.samples import snapshot
 from train.checkpoint.faults import FaultAt, NoFaults, kill
 from train.checkpoint.store import CheckpointStore

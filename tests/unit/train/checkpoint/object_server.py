@@ -85,6 +85,8 @@ class Objects:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # headers and body go in two packets, and the second would wait for an acknowledgement
+    disable_nagle_algorithm = True
     objects: Objects
 
     def log_message(self, format: str, *args: object) -> None:

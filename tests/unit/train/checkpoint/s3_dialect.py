@@ -131,7 +131,8 @@ def _listing(objects: Objects, bucket: str, request: Request) -> str:
         )
     prefixes = [f"<CommonPrefixes><Prefix>{f}</Prefix></CommonPrefixes>" for f in sorted(folders)]
     more = len(keys) > pages
-    token = f"<NextContinuationToken>{escape(keys[pages - 1])}</NextContinuationToken>"
+    last = escape(keys[pages - 1]) if more else ""
+    token = f"<NextContinuationToken>{last}</NextContinuationToken>"
     return (
         f"<Name>{bucket}</Name><Prefix>{escape(prefix)}</Prefix>"
         f"<KeyCount>{len(keys[:pages])}</KeyCount><IsTruncated>{str(more).lower()}</IsTruncated>"
@@ -143,13 +144,14 @@ def _decoded(request: Request) -> bytes:
     """Without the frames of `aws-chunked`: hexadecimal length, line end, bytes, line end."""
     if "aws-chunked" not in request.headers.get("content-encoding", ""):
         return request.body
-    rest, content = request.body, b""
+    place, pieces = 0, []
     while True:
-        length, _, rest = rest.partition(b"\r\n")
-        size = int(length.split(b";")[0], 16)
+        end = request.body.index(b"\r\n", place)
+        size = int(request.body[place:end].split(b";")[0], 16)
         if not size:
-            return content
-        content, rest = content + rest[:size], rest[size + 2 :]
+            return b"".join(pieces)
+        pieces.append(request.body[end + 2 : end + 2 + size])
+        place = end + 2 + size + 2
 
 
 def _xml(name: str, inner: str) -> Answer:

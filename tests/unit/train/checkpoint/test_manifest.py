@@ -60,12 +60,6 @@ def test_a_newer_format_is_refused() -> None:
         Manifest.decode(raw, "here")
 
 
-def test_the_first_format_is_read() -> None:
-    """Byte for byte what the first release wrote; later ones must go on reading it."""
-    raw = resealed({"format_version": 1})
-    assert Manifest.decode(raw, "here").step == 12
-
-
 @pytest.mark.parametrize(
     "change",
     [

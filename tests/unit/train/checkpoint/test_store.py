@@ -21,6 +21,7 @@ from ironcliw.errors import (
 )
 from tests.unit.train.checkpoint.samples import FINGERPRINT, assert_is, snapshot
 from tests.unit.train.checkpoint.test_manifest import resealed
+from train.checkpoint.manifest import FORMAT_VERSION
 from train.checkpoint.store import CheckpointStore
 
 FILES = ("adapter.safetensors", "optimizer.safetensors", "state.json", "manifest.json")
@@ -45,7 +46,8 @@ def test_nothing_is_none(tmp_path: Path) -> None:
 
 
 def test_what_was_committed_comes_back(tmp_path: Path) -> None:
-    store = CheckpointStore(f"file://{tmp_path}")
+    root = tmp_path / "a run"
+    store = CheckpointStore(f"file://{tmp_path}/a%20run")
     manifest = store.commit(snapshot(5))
     checkpoint = store.newest(FINGERPRINT)
     assert_is(checkpoint, 5)
@@ -53,8 +55,8 @@ def test_what_was_committed_comes_back(tmp_path: Path) -> None:
     assert checkpoint.manifest == manifest
     assert checkpoint.manifest.fingerprint == FINGERPRINT
     assert checkpoint.inexact == ()
-    assert checkpoint.location == str(folder(tmp_path, 5))
-    on_disk = sum((folder(tmp_path, 5) / name).stat().st_size for name in FILES[:-1])
+    assert checkpoint.location == str(folder(root, 5))
+    on_disk = sum((folder(root, 5) / name).stat().st_size for name in FILES[:-1])
     assert manifest.size_bytes == on_disk
 
 
@@ -165,6 +167,12 @@ def test_a_newer_format_is_not_passed_over(tmp_path: Path) -> None:
             call()
 
 
+@pytest.mark.parametrize("version", range(1, FORMAT_VERSION + 1))
+def test_what_earlier_releases_wrote_is_read(tmp_path: Path, version: int) -> None:
+    written = Path(__file__).parent / f"format_{version}"
+    assert_is(CheckpointStore(written, read_only=True).newest(FINGERPRINT), 12)
+
+
 def test_another_model(tmp_path: Path) -> None:
     store = store_with(tmp_path, 1)
     other = dataclasses.replace(FINGERPRINT, model="large", model_digest="f" * 64)
@@ -224,7 +232,7 @@ SAVE_MANY = """
 import sys
 from tests.unit.train.checkpoint.samples import snapshot
 from train.checkpoint.store import CheckpointStore
-for step in range(int(sys.argv[2]), 80, 2):
+for step in range(int(sys.argv[2]), 40, 2):
     CheckpointStore(sys.argv[1]).commit(snapshot(step))
 """
 
@@ -243,6 +251,6 @@ def test_two_processes_write_and_a_third_reads(tmp_path: Path) -> None:
             seen.append(checkpoint.step)
     assert [writer.wait() for writer in writers] == [0, 0]
     assert len(set(seen)) > 5, "the reader looked while they wrote"
-    assert_is(store.newest(), 79)
+    assert_is(store.newest(), 39)
     assert len(store.all()) == 2
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
