@@ -24,6 +24,7 @@
     |       |-- DamagedCheckpointError         its bytes are not those that were written
     |       |-- OtherModelError                it belongs to another model
     |       `-- InexactResumeError             going on from it would give other bits
+    |-- TrainingError                          a run of training cannot go on
     `-- ClusterError                           the Ray head could not be started, joined or stopped
         |-- PortInUseError                     somebody else listens on a port we need
         `-- NotRunningError                    no head runs for this state directory
@@ -294,6 +295,12 @@ class InexactResumeError(CheckpointError):
     """Going on from the checkpoint here would give other bits than where it was saved."""
 
     default_code = "inexact_resume"
+
+
+class TrainingError(IroncliwError):
+    """A run of training cannot go on; what it had reached is saved."""
+
+    default_code = "training_failed"
 
 
 class ClusterError(IroncliwError):

@@ -33,7 +33,9 @@ class EvaluationOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    every_epochs: int = Field(1, ge=0, description="Epochs from one evaluation to the next; 0: end only.")
+    every_epochs: int = Field(
+        1, ge=0, description="Epochs from one evaluation to the next; 0: end only."
+    )
     max_rows: int = Field(200, ge=1, description="Rows that are read at most.")
     exact_match_tokens: int = Field(
         0, ge=0, description="Tokens written for an exact match with the answer; 0: none is made."
@@ -126,7 +128,7 @@ class TrainingConfig(BaseModel):
             raise ValueError(
                 "quantization is set and use_lora is false: quantised weights cannot be trained"
             )
-        if self.use_rslora and not self.use_lora or self.use_dora and not self.use_lora:
+        if (self.use_rslora or self.use_dora) and not self.use_lora:
             raise ValueError("use_rslora and use_dora are kinds of LoRA, and use_lora is false")
         return self
 

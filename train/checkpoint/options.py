@@ -14,7 +14,11 @@ class CheckpointOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    storage: str = Field(description="Folder, or s3://, gs:// or another URI that fsspec knows.")
+    storage: str | None = Field(
+        None,
+        description="Folder, or s3://, gs:// or another URI that fsspec knows; unset: a folder of "
+        "the state directory, which machines in the cloud cannot reach.",
+    )
     every: PositiveInt | Literal["auto"] = Field(
         "auto", description="Optimizer steps from save to save; auto: from what a save costs."
     )
@@ -28,7 +32,9 @@ class CheckpointOptions(BaseModel):
 
     @field_validator("storage")
     @classmethod
-    def _check_storage(cls, value: str) -> str:
+    def _check_storage(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
         scheme, colon, rest = value.partition(":")
         if not value.strip():
             raise ValueError("storage is empty; name a folder or a URI such as gs://bucket/run")

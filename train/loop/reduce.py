@@ -1,9 +1,9 @@
 """Gradients of fixed logical shards, added in the order of the shards, and flags with them.
 
-A batch is cut into shards whatever the number of workers is; worker w of W computes shards w, w + W,
-... and every worker adds the sums of all shards in the shards' order. So the bits of a step do not
-depend on the number of workers. Flags travel with the gradients: that a worker's machine is about to
-end, or that it has failed, is known to all at the same step, without a message of its own.
+A batch is cut into shards whatever the number of workers is; worker w of W computes shards w,
+w + W, ... and every worker adds the sums of all shards in the shards' order. So the bits of a step
+do not depend on the number of workers. Flags travel with the gradients: that a worker's machine is
+about to end, or that it has failed, is known to all at the same step, without a message of its own.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from enum import IntFlag
 from typing import Protocol
 
 import torch
+
+from ironcliw.errors import TrainingError
 
 FLAGS = 2
 """Numbers behind the gradient: summed loss, flags."""
@@ -40,6 +42,10 @@ class StepSum:
 
     loss: float
     flags: Flag
+
+
+class PeerLostError(TrainingError):
+    """Another worker of the run is gone; another attempt may have all of them."""
 
 
 class Group(Protocol):
@@ -72,7 +78,10 @@ class ProcessGroup:
 
     def gather(self, part: torch.Tensor) -> Sequence[torch.Tensor]:
         parts = [torch.empty_like(part) for _ in range(self.size)]
-        torch.distributed.all_gather(parts, part)
+        try:
+            torch.distributed.all_gather(parts, part)
+        except RuntimeError as error:
+            raise PeerLostError(f"another worker is gone: {error}") from error
         return parts
 
 

@@ -1,12 +1,13 @@
 """Attention over rows that lie one behind the other, for every decoder of transformers.
 
 A micro-batch is one sequence [1, T] of rows without padding; a row sees itself and nothing else.
-transformers hands this function the queries, keys and values of all rows and the rows' starts, which
-`rows_of` put into the call's keyword arguments.
+transformers hands this function the queries, keys and values of all rows, and the rows' starts from
+the keyword arguments of the model's call.
 """
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -46,7 +47,7 @@ def packed_attention(
     starts: list[int] = given[STARTS]
     grouped = query.shape[1] != key.shape[1]
     parts = []
-    for first, end in zip(starts[:-1], starts[1:], strict=True):
+    for first, end in itertools.pairwise(starts):
         windowed = sliding_window is not None and end - first > sliding_window
         parts.append(
             F.scaled_dot_product_attention(
