@@ -81,6 +81,10 @@ class RunFiles:
                 "may be written and has room"
             ) from error
 
+    def remove(self, name: str) -> None:
+        """Remove a file."""
+        self._files.rm_file(f"{self._root}/{name}")
+
     def upload(self, folder: Path, name: str) -> None:
         """Copy a local folder's files into the run."""
         target = f"{self._root}/{name}"

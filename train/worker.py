@@ -1,8 +1,8 @@
 """What each worker of a run does, from its start to its end; Ray Train calls `work`.
 
-Returning tells Ray Train that the run is over, raising that it is to be started again. So only what
-another attempt can mend is raised: a machine that ends, and a peer that is gone. All else is written
-down as the run's outcome.
+Returning tells Ray Train that the run is over, raising that all workers are to be started again:
+for a machine that ends, and a peer that is gone. Any other error would come again; it is written
+down as the run's outcome, which a worker that is started again finds, and returns.
 """
 
 from __future__ import annotations
@@ -96,16 +96,19 @@ def work(
     """
     group = group or Alone()
     files = RunFiles(job.uri)
+    if files.read(OUTCOME) is not None:
+        return
     try:
         _count_attempt(job, files, group)
         ending = _attempt(job, files, group, report, faults)
     except (MachineEndsError, PeerLostError):
         raise
-    except Exception as error:  # the worker's boundary: another attempt would end in the same way
+    except Exception as error:
         logger.exception("the run has failed")
-        if files.read(OUTCOME) is None:
-            message = error.message if isinstance(error, IroncliwError) else repr(error)
-            files.write(OUTCOME, {"outcome": "failed", "error": message, "rank": group.rank})
+        message = error.message if isinstance(error, IroncliwError) else repr(error)
+        files.write(OUTCOME, {"outcome": "failed", "error": message, "rank": group.rank})
+        if group.size > 1:
+            raise  # the others wait for this one; they are started again, too, and see the outcome
         return
     if ending is Ending.NOTICE:
         raise MachineEndsError("a machine of this run is taken back; all is saved")

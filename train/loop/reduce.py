@@ -1,34 +1,23 @@
-"""Gradients of fixed logical shards, added in the order of the shards, and flags with them.
+"""Gradients of fixed logical shards, added in the order of the shards, and a flag with them.
 
 A batch is cut into shards whatever the number of workers is; worker w of W computes shards w,
 w + W, ... and every worker adds the sums of all shards in the shards' order. So the bits of a step
-do not depend on the number of workers. Flags travel with the gradients: that a worker's machine is
-about to end, or that it has failed, is known to all at the same step, without a message of its own.
+do not depend on the number of workers. A flag travels with the gradients: that a worker's machine
+is about to end is known to all at the same step, without a message of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntFlag
 from typing import Protocol
 
 import torch
 
 from ironcliw.errors import TrainingError
 
-FLAGS = 2
-"""Numbers behind the gradient: summed loss, flags."""
-
-
-class Flag(IntFlag):
-    """What a worker tells the others with its gradients."""
-
-    NONE = 0
-    NOTICE = 1
-    """Its machine ends soon: save at the end of this step, and stop."""
-    FAILED = 2
-    """It could not compute its part: drop the step, and stop."""
+_EXTRA = 2
+"""Numbers behind a shard's gradient: its summed loss, and whether there is a notice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +26,11 @@ class StepSum:
 
     Attributes:
         loss: Sum of the losses of the supervised tokens, not yet divided by their number.
-        flags: All flags of all workers.
+        notice: Whether the machine of any worker is about to end.
     """
 
     loss: float
-    flags: Flag
+    notice: bool
 
 
 class PeerLostError(TrainingError):
@@ -105,7 +94,7 @@ class Reducer:
         self._gradient = gradient
         rounds = -(-shards // group.size)
         # a worker with fewer shards sends zeros for the last: gathers need equal lengths
-        self._mine = gradient.new_zeros(rounds, len(gradient) + FLAGS)
+        self._mine = gradient.new_zeros(rounds, len(gradient) + _EXTRA)
 
     def keep(self, shard: int, loss: float) -> None:
         """Put the accumulated gradient away as that of a shard, and begin at zero again."""
@@ -114,24 +103,22 @@ class Reducer:
         row[len(self._gradient)] = loss
         self._gradient.zero_()
 
-    def sum(self, flags: Flag) -> StepSum:
+    def sum(self, notice: bool) -> StepSum:
         """Meet all workers: the gradient is now that of the whole batch.
 
         Args:
-            flags: What this worker has to tell.
+            notice: Whether this worker's machine is about to end; its shards may be incomplete.
         """
         length = len(self._gradient)
-        self._mine[:, length + 1] = 0
-        self._mine[0, length + 1] = float(flags)
+        self._mine[:, length + 1] = float(notice)
         parts = self._group.gather(self._mine.view(-1))
         rows = [part.view(self._mine.shape) for part in parts]
-        loss, all_flags = 0.0, Flag.NONE
+        loss = 0.0
         self._gradient.zero_()
-        for part in rows:
-            all_flags |= Flag(int(part[0, length + 1]))
         for shard in range(self._shards):
             row = rows[shard % self._group.size][shard // self._group.size]
             self._gradient += row[:length]
             loss += float(row[length])
+        total = StepSum(loss, any(bool(part[0, length + 1]) for part in rows))
         self._mine.zero_()
-        return StepSum(loss, all_flags)
+        return total

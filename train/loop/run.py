@@ -21,7 +21,7 @@ from train.loop.compute import Computer
 from train.loop.flat import FlatParameters
 from train.loop.log import RunLog
 from train.loop.optimizer import Optimizer
-from train.loop.reduce import Flag, Group, Reducer, StepSum, own_shards
+from train.loop.reduce import Group, Reducer, StepSum, own_shards
 from train.loop.saving import Saver
 from train.loop.schedule import LearningRate
 from train.randomness import seeded
@@ -152,8 +152,7 @@ class TrainingRun:
         """To the end of the run, or of the machine; then everything is durable.
 
         Raises:
-            TrainingError: a loss that is no number, or another worker has failed. The last good
-                step is durable.
+            TrainingError: a loss that is no number; the last good step is durable.
             CheckpointError: it could not be saved.
         """
         parts = self._parts
@@ -164,35 +163,25 @@ class TrainingRun:
                 return self._save(Ending.FINISHED)
             begun = time.perf_counter()
             step = parts.plan.step(self.step)
-            try:
-                flags = self._compute(step)
-            except Exception:
-                # the others must not wait for a worker that will not come
-                self._reducer.sum(Flag.FAILED)
-                raise
-            total = self._reducer.sum(flags)
-            if total.flags & Flag.FAILED:
-                raise TrainingError(
-                    f"step {self.step}: another worker has failed; its own error says why"
-                )
-            if total.flags & Flag.NOTICE:
+            total = self._reducer.sum(notice=not self._computed(step))
+            if total.notice:
                 # computed in part at most: it is done again, whole, by the next attempt
                 return self._save(Ending.NOTICE)
             self._finish(step, total, begun)
 
-    def _compute(self, step: Step) -> Flag:
-        """The gradients of this worker's shards; NOTICE where they were not all computed."""
+    def _computed(self, step: Step) -> bool:
+        """The gradients of this worker's shards, unless a notice comes in between."""
         parts = self._parts
         for shard in own_shards(parts.group.rank, parts.group.size, parts.plan.shards):
             loss = 0.0
             for number, batch in enumerate(step.shards[shard].micro_batches):
                 if parts.notice():
-                    return Flag.NOTICE
+                    return False
                 device = parts.flat.values.device
                 with seeded(parts.seed, step.number, shard, number, device=device):
                     loss += parts.computer.backward(pack(parts.data, batch))
             self._reducer.keep(shard, loss)
-        return Flag.NOTICE if parts.notice() else Flag.NONE
+        return not parts.notice()
 
     def _finish(self, step: Step, total: StepSum, begun: float) -> None:
         parts = self._parts
