@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import resource
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ironcliw.errors import CheckpointError, DamagedCheckpointError
 from tests.unit.train.checkpoint.dying_saves import DyingSaves, dying_saves
 from tests.unit.train.checkpoint.samples import assert_is, snapshot
-from train.checkpoint import faults, local
+from train.checkpoint import disk, faults
 from train.checkpoint.faults import FaultAt, NoFaults, Recorder, fail_with
 from train.checkpoint.local import LocalFolder
 from train.checkpoint.store import CheckpointStore
@@ -179,6 +181,55 @@ def test_a_vanished_folder(tmp_path: Path) -> None:
     assert_is(store.newest(), NEW)
 
 
+def test_a_system_that_writes_less_than_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one does near a quota, or after a signal."""
+
+    class Short(io.FileIO):
+        def write(self, data: Any) -> int:
+            return super().write(data[:7])
+
+    store = CheckpointStore(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", lambda path, mode, buffering: Short(path, "x"))
+        store.commit(snapshot(NEW))
+    assert_is(store.newest(), NEW)
+
+
+@pytest.mark.parametrize("moment", ["opened", "locked"])
+def test_a_new_folder_that_another_process_takes_for_a_leftover(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """It has no lock yet between its making and its locking."""
+    taken: list[Path] = []
+    real_open, real_flock = os.open, disk.fcntl.flock
+
+    def take() -> None:
+        found = list(tmp_path.glob(".partial-*"))
+        if found and not taken:
+            taken.extend(found)
+            found[0].rmdir()
+
+    def opened(path: Any, flags: int, *rest: Any, **named: Any) -> int:
+        if moment == "opened":
+            take()
+        return real_open(path, flags, *rest, **named)
+
+    def locked(handle: int, operation: int) -> None:
+        if moment == "locked":
+            take()
+        real_flock(handle, operation)
+
+    store = CheckpointStore(tmp_path)
+    monkeypatch.setattr(os, "open", opened)
+    monkeypatch.setattr(disk.fcntl, "flock", locked)
+    store.commit(snapshot(NEW))
+    assert taken
+    assert_is(store.newest(), NEW)
+    assert hidden(tmp_path) == []
+
+
 def test_a_bad_sector_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = LocalFolder(tmp_path, NoFaults())
 
@@ -192,7 +243,7 @@ def test_a_bad_sector_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_the_partial_folder_of_a_living_process_is_left_alone(tmp_path: Path) -> None:
     partial = tmp_path / ".partial-step-00000003-0123456789ab01234567"
-    with local._made_and_locked(partial):
+    with disk.made_and_locked(partial):
         CheckpointStore(tmp_path)
         assert partial.exists()
     CheckpointStore(tmp_path)
@@ -205,7 +256,7 @@ def test_a_partial_folder_without_locks_is_kept_for_a_day(
     def no_locks(handle: int, operation: int) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(local.fcntl, "flock", no_locks)
+    monkeypatch.setattr(disk.fcntl, "flock", no_locks)
     partial = tmp_path / ".partial-step-00000003-0123456789ab01234567"
     partial.mkdir()
     store = CheckpointStore(tmp_path)
