@@ -49,8 +49,9 @@ def visits(root: Path) -> list[tuple[str, int]]:
     return [(point, reached[: n + 1].count(point)) for n, point in enumerate(reached)]
 
 
-def hidden(root: Path) -> list[str]:
-    return sorted(path.name for path in root.iterdir() if path.name.startswith("."))
+def others(root: Path) -> list[str]:
+    """What there is besides committed checkpoints."""
+    return sorted(path.name for path in root.iterdir() if not path.name.startswith("step-"))
 
 
 def test_a_kill_anywhere_leaves_the_old_or_the_new(tmp_path: Path, saves: DyingSaves) -> None:
@@ -68,7 +69,7 @@ def test_a_kill_anywhere_leaves_the_old_or_the_new(tmp_path: Path, saves: DyingS
             store = CheckpointStore(root, read_only=read_only)
             assert_is(store.newest(), NEW if n >= commit else OLD)
             assert len(store.all()) >= store.keep
-        assert hidden(root) == [], point
+        assert others(root) == [], point
         assert saves.save(str(root), NEW + 1) == 0
         assert_is(CheckpointStore(root).newest(), NEW + 1)
         assert len(store.all()) == store.keep, point
@@ -106,6 +107,24 @@ def test_each_file_and_folder_is_fsynced(tmp_path: Path, monkeypatch: pytest.Mon
     assert root == tmp_path.name
 
 
+def test_only_what_is_out_of_sight_is_taken_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever reads finds a checkpoint whole or not at all; taking one apart has no such moment."""
+    prepare(tmp_path)
+    taken_apart: list[str] = []
+    real = shutil.rmtree
+
+    def rmtree(path: Path, ignore_errors: bool = False) -> None:
+        taken_apart.append(path.name)
+        real(path, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    CheckpointStore(tmp_path).commit(snapshot(NEW))
+    assert len(taken_apart) == 3
+    assert all(name.startswith((".old-", ".partial-")) for name in taken_apart)
+
+
 @pytest.mark.parametrize("point", faults.LOCAL_POINTS[: faults.LOCAL_POINTS.index(COMMIT)])
 def test_a_full_disk_at_any_write(tmp_path: Path, point: str) -> None:
     store = CheckpointStore(tmp_path)
@@ -116,7 +135,7 @@ def test_a_full_disk_at_any_write(tmp_path: Path, point: str) -> None:
         CheckpointError, match=r"step-00000003-.* MB, could not be .*No space.*free some space.*as"
     ):
         failing.commit(snapshot(NEW))
-    assert hidden(tmp_path) == [], "what was begun takes space, too"
+    assert others(tmp_path) == [], "what was begun takes space, too"
     assert_is(store.newest(), OLD)
     failing.commit(snapshot(NEW))
     assert_is(store.newest(), NEW)
@@ -137,7 +156,7 @@ def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
     store.commit(snapshot(OLD))
     with pytest.raises(CheckpointError, match="larger than this process may write"):
         limited(lambda: store.commit(snapshot(NEW)) and None, 200)
-    assert hidden(tmp_path) == []
+    assert others(tmp_path) == []
     assert_is(store.newest(), OLD)
 
 
@@ -227,7 +246,7 @@ def test_a_new_folder_that_another_process_takes_for_a_leftover(
     store.commit(snapshot(NEW))
     assert taken
     assert_is(store.newest(), NEW)
-    assert hidden(tmp_path) == []
+    assert others(tmp_path) == []
 
 
 def test_a_bad_sector_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
