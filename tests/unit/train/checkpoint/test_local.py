@@ -54,7 +54,9 @@ def others(root: Path) -> list[str]:
     return sorted(path.name for path in root.iterdir() if not path.name.startswith("step-"))
 
 
-def test_a_kill_anywhere_leaves_the_old_or_the_new(tmp_path: Path, saves: DyingSaves) -> None:
+def test_a_kill_anywhere_leaves_the_old_or_the_new(
+    tmp_path: Path, saves: DyingSaves, caplog: pytest.LogCaptureFixture
+) -> None:
     prepare(tmp_path / "prepared")
     shutil.copytree(tmp_path / "prepared", tmp_path / "recorded")
     places = visits(tmp_path / "recorded")
@@ -73,6 +75,7 @@ def test_a_kill_anywhere_leaves_the_old_or_the_new(tmp_path: Path, saves: DyingS
         assert saves.save(str(root), NEW + 1) == 0
         assert_is(CheckpointStore(root).newest(), NEW + 1)
         assert len(store.all()) == store.keep, point
+    assert "DAMAGED" not in caplog.text, "an unfinished save is no checkpoint"
 
 
 def test_the_order_of_a_commit(tmp_path: Path) -> None:
