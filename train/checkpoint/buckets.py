@@ -56,7 +56,8 @@ def connect(uri: str) -> Bucket:
 
         maker = {"s3": _s3, "gs": _gcs, "gcs": _gcs}.get(parts.scheme)
         return maker(parts, _options(parts)) if maker else _fsspec(uri)
-    except (ImportError, ValueError) as error:
+    # OSError: the region of a bucket on AWS is asked for
+    except (ImportError, OSError, ValueError) as error:
         raise CheckpointError(
             f"checkpoints cannot be stored at {_shown(parts)}: {error}; give a folder, s3://, "
             "gs:// or another URI that fsspec knows, and install ironcliw[train] for its clients"

@@ -12,18 +12,22 @@ process dies: that tells a leftover from the work of another process.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import logging
 import os
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ironcliw.errors import CheckpointError, DamagedCheckpointError
+from train.checkpoint.disk import (
+    made_and_locked,
+    reason,
+    remove_if_abandoned,
+    sync,
+    sync_folder,
+)
 from train.checkpoint.faults import Faults
 from train.checkpoint.files import Part
 from train.checkpoint.manifest import MANIFEST, FileEntry
@@ -31,21 +35,6 @@ from train.checkpoint.manifest import MANIFEST, FileEntry
 logger = logging.getLogger(__name__)
 
 _PARTIAL, _OLD = ".partial-", ".old-"
-_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
-_UNLOCKED_LEFTOVER_SECONDS = 24 * 3600.0
-"""Where the file system has no locks, a partial folder is left alone so long."""
-_HINTS = {
-    errno.ENOSPC: "the disk is full: free some space, or name a folder on another disk",
-    errno.EDQUOT: "the quota is used up: free some space, or name another folder",
-    errno.EFBIG: "the file is larger than this process may write (ulimit -f)",
-    errno.EACCES: "name a folder that this user may write to",
-    errno.EPERM: "name a folder that this user may write to",
-    errno.EROFS: "the file system is read-only: name another folder",
-    errno.ENOTDIR: "a part of the path is a file: name another folder",
-    errno.EEXIST: "a file has this name: name another folder",
-    errno.ENOENT: "it has vanished: mount or make it again",
-    errno.EIO: "the disk reports an error: use another one",
-}
 
 
 class LocalFolder:
@@ -79,7 +68,7 @@ class LocalFolder:
             self._remove_leftovers()
         except OSError as error:
             raise CheckpointError(
-                f"checkpoints cannot be written to {self._root}: {_reason(error)}"
+                f"checkpoints cannot be written to {self._root}: {reason(error)}"
             ) from error
 
     def folders(self) -> list[str]:
@@ -96,7 +85,7 @@ class LocalFolder:
             raise self._vanished() from None
         except OSError as error:
             raise CheckpointError(
-                f"checkpoints in {self._root} cannot be listed: {_reason(error)}"
+                f"checkpoints in {self._root} cannot be listed: {reason(error)}"
             ) from error
 
     def read(self, name: str, file: str) -> bytes:
@@ -114,7 +103,7 @@ class LocalFolder:
             raise FileNotFoundError(str(path)) from None
         except OSError as error:
             kind = DamagedCheckpointError if error.errno == errno.EIO else CheckpointError
-            raise kind(f"{path} cannot be read: {_reason(error)}") from error
+            raise kind(f"{path} cannot be read: {reason(error)}") from error
 
     def write(
         self, name: str, parts: Sequence[Part], seal: Callable[[list[FileEntry]], bytes]
@@ -133,22 +122,22 @@ class LocalFolder:
         try:
             reach("begun")
             self._check_folder()
-            with _made_and_locked(partial):
+            with made_and_locked(partial):
                 reach("partial-folder-made")
                 entries = [self._write_part(partial, part) for part in parts]
                 self._write_file(partial / MANIFEST, [memoryview(seal(entries))], "manifest")
-                _sync_folder(partial)
+                sync_folder(partial)
                 reach("partial-folder-fsynced")
                 partial.rename(self._root / name)
                 reach("renamed")
-                _sync_folder(self._root)
+                sync_folder(self._root)
                 reach("root-fsynced")
         except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
             wanted = sum(part.size_bytes for part in parts)
             raise CheckpointError(
                 f"checkpoint {name}, {wanted / 1e6:.1f} MB, could not be written to {self._root}: "
-                f"{_reason(error)}; the checkpoints before it are as they were"
+                f"{reason(error)}; the checkpoints before it are as they were"
             ) from error
 
     def remove(self, name: str) -> None:
@@ -166,7 +155,7 @@ class LocalFolder:
         except FileNotFoundError:
             pass  # another process was faster
         except OSError as error:
-            raise CheckpointError(f"{old} cannot be removed: {_reason(error)}") from error
+            raise CheckpointError(f"{old} cannot be removed: {reason(error)}") from error
 
     def _write_part(self, folder: Path, part: Part) -> FileEntry:
         digest = self._write_file(folder / part.name, part.blocks(), "file")
@@ -184,7 +173,7 @@ class LocalFolder:
                 digest.update(block)
                 self._faults.reach("block-written")
             self._faults.reach(f"{kind}-written")
-            _sync(file.fileno())
+            sync(file.fileno())
         self._faults.reach(f"{kind}-fsynced")
         return digest.hexdigest()
 
@@ -193,7 +182,7 @@ class LocalFolder:
             path = Path(entry.path)
             if entry.name.startswith(_OLD):
                 shutil.rmtree(path, ignore_errors=True)
-            elif not entry.name.startswith(_PARTIAL) or not _remove_if_abandoned(path):
+            elif not entry.name.startswith(_PARTIAL) or not remove_if_abandoned(path):
                 continue
             logger.info("removed %s, which a process that died left behind", path)
             self._faults.reach("leftover-removed")
@@ -216,77 +205,3 @@ class LocalFolder:
             f"the folder {self._root} has vanished, or is another one, since the run began; mount "
             "the disk again, or move the folder back"
         )
-
-
-@contextmanager
-def _made_and_locked(path: Path) -> Iterator[None]:
-    """A new folder that no other process takes for a leftover while the block runs."""
-    while True:
-        path.mkdir()
-        try:
-            handle = os.open(path, os.O_RDONLY)
-        except FileNotFoundError:
-            continue  # a process that began just now took it for a leftover
-        try:
-            _lock(handle, fcntl.LOCK_EX)
-            if path.exists():  # as above, between its opening and its locking
-                yield
-                return
-        finally:
-            os.close(handle)
-
-
-def _lock(handle: int, operation: int) -> bool:
-    """Whether the file system has locks; BlockingIOError where another process holds it."""
-    try:
-        fcntl.flock(handle, operation)
-    except BlockingIOError:
-        raise
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-        return False
-    return True
-
-
-def _remove_if_abandoned(path: Path) -> bool:
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    try:
-        locks = _lock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        age = time.time() - os.fstat(handle).st_mtime
-        if not locks and age < _UNLOCKED_LEFTOVER_SECONDS:
-            return False
-        shutil.rmtree(path, ignore_errors=True)
-        return True
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(handle)
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        _sync(handle)
-    finally:
-        os.close(handle)
-
-
-def _sync(handle: int) -> None:
-    """To the medium: on macOS fsync stops at the drive's own cache."""
-    full = getattr(fcntl, "F_FULLFSYNC", None)
-    if full is None:
-        os.fsync(handle)
-        return
-    try:
-        fcntl.fcntl(handle, full)
-    except OSError:  # a file system that lacks it, such as a network's
-        os.fsync(handle)
-
-
-def _reason(error: OSError) -> str:
-    hint = _HINTS.get(error.errno or 0)
-    return f"{error}; {hint}" if hint else str(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,15 @@ def test_every_dtype_and_shape_comes_back(tmp_path: Path) -> None:
         for name, tensor in tensors.items():
             assert found[name].dtype == tensor.dtype, name
             assert torch.equal(found[name], tensor), name
+
+
+def test_tensors_are_aligned() -> None:
+    """For whoever maps the file into memory."""
+    odd = {"a/a": torch.ones(3, dtype=torch.uint8), "a/b": torch.ones(1, dtype=torch.float64)}
+    raw = joined(tensors_part("a.safetensors", odd))
+    length = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + length])
+    assert [(8 + length + header[name]["data_offsets"][0]) % 8 for name in ("a/b", "a/a")] == [0, 0]
 
 
 def test_tensors_are_not_copied() -> None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import resource
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ironcliw.errors import CheckpointError, DamagedCheckpointError
 from tests.unit.train.checkpoint.dying_saves import DyingSaves, dying_saves
 from tests.unit.train.checkpoint.samples import assert_is, snapshot
-from train.checkpoint import faults, local
+from train.checkpoint import disk, faults
 from train.checkpoint.faults import FaultAt, NoFaults, Recorder, fail_with
 from train.checkpoint.local import LocalFolder
 from train.checkpoint.store import CheckpointStore
@@ -47,11 +49,14 @@ def visits(root: Path) -> list[tuple[str, int]]:
     return [(point, reached[: n + 1].count(point)) for n, point in enumerate(reached)]
 
 
-def hidden(root: Path) -> list[str]:
-    return sorted(path.name for path in root.iterdir() if path.name.startswith("."))
+def others(root: Path) -> list[str]:
+    """What there is besides committed checkpoints."""
+    return sorted(path.name for path in root.iterdir() if not path.name.startswith("step-"))
 
 
-def test_a_kill_anywhere_leaves_the_old_or_the_new(tmp_path: Path, saves: DyingSaves) -> None:
+def test_a_kill_anywhere_leaves_the_old_or_the_new(
+    tmp_path: Path, saves: DyingSaves, caplog: pytest.LogCaptureFixture
+) -> None:
     prepare(tmp_path / "prepared")
     shutil.copytree(tmp_path / "prepared", tmp_path / "recorded")
     places = visits(tmp_path / "recorded")
@@ -66,10 +71,11 @@ def test_a_kill_anywhere_leaves_the_old_or_the_new(tmp_path: Path, saves: DyingS
             store = CheckpointStore(root, read_only=read_only)
             assert_is(store.newest(), NEW if n >= commit else OLD)
             assert len(store.all()) >= store.keep
-        assert hidden(root) == [], point
+        assert others(root) == [], point
         assert saves.save(str(root), NEW + 1) == 0
         assert_is(CheckpointStore(root).newest(), NEW + 1)
         assert len(store.all()) == store.keep, point
+    assert "DAMAGED" not in caplog.text, "an unfinished save is no checkpoint"
 
 
 def test_the_order_of_a_commit(tmp_path: Path) -> None:
@@ -104,6 +110,24 @@ def test_each_file_and_folder_is_fsynced(tmp_path: Path, monkeypatch: pytest.Mon
     assert root == tmp_path.name
 
 
+def test_only_what_is_out_of_sight_is_taken_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever reads finds a checkpoint whole or not at all; taking one apart has no such moment."""
+    prepare(tmp_path)
+    taken_apart: list[str] = []
+    real = shutil.rmtree
+
+    def rmtree(path: Path, ignore_errors: bool = False) -> None:
+        taken_apart.append(path.name)
+        real(path, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    CheckpointStore(tmp_path).commit(snapshot(NEW))
+    assert len(taken_apart) == 3
+    assert all(name.startswith((".old-", ".partial-")) for name in taken_apart)
+
+
 @pytest.mark.parametrize("point", faults.LOCAL_POINTS[: faults.LOCAL_POINTS.index(COMMIT)])
 def test_a_full_disk_at_any_write(tmp_path: Path, point: str) -> None:
     store = CheckpointStore(tmp_path)
@@ -114,7 +138,7 @@ def test_a_full_disk_at_any_write(tmp_path: Path, point: str) -> None:
         CheckpointError, match=r"step-00000003-.* MB, could not be .*No space.*free some space.*as"
     ):
         failing.commit(snapshot(NEW))
-    assert hidden(tmp_path) == [], "what was begun takes space, too"
+    assert others(tmp_path) == [], "what was begun takes space, too"
     assert_is(store.newest(), OLD)
     failing.commit(snapshot(NEW))
     assert_is(store.newest(), NEW)
@@ -135,7 +159,7 @@ def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
     store.commit(snapshot(OLD))
     with pytest.raises(CheckpointError, match="larger than this process may write"):
         limited(lambda: store.commit(snapshot(NEW)) and None, 200)
-    assert hidden(tmp_path) == []
+    assert others(tmp_path) == []
     assert_is(store.newest(), OLD)
 
 
@@ -179,6 +203,55 @@ def test_a_vanished_folder(tmp_path: Path) -> None:
     assert_is(store.newest(), NEW)
 
 
+def test_a_system_that_writes_less_than_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one does near a quota, or after a signal."""
+
+    class Short(io.FileIO):
+        def write(self, data: Any) -> int:
+            return super().write(data[:7])
+
+    store = CheckpointStore(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", lambda path, mode, buffering: Short(path, "x"))
+        store.commit(snapshot(NEW))
+    assert_is(store.newest(), NEW)
+
+
+@pytest.mark.parametrize("moment", ["opened", "locked"])
+def test_a_new_folder_that_another_process_takes_for_a_leftover(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """It has no lock yet between its making and its locking."""
+    taken: list[Path] = []
+    real_open, real_flock = os.open, disk.fcntl.flock
+
+    def take() -> None:
+        found = list(tmp_path.glob(".partial-*"))
+        if found and not taken:
+            taken.extend(found)
+            found[0].rmdir()
+
+    def opened(path: Any, flags: int, *rest: Any, **named: Any) -> int:
+        if moment == "opened":
+            take()
+        return real_open(path, flags, *rest, **named)
+
+    def locked(handle: int, operation: int) -> None:
+        if moment == "locked":
+            take()
+        real_flock(handle, operation)
+
+    store = CheckpointStore(tmp_path)
+    monkeypatch.setattr(os, "open", opened)
+    monkeypatch.setattr(disk.fcntl, "flock", locked)
+    store.commit(snapshot(NEW))
+    assert taken
+    assert_is(store.newest(), NEW)
+    assert others(tmp_path) == []
+
+
 def test_a_bad_sector_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = LocalFolder(tmp_path, NoFaults())
 
@@ -192,7 +265,7 @@ def test_a_bad_sector_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_the_partial_folder_of_a_living_process_is_left_alone(tmp_path: Path) -> None:
     partial = tmp_path / ".partial-step-00000003-0123456789ab01234567"
-    with local._made_and_locked(partial):
+    with disk.made_and_locked(partial):
         CheckpointStore(tmp_path)
         assert partial.exists()
     CheckpointStore(tmp_path)
@@ -205,7 +278,7 @@ def test_a_partial_folder_without_locks_is_kept_for_a_day(
     def no_locks(handle: int, operation: int) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(local.fcntl, "flock", no_locks)
+    monkeypatch.setattr(disk.fcntl, "flock", no_locks)
     partial = tmp_path / ".partial-step-00000003-0123456789ab01234567"
     partial.mkdir()
     store = CheckpointStore(tmp_path)

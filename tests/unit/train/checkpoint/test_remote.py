@@ -78,7 +78,7 @@ def test_what_was_committed_comes_back(kind: str, objects: Objects) -> None:
 
 
 def test_a_kill_anywhere_leaves_the_old_or_the_new(
-    kind: str, objects: Objects, saves: DyingSaves
+    kind: str, objects: Objects, saves: DyingSaves, caplog: pytest.LogCaptureFixture
 ) -> None:
     uri = uri_of(kind, objects)
     for step in (OLD - 1, OLD):
@@ -95,6 +95,7 @@ def test_a_kill_anywhere_leaves_the_old_or_the_new(
         assert saves.save(uri, NEW, point, visit) == -9, point
         committed = n >= recorder.reached.index(COMMIT)
         assert_is(CheckpointStore(uri, read_only=True).newest(), NEW if committed else OLD)
+    assert "DAMAGED" not in caplog.text, "an unfinished save is no checkpoint"
     assert saves.save(uri, NEW + 1) == 0
     # a save that was killed is removed once it is old enough
     for key in objects.modified:

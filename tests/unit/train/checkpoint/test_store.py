@@ -62,9 +62,9 @@ def test_what_was_committed_comes_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("keep", [2, 3])
 def test_so_many_are_kept(tmp_path: Path, keep: int) -> None:
-    store = store_with(tmp_path, 1, 2, 10, 9, 100_000_000, keep=keep)
+    store = store_with(tmp_path, 1, 2, 10, 100_000_000, 99_999_999, keep=keep)
     steps = [manifest.step for manifest in store.all()]
-    assert steps == [100_000_000, 10, 9][:keep]
+    assert steps == [100_000_000, 99_999_999, 10][:keep]
 
 
 def test_keep_is_two_at_least(tmp_path: Path) -> None:

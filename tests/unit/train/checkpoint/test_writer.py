@@ -14,6 +14,7 @@ import torch
 from ironcliw.errors import CheckpointError, DeadlineExceededError
 from tests.unit.train.checkpoint.samples import assert_is, snapshot
 from train.checkpoint.faults import FaultAt, fail_with
+from train.checkpoint.manifest import Manifest
 from train.checkpoint.snapshot import Snapshot
 from train.checkpoint.store import CheckpointStore
 from train.checkpoint.writer import AsyncWriter
@@ -38,16 +39,24 @@ def training(step: int) -> Snapshot:
     return dataclasses.replace(sample, tensors={k: v.clone() for k, v in sample.tensors.items()})
 
 
-def test_what_is_submitted_is_what_is_saved(tmp_path: Path) -> None:
-    gate = Gate()
-    writer = AsyncWriter(CheckpointStore(tmp_path, faults=gate))
+def test_what_is_submitted_is_what_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, changed = CheckpointStore(tmp_path), threading.Event()
+    real = store.commit
+
+    def commit(snap: Snapshot) -> Manifest:
+        assert changed.wait(30)
+        return real(snap)
+
+    monkeypatch.setattr(store, "commit", commit)
+    writer = AsyncWriter(store)
     snap = training(7)
     blocked = writer.submit(snap)
-    assert gate.reached.wait(30)
     for tensor in snap.tensors.values():
         tensor.add_(1)
     snap.state["log"]["losses"].append(9.9)
-    gate.open.set()
+    changed.set()
     manifest = writer.wait()
     assert manifest is not None and manifest.step == 7
     assert_is(CheckpointStore(tmp_path).newest(), 7)
