@@ -173,13 +173,18 @@ class TrainingTokenizer:
             messages, add_generation_prompt=add_generation_prompt, tools=tools, values=values
         )
 
+    def text(self, tokens: Sequence[int]) -> str:
+        """What tokens stand for, special tokens written out."""
+        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=False)
+        return text
+
     def pieces(self, tokens: Sequence[int]) -> list[str]:
         """The text that each token adds; a character of several tokens is its last one's."""
         texts: list[str] = []
         shown = 0
         for end in range(1, len(tokens) + 1):
             # all of it each time: some decoders drop the space in front of a text
-            text = self._tokenizer.decode(tokens[:end], skip_special_tokens=False)
+            text = self.text(tokens[:end])
             broken = text.endswith("\ufffd") and end < len(tokens)
             texts.append("" if broken else text[shown:])
             shown = shown if broken else len(text)

@@ -54,7 +54,7 @@ def with_ray_data(
         ]
         if items:
             read = ray.data.from_items(items, override_num_blocks=len(items))
-            parsed = read.flat_map(_parsed, ray_remote_args_fn=lambda: {"scheduling_strategy": place})
+            parsed = read.flat_map(_parsed, scheduling_strategy=place)
             # a task for each: the rows of one long file are tokenised by all workers
             single = parsed.repartition(target_num_rows_per_block=1)
             tokenized = single.map(functools.partial(_tokenized, work=work))

@@ -96,7 +96,7 @@ def _filesystem(uri: str) -> tuple[Any, str]:
         return open_uri(uri)
     except ImportError as error:
         raise UnsupportedError(
-            f"{uri!r} needs the package {error.name or 'fsspec'}, which is not installed; "
+            f"{uri!r} needs a package that is not installed ({error}); "
             "`pip install 'ironcliw[gcp]'` for gs://, `pip install s3fs` for s3://"
         ) from error
     except ValueError as error:
