@@ -62,8 +62,11 @@ def test_both_ways_give_the_same(tmp_path: Path, temporary: Path) -> None:
     (tmp_path / "b.jsonl").write_text("\n".join(lines))
     (tmp_path / "a.csv").write_text('prompt,completion\nwhy,"because\nof it"\n')
     (tmp_path / "c.jsonl").write_text("")
+    # as a URI it is read by whichever worker comes first
+    (tmp_path / "d.json").write_text('[{"prompt": "where", "completion": "here"}]')
+    names = [str(tmp_path / name) for name in ("b.jsonl", "a.csv", "c.jsonl")]
     chosen = {
-        "train": [str(tmp_path / name) for name in ("b.jsonl", "a.csv", "c.jsonl")],
+        "train": [names[0], f"file://{tmp_path}/d.json", *names[1:]],
         "eval_share": 0.1,
     }
     done = subprocess.run(
@@ -82,7 +85,7 @@ def test_both_ways_give_the_same(tmp_path: Path, temporary: Path) -> None:
     ]
     here, over_ray = found
     assert over_ray == here
-    assert here["rows"] == 701
+    assert here["rows"] == 702
     assert [line.partition(": ")[0].rpartition("/")[2] for line in here["problems"]] == [
         "b.jsonl:301",
         "b.jsonl:302",

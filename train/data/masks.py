@@ -16,7 +16,7 @@ from itertools import accumulate, pairwise
 import numpy as np
 import numpy.typing as npt
 
-from ironcliw.errors import ModelLoadError, RequestError
+from ironcliw.errors import ModelLoadError, RequestError, RequestTooLargeError
 from train.data.examples import Completion, Conversation, Example
 from train.data.problems import RowError, shortened
 from train.tokenizer import TrainingTokenizer
@@ -77,7 +77,9 @@ def _encoded(
     whole: str, befores: list[str], afters: list[str], tokenizer: TrainingTokenizer
 ) -> tuple[list[int], list[tuple[int, int]]]:
     """The tokens of the whole, and where in them the answers lie."""
-    tokens, *parts = tokenizer.encode([whole, *befores, *afters], special=False)
+    # the last answer ends where the whole does
+    tokens, *parts = tokenizer.encode([whole, *befores, *afters[:-1]], special=False)
+    parts.append(tokens)
     if all(tokens[: len(part)] == part for part in parts):
         lengths = [len(part) for part in parts]
         return tokens, list(zip(lengths[: len(befores)], lengths[len(befores) :], strict=True))
@@ -116,6 +118,8 @@ def _render(
         raise RowError(
             "bad-utf8", "a value holds half of a surrogate pair", "write the whole character"
         ) from None
+    except RequestTooLargeError as error:
+        raise RowError("over-length", error.message, "shorten the row") from error
     except (RequestError, ModelLoadError) as error:
         if error.code == "no_chat_template":
             raise

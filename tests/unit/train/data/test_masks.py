@@ -30,7 +30,8 @@ def chat(*contents: str, supervised: tuple[bool, ...] | None = None) -> Conversa
 
 def spans(row: TokenRow, tokenizer: TrainingTokenizer) -> list[str]:
     """The supervised texts, one after the other."""
-    found, before = [], False
+    found: list[str] = []
+    before = False
     for piece, taught in zip(tokenizer.pieces(row.tokens.tolist()), row.supervised, strict=True):
         if taught:
             found[-1:] = [found[-1] + piece] if before else [*found[-1:], piece]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import numpy as np
@@ -101,6 +102,11 @@ def test_the_plan_never_changes() -> None:
         for step in (0, 1)
     ]
     assert found == [[[(2, 1)], [(5, 4, 3)]], [[(6,)], [(0, 8, 7)]]]
+
+
+def test_a_pickled_plan_is_the_same() -> None:
+    made = plan([5] * 20)
+    assert pickle.loads(pickle.dumps(made)).step(2) == made.step(2)
 
 
 def test_packing_is_dense() -> None:

@@ -153,6 +153,13 @@ class TestLength:
         with pytest.raises(DataError, match=r"a.jsonl:2: the row has \d+ tokens, more than max_le"):
             read_data(options(file, max_length=60, over_length="error"), small())
 
+    def test_a_row_that_no_template_writes(self, write: Write) -> None:
+        file = write("a.jsonl", pair("1"), pair("2", "x" * 1_000_001))
+        found = read_data(options(file), small())
+        assert found.report.left_out == {"over-length": 1}
+        with pytest.raises(DataError, match=r"a.jsonl:2: the conversation has more than 1000000"):
+            read_data(options(file, over_length="error"), small())
+
     def test_a_row_of_just_the_limit_is_kept(self, write: Write) -> None:
         file = write("a.jsonl", pair("1"))
         [length] = read_data(options(file), small()).report.lengths
