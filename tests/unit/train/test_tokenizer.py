@@ -137,6 +137,32 @@ def test_pieces_join_to_the_text() -> None:
     assert tokenizer.text(tokens) == "".join(pieces)
 
 
+@pytest.mark.parametrize("prepend", [False, True])
+def test_pieces_of_a_long_row(prepend: bool) -> None:
+    tokenizer = small(prepend=prepend)
+    text = "a\u20ac b\U0001f600<|im_end|>" * 60
+    [tokens] = tokenizer.encode([text], special=False)
+    assert "".join(tokenizer.pieces(tokens)) == tokenizer.text(tokens)
+
+
+def test_pieces_take_time_in_proportion(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = small()
+    decoded = 0
+    whole = tokenizer.text
+
+    def counted(tokens: Any) -> str:
+        nonlocal decoded
+        decoded += len(tokens)
+        return whole(tokens)
+
+    monkeypatch.setattr(tokenizer, "text", counted)
+    # also of bytes that are never whole characters
+    for token in (70, 200):
+        decoded = 0
+        tokenizer.pieces([token] * 2000)
+        assert 0 < decoded < 2000 * 70
+
+
 def test_the_same_for_transformers() -> None:
     tokenizer = small()
     made = tokenizer.transformers()

@@ -41,6 +41,8 @@ def test_messages() -> None:
 def test_the_last_answer_alone() -> None:
     found = turns({"messages": [USER, ANSWER, USER, ANSWER, USER]}, train_on="last")
     assert [taught for _, _, taught in found] == [False, False, False, True, False]
+    found = turns({"messages": [SYSTEM, USER, ANSWER, USER, ANSWER]}, train_on="last")
+    assert [taught for _, _, taught in found] == [False] * 4 + [True]
     assert read({"prompt": "a", "completion": "b"}, train_on="last") == Completion("a", "b")
 
 
