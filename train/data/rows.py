@@ -128,6 +128,9 @@ def _row(
         if row.length > options.max_length:
             return _too_long(file, row, tokens, options)
         check_quality(answers(found.example), int(tokens.supervised.sum()), options.filters)
+    except RecursionError:
+        deep = RowError("bad-messages", "the row is nested too deeply", "flatten it")
+        return replace(row, problem=_softened(deep.at(file, record.line), options))
     except RowError as error:
         problem = _softened(error.at(file, record.line), options)
         if error.rule == "over-length" and options.over_length != "error":

@@ -116,6 +116,12 @@ def test_supervised_spans() -> None:
     assert captured.get() == "\x1b[2ma\x1b[0m\x1b[1;32mbc\x1b[0m\x1b[2md\x1b[0m\n"
 
 
+def test_data_does_not_steer_the_terminal() -> None:
+    row = ShownRow("a:1", ("a\x1b[31m\n", "\u00e9\t\r"), (False, True))
+    assert row.marked() == "a\\x1b[31m\n[[\u00e9\t\\r]]"
+    assert "\x1b" not in row.coloured().plain
+
+
 def test_counts(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     answers = ["x" * n for n in range(1, 101)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from train.data import read, rows
 from train.data.options import DataOptions
 from train.data.problems import DataProblem
 from train.data.read import examine, in_process, read_data
+from train.data.records import Record
 from train.data.split import is_held_out
 
 Write = Callable[..., str]
@@ -256,6 +258,44 @@ def test_a_model_without_a_template_stops_at_once(write: Write) -> None:
         read_data(options(write("a.jsonl", turns)), small(None))
     with pytest.raises(ModelLoadError, match="names no token that ends a text"):
         read_data(options(write("b.jsonl", pair("1"))), small(None, end_tokens=()))
+
+
+def test_errors_travel_between_processes(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Ray Data calls, without Ray."""
+    file = write("a.jsonl", pair("1"))
+    monkeypatch.setattr(read, "_unpickled", lambda work: work)
+    [item] = read._parsed({"file": file, "number": 3})
+    carried = read._tokenized(item, (options(file), small()))["tokens"]
+    found = read._result(carried)
+    assert (found.file_number, len(found.rows)) == (3, 1)
+    carried = read._tokenized(item, (options(file), small(None, end_tokens=())))["tokens"]
+    with pytest.raises(ModelLoadError, match="names no token that ends a text"):
+        read._result(carried)
+    [item] = read._parsed({"file": "nowhere://a.jsonl", "number": 0})
+    carried = read._tokenized(item, (options(file), small()))["tokens"]
+    with pytest.raises(DataError, match="unknown scheme 'nowhere'"):
+        read._result(carried)
+
+
+def test_a_row_that_is_nested_too_deeply(write: Write) -> None:
+    deep: Any = "x"
+    for _ in range(100_000):
+        deep = [deep]
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "x": deep}]
+    block = rows.Block("a.parquet", 0, 0, (Record(7, {"messages": turns}), Record(8, pair("1"))))
+    found = rows.tokenize_block(block, options("a.parquet"), small())
+    assert str(found.rows[0].problem).startswith("a.parquet:7: the row is nested too deeply")
+    assert found.rows[1].tokens is not None
+
+
+def test_values_that_json_has_not(write: Write) -> None:
+    turns = [
+        {"role": "user", "content": "a", "at": datetime(2024, 1, 1)},
+        {"role": "assistant", "content": "b"},
+    ]
+    block = rows.Block("a.parquet", 0, 0, (Record(1, {"messages": turns}),))
+    [row] = rows.tokenize_block(block, options("a.parquet"), small()).rows
+    assert row.problem is None
 
 
 def test_nothing_is_logged_where_nothing_is_left_out(

@@ -62,6 +62,22 @@ def test_uris() -> None:
         memory.rm("/bucket", recursive=True)
 
 
+def test_storage_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    class DeniedError(Exception):
+        """As gcsfs raises: no OSError."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise DeniedError("403")
+
+    memory = fsspec.filesystem("memory")
+    monkeypatch.setattr(type(memory), "open", refuse)
+    monkeypatch.setattr(type(memory), "exists", refuse)
+    with pytest.raises(OSError, match="403"):
+        read_bytes("memory://bucket/a.jsonl")
+    with pytest.raises(DataError, match=r"memory://bucket/a\.jsonl cannot be listed \(403\)"):
+        expand(["memory://bucket/a.jsonl"])
+
+
 def test_an_unknown_scheme() -> None:
     with pytest.raises(DataError, match="of the unknown scheme 'nowhere'"):
         expand(["nowhere://bucket/a.jsonl"])
