@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import sys
 from pathlib import Path
 
@@ -33,6 +34,13 @@ def test_local_files(folder: Path) -> None:
     # what is named by itself is read whatever it is called
     assert names("notes.md") == ["notes.md"]
     assert read_bytes(str(folder / "a.csv")) == b"a.csv"
+
+
+def test_files_of_a_pattern_are_sorted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [str(folder / "b.jsonl"), str(folder / "a.csv")]
+    # file systems list in any order
+    monkeypatch.setattr(glob, "glob", lambda *_, **__: found)
+    assert expand([f"{folder}/*"]) == sorted(found)
 
 
 def test_the_home_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
