@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from ironcliw.errors import ModelLoadError, ModelNotFoundError, SettingsError
 from ironcliw.setting_sections import ModelSettings
@@ -137,12 +138,21 @@ def test_pieces_join_to_the_text() -> None:
     assert tokenizer.text(tokens) == "".join(pieces)
 
 
-@pytest.mark.parametrize("prepend", [False, True])
-def test_pieces_of_a_long_row(prepend: bool) -> None:
-    tokenizer = small(prepend=prepend)
+def test_pieces_of_a_long_row() -> None:
+    tokenizer = small()
     text = "a\u20ac b\U0001f600<|im_end|>" * 60
     [tokens] = tokenizer.encode([text], special=False)
-    assert "".join(tokenizer.pieces(tokens)) == tokenizer.text(tokens)
+    assert "".join(tokenizer.pieces(tokens)) == tokenizer.text(tokens) == text
+
+
+def test_pieces_of_a_decoder_that_drops_the_first_space() -> None:
+    vocab = {"\u2581a": 0, "\u2581b": 1}
+    words = Tokenizer(models.WordLevel(vocab, unk_token="\u2581a"))
+    words.pre_tokenizer = pre_tokenizers.Metaspace()
+    words.decoder = decoders.Metaspace()
+    tokenizer = TrainingTokenizer("words", words)
+    [tokens] = tokenizer.encode(["a b " * 200], special=False)
+    assert tokenizer.pieces(tokens)[:400] == ["a", " b", *[" a", " b"] * 199]
 
 
 def test_pieces_take_time_in_proportion(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,8 +166,9 @@ def test_pieces_take_time_in_proportion(monkeypatch: pytest.MonkeyPatch) -> None
         return whole(tokens)
 
     monkeypatch.setattr(tokenizer, "text", counted)
+    [euro] = tokenizer.encode(["\u20ac"], special=False)
     # also of bytes that are never whole characters
-    for token in (70, 200):
+    for token in (70, euro[0]):
         decoded = 0
         tokenizer.pieces([token] * 2000)
         assert 0 < decoded < 2000 * 70
