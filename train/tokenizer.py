@@ -26,6 +26,8 @@ TEMPLATE_TIME = datetime(2024, 7, 26)
 """What templates are told that the day is (Llama 3's own default): a run that is resumed tomorrow
 must see the tokens of today."""
 
+_DECODED_TOGETHER = 64
+
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx")
 
 
@@ -173,16 +175,26 @@ class TrainingTokenizer:
             messages, add_generation_prompt=add_generation_prompt, tools=tools, values=values
         )
 
+    def text(self, tokens: Sequence[int]) -> str:
+        """What tokens stand for, special tokens written out."""
+        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=False)
+        return text
+
     def pieces(self, tokens: Sequence[int]) -> list[str]:
         """The text that each token adds; a character of several tokens is its last one's."""
         texts: list[str] = []
-        shown = 0
+        # decoded with some tokens before it, since some decoders drop the space in front of a text;
+        # not with all of them, or a long row would take minutes
+        start, shown, waiting = 0, 0, 0
         for end in range(1, len(tokens) + 1):
-            # all of it each time: some decoders drop the space in front of a text
-            text = self._tokenizer.decode(tokens[:end], skip_special_tokens=False)
-            broken = text.endswith("\ufffd") and end < len(tokens)
+            text = self.text(tokens[start:end])
+            # a character has at most four bytes: what waits longer is broken in the data
+            broken = text.endswith("\ufffd") and end < len(tokens) and waiting < 3
             texts.append("" if broken else text[shown:])
-            shown = shown if broken else len(text)
+            shown, waiting = (shown, waiting + 1) if broken else (len(text), 0)
+            if not broken and end - start >= _DECODED_TOGETHER:
+                start = end - 1
+                shown = len(self.text(tokens[start:end]))
         return texts
 
     def transformers(self) -> Any:

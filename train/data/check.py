@@ -38,7 +38,7 @@ class ShownRow:
         """Neighbours that are alike, joined."""
         pairs = zip(self.supervised, self.pieces, strict=True)
         for taught, group in itertools.groupby(pairs, key=lambda pair: pair[0]):
-            yield taught, "".join(piece for _, piece in group)
+            yield taught, _visible("".join(piece for _, piece in group))
 
     def marked(self) -> str:
         """For a pipe: supervised spans in double brackets."""
@@ -50,6 +50,11 @@ class ShownRow:
         for taught, text in self.spans():
             shown.append(text, "bold green" if taught else "dim")
         return shown
+
+
+def _visible(text: str) -> str:
+    """Control characters written out: data must not steer the terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
 def show_row(data: TokenizedData, index: int, tokenizer: TrainingTokenizer) -> ShownRow:

@@ -66,7 +66,10 @@ def content_key(example: Example) -> bytes:
         {name: _normal(value) for name, value in message.items()} for message in example.messages
     ]
     parts = [turns, list(example.supervised), example.tools, dict(example.values)]
-    text = json.dumps(parts, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    # Parquet has times and numbers that JSON has not
+    text = json.dumps(
+        parts, ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=repr
+    )
     return hashlib.sha256(text.encode(errors="surrogatepass")).digest()
 
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import numpy as np
 import numpy.typing as npt
 
-from ironcliw.errors import ModelLoadError, RequestError
+from ironcliw.errors import ModelLoadError, RequestError, RequestTooLargeError
 from train.data.examples import Completion, Conversation, Example
 from train.data.problems import RowError, shortened
 from train.tokenizer import TrainingTokenizer
@@ -57,23 +58,48 @@ def tokenize(
 
 
 def _of_conversation(example: Conversation, tokenizer: TrainingTokenizer) -> TokenRow:
-    last = max(index for index, taught in enumerate(example.supervised) if taught)
-    whole = _render(example, tokenizer, last + 1, opened=False)
-    taught = [index for index, flag in enumerate(example.supervised[: last + 1]) if flag]
+    taught = [index for index, flag in enumerate(example.supervised) if flag]
+    whole = _render(example, tokenizer, taught[-1] + 1, opened=False)
     befores = [_render(example, tokenizer, index, opened=True) for index in taught]
     afters = [_render(example, tokenizer, index + 1, opened=False) for index in taught[:-1]]
-    texts = [whole, *befores, *afters]
-    tokens, *encoded = tokenizer.encode(texts, special=False)
+    afters.append(whole)
+    for index, before, after in zip(taught, befores, afters, strict=True):
+        _check_prefix(index, before, whole)
+        _check_prefix(index, after, whole)
+    tokens, spans = _encoded(whole, befores, afters, tokenizer)
     supervised = np.zeros(len(tokens), np.bool_)
-    spans = zip(taught, encoded[: len(taught)], [*encoded[len(taught) :], tokens], strict=True)
-    for (index, before, after), text in zip(spans, [*afters, whole], strict=True):
-        if tokens[: len(before)] != before:
-            raise _not_prefix(index, befores[taught.index(index)], whole)
-        end = _end_of_turn(after, len(before), index, tokenizer)
-        if tokens[:end] != after[:end]:
-            raise _not_prefix(index, text, whole)
-        supervised[len(before) : end] = True
+    for index, (start, stop) in zip(taught, spans, strict=True):
+        supervised[start : _end_of_turn(tokens, start, stop, index, tokenizer)] = True
     return _row(tokens, supervised)
+
+
+def _encoded(
+    whole: str, befores: list[str], afters: list[str], tokenizer: TrainingTokenizer
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """The tokens of the whole, and where in them the answers lie."""
+    # the last answer ends where the whole does
+    tokens, *parts = tokenizer.encode([whole, *befores, *afters[:-1]], special=False)
+    parts.append(tokens)
+    if all(tokens[: len(part)] == part for part in parts):
+        lengths = [len(part) for part in parts]
+        return tokens, list(zip(lengths[: len(befores)], lengths[len(befores) :], strict=True))
+    # A token lies over the border of an answer, such as one for the line break that opens it and
+    # a line break that it begins with. In serving the border is always there, since the prompt is
+    # encoded alone; so it is put in here.
+    cuts = sorted({0, *map(len, befores), *map(len, afters)})
+    texts = [whole[start:end] for start, end in pairwise(cuts)]
+    pieces = tokenizer.encode(texts, special=False)
+    joined = [token for piece in pieces for token in piece]
+    if tokenizer.text(joined) != tokenizer.text(tokens):
+        raise RowError(
+            "prompt-not-prefix",
+            "the tokens of an answer and of what opens it run into each other, and the tokenizer "
+            "cannot encode them apart",
+            "begin the answer with a letter, or use a template that ends what opens an answer "
+            "with a special token",
+        )
+    at = dict(zip(cuts, accumulate(map(len, pieces), initial=0), strict=True))
+    return joined, [(at[len(b)], at[len(a)]) for b, a in zip(befores, afters, strict=True)]
 
 
 def _render(
@@ -92,6 +118,8 @@ def _render(
         raise RowError(
             "bad-utf8", "a value holds half of a surrogate pair", "write the whole character"
         ) from None
+    except RequestTooLargeError as error:
+        raise RowError("over-length", error.message, "shorten the row") from error
     except (RequestError, ModelLoadError) as error:
         if error.code == "no_chat_template":
             raise
@@ -101,17 +129,11 @@ def _render(
     return text
 
 
-def _not_prefix(index: int, part: str, whole: str) -> RowError:
-    """Why what precedes an answer, or ends with it, is not the beginning of the whole."""
+def _check_prefix(index: int, part: str, whole: str) -> None:
     if whole.startswith(part):
-        return RowError(
-            "prompt-not-prefix",
-            f"the tokens of message {index + 1} and of its neighbours run into each other",
-            "begin and end the answer with a letter, or use a template that sets answers off with "
-            "special tokens or line breaks",
-        )
+        return
     at = next((i for i, (a, b) in enumerate(zip(part, whole, strict=False)) if a != b), 0)
-    return RowError(
+    raise RowError(
         "prompt-not-prefix",
         f"the template writes message {index + 1} or what precedes it in another way once more "
         f"follows: {shortened(part[at : at + 40])} becomes {shortened(whole[at : at + 40])}",
@@ -119,11 +141,13 @@ def _not_prefix(index: int, part: str, whole: str) -> RowError:
     )
 
 
-def _end_of_turn(after: Sequence[int], start: int, index: int, tokenizer: TrainingTokenizer) -> int:
-    """Where the answer ends in the tokens, its end of turn included."""
+def _end_of_turn(
+    tokens: Sequence[int], start: int, stop: int, index: int, tokenizer: TrainingTokenizer
+) -> int:
+    """Where the answer between two places ends, its end of turn included."""
     if not tokenizer.end_tokens:
-        return len(after)
-    ends = [at for at in range(start, len(after)) if after[at] in tokenizer.end_tokens]
+        return stop
+    ends = [at for at in range(start, stop) if tokens[at] in tokenizer.end_tokens]
     if not ends:
         raise RowError(
             "no-end-of-turn",

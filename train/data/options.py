@@ -62,7 +62,7 @@ class DataOptions(_Section):
         description="Share of the rows of `train` that is held out, chosen by a hash of their "
         "content: a row stays on its side when others are added.",
     )
-    format: Literal["auto"] | FormatName = Field(
+    format: Literal["auto", FormatName] = Field(
         "auto", description="Form of the rows; `auto`: by the keys that they have."
     )
     columns: dict[str, str] = Field(

@@ -157,8 +157,6 @@ class StepPlan:
         self.packing = packing
         self._lengths = data.lengths
         self._supervised = data.supervised_counts
-        # steps of an epoch follow each other
-        self._order = functools.lru_cache(maxsize=2)(lambda epoch: order(seed, epoch, len(data)))
 
     @property
     def steps_per_epoch(self) -> int:
@@ -169,7 +167,7 @@ class StepPlan:
         """What a step reads, counted from 0 over the whole run."""
         epoch, inside = divmod(number, self.steps_per_epoch)
         start = inside * self.batch_size
-        rows = self._order(epoch)[start : start + self.batch_size]
+        rows = _order(self.seed, epoch, len(self._lengths))[start : start + self.batch_size]
         return Step(number, epoch, tuple(self._shard(part) for part in self._parts(rows)))
 
     def _parts(self, rows: npt.NDArray[np.int64]) -> list[list[int]]:
@@ -245,6 +243,12 @@ def pack(data: TokenizedData, batch: MicroBatch) -> PackedBatch:
         next_places - 1,
         tokens[next_places].astype(np.int64),
     )
+
+
+@functools.lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, rows: int) -> npt.NDArray[np.int64]:
+    """The order, kept while its epoch lasts."""
+    return order(seed, epoch, rows)
 
 
 def _check_rows(data: TokenizedData, most: int) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ironcliw.errors import SettingsError
+from ironcliw.errors import IroncliwError, SettingsError
 from train.data.options import DataOptions
 from train.data.prepare import DataReport, Prepared, prepare
 from train.data.problems import SHOWN, DataProblem, raise_if_any
@@ -54,14 +54,12 @@ def with_ray_data(
         ]
         if items:
             read = ray.data.from_items(items, override_num_blocks=len(items))
-            parsed = read.flat_map(
-                _parsed, ray_remote_args_fn=lambda: {"scheduling_strategy": place}
-            )
+            parsed = read.flat_map(_parsed, scheduling_strategy=place)
             # a task for each: the rows of one long file are tokenised by all workers
             single = parsed.repartition(target_num_rows_per_block=1)
             tokenized = single.map(functools.partial(_tokenized, work=work))
             for row in tokenized.iter_rows():
-                yield pickle.loads(row["tokens"])
+                yield _result(row["tokens"])
 
 
 def read_data(
@@ -125,13 +123,32 @@ def _blocks(file: str, number: int) -> Iterator[Block]:
 
 
 def _parsed(item: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The blocks of a file, as Ray Data carries them between processes."""
-    return [{"block": pickle.dumps(one)} for one in _blocks(item["file"], item["number"])]
+    """The blocks of a file, as Ray Data carries them between processes.
+
+    Our errors travel as results: raised in a worker, they would come back as Ray's.
+    """
+    try:
+        return [{"block": pickle.dumps(one)} for one in _blocks(item["file"], item["number"])]
+    except IroncliwError as error:
+        return [{"block": pickle.dumps(error)}]
 
 
 def _tokenized(item: Mapping[str, Any], work: Any) -> dict[str, Any]:
+    block = pickle.loads(item["block"])
+    if isinstance(block, IroncliwError):
+        return {"tokens": item["block"]}
     options, tokenizer = _unpickled(work)
-    return {"tokens": pickle.dumps(tokenize_block(pickle.loads(item["block"]), options, tokenizer))}
+    try:
+        return {"tokens": pickle.dumps(tokenize_block(block, options, tokenizer))}
+    except IroncliwError as error:
+        return {"tokens": pickle.dumps(error)}
+
+
+def _result(carried: bytes) -> TokenBlock:
+    found: TokenBlock | IroncliwError = pickle.loads(carried)
+    if isinstance(found, IroncliwError):
+        raise found
+    return found
 
 
 @functools.lru_cache(maxsize=1)

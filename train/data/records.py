@@ -131,20 +131,27 @@ def _array(file: str, content: bytes) -> Iterator[Record | DataProblem]:
         line, counted = line + text.count("\n", counted, at), at
         try:
             value, end = decoder.raw_decode(text, at)
-            end = _past_space(text, end)
-            if not text.startswith((",", "]"), end):
-                raise json.JSONDecodeError("',' or ']' is missing", text, end)
         except (ValueError, RecursionError) as error:
             reason = error.msg if isinstance(error, json.JSONDecodeError) else type(error).__name__
             where = error.lineno if isinstance(error, json.JSONDecodeError) else line
-            # nothing after it can be told apart
-            yield _problem(file, where, "bad-json", f"the file is not JSON from here ({reason})")
+            yield _broken_list(file, where, reason)
             return
         yield _object(file, line, value)
-        at = _past_space(text, end + 1) if text[end] == "," else end
+        at = _past_space(text, end)
+        if text.startswith(",", at):
+            at = _past_space(text, at + 1)
+        elif not text.startswith("]", at):
+            line += text.count("\n", counted, at)
+            yield _broken_list(file, line, "',' or ']' is missing")
+            return
     if text[at + 1 :].strip():
         line += text.count("\n", counted, at)
         yield _problem(file, line, "bad-json", "something follows the end of the list")
+
+
+def _broken_list(file: str, line: int, reason: str) -> DataProblem:
+    """Nothing after such a place can be told apart."""
+    return _problem(file, line, "bad-json", f"the file is not JSON from here ({reason})")
 
 
 def _past_space(text: str, at: int) -> int:

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from ironcliw.errors import ModelLoadError
 from train.data.examples import answers, content_key
 from train.data.filters import check_quality
 from train.data.formats import to_example
@@ -129,13 +128,14 @@ def _row(
         if row.length > options.max_length:
             return _too_long(file, row, tokens, options)
         check_quality(answers(found.example), int(tokens.supervised.sum()), options.filters)
+    except RecursionError:
+        deep = RowError("bad-messages", "the row is nested too deeply", "flatten it")
+        return replace(row, problem=_softened(deep.at(file, record.line), options))
     except RowError as error:
-        return replace(row, problem=_softened(error.at(file, record.line), options))
-    except ModelLoadError as error:
-        if error.code in ("no_chat_template", "no_end_token"):
-            raise
-        wrong = RowError("template-refuses", error.message, "mend the row or the template")
-        return replace(row, problem=_softened(wrong.at(file, record.line), options))
+        problem = _softened(error.at(file, record.line), options)
+        if error.rule == "over-length" and options.over_length != "error":
+            problem = replace(problem, stops=False)
+        return replace(row, problem=problem)
     return replace(row, tokens=tokens)
 
 

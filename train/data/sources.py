@@ -53,8 +53,11 @@ def read_bytes(path: str) -> bytes:
     if not is_remote(path):
         return Path(path).read_bytes()
     filesystem, inside = _filesystem(path)
-    with filesystem.open(inside, "rb") as stream:
-        content: bytes = stream.read()
+    try:
+        with filesystem.open(inside, "rb") as stream:
+            content: bytes = stream.read()
+    except Exception as error:  # each kind of storage raises its own, not all of them OSError
+        raise OSError(str(error)) from error
     return content
 
 
@@ -76,7 +79,7 @@ def _remote(path: str) -> list[str]:
             names = [name for name in filesystem.ls(inside, detail=False) if _is_data(name)]
         else:
             return [path] if filesystem.exists(inside) else []
-    except OSError as error:
+    except Exception as error:  # each kind of storage raises its own
         raise DataError(
             f"{path} cannot be listed ({error}); correct the URI, or the rights of this machine"
         ) from error
@@ -96,7 +99,7 @@ def _filesystem(uri: str) -> tuple[Any, str]:
         return open_uri(uri)
     except ImportError as error:
         raise UnsupportedError(
-            f"{uri!r} needs the package {error.name or 'fsspec'}, which is not installed; "
+            f"{uri!r} needs a package that is not installed ({error}); "
             "`pip install 'ironcliw[gcp]'` for gs://, `pip install s3fs` for s3://"
         ) from error
     except ValueError as error:

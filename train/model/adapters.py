@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -41,7 +42,9 @@ def add_adapters(base: BaseModel, config: TrainingConfig) -> Any:
         use_dora=config.use_dora,
         task_type="CAUSAL_LM",
     )
-    with seeded(config.seed, 0, 0, 0, "adapters"):
+    with seeded(config.seed, 0, 0, 0, "adapters"), warnings.catch_warnings():
+        # peft 0.21 asks transformers 5 for a property by its old name
+        warnings.simplefilter("ignore", FutureWarning)
         try:
             model: Any = peft.get_peft_model(base.module, lora)
         except ValueError as error:

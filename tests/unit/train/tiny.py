@@ -10,7 +10,8 @@ import torch
 
 from ironcliw.settings import Settings
 from train.config import TrainingConfig, make_config
-from train.data.tokenized import TokenizedData, TokenRow
+from train.data.masks import TokenRow
+from train.data.tokenized import TokenizedData
 from train.worker import Job
 
 WORDS = 64
@@ -48,12 +49,12 @@ def make_data(rows: int = 24, seed: int = 0, longest: int = 30) -> TokenizedData
     """Rows of random tokens, the second half of each supervised."""
     random = np.random.default_rng(seed)
     made = []
-    for number in range(rows):
+    for _ in range(rows):
         length = int(random.integers(4, longest))
         tokens = random.integers(0, WORDS, length).astype(np.int32)
-        supervised = np.arange(length) >= length // 2
-        made.append(TokenRow(tokens, supervised, file=0, line=number + 1))
-    return TokenizedData.of(made, names=("rows.jsonl",))
+        made.append(TokenRow(tokens, np.arange(length) >= length // 2))
+    sources = [(0, number + 1) for number in range(rows)]
+    return TokenizedData.of_rows(made, sources, ["rows.jsonl"])
 
 
 def make_job(folder: Path, model: Path, **changes: object) -> Job:
