@@ -2,7 +2,7 @@
 
     IroncliwError
     |-- SettingsError (ValueError)        a setting is missing, malformed or contradicts another
-    |-- DataError (ValueError)          400  training data cannot be used; names file and line
+    |-- DataError (ValueError)            training data cannot be used; names file and line
     |-- RequestError (ValueError)         400  the request breaks a rule; `param` names the field
     |   |-- ContextLengthError            400  more tokens than the model can read
     |   `-- RequestTooLargeError          413  more bytes, items or tokens than the limits allow
@@ -99,8 +99,6 @@ class DataError(IroncliwError, ValueError):
         counts: How often each rule is broken.
     """
 
-    status = 400
-    kind = "invalid_request_error"
     default_code = "invalid_data"
 
     def __init__(
