@@ -128,6 +128,8 @@ class Trainer:
         import ray.train
         from ray.train.torch import TorchConfig, TorchTrainer
 
+        # type checkers see the first version of Ray Train, programs the second
+        api: Any = ray.train
         os.environ.update({name: value for name, value in _RAY.items() if name not in os.environ})
         job = Job(config, self.settings, uri, prepared.train, prepared.eval, place.threads)
         with watch(self._report) as progress:
@@ -135,19 +137,17 @@ class Trainer:
                 _work,
                 train_loop_config={"job": ray.put(job), "progress": progress},
                 torch_config=TorchConfig(backend="nccl" if place.use_gpu else "gloo"),
-                scaling_config=ray.train.ScalingConfig(
+                scaling_config=api.ScalingConfig(
                     num_workers=config.workers,
                     use_gpu=place.use_gpu,
                     resources_per_worker=place.resources,
                     label_selector=place.labels or None,
                 ),
-                run_config=ray.train.RunConfig(
+                run_config=api.RunConfig(
                     name="ray",
                     storage_path=uri,
                     # attempts are counted by the workers: only they know whether one got further
-                    failure_config=ray.train.FailureConfig(
-                        max_failures=-1, max_preemption_failures=-1
-                    ),
+                    failure_config=api.FailureConfig(max_failures=-1, max_preemption_failures=-1),
                 ),
             ).fit()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -116,7 +117,7 @@ def _make(
             "choose 'adamw'"
         )
     try:
-        import bitsandbytes
+        bitsandbytes = importlib.import_module("bitsandbytes")
     except ImportError as error:
         raise SettingsError(
             "optimizer is 'adamw8bit' and bitsandbytes is not installed: pip install "
