@@ -46,6 +46,7 @@ from train.model.load import (
     model_folder,
     weights_digest,
 )
+from train.model.nf4 import quantize_layers
 from train.run_files import ADAPTER, ATTEMPTS, CHECKPOINTS, LOG, MODEL, OUTCOME, RunFiles
 
 logger = logging.getLogger(__name__)
@@ -148,6 +149,8 @@ def _attempt(
     dtype = choose_dtype(config.precision, device)
     folder = model_folder(config.model_name, job.settings)
     base = load_base(config.model_name, folder, weights_digest(folder), dtype, device)
+    if config.quantization == "nf4":
+        quantize_layers(base.module, base.module.get_output_embeddings())
     model = add_adapters(base, config) if config.use_lora else base.module
     fused = fuse(model) if config.use_lora else 0
     if config.gradient_checkpointing:

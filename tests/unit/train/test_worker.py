@@ -57,3 +57,14 @@ def test_a_run_that_dies_after_every_step_has_the_same_bits(tmp_path: Path, mode
             work(broken, report=dies_at(step))
     work(broken)
     assert result(whole) == result(broken)
+
+
+def test_a_quantised_run_that_dies_has_the_same_bits(tmp_path: Path, model: Path) -> None:
+    changes = {"quantization": "nf4", "max_steps": 3}
+    whole = make_job(tmp_path / "a", model, **changes)
+    broken = make_job(tmp_path / "b", model, **changes)
+    work(whole)
+    with pytest.raises(KeyboardInterrupt):
+        work(broken, report=dies_at(2))
+    work(broken)
+    assert result(whole) == result(broken)
