@@ -141,8 +141,8 @@ def _dequantized(path: Path) -> dict[str, Any]:
     import torch
 
     from native_ops.gguf import GgufFile
-    from serve.engines.decoders.conversion import row_order
-    from serve.engines.decoders.gguf_architectures import model_tensors
+    from native_ops.gguf_architectures import model_tensors
+    from native_ops.gguf_conversion import row_order
 
     file = GgufFile.read(path)
     tensors = {}

@@ -71,7 +71,7 @@ def gguf_file() -> Path:
 
 def folder_of(file: Path) -> Path:
     """The same model as a Hugging Face folder, for transformers."""
-    from serve.engines.decoders.conversion import converted_folder
+    from native_ops.gguf_conversion import converted_folder
 
     return converted_folder(file, models_dir())
 

@@ -9,7 +9,7 @@ Exit codes:
     1    it failed, for a reason that lies with the machine, the server or the network
     2    wrong usage: an unknown command or option
     3    nothing runs: start it with `ironcliw up`
-    4    the request or a setting is wrong: the same command will fail again
+    4    the request, a setting or the data is wrong: the same command will fail again
     130  interrupted by Ctrl-C
 """
 
@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ironcliw.errors import IroncliwError, NotRunningError, SettingsError
+from ironcliw.errors import DataError, IroncliwError, NotRunningError, SettingsError
 
 if TYPE_CHECKING:
     from ironcliw.settings import Settings
@@ -41,7 +41,7 @@ def exit_code(error: IroncliwError) -> int:
     """The exit code of an error, as listed at the top of this module."""
     if isinstance(error, NotRunningError):
         return EXIT_NOT_RUNNING
-    if isinstance(error, SettingsError) or error.kind in _SENDERS_FAULT:
+    if isinstance(error, SettingsError | DataError) or error.kind in _SENDERS_FAULT:
         return EXIT_BAD_REQUEST
     return EXIT_FAILED
 

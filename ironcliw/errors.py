@@ -2,6 +2,7 @@
 
     IroncliwError
     |-- SettingsError (ValueError)        a setting is missing, malformed or contradicts another
+    |-- DataError (ValueError)            training data cannot be used; names file and line
     |-- RequestError (ValueError)         400  the request breaks a rule; `param` names the field
     |   |-- ContextLengthError            400  more tokens than the model can read
     |   `-- RequestTooLargeError          413  more bytes, items or tokens than the limits allow
@@ -18,7 +19,12 @@
     |   `-- MemoryBudgetError             503  loading would pass the memory budget
     |-- ModelLoadError                    500  the model's files are absent, damaged or unsupported
     |-- StoreError                             the state store cannot be used
-    |   `-- NewerFormatError                   stored by a newer release than this one
+    |   |-- NewerFormatError                   stored by a newer release than this one
+    |   `-- CheckpointError                    a checkpoint cannot be written, read or used
+    |       |-- DamagedCheckpointError         its bytes are not those that were written
+    |       |-- OtherModelError                it belongs to another model
+    |       `-- InexactResumeError             going on from it would give other bits
+    |-- TrainingError                          a run of training cannot go on
     `-- ClusterError                           the Ray head could not be started, joined or stopped
         |-- PortInUseError                     somebody else listens on a port we need
         `-- NotRunningError                    no head runs for this state directory
@@ -29,6 +35,7 @@ Errors travel between processes, so each is rebuilt from its arguments when unpi
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 
@@ -80,6 +87,33 @@ class SettingsError(IroncliwError, ValueError):
     """A setting is missing, malformed or contradicts another."""
 
     default_code = "invalid_settings"
+
+
+class DataError(IroncliwError, ValueError):
+    """The training data cannot be used.
+
+    Args:
+        message: The first problems, each with its file and line.
+        param: Not used.
+        code: A word for programs.
+        counts: How often each rule is broken.
+    """
+
+    default_code = "invalid_data"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        counts: Mapping[str, int] | None = None,
+    ) -> None:
+        super().__init__(message, param=param, code=code)
+        self.counts = dict(counts or {})
+
+    def _state(self) -> dict[str, Any]:
+        return {**super()._state(), "counts": self.counts}
 
 
 class RequestError(IroncliwError, ValueError):
@@ -235,6 +269,36 @@ class NewerFormatError(StoreError):
     """Stored by a newer release than this one."""
 
     default_code = "newer_format"
+
+
+class CheckpointError(StoreError):
+    """A checkpoint cannot be written, read or used."""
+
+    default_code = "checkpoint_error"
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint's bytes are not those that were written, or some are missing."""
+
+    default_code = "checkpoint_damaged"
+
+
+class OtherModelError(CheckpointError):
+    """The checkpoint belongs to another model than the one that is trained."""
+
+    default_code = "checkpoint_of_other_model"
+
+
+class InexactResumeError(CheckpointError):
+    """Going on from the checkpoint here would give other bits than where it was saved."""
+
+    default_code = "inexact_resume"
+
+
+class TrainingError(IroncliwError):
+    """A run of training cannot go on; what it had reached is saved."""
+
+    default_code = "training_failed"
 
 
 class ClusterError(IroncliwError):

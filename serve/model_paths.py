@@ -8,9 +8,9 @@ from typing import Any
 
 from ironcliw.catalog import Catalog, ModelCard
 from ironcliw.errors import ModelLoadError
+from ironcliw.json_files import read_object
 from ironcliw.setting_sections import ModelSettings
 from ironcliw.settings import Settings
-from serve.engines.safetensors_files import read_object
 
 _NOT_IN_AN_ID = re.compile(r"[^A-Za-z0-9._-]+")
 _GENERATING_CLASSES = ("CausalLM", "LMHeadModel")

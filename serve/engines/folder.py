@@ -13,13 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ironcliw.errors import ModelLoadError
-from serve.engines.safetensors_files import (
-    StoredTensor,
-    read_json,
-    read_object,
-    stored_tensors,
-    weight_files,
-)
+from ironcliw.json_files import optional_object, read_json, read_object
+from serve.engines.safetensors_files import StoredTensor, stored_tensors, weight_files
 
 POOLING_MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 """In the order in which sentence-transformers joins their outputs."""
@@ -117,8 +112,8 @@ class EncoderFolder:
             transformer, modules = path, None
         config = read_object(transformer / "config.json")
         _refuse_own_code(transformer, config)
-        settings = _optional_object(transformer / "sentence_bert_config.json")
-        uses = _optional_object(path / "config_sentence_transformers.json")
+        settings = optional_object(transformer / "sentence_bert_config.json")
+        uses = optional_object(path / "config_sentence_transformers.json")
         return cls(
             path=path,
             transformer=transformer,
@@ -142,10 +137,6 @@ class EncoderFolder:
         """Weights of the modules behind the transformer."""
         holders = [module for module in self.head if isinstance(module, Dense | LayerNorm)]
         return tuple(tensor for holder in holders for tensor in holder.tensors.values())
-
-
-def _optional_object(path: Path) -> dict[str, Any]:
-    return read_object(path) if path.exists() else {}
 
 
 def _refuse_own_code(folder: Path, config: Mapping[str, Any]) -> None:
@@ -245,7 +236,7 @@ def _plain_head(config: Mapping[str, Any]) -> tuple[HeadModule, ...]:
 def _window(folder: Path, config: Mapping[str, Any], configured: Any) -> int:
     """The smallest limit that is stated; configured length first, as sentence-transformers does."""
     if configured is None:
-        configured = _optional_object(folder / "tokenizer_config.json").get("model_max_length")
+        configured = optional_object(folder / "tokenizer_config.json").get("model_max_length")
     positions = config.get("max_position_embeddings")
     if isinstance(positions, int) and config.get("model_type") in {
         "roberta",

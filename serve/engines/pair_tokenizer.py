@@ -16,9 +16,9 @@ import numpy as np
 import tokenizers
 
 from ironcliw.errors import ContextLengthError, ModelLoadError
+from ironcliw.json_files import read_object
 from serve.engines.folder import EncoderFolder
 from serve.engines.protocol import Encoded, Tokens
-from serve.engines.safetensors_files import read_object
 
 _PROBE = "a"
 

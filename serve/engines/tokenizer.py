@@ -11,9 +11,9 @@ from tokenizers.normalizers import Lowercase
 from tokenizers.normalizers import Sequence as NormalizerSequence
 
 from ironcliw.errors import ModelLoadError, RequestError
+from ironcliw.json_files import read_object
 from serve.engines.folder import EncoderFolder
 from serve.engines.protocol import Encoded
-from serve.engines.safetensors_files import read_object
 
 
 class TextEncoder:

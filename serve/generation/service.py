@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ironcliw.catalog import Catalog
+from ironcliw.chat_template import ChatMessages
 from ironcliw.errors import RequestError, UnavailableError
 from ironcliw.schemas.generation import ChatCompletionRequest, CompletionRequest
 from ironcliw.setting_sections import ServeSettings
@@ -32,7 +33,6 @@ from serve.generation.requests import (
     plan_chat,
     plan_completion,
 )
-from serve.generation.templates import ChatMessages
 from serve.generation.text import TextSide, load_text_side
 from serve.read_once import ReadOnce
 from serve.variants import GeneratingVariant, Variant

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ironcliw.catalog import ModelCard
+from ironcliw.chat_template import MOST_CHARACTERS, ChatMessages, ChatTemplate
 from ironcliw.errors import ModelLoadError, RequestError, RequestTooLargeError
+from ironcliw.model_text import load_tokenizer
 from ironcliw.sources import locate
 from serve.engines.protocol import Tokens
-from serve.generation.templates import MOST_CHARACTERS, ChatMessages, ChatTemplate
 
 if TYPE_CHECKING:
     from serve.engines.decoders.folder import GenerationFolder
@@ -193,7 +194,7 @@ def load_text_side(card: ModelCard, cache_dir: Path) -> TextSide:
     if path.is_file():
         return _of_gguf(card, path)
     folder = GenerationFolder.read(path)
-    tokenizer = _tokenizer(folder.tokenizer_file)
+    tokenizer = load_tokenizer(folder.tokenizer_file)
     return TextSide(
         card.id,
         tokenizer,
@@ -224,7 +225,7 @@ def _fake(card: ModelCard) -> TextSide:
 
 
 def _of_gguf(card: ModelCard, path: Path) -> TextSide:
-    from serve.engines.decoders.gguf_text import GgufText
+    from native_ops.gguf_text import GgufText
 
     found = GgufText.read(path)
     return TextSide(
@@ -254,20 +255,6 @@ def _defaults(folder: GenerationFolder) -> dict[str, float]:
                 f"{low:g} to {high:g}; mend or delete the file"
             )
     return found
-
-
-def _tokenizer(file: Path) -> Any:
-    import tokenizers
-
-    if not file.exists():
-        raise ModelLoadError(
-            f"{file} is absent; convert the tokenizer once: "
-            "transformers.AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
-        )
-    try:
-        return tokenizers.Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises bare Exception, whatever is wrong
-        raise ModelLoadError(f"{file} is damaged ({error}); download it again") from error
 
 
 def _check_length(text: str) -> None:

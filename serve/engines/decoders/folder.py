@@ -13,16 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from ironcliw.errors import ModelLoadError
-from serve.engines.safetensors_files import (
-    StoredTensor,
-    read_json,
-    read_object,
-    stored_tensors,
-    weight_files,
-)
+from ironcliw.json_files import optional_object, read_object
+from ironcliw.model_text import chat_template, special_tokens, token_ids
+from serve.engines.safetensors_files import StoredTensor, stored_tensors, weight_files
 
 _NUMBERS = ("temperature", "top_p", "top_k", "repetition_penalty")
-_SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token")
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx")
 _RELATIVE_CONTEXT = 512
 """What T5 was trained on. Its positions are relative, so longer texts run; quality fades."""
@@ -76,8 +71,8 @@ class GenerationFolder:
             raise ModelLoadError(f"{path} is not a folder; give a model's folder")
         config = read_object(path / "config.json")
         _refuse_own_code(path, config)
-        generation = _optional_object(path / "generation_config.json")
-        tokenizer = _optional_object(path / "tokenizer_config.json")
+        generation = optional_object(path / "generation_config.json")
+        tokenizer = optional_object(path / "tokenizer_config.json")
         seq2seq = bool(config.get("is_encoder_decoder", False))
         return cls(
             path=path,
@@ -86,12 +81,12 @@ class GenerationFolder:
             context=_context(path, config),
             seq2seq=seq2seq,
             start_token=_start_token(path, config, generation) if seq2seq else None,
-            eos_tokens=_token_ids(path, "eos_token_id", generation, config),
-            pad_token=next(iter(_token_ids(path, "pad_token_id", generation, config)), None),
+            eos_tokens=token_ids(path, "eos_token_id", generation, config),
+            pad_token=next(iter(token_ids(path, "pad_token_id", generation, config)), None),
             defaults=_defaults(path, generation),
             do_sample=_flag(path, generation, "do_sample"),
-            chat_template=_chat_template(path, tokenizer),
-            special_tokens=_special_tokens(path, tokenizer),
+            chat_template=chat_template(path, tokenizer),
+            special_tokens=special_tokens(path, tokenizer),
             tokenizer_file=path / "tokenizer.json",
         )
 
@@ -129,10 +124,6 @@ class GenerationFolder:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
-def _optional_object(path: Path) -> dict[str, Any]:
-    return read_object(path) if path.exists() else {}
-
-
 def _refuse_own_code(folder: Path, config: Mapping[str, Any]) -> None:
     if config.get("auto_map"):
         raise ModelLoadError(
@@ -166,22 +157,10 @@ def _context(folder: Path, config: Mapping[str, Any]) -> int:
     )
 
 
-def _token_ids(folder: Path, key: str, *objects: Mapping[str, Any]) -> tuple[int, ...]:
-    """Of the first object that has the key: one id or a list of them."""
-    value = next((o[key] for o in objects if o.get(key) is not None), ())
-    ids = tuple(value) if isinstance(value, list | tuple) else (value,)
-    if any(type(token) is not int or token < 0 for token in ids):
-        raise ModelLoadError(
-            f"{folder}: {key} is {value!r} and must be a token id or a list of them; "
-            "download config.json and generation_config.json again"
-        )
-    return ids
-
-
 def _start_token(folder: Path, config: Mapping[str, Any], generation: Mapping[str, Any]) -> int:
     # transformers' generate: decoder_start_token_id, else bos_token_id
     for key in ("decoder_start_token_id", "bos_token_id"):
-        if ids := _token_ids(folder, key, generation, config):
+        if ids := token_ids(folder, key, generation, config):
             return ids[0]
     raise ModelLoadError(
         f"{folder / 'config.json'} has no decoder_start_token_id, which a sequence-to-sequence "
@@ -208,35 +187,3 @@ def _flag(folder: Path, generation: Mapping[str, Any], key: str) -> bool | None:
         f"{folder / 'generation_config.json'}: {key} is {value!r} and must be true or false; "
         "mend or delete the file"
     )
-
-
-def _chat_template(folder: Path, tokenizer: Mapping[str, Any]) -> str | None:
-    file = folder / "chat_template.jinja"
-    if file.exists():
-        try:
-            return file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ModelLoadError(f"{file} cannot be read ({error})") from error
-    template = tokenizer.get("chat_template")
-    if isinstance(template, list):
-        named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
-        template = named.get("default")
-    if template is None or isinstance(template, str):
-        return template
-    raise ModelLoadError(
-        f"{folder / 'tokenizer_config.json'}: chat_template is a {type(template).__name__} and "
-        "must be text, or a list of named templates; download it again"
-    )
-
-
-def _special_tokens(folder: Path, tokenizer: Mapping[str, Any]) -> dict[str, str]:
-    file = folder / "special_tokens_map.json"
-    listed = read_json(file) if file.exists() else {}
-    merged = {**(listed if isinstance(listed, dict) else {}), **tokenizer}
-    texts: dict[str, str] = {}
-    for key in _SPECIAL:
-        value = merged.get(key)
-        text = value.get("content") if isinstance(value, dict) else value
-        if isinstance(text, str):
-            texts[key] = text
-    return texts

@@ -12,9 +12,9 @@ import torch
 
 from ironcliw.errors import ModelLoadError, SettingsError
 from native_ops import binary
+from native_ops.gguf_conversion import converted_folder
 from serve.engines.decoders import gpt2, llama, t5
 from serve.engines.decoders.base import Placement, TorchDecoder
-from serve.engines.decoders.conversion import converted_folder
 from serve.engines.decoders.folder import GenerationFolder
 from serve.engines.decoders.projections import Quantization
 from serve.engines.encoder import choose_device, choose_precision

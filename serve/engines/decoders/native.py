@@ -24,10 +24,10 @@ from native_ops.decoder_plan import (
     slot_elements,
 )
 from native_ops.gguf import GgufFile
+from native_ops.gguf_architectures import model_config
 from native_ops.packed_linear import FORMATS, pack_weight, packed_bytes
 from serve.engines.decoders.base import SlotDecoder
 from serve.engines.decoders.folder import GenerationFolder
-from serve.engines.decoders.gguf_architectures import model_config
 from serve.engines.decoders.kv_cache import SlotPages, positions_within
 from serve.engines.decoders.native_model import NativeModel, native_model
 from serve.engines.decoders.native_sources import FolderSource, GgufSource, WeightSource

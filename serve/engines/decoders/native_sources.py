@@ -16,10 +16,10 @@ import torch
 
 from ironcliw.errors import ModelLoadError
 from native_ops.gguf import GgufFile, GgufTensor
+from native_ops.gguf_architectures import TargetTensor, model_tensors
+from native_ops.gguf_conversion import row_order
 from native_ops.gguf_types import BLOCK_TYPES
 from native_ops.packed_linear import FORMATS, quantize_rows_int8, quantize_rows_q4
-from serve.engines.decoders.conversion import row_order
-from serve.engines.decoders.gguf_architectures import TargetTensor, model_tensors
 from serve.engines.decoders.native_model import Rows
 from serve.engines.decoders.projections import Quantization
 from serve.engines.weights import LoadCounter, Weights

@@ -15,8 +15,8 @@ from ironcliw.errors import ModelLoadError
 from ironcliw.setting_sections import ServeSettings
 from native_ops import binary, presence
 from native_ops.gguf import GgufFile
+from native_ops.gguf_conversion import converted_folder
 from serve.engines.decoder_bytes import folder_bytes, gguf_bytes
-from serve.engines.decoders.conversion import converted_folder
 from serve.engines.decoders.folder import GenerationFolder
 from serve.engines.decoders.load import LoadOptions, load_decoder, load_gguf
 from serve.engines.decoders.projections import Quantization

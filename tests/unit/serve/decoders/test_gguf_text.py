@@ -9,9 +9,9 @@ import pytest
 from ironcliw.catalog import Catalog, ModelCard
 from ironcliw.errors import ModelLoadError
 from ironcliw.setting_sections import ModelSettings
-from serve.engines.decoders import conversion
-from serve.engines.decoders.conversion import converted_folder
-from serve.engines.decoders.gguf_text import GgufText
+from native_ops import gguf_conversion as conversion
+from native_ops.gguf_conversion import converted_folder
+from native_ops.gguf_text import GgufText
 from serve.generation.text import load_text_side
 from tests.unit.serve.decoders.gguf_models import END, START, TOKENS, write_sample
 

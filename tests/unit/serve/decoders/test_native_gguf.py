@@ -14,8 +14,8 @@ from benchmarks.generation_accuracy import decoder_logits, reference_logits
 from ironcliw.errors import ModelLoadError
 from native_ops import binary
 from native_ops.gguf import GgufFile
+from native_ops.gguf_conversion import converted_folder
 from serve.engines.decoders import native as native_module
-from serve.engines.decoders.conversion import converted_folder
 from serve.engines.decoders.load import LoadOptions, load_gguf
 from serve.engines.decoders.native import NativeDecoder
 from tests.unit.serve.decoders.gguf_models import (

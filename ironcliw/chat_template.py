@@ -44,12 +44,21 @@ class ChatTemplate:
         source: Jinja, as models publish it.
         special_tokens: `bos_token` and the like, which templates use by name.
         where: What the template belongs to, for messages.
+        now: What the template is told that the time is; None: what it is. Training gives one, or
+            the same data would be other tokens tomorrow.
 
     Raises:
         ModelLoadError: it is no template.
     """
 
-    def __init__(self, source: str, special_tokens: Mapping[str, str], where: str) -> None:
+    def __init__(
+        self,
+        source: str,
+        special_tokens: Mapping[str, str],
+        where: str,
+        *,
+        now: datetime | None = None,
+    ) -> None:
         self._where = where
         self._special_tokens = dict(special_tokens)
         self._knows_developer = "developer" in source
@@ -59,36 +68,46 @@ class ChatTemplate:
                 f"{_MOST_SOURCE} are read"
             )
         try:
-            self._template = _environment().from_string(source)
+            self._template = _environment(now).from_string(source)
         except (jinja2.TemplateError, RecursionError) as error:
             raise ModelLoadError(
                 f"the chat template of {where} is damaged ({error}); correct its "
                 "chat_template.jinja or tokenizer_config.json"
             ) from error
 
-    def render(self, messages: ChatMessages, *, add_generation_prompt: bool = True) -> str:
+    def render(
+        self,
+        messages: ChatMessages,
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        values: Mapping[str, Any] | None = None,
+    ) -> str:
         """The prompt's text, special tokens included: encode it without adding any.
 
         Args:
             messages: `role` and `content` of each turn; `developer` is read as `system` where the
                 template does not know it.
             add_generation_prompt: End with what opens the assistant's answer.
+            tools: What the assistant may call, as JSON schemas.
+            values: What else the template is given by name, such as `enable_thinking`.
 
         Raises:
             RequestError: the template refuses the messages, in its own words.
             RequestTooLargeError: the text is longer than `MOST_CHARACTERS`.
             ModelLoadError: the template fails, or takes too long.
         """
-        values = {
-            "messages": [self._known(message) for message in messages],
-            "tools": None,
+        names = {
             "documents": None,
-            "add_generation_prompt": add_generation_prompt,
             **self._special_tokens,
+            **(values or {}),
+            "messages": [self._known(message) for message in messages],
+            "tools": tools,
+            "add_generation_prompt": add_generation_prompt,
         }
         try:
             with _seconds_bounded(_MOST_SECONDS):
-                return self._collect(self._template.generate(values))
+                return self._collect(self._template.generate(names))
         except RequestError:
             raise
         except _RefusedError as error:
@@ -153,7 +172,7 @@ class _Generation(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def _environment() -> _Sandbox:
+def _environment(now: datetime | None) -> _Sandbox:
     """As transformers' `apply_chat_template` has it, so that templates mean the same."""
     environment = _Sandbox(
         trim_blocks=True,
@@ -162,7 +181,7 @@ def _environment() -> _Sandbox:
     )
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
+    environment.globals["strftime_now"] = lambda form: (now or datetime.now()).strftime(form)
     return environment
 
 
@@ -185,10 +204,6 @@ def _tojson(
 
 def _raise_exception(message: str) -> None:
     raise _RefusedError(str(message))
-
-
-def _strftime_now(form: str) -> str:
-    return datetime.now().strftime(form)
 
 
 def _short(error: Exception) -> str:

@@ -14,8 +14,8 @@ from tokenizers import Tokenizer
 
 from ironcliw.errors import ModelLoadError
 from native_ops.gguf import GgufFile
-from serve.engines.decoders.gguf_architectures import model_config
-from serve.engines.decoders.gguf_tokenizer import (
+from native_ops.gguf_architectures import model_config
+from native_ops.gguf_tokenizer import (
     adds_bos,
     control_tokens,
     gguf_tokenizer,

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from ironcliw.errors import ModelLoadError
 from native_ops.gguf import GgufFile
-from serve.engines.decoders.gguf_tokenizer import gguf_tokenizer, special_ids
+from native_ops.gguf_tokenizer import gguf_tokenizer, special_ids
 
 CORPUS = [
     "The capital of France is Paris, isn't it? It's 1234 or 98.",

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from ironcliw.chat_template import ChatTemplate
 from ironcliw.errors import ModelLoadError, RequestError, RequestTooLargeError
 from serve.engines.decoders.fake import fake_tokenizer
-from serve.generation.templates import ChatTemplate
 
 CHATML = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content']"
@@ -142,3 +142,16 @@ def test_an_endless_output_is_stopped() -> None:
     template = ChatTemplate("{% for i in range(99999) %}{{ 'x' * 1000 }}{% endfor %}", {}, "m")
     with pytest.raises(RequestTooLargeError, match="more than 1000000 characters"):
         template.render(user("x"))
+
+
+def test_a_time_that_is_given() -> None:
+    made = ChatTemplate("{{ strftime_now('%d %b %Y') }}", {}, "m", now=datetime(2024, 7, 26))
+    assert made.render(user("x")) == "26 Jul 2024"
+
+
+def test_tools_and_other_values() -> None:
+    source = "{{ tools | length }}{{ mood }}{{ messages[0].content }}{{ bos_token }}"
+    made = ChatTemplate(source, {"bos_token": "<s>"}, "m")
+    # what the caller owns cannot be replaced by a value
+    values = {"mood": "kind", "messages": [], "tools": None}
+    assert made.render(user("x"), tools=[{"name": "f"}], values=values) == "1kindx<s>"

@@ -20,8 +20,8 @@ from gguf import GGMLQuantizationType
 from safetensors.torch import load_file
 
 from ironcliw.errors import ModelLoadError
-from serve.engines.decoders import conversion
-from serve.engines.decoders.conversion import converted_folder, source_quantization
+from native_ops import gguf_conversion as conversion
+from native_ops.gguf_conversion import converted_folder, source_quantization
 from tests.unit.serve.decoders.gguf_models import (
     CHARACTERS,
     END,
@@ -214,11 +214,11 @@ def test_what_a_killed_process_left_is_removed(sample: Path, tmp_path: Path) -> 
 def test_two_processes_at_once(sample: Path, tmp_path: Path) -> None:
     script = (
         "import sys, pathlib\n"
-        "from serve.engines.decoders.conversion import converted_folder\n"
+        "from native_ops.gguf_conversion import converted_folder\n"
         "print(converted_folder(*map(pathlib.Path, sys.argv[1:])))"
     )
     command = [sys.executable, "-c", script, str(sample), str(tmp_path)]
-    root = Path(__file__).parents[4]
+    root = Path(__file__).parents[3]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, cwd=root) for _ in range(2)]
     answers = {process.communicate(timeout=100)[0].decode().strip() for process in running}
     assert not list((tmp_path / "converted").glob("*.lock"))

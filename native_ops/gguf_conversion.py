@@ -25,8 +25,8 @@ import numpy.typing as npt
 from ironcliw import __version__
 from ironcliw.errors import ModelLoadError
 from native_ops.gguf import GgufFile
-from serve.engines.decoders.gguf_architectures import TargetTensor, model_tensors
-from serve.engines.decoders.gguf_text import GgufText
+from native_ops.gguf_architectures import TargetTensor, model_tensors
+from native_ops.gguf_text import GgufText
 
 FORMAT_VERSION = 1
 MANIFEST = "ironcliw.json"

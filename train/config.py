@@ -1,0 +1,222 @@
+"""What a run of training is told: one form for the YAML file, the command line and Python.
+
+Every key has a default but the model and the data. What changes the numbers of a run is part of its
+fingerprint (`numbers`); what only says where it runs or how often it saves is not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ironcliw.errors import SettingsError
+from ironcliw.problems import follows, what_is_wrong
+from train.checkpoint.options import CheckpointOptions
+from train.data.options import DataOptions
+
+Method = Literal["lora", "qlora", "full"]
+Precision = Literal["auto", "bf16", "fp32"]
+Schedule = Literal["cosine", "linear", "constant"]
+# keys that say where and how often, and never what is computed
+_NOT_NUMBERS = frozenset(
+    {"name", "workers", "checkpoint", "evaluation", "placement", "allow_local", "max_failures"}
+)
+
+
+class EvaluationOptions(BaseModel):
+    """What is measured on rows that are not trained on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    every_epochs: int = Field(
+        1, ge=0, description="Epochs from one evaluation to the next; 0: end only."
+    )
+    max_rows: int = Field(200, ge=1, description="Rows that are read at most.")
+    exact_match_tokens: int = Field(
+        0, ge=0, description="Tokens written for an exact match with the answer; 0: none is made."
+    )
+    gate: bool = Field(
+        True, description="Whether an adapter that is worse than its base is not published."
+    )
+
+
+class TrainingConfig(BaseModel):
+    """A run of supervised fine-tuning.
+
+    `TrainingConfig(model_name="SmolLM2-135M-Instruct", use_lora=True, lora_rank=16, num_epochs=3)`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    name: str = Field(
+        "",
+        pattern=r"^$|^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$",
+        description="The run's name: the same one again resumes it; empty: from model and data.",
+    )
+    model_name: str = Field(min_length=1, description="Catalogue id, folder or GGUF file.")
+    data: DataOptions = Field(default_factory=DataOptions)
+    checkpoint: CheckpointOptions = Field(default_factory=CheckpointOptions)
+    evaluation: EvaluationOptions = Field(default_factory=EvaluationOptions)
+
+    use_lora: bool = Field(True, description="Train adapters, not the model's own weights.")
+    quantization: Literal["nf4"] | None = Field(
+        None, description="How the frozen weights are held: nf4 makes LoRA QLoRA."
+    )
+    lora_rank: int = Field(16, ge=1, le=1024)
+    lora_alpha: float = Field(32.0, gt=0)
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    lora_targets: tuple[str, ...] | Literal["all-linear"] = Field(
+        "all-linear", description="Names of the layers that get an adapter."
+    )
+    use_rslora: bool = Field(False, description="Scale by alpha / sqrt(rank) (arXiv 2312.03732).")
+    use_dora: bool = Field(False, description="Train magnitudes apart (arXiv 2402.09353).")
+
+    num_epochs: int = Field(3, ge=1)
+    max_steps: int | None = Field(None, ge=1, description="End after so many steps at most.")
+    batch_size: int = Field(16, ge=1, description="Rows of one optimizer step, over all workers.")
+    micro_batch_tokens: int = Field(
+        2048, ge=16, description="Tokens computed at a time; less needs less memory."
+    )
+    shards: int = Field(
+        1, ge=1, le=256, description="Parts of a batch; any number of workers up to it is the same."
+    )
+    workers: int = Field(1, ge=1, le=256, description="Processes, each on a node of its own.")
+    precision: Precision = "auto"
+    gradient_checkpointing: bool = Field(
+        False, description="Compute layers twice, and keep only their inputs."
+    )
+
+    learning_rate: float = Field(2e-4, gt=0, lt=10)
+    schedule: Schedule = "cosine"
+    warmup_steps: int | None = Field(None, ge=0, description="None: `warmup_share` of all.")
+    warmup_share: float = Field(0.03, ge=0, lt=1)
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.999, ge=0, lt=1)
+    epsilon: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    clip_norm: float | None = Field(1.0, gt=0, description="Largest norm of the gradient.")
+
+    seed: int = Field(0, ge=0, lt=2**63)
+    allow_inexact: bool = Field(
+        False, description="Resume where the numbers cannot be the same, and say so in the log."
+    )
+    placement: Literal["auto", "local", "spot"] = "auto"
+    allow_local: bool = Field(False, description="Train on a machine that is kept for inference.")
+    max_failures: int = Field(
+        20, ge=-1, description="Unannounced deaths of workers that a run survives; -1: any number."
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.workers > self.shards:
+            raise ValueError(
+                f"workers is {self.workers} and shards is {self.shards}: a worker computes one "
+                "shard at least; raise shards"
+            )
+        if self.shards > self.batch_size:
+            raise ValueError(
+                f"shards is {self.shards} and batch_size {self.batch_size}: a shard has one row at "
+                "least; lower shards or raise batch_size"
+            )
+        if self.quantization and not self.use_lora:
+            raise ValueError(
+                "quantization is set and use_lora is false: quantised weights cannot be trained"
+            )
+        if (self.use_rslora or self.use_dora) and not self.use_lora:
+            raise ValueError("use_rslora and use_dora are kinds of LoRA, and use_lora is false")
+        return self
+
+    @property
+    def method(self) -> Method:
+        """In a word."""
+        if not self.use_lora:
+            return "full"
+        return "qlora" if self.quantization else "lora"
+
+    def numbers(self) -> dict[str, Any]:
+        """The keys that change what is computed, for the fingerprint."""
+        dumped = self.model_dump(mode="json", exclude={"allow_inexact", *_NOT_NUMBERS})
+        # the data themselves are known by their digest, wherever they lie
+        dumped.pop("data")
+        return dumped
+
+
+def read_config(
+    path: Path, changes: Mapping[str, Any] | None = None, *, source: str | None = None
+) -> TrainingConfig:
+    """The configuration of a YAML file, with single keys changed.
+
+    Args:
+        path: The file.
+        changes: Dotted key to value, as `--set data.max_length=512` gives them.
+        source: What the file is called in messages; None: its path.
+
+    Raises:
+        SettingsError: the file is absent, no YAML or no mapping, or a key or value is wrong; the
+            message names all that are.
+    """
+    called = source or str(path)
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{called}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{called} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(given, dict):
+        raise SettingsError(f"{called} holds {_kind(given)}; keys and values are expected")
+    for key, value in (changes or {}).items():
+        _put(given, key.split("."), value, key)
+    return make_config(given, called)
+
+
+def make_config(given: Mapping[str, Any], called: str) -> TrainingConfig:
+    """The configuration that a mapping describes.
+
+    Raises:
+        SettingsError: as `read_config`.
+    """
+    try:
+        return TrainingConfig.model_validate(given)
+    except ValidationError as error:
+        lines = [
+            f"  {'.'.join(map(str, item['loc'])) or called}: {what_is_wrong(item, _known(item))}"
+            + _given(item)
+            for item in error.errors()
+            if not follows(item)
+        ]
+        raise SettingsError("\n".join([f"{called}:", *lines])) from error
+
+
+def _given(item: Mapping[str, Any]) -> str:
+    plain = isinstance(item["input"], str | int | float | bool)
+    return f" (given: {json.dumps(item['input'])})" if plain else ""
+
+
+def _known(item: Mapping[str, Any]) -> Sequence[str]:
+    """The keys of the section that an unknown key stands in."""
+    model: Any = TrainingConfig
+    for name in item["loc"][:-1]:
+        field = model.model_fields.get(name)
+        if field is None or not hasattr(field.annotation, "model_fields"):
+            return ()
+        model = field.annotation
+    return list(model.model_fields)
+
+
+def _put(given: dict[str, Any], names: Sequence[str], value: Any, key: str) -> None:
+    inner: Any = given
+    for name in names[:-1]:
+        inner = inner.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise SettingsError(f"--set {key}: {name} is no section")
+    inner[names[-1]] = value
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else f"a {type(value).__name__}"

@@ -1,0 +1,77 @@
+"""What is trained on, whatever form it came in: a conversation, or a prompt with its completion."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Message = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Turns that the model's chat template writes out.
+
+    Attributes:
+        messages: `role`, `content` and what else the template may use, one a turn.
+        supervised: Which turns the model shall learn to write; only the assistant's.
+        tools: What the assistant may call, as JSON schemas.
+        values: What else the template is given by name.
+    """
+
+    messages: tuple[Message, ...]
+    supervised: tuple[bool, ...]
+    tools: tuple[Message, ...] | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A text and how it goes on, without a template."""
+
+    prompt: str
+    completion: str
+
+    def as_conversation(self) -> Conversation:
+        """The same as a question and its answer."""
+        messages = (
+            {"role": "user", "content": self.prompt},
+            {"role": "assistant", "content": self.completion},
+        )
+        return Conversation(messages, (False, True))
+
+
+Example = Conversation | Completion
+
+
+def answers(example: Example) -> list[str]:
+    """The texts that the model shall learn to write."""
+    if isinstance(example, Completion):
+        return [example.completion]
+    turns = zip(example.messages, example.supervised, strict=True)
+    return [str(message.get("content") or "") for message, supervised in turns if supervised]
+
+
+def content_key(example: Example) -> bytes:
+    """32 bytes that are equal for examples that are equal but for white space.
+
+    A prompt and its completion count as the conversation of the same words.
+    """
+    if isinstance(example, Completion):
+        example = example.as_conversation()
+    turns = [
+        {name: _normal(value) for name, value in message.items()} for message in example.messages
+    ]
+    parts = [turns, list(example.supervised), example.tools, dict(example.values)]
+    # Parquet has times and numbers that JSON has not
+    text = json.dumps(
+        parts, ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=repr
+    )
+    return hashlib.sha256(text.encode(errors="surrogatepass")).digest()
+
+
+def _normal(value: Any) -> Any:
+    return " ".join(value.split()) if isinstance(value, str) else value

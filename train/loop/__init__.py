@@ -1,0 +1,1 @@
+"""Steps of training: schedule, gradients in a fixed order, optimizer, log."""

@@ -1,0 +1,73 @@
+"""All trainable parameters as one vector, and their gradients as another.
+
+What is reduced over shards, clipped, stepped and saved is then a tensor or two instead of hundreds;
+the module's parameters and their `.grad` are views of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Where a parameter lies in the vector."""
+
+    name: str
+    shape: tuple[int, ...]
+    first: int
+
+    @property
+    def size(self) -> int:
+        """Numbers of the parameter."""
+        return int(torch.Size(self.shape).numel())
+
+
+class FlatParameters:
+    """Parameters of a module, moved into one float32 vector [P].
+
+    Args:
+        named: Name and parameter, in an order that is always the same; each is replaced in place.
+
+    Attributes:
+        values: [P]; the module's parameters are views of it.
+        gradient: [P]; accumulated by backward passes.
+        slots: Where each parameter lies.
+    """
+
+    def __init__(self, named: Iterable[tuple[str, torch.nn.Parameter]]) -> None:
+        parameters = list(named)
+        self.slots: list[Slot] = []
+        total = 0
+        for name, parameter in parameters:
+            self.slots.append(Slot(name, tuple(parameter.shape), total))
+            total += parameter.numel()
+        device = parameters[0][1].device if parameters else torch.device("cpu")
+        self.values = torch.empty(total, dtype=torch.float32, device=device)
+        self.gradient = torch.zeros_like(self.values)
+        for slot, (_, parameter) in zip(self.slots, parameters, strict=True):
+            view = self._view(self.values, slot)
+            view.copy_(parameter.data)
+            parameter.data = view
+            parameter.grad = self._view(self.gradient, slot)
+
+    def __len__(self) -> int:
+        return self.values.numel()
+
+    def named(self, vector: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        """Views by name, of the values or of another vector [P]."""
+        vector = self.values if vector is None else vector
+        return {slot.name: self._view(vector, slot) for slot in self.slots}
+
+    def layout(self) -> str:
+        """A digest of names, shapes and order: two runs with the same one can share a vector."""
+        words = "\n".join(f"{slot.name} {slot.shape} {slot.first}" for slot in self.slots)
+        return hashlib.sha256(words.encode()).hexdigest()
+
+    @staticmethod
+    def _view(vector: torch.Tensor, slot: Slot) -> torch.Tensor:
+        return vector[slot.first : slot.first + slot.size].view(slot.shape)

@@ -1,0 +1,124 @@
+"""Gradients of fixed logical shards, added in the order of the shards, and a flag with them.
+
+A batch is cut into shards whatever the number of workers is; worker w of W computes shards w,
+w + W, ... and every worker adds the sums of all shards in the shards' order. So the bits of a step
+do not depend on the number of workers. A flag travels with the gradients: that a worker's machine
+is about to end is known to all at the same step, without a message of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from ironcliw.errors import TrainingError
+
+_EXTRA = 2
+"""Numbers behind a shard's gradient: its summed loss, and whether there is a notice."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepSum:
+    """What all workers know after a step's reduction.
+
+    Attributes:
+        loss: Sum of the losses of the supervised tokens, not yet divided by their number.
+        notice: Whether the machine of any worker is about to end.
+    """
+
+    loss: float
+    notice: bool
+
+
+class PeerLostError(TrainingError):
+    """Another worker of the run is gone; another attempt may have all of them."""
+
+
+class Group(Protocol):
+    """The workers of a run."""
+
+    rank: int
+    size: int
+
+    def gather(self, part: torch.Tensor) -> Sequence[torch.Tensor]:
+        """The equally long vectors of all workers, in the order of their ranks."""
+        ...
+
+
+class Alone:
+    """A group of one."""
+
+    rank = 0
+    size = 1
+
+    def gather(self, part: torch.Tensor) -> Sequence[torch.Tensor]:
+        return [part]
+
+
+class ProcessGroup:
+    """The workers of `torch.distributed`: gloo on CPUs, nccl on CUDA."""
+
+    def __init__(self) -> None:
+        self.rank = torch.distributed.get_rank()
+        self.size = torch.distributed.get_world_size()
+
+    def gather(self, part: torch.Tensor) -> Sequence[torch.Tensor]:
+        parts = [torch.empty_like(part) for _ in range(self.size)]
+        try:
+            torch.distributed.all_gather(parts, part)
+        except RuntimeError as error:
+            raise PeerLostError(f"another worker is gone: {error}") from error
+        return parts
+
+
+def own_shards(rank: int, size: int, shards: int) -> range:
+    """The shards that a worker computes: rank, rank + size, ..."""
+    return range(rank, shards, size)
+
+
+class Reducer:
+    """Collects the gradients of this worker's shards, and adds those of all workers.
+
+    Args:
+        group: The workers.
+        shards: Of a batch.
+        gradient: [P]; what backward passes accumulate into, and where the sum is put.
+    """
+
+    def __init__(self, group: Group, shards: int, gradient: torch.Tensor) -> None:
+        self._group = group
+        self._shards = shards
+        self._gradient = gradient
+        rounds = -(-shards // group.size)
+        # a worker with fewer shards sends zeros for the last: gathers need equal lengths
+        self._mine = gradient.new_zeros(rounds, len(gradient) + _EXTRA)
+
+    def keep(self, shard: int, loss: float) -> None:
+        """Put the accumulated gradient away as that of a shard, and begin at zero again."""
+        row = self._mine[shard // self._group.size]
+        row[: len(self._gradient)] = self._gradient
+        row[len(self._gradient)] = loss
+        self._gradient.zero_()
+
+    def sum(self, notice: bool) -> StepSum:
+        """Meet all workers: the gradient is now that of the whole batch.
+
+        Args:
+            notice: Whether this worker's machine is about to end; its shards may be incomplete.
+        """
+        length = len(self._gradient)
+        self._mine[:, length + 1] = float(notice)
+        parts = self._group.gather(self._mine.view(-1))
+        rows = [part.view(self._mine.shape) for part in parts]
+        loss = 0.0
+        self._gradient.zero_()
+        for shard in range(self._shards):
+            row = rows[shard % self._group.size][shard // self._group.size]
+            self._gradient += row[:length]
+            loss += float(row[length])
+        total = StepSum(loss, any(bool(part[0, length + 1]) for part in rows))
+        self._mine.zero_()
+        return total

@@ -1,0 +1,246 @@
+"""Optimizer steps from where a run stands to its end, its machine's end, or a failure.
+
+Nothing here knows Ray or files: the workers meet in a `Group`, checkpoints go to a `Saver`, and
+whether the machine is about to end is a function that is asked between micro-batches.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from ironcliw.errors import CheckpointError, TrainingError
+from train.checkpoint.snapshot import Checkpoint, Snapshot
+from train.data.plan import Step, StepPlan, pack
+from train.data.tokenized import TokenizedData
+from train.fingerprint import Fingerprint
+from train.loop.compute import Computer
+from train.loop.flat import FlatParameters
+from train.loop.log import RunLog
+from train.loop.optimizer import Optimizer
+from train.loop.reduce import Group, Reducer, StepSum, own_shards
+from train.loop.saving import Saver
+from train.loop.schedule import LearningRate
+from train.randomness import seeded
+
+WEIGHTS = "weights/"
+_SHOWN_ROWS = 8
+
+
+class Ending(Enum):
+    """Why a run stopped without an error."""
+
+    FINISHED = "finished"
+    NOTICE = "notice"
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What one step was, for progress bars and dashboards; its times are in no log.
+
+    Attributes:
+        step: Optimizer steps done.
+        steps: Of the whole run.
+        epoch: Counted from 0.
+        loss: Mean over the supervised tokens of the batch.
+        norm: Of the gradient.
+        learning_rate: That was used.
+        tokens: Of the batch, over all workers.
+        seconds: That it took, saving not counted.
+    """
+
+    step: int
+    steps: int
+    epoch: int
+    loss: float
+    norm: float
+    learning_rate: float
+    tokens: int
+    seconds: float
+
+
+@dataclass
+class Parts:
+    """What a run is made of; see `train.worker` for how.
+
+    Attributes:
+        plan: What each step reads.
+        data: The rows.
+        computer: Forward and backward passes.
+        flat: The trained parameters.
+        optimizer: Over them.
+        schedule: The learning rate of each step.
+        group: The workers.
+        fingerprint: What the numbers depend on.
+        saver: Saves; None on all workers but the first.
+        seed: Of the run.
+        evaluate: Called at the end of epochs with the number of steps done; what it returns goes to
+            the log. None, or a result of None: nothing is measured then.
+        notice: Whether this worker's machine is about to end.
+        report: Called after each step.
+    """
+
+    plan: StepPlan
+    data: TokenizedData
+    computer: Computer
+    flat: FlatParameters
+    optimizer: Optimizer
+    schedule: LearningRate
+    group: Group
+    fingerprint: Fingerprint
+    saver: Saver | None
+    seed: int = 0
+    evaluate: Callable[[int], Mapping[str, float] | None] | None = None
+    notice: Callable[[], bool] = lambda: False
+    report: Callable[[StepReport], None] = lambda report: None
+
+
+class TrainingRun:
+    """Goes from step to step.
+
+    Args:
+        parts: What it is made of.
+
+    Attributes:
+        step: Optimizer steps done.
+        log: A line for each of them.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._reducer = Reducer(parts.group, parts.plan.shards, parts.flat.gradient)
+        self.step = 0
+        self.log = RunLog()
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Stand where a checkpoint was saved.
+
+        Raises:
+            CheckpointError: it is of other parameters.
+        """
+        state, flat = checkpoint.state, self._parts.flat
+        if state["layout"] != flat.layout():
+            raise CheckpointError(
+                f"checkpoint {checkpoint.location} holds other parameters than this run trains; "
+                "resume with the configuration that it was saved with"
+            )
+        for name, view in flat.named().items():
+            view.copy_(checkpoint.tensors[WEIGHTS + name])
+        self._parts.optimizer.restore(checkpoint.tensors, state["optimizer"])
+        self.step = checkpoint.step
+        self.log = RunLog(state["log"])
+        if checkpoint.inexact:
+            self.log.add(event="inexact resume", step=self.step, why=list(checkpoint.inexact))
+
+    def snapshot(self) -> Snapshot:
+        """The run between two steps."""
+        parts = self._parts
+        tensors = {WEIGHTS + name: view for name, view in parts.flat.named().items()}
+        state = {
+            "layout": parts.flat.layout(),
+            "optimizer": parts.optimizer.numbers(),
+            "log": self.log.text,
+        }
+        return Snapshot(
+            self.step, {**tensors, **parts.optimizer.tensors()}, state, parts.fingerprint
+        )
+
+    def run(self) -> Ending:
+        """To the end of the run, or of the machine; then everything is durable.
+
+        Raises:
+            TrainingError: a loss that is no number; the last good step is durable.
+            CheckpointError: it could not be saved.
+        """
+        parts = self._parts
+        while True:
+            if not self._evaluated():
+                return self._save(Ending.NOTICE)
+            if self.step >= parts.schedule.steps:
+                return self._save(Ending.FINISHED)
+            begun = time.perf_counter()
+            step = parts.plan.step(self.step)
+            total = self._reducer.sum(notice=not self._computed(step))
+            if total.notice:
+                # computed in part at most: it is done again, whole, by the next attempt
+                return self._save(Ending.NOTICE)
+            self._finish(step, total, begun)
+
+    def _computed(self, step: Step) -> bool:
+        """The gradients of this worker's shards, unless a notice comes in between."""
+        parts = self._parts
+        for shard in own_shards(parts.group.rank, parts.group.size, parts.plan.shards):
+            loss = 0.0
+            for number, batch in enumerate(step.shards[shard].micro_batches):
+                if parts.notice():
+                    return False
+                device = parts.flat.values.device
+                with seeded(parts.seed, step.number, shard, number, device=device):
+                    loss += parts.computer.backward(pack(parts.data, batch))
+            self._reducer.keep(shard, loss)
+        return not parts.notice()
+
+    def _finish(self, step: Step, total: StepSum, begun: float) -> None:
+        parts = self._parts
+        tokens = max(1, step.supervised)
+        loss = total.loss / tokens
+        rate = parts.schedule.at(self.step)
+        norm = parts.optimizer.step(rate, float(tokens))
+        parts.flat.gradient.zero_()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self._save(Ending.NOTICE)
+            raise TrainingError(self._not_finite(step, loss, norm))
+        self.step += 1
+        self.log.add(
+            step=self.step,
+            epoch=step.epoch,
+            loss=loss,
+            norm=norm,
+            learning_rate=rate,
+            tokens=step.tokens,
+            supervised=step.supervised,
+            rows=list(step.rows),
+        )
+        seconds = time.perf_counter() - begun
+        parts.report(
+            StepReport(
+                self.step, parts.schedule.steps, step.epoch, loss, norm, rate, step.tokens, seconds
+            )
+        )
+        if parts.saver is not None and self.step < parts.schedule.steps:
+            parts.saver.after_step(self.step, seconds, self.snapshot)
+
+    def _evaluated(self) -> bool:
+        """Measure at the end of an epoch, once; False where a notice came in between."""
+        parts = self._parts
+        at_end = self.step % parts.plan.steps_per_epoch == 0 or self.step == parts.schedule.steps
+        if parts.evaluate is None or not at_end or self._was_evaluated():
+            return True
+        found = parts.evaluate(self.step)
+        if found is None and parts.notice():
+            return False
+        if found is not None:
+            self.log.add(event="evaluation", step=self.step, **found)
+        return True
+
+    def _was_evaluated(self) -> bool:
+        last = self.log.lines()[-1:]
+        return bool(last) and (last[0].get("event"), last[0]["step"]) == ("evaluation", self.step)
+
+    def _save(self, ending: Ending) -> Ending:
+        if self._parts.saver is not None:
+            self._parts.saver.now(self.snapshot())
+        return ending
+
+    def _not_finite(self, step: Step, loss: float, norm: float) -> str:
+        data = self._parts.data
+        rows = [data.source(row) for row in step.rows[:_SHOWN_ROWS]]
+        more = f" and {len(step.rows) - len(rows)} more" if len(step.rows) > len(rows) else ""
+        return (
+            f"step {step.number}: the loss is {loss} and the gradient's norm {norm}; its batch is "
+            f"{', '.join(rows)}{more}. The run is saved as it was before this step. Lower "
+            "learning_rate, or take the row out of the data"
+        )

@@ -1,0 +1,81 @@
+"""When a run is saved: every K steps, K being given or chosen from what a save costs."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+from collections import deque
+from collections.abc import Callable
+
+from train.checkpoint.interval import choose_interval, mean_seconds_between_failures
+from train.checkpoint.manifest import Manifest
+from train.checkpoint.options import CheckpointOptions
+from train.checkpoint.snapshot import Snapshot
+from train.checkpoint.writer import AsyncWriter
+
+logger = logging.getLogger(__name__)
+
+_FIRST = 1
+"""The first save is made early: it measures what one costs, and shows that the storage works."""
+_REMEMBERED = 20
+
+
+class Saver:
+    """Saves in the background; one worker of a run has one.
+
+    Args:
+        writer: To the run's storage.
+        options: How often.
+        machines: That the run uses at once: any one's loss ends its attempt.
+        step: Optimizer steps done when this attempt began.
+    """
+
+    def __init__(
+        self, writer: AsyncWriter, options: CheckpointOptions, machines: int, step: int
+    ) -> None:
+        self._writer = writer
+        self._options = options
+        self._mtbf = mean_seconds_between_failures(options.mtbf_hours, machines=machines)
+        self._saved = step
+        self._times: deque[float] = deque(maxlen=_REMEMBERED)
+        self.every = options.every if isinstance(options.every, int) else _FIRST
+        """Steps from save to save, as of now."""
+
+    def after_step(self, step: int, seconds: float, snapshot: Callable[[], Snapshot]) -> None:
+        """Save if it is time to.
+
+        Args:
+            step: Optimizer steps done.
+            seconds: That the last one took, without a save.
+            snapshot: Of now; called when it is needed.
+
+        Raises:
+            CheckpointError: the save before this one failed.
+        """
+        self._times.append(seconds)
+        if step - self._saved < self.every:
+            return
+        self._saved = step
+        self._writer.submit(snapshot())
+        if self._options.every == "auto" and self._writer.cost is not None:
+            found = choose_interval(self._writer.cost, statistics.median(self._times), self._mtbf)
+            if found.steps != self.every:
+                logger.info(
+                    "saved every %d steps: a sudden death costs %d steps at the most",
+                    found.steps,
+                    found.most_lost,
+                )
+            self.every = found.steps
+
+    def now(self, snapshot: Snapshot) -> Manifest | None:
+        """Save at once unless this very step is durable already, and wait until it is.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        newest = self._writer.wait()
+        if newest is not None and newest.step == snapshot.step:
+            return newest
+        self._writer.submit(snapshot)
+        self._saved = snapshot.step
+        return self._writer.wait()

@@ -1,0 +1,150 @@
+"""The model that is trained: its files, digest and module, in the precision of the run."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ironcliw.errors import ModelLoadError, UnsupportedError
+from ironcliw.settings import Settings
+from native_ops.gguf_conversion import converted_folder
+from train.model import packed_attention
+from train.tokenizer import model_path
+
+logger = logging.getLogger(__name__)
+
+_WEIGHTS = ("*.safetensors", "config.json")
+_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """A causal language model before adapters.
+
+    Attributes:
+        module: transformers' model with its head.
+        folder: Where its files are; of a GGUF file, the converted ones.
+        digest: sha256 of its weights and configuration.
+        dtype: Of its weights.
+    """
+
+    module: Any
+    folder: Path
+    digest: str
+    dtype: torch.dtype
+
+
+def model_folder(name: str, settings: Settings) -> Path:
+    """Folder with the model's config.json and safetensors; a GGUF file is converted once.
+
+    Raises:
+        ModelNotFoundError: no such model.
+        ModelLoadError: its files are absent or damaged.
+    """
+    path = model_path(name, settings)
+    if path.is_file():
+        return converted_folder(path, settings.state_dir / "models")
+    if not (path / "config.json").is_file():
+        raise ModelLoadError(
+            f"model {name!r}: {path} has no config.json; name a folder in Hugging Face's format, "
+            "or a GGUF file"
+        )
+    return path
+
+
+def weights_digest(folder: Path) -> str:
+    """sha256 over names and contents of the weights and the configuration."""
+    total = hashlib.sha256()
+    files = sorted({file for pattern in _WEIGHTS for file in folder.glob(pattern)})
+    for file in files:
+        one = hashlib.sha256()
+        with file.open("rb") as stream:
+            while block := stream.read(_BLOCK):
+                one.update(block)
+        total.update(f"{file.name} {one.hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def load_base(
+    name: str, folder: Path, digest: str, dtype: torch.dtype, device: torch.device
+) -> BaseModel:
+    """Read a model for training; its attention is over packed rows.
+
+    Args:
+        name: For messages.
+        folder: Of `model_folder`.
+        digest: Of `weights_digest`.
+        dtype: Of the weights in memory.
+        device: Where to.
+
+    Raises:
+        UnsupportedError: it is no causal language model, or its attention cannot be replaced.
+        ModelLoadError: its files are damaged.
+    """
+    import transformers
+
+    attention = packed_attention.register()
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder)
+        if type(config) not in transformers.AutoModelForCausalLM._model_mapping:
+            raise UnsupportedError(
+                f"model {name!r} is a {config.model_type}; supervised fine-tuning takes causal "
+                "language models: give one, such as SmolLM2-135M-Instruct"
+            )
+        loader: Any = transformers.AutoModelForCausalLM
+        module = loader.from_pretrained(
+            folder, config=config, dtype=dtype, attn_implementation=attention
+        )
+    except ValueError as error:
+        if "attn_implementation" not in str(error) and "attention" not in str(error).lower():
+            raise _damaged(name, folder, error) from error
+        raise UnsupportedError(
+            f"model {name!r} ({folder}): its attention in transformers cannot be replaced by one "
+            f"over packed rows ({error}); train another architecture"
+        ) from error
+    except (OSError, RuntimeError, KeyError) as error:
+        raise _damaged(name, folder, error) from error
+    module.to(device)
+    # what the model was published with would drop at random what the run did not ask to be dropped
+    module.train()
+    return BaseModel(module, folder, digest, dtype)
+
+
+def _damaged(name: str, folder: Path, error: Exception) -> ModelLoadError:
+    return ModelLoadError(
+        f"model {name!r}: {folder} cannot be loaded ({error}); see that its files are whole"
+    )
+
+
+def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
+    """The dtype of the frozen weights and of the products.
+
+    Args:
+        wanted: `auto`, `bf16` or `fp32`; auto is bf16 where the processor multiplies it faster.
+        device: Where it is computed.
+    """
+    if wanted == "fp32":
+        return torch.float32
+    if wanted == "bf16":
+        return torch.bfloat16
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    if device.type == "cpu" and _has_bf16_products():
+        return torch.bfloat16
+    return torch.float32
+
+
+def _has_bf16_products() -> bool:
+    """AVX-512 BF16 or AMX; without them bfloat16 is emulated, and slower than float32."""
+    cpu = torch.cpu
+    return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
+
+
+def choose_device() -> torch.device:
+    """CUDA where there is a GPU, else the processor. Apple's GPU is used when it was measured."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,205 @@
+"""A run of training from a configuration to its result, on the cluster that Ray is connected to."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ironcliw.errors import SettingsError, TrainingError
+from ironcliw.settings import Settings, load_settings
+from train.checkpoint.store import CheckpointStore
+from train.config import TrainingConfig
+from train.data.prepare import Prepared
+from train.data.read import in_process, read_data, with_ray_data
+from train.loop.reduce import ProcessGroup
+from train.loop.run import StepReport
+from train.placement import Place, choose_place
+from train.progress import Progress, watch
+from train.run_files import CHECKPOINTS, CONFIG, OUTCOME, RunFiles
+from train.tokenizer import TrainingTokenizer
+from train.worker import Job, read_outcome, work
+
+logger = logging.getLogger(__name__)
+
+_SMALL_BYTES = 64 * 2**20
+"""Local files up to this size are read in this process: starting tasks would take longer."""
+_RAY = {
+    # how soon the controller sees a dead worker, and a draining node; 2 s and 5 s by default
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5",
+    # a machine in the cloud is there after minutes
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "900",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """A finished run.
+
+    Attributes:
+        name: Of the run.
+        uri: Of its folder.
+        result: URI of the adapter or the model.
+        steps: Optimizer steps.
+        chain: Hash over all lines of the log: equal for equal runs.
+        evaluation: The last measures on held-out rows; empty where there are none.
+    """
+
+    name: str
+    uri: str
+    result: str
+    steps: int
+    chain: str
+    evaluation: Mapping[str, float]
+
+
+class Trainer:
+    """`Trainer(TrainingConfig(model_name=...)).train("train.jsonl")`.
+
+    Args:
+        config: Of the run.
+        settings: None: those of this process.
+        report: Called after each step; None: nothing is shown.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        settings: Settings | None = None,
+        report: Callable[[StepReport], None] | None = None,
+    ) -> None:
+        self.config = config
+        self.settings = settings or load_settings()
+        self._report = report or (lambda report: None)
+
+    def train(self, data: str | Path | None = None) -> TrainingResult:
+        """Train to the end; a run of the same name goes on where it was.
+
+        Args:
+            data: File, folder, pattern or URI to train on; None: what the configuration names.
+
+        Raises:
+            SettingsError: the configuration cannot be run here.
+            DataError: the data cannot be used.
+            ModelNotFoundError: no such model.
+            TrainingError: the run has failed; what it reached is saved.
+            CheckpointError: the storage cannot be used, or the run was begun with other numbers.
+        """
+        config = self.config
+        if data is not None:
+            changed = config.data.model_copy(update={"train": (str(data),)})
+            config = config.model_copy(update={"data": changed})
+        if not config.data.train:
+            raise SettingsError("data.train is empty; name the files to train on")
+        import ray
+
+        if not ray.is_initialized():
+            ray.init(log_to_driver=False, configure_logging=False)
+        place = choose_place(config, self.settings)
+        tokenizer = TrainingTokenizer.load(
+            config.model_name, self.settings, template=config.data.chat_template
+        )
+        how = in_process if _is_small(config.data.train) else with_ray_data
+        prepared = read_data(config.data, tokenizer, how)
+        name = config.name or run_name(config, prepared)
+        uri = config.checkpoint.storage or str(self.settings.state_dir / "train" / name)
+        files = RunFiles(uri)
+        _check_storage(place, files)
+        if (found := files.read(OUTCOME)) is not None and found.get("outcome") == "failed":
+            files.write(OUTCOME + ".before", found)
+            files.remove(OUTCOME)
+        files.write(CONFIG, config.model_dump(mode="json"))
+        if files.read(OUTCOME) is None:
+            self._fit(config, place, uri, prepared)
+        return _result(name, uri)
+
+    async def train_async(self, data: str | Path | None = None) -> TrainingResult:
+        """As `train`, in a thread: the event loop goes on."""
+        return await asyncio.to_thread(self.train, data)
+
+    def _fit(self, config: TrainingConfig, place: Place, uri: str, prepared: Prepared) -> None:
+        import ray.train
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        # type checkers see the first version of Ray Train, programs the second
+        api: Any = ray.train
+        os.environ.update({name: value for name, value in _RAY.items() if name not in os.environ})
+        job = Job(config, self.settings, uri, prepared.train, prepared.eval, place.threads)
+        with watch(self._report) as progress:
+            TorchTrainer(
+                _work,
+                train_loop_config={"job": ray.put(job), "progress": progress},
+                torch_config=TorchConfig(backend="nccl" if place.use_gpu else "gloo"),
+                scaling_config=api.ScalingConfig(
+                    num_workers=config.workers,
+                    use_gpu=place.use_gpu,
+                    resources_per_worker=place.resources,
+                    label_selector=place.labels or None,
+                ),
+                run_config=api.RunConfig(
+                    name="ray",
+                    storage_path=uri,
+                    # attempts are counted by the workers: only they know whether one got further
+                    failure_config=api.FailureConfig(max_failures=-1, max_preemption_failures=-1),
+                ),
+            ).fit()
+
+
+def _work(given: dict[str, Any]) -> None:
+    """A worker of Ray Train's."""
+    import ray
+    import torch
+
+    job: Job = ray.get(given["job"])
+    progress: Progress = given["progress"]
+    group = ProcessGroup() if torch.distributed.get_world_size() > 1 else None
+    work(job, group, progress.send)
+
+
+def run_name(config: TrainingConfig, prepared: Prepared) -> str:
+    """A name that the same model, data and numbers always have."""
+    text = json.dumps([config.numbers(), prepared.train.digest], sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:10]
+    return f"{Path(config.model_name).name}-{config.method}-{digest}"
+
+
+def _check_storage(place: Place, files: RunFiles) -> None:
+    if place.is_remote and files.is_local:
+        raise SettingsError(
+            f"the run is placed on machines in the cloud, which cannot reach {files.uri}; set "
+            "checkpoint.storage to a bucket, such as gs://BUCKET/runs/NAME"
+        )
+
+
+def _is_small(paths: tuple[str, ...]) -> bool:
+    try:
+        return sum(Path(path).stat().st_size for path in paths) <= _SMALL_BYTES
+    except OSError:
+        return False
+
+
+def _result(name: str, uri: str) -> TrainingResult:
+    outcome = read_outcome(uri)
+    if outcome is None:
+        newest = CheckpointStore(f"{uri}/{CHECKPOINTS}", read_only=True).all()
+        step = newest[0].step if newest else 0
+        raise TrainingError(
+            f"run {name} ended without an outcome, {step} steps are saved in {uri}; see its logs "
+            "in the Ray dashboard, and submit it again to go on"
+        )
+    measured = outcome["evaluation"] or {}
+    return TrainingResult(
+        name,
+        uri,
+        outcome["result"],
+        outcome["steps"],
+        outcome["chain"],
+        {key: value for key, value in measured.items() if isinstance(value, float)},
+    )
