@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 _SMALL_BYTES = 64 * 2**20
 """Local files up to this size are read in this process: starting tasks would take longer."""
+# for the actors of Ray Train; where Ray was connected to before, they are as they were
 _RAY = {
     # how soon the controller sees a dead worker, and a draining node; 2 s and 5 s by default
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
@@ -101,7 +101,7 @@ class Trainer:
         import ray
 
         if not ray.is_initialized():
-            ray.init(log_to_driver=False, configure_logging=False)
+            ray.init(log_to_driver=False, configure_logging=False, runtime_env={"env_vars": _RAY})
         place = choose_place(config, self.settings)
         tokenizer = TrainingTokenizer.load(
             config.model_name, self.settings, template=config.data.chat_template
@@ -130,7 +130,6 @@ class Trainer:
 
         # type checkers see the first version of Ray Train, programs the second
         api: Any = ray.train
-        os.environ.update({name: value for name, value in _RAY.items() if name not in os.environ})
         job = Job(config, self.settings, uri, prepared.train, prepared.eval, place.threads)
         with watch(self._report) as progress:
             TorchTrainer(
