@@ -85,6 +85,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         # a text of 40 tokens, 50 ms each
         IRONCLIW_MODELS__DICTATION__SOURCE=f"fake:300?seconds=0.05&text={DICTATION}",
         IRONCLIW_MODELS__DICTATION__TASK="generation",
+        IRONCLIW_MODELS__ENDLESS__SOURCE="fake:300?seconds=0.05&endless=1&context=4096",
+        IRONCLIW_MODELS__ENDLESS__TASK="generation",
     )
     result = head.run("up")
     assert result.returncode == 0, result.stderr
