@@ -51,7 +51,9 @@ class TrainingConfig(BaseModel):
     `TrainingConfig(model_name="SmolLM2-135M-Instruct", use_lora=True, lora_rank=16, num_epochs=3)`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
     name: str = Field(
         "",

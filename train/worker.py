@@ -111,6 +111,9 @@ def work(
             raise  # the others wait for this one; they are started again, too, and see the outcome
         return
     if ending is Ending.NOTICE:
+        if group.rank == 0:
+            # an end that was announced is no failure
+            files.remove(ATTEMPTS)
         raise MachineEndsError("a machine of this run is taken back; all is saved")
 
 
@@ -129,6 +132,7 @@ def _count_attempt(job: Job, files: RunFiles, group: Group) -> None:
     files.write(ATTEMPTS, {"step": step, "attempts": attempts})
     most = job.config.max_failures
     if 0 <= most < attempts - 1:
+        files.remove(ATTEMPTS)  # who submits it again means it
         raise TrainingError(
             f"{attempts - 1} attempts ended at step {step}, and max_failures is {most}; see the "
             "workers' logs in the Ray dashboard (out of memory?), then submit the run again"

@@ -13,8 +13,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from ironcliw.errors import UnsupportedError
+
 NAME = "ironcliw_packed"
 STARTS = "row_starts"
+_UNKNOWN = {"softcap": "soft-caps its attention", "s_aux": "has attention sinks"}
+"""Keywords of architectures that do more than weigh; to leave it out would change the model."""
 
 
 def packed_attention(
@@ -43,7 +47,16 @@ def packed_attention(
 
     Returns:
         [1, T, heads, D], and None for the weights.
+
+    Raises:
+        UnsupportedError: the model's attention does more than this one.
     """
+    for name, words in _UNKNOWN.items():
+        if given.get(name) is not None:
+            raise UnsupportedError(
+                f"the model {words}, which attention over packed rows does not; train another "
+                "architecture, such as Llama, Mistral or Qwen"
+            )
     starts: list[int] = given[STARTS]
     grouped = query.shape[1] != key.shape[1]
     parts = []

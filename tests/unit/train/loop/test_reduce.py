@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,6 +38,9 @@ class Member:
         found = list(self._meeting.parts)
         self._meeting.barrier.wait()
         return found
+
+    def agree(self, step: int) -> None:
+        raise AssertionError("a Reducer has no step")
 
 
 def shard_gradient(step: int, shard: int) -> torch.Tensor:
@@ -134,6 +138,25 @@ def test_a_gather_that_fails_is_a_lost_peer(monkeypatch: pytest.MonkeyPatch) -> 
         ProcessGroup().gather(torch.zeros(1))
 
 
+@pytest.mark.parametrize(("others", "fits"), [(7, True), (8, False)])
+def test_workers_at_different_steps_start_again(
+    others: int, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gather(parts: list[torch.Tensor], part: torch.Tensor) -> None:
+        parts[0].copy_(part)
+        parts[1].fill_(others)
+
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 0)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "get_backend", lambda: "gloo")
+    monkeypatch.setattr(torch.distributed, "all_gather", gather)
+    if fits:
+        ProcessGroup().agree(7)
+    else:
+        with pytest.raises(PeerLostError, match=r"stand after steps \[7, 8\]"):
+            ProcessGroup().agree(7)
+
+
 def _worker(rank: int, job: Job, rendezvous: str) -> None:
     """One of two processes."""
     torch.distributed.init_process_group(
@@ -147,7 +170,7 @@ def _worker(rank: int, job: Job, rendezvous: str) -> None:
 def test_two_processes_give_the_bytes_of_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
     model = make_model(tmp_path / "model")
     changes = {"shards": 2, "lora_dropout": 0.1, "max_steps": 4}
     alone, together = (make_job(tmp_path / name, model, **changes) for name in ("a", "b"))
