@@ -155,8 +155,7 @@ def _attempt(
     model = add_adapters(base, config) if config.use_lora else base.module
     fused = fuse(model) if config.use_lora else 0
     if config.gradient_checkpointing:
-        base.module.gradient_checkpointing_enable()
-        base.module.enable_input_require_grads()
+        base.module.activation_checkpointing_enable()
     logger.info(
         "model %s in %s on %s, %d groups of layers fused", config.model_name, dtype, device, fused
     )

@@ -123,8 +123,7 @@ def test_layers_called_otherwise_give_the_same(folders: dict[str, Path]) -> None
 def test_checkpointing_changes_no_gradient(fused: bool, folders: dict[str, Path]) -> None:
     plain, checkpointed = (adapted(folders["llama"]) for _ in range(2))
     base = checkpointed.get_base_model()
-    base.gradient_checkpointing_enable()
-    base.enable_input_require_grads()
+    base.activation_checkpointing_enable()
     if fused:
         assert fuse(checkpointed) == 8
     calls: list[int] = []
