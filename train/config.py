@@ -214,7 +214,9 @@ def _known(item: Mapping[str, Any]) -> Sequence[str]:
 def _put(given: dict[str, Any], names: Sequence[str], value: Any, key: str) -> None:
     inner: Any = given
     for name in names[:-1]:
-        inner = inner.setdefault(name, {})
+        if inner.get(name) is None:
+            inner[name] = {}
+        inner = inner[name]
         if not isinstance(inner, dict):
             raise SettingsError(f"--set {key}: {name} is no section")
     inner[names[-1]] = value

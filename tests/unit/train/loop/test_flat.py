@@ -40,7 +40,9 @@ def test_backward_passes_add_to_the_vector_in_place() -> None:
     for scale in (1.0, 2.0):
         for each in (model, other):
             (each(torch.ones(2, 3) * scale) ** 2).sum().backward()
-    wanted = torch.cat([each.grad.flatten() for each in other.parameters() if each.grad is not None])
+    wanted = torch.cat(
+        [each.grad.flatten() for each in other.parameters() if each.grad is not None]
+    )
     assert torch.equal(flat.gradient, wanted)
     assert wanted.abs().max() > 0
     assert flat.gradient.data_ptr() == place

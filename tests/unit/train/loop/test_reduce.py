@@ -49,9 +49,7 @@ def shard_gradient(step: int, shard: int) -> torch.Tensor:
     return torch.randn(257, generator=made) * 10.0 ** (3 * shard - 6)
 
 
-def reduced(
-    workers: int, noticed: int | None = None
-) -> list[list[tuple[torch.Tensor, StepSum]]]:
+def reduced(workers: int, noticed: int | None = None) -> list[list[tuple[torch.Tensor, StepSum]]]:
     """For each worker, gradient and sum of two steps."""
     meeting = Meeting(workers)
     found: list[list[tuple[torch.Tensor, StepSum]]] = [[] for _ in range(workers)]

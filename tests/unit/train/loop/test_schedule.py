@@ -43,7 +43,13 @@ def test_the_rates_are_transformers(
 
 @pytest.mark.parametrize(
     ("given", "share", "steps", "expected"),
-    [(None, 0.03, 100, 3), (None, 0.03, 10, 1), (None, 0.0, 10, 0), (0, 0.5, 10, 0), (7, 0.0, 10, 7)],
+    [
+        (None, 0.03, 100, 3),
+        (None, 0.03, 10, 1),
+        (None, 0.0, 10, 0),
+        (0, 0.5, 10, 0),
+        (7, 0.0, 10, 7),
+    ],
 )
 def test_the_warmup(given: int | None, share: float, steps: int, expected: int) -> None:
     assert warmup_steps(given, share, steps) == expected

@@ -127,7 +127,7 @@ def test_checkpointing_changes_no_gradient(fused: bool, folders: dict[str, Path]
     if fused:
         assert fuse(checkpointed) == 8
     calls: list[int] = []
-    base.model.layers[0].mlp.register_forward_hook(lambda *_: calls.append(1))
+    base.model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
     assert_same(checkpointed, plain)
     assert len(calls) == 2, "the layer was not computed again"
     assert all(not each._ready and each._input is None for each in stashes(checkpointed))

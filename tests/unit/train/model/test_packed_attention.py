@@ -64,9 +64,7 @@ def gradients(model: Any, logits: torch.Tensor) -> dict[str, torch.Tensor]:
 def test_packed_rows_are_the_rows_one_by_one(kind: str, folders: dict[str, Path]) -> None:
     packed, plain = load(folders[kind], kind, NAME), load(folders[kind], kind, "sdpa")
     found = packed_logits(packed, rows())
-    expected = torch.cat(
-        [plain(input_ids=row[None], use_cache=False).logits[0] for row in rows()]
-    )
+    expected = torch.cat([plain(input_ids=row[None], use_cache=False).logits[0] for row in rows()])
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     ours, theirs = gradients(packed, found), gradients(plain, expected)
     assert ours.keys() == theirs.keys()
