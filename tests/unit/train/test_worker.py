@@ -263,11 +263,11 @@ def test_attempts_without_progress_end_the_run(tmp_path: Path, model: Path) -> N
 
 def test_attempts_with_progress_are_not_counted(tmp_path: Path, model: Path) -> None:
     job = make_job(tmp_path, model, max_failures=1)
-    for step in range(2, 8):
+    for step in (2, 3, 4):
         die(job, step)
     work(job)
     assert read_outcome(job.uri) is not None
-    assert RunFiles(job.uri).read(ATTEMPTS) == {"step": 6, "attempts": 1}
+    assert RunFiles(job.uri).read(ATTEMPTS) == {"step": 3, "attempts": 1}
 
 
 def test_evaluations_are_logged_once(tmp_path: Path, model: Path) -> None:
@@ -276,7 +276,7 @@ def test_evaluations_are_logged_once(tmp_path: Path, model: Path) -> None:
         for name in ("a", "b")
     )
     work(whole)
-    for step in range(1, 9):
+    for step in (1, 4, 5, 8):
         die(broken, step)
     work(broken)
     assert result(whole) == result(broken)
