@@ -51,7 +51,9 @@ class TrainingConfig(BaseModel):
     `TrainingConfig(model_name="SmolLM2-135M-Instruct", use_lora=True, lora_rank=16, num_epochs=3)`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
     name: str = Field(
         "",
@@ -212,7 +214,9 @@ def _known(item: Mapping[str, Any]) -> Sequence[str]:
 def _put(given: dict[str, Any], names: Sequence[str], value: Any, key: str) -> None:
     inner: Any = given
     for name in names[:-1]:
-        inner = inner.setdefault(name, {})
+        if inner.get(name) is None:
+            inner[name] = {}
+        inner = inner[name]
         if not isinstance(inner, dict):
             raise SettingsError(f"--set {key}: {name} is no section")
     inner[names[-1]] = value

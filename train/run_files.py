@@ -12,6 +12,7 @@ model/          of a finished run without adapters: the model
 from __future__ import annotations
 
 import json
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -70,27 +71,38 @@ class RunFiles:
             self._files.makedirs(self._root, exist_ok=True)
             if self.is_local:
                 # an object in a bucket appears whole; a file does when it is renamed
-                new = Path(f"{target}.new")
+                # its own name: several workers may have the same to say at the same time
+                new = Path(f"{target}.{secrets.token_hex(4)}.new")
                 new.write_text(text, encoding="utf-8")
                 new.replace(target)
             else:
                 self._files.pipe_file(target, text.encode())
         except OSError as error:
-            raise CheckpointError(
-                f"{self.path(name)} cannot be written ({error}); see that the storage is there, "
-                "may be written and has room"
-            ) from error
+            raise self._unwritable(name, error) from error
 
     def remove(self, name: str) -> None:
         """Remove a file."""
         self._files.rm_file(f"{self._root}/{name}")
 
     def upload(self, folder: Path, name: str) -> None:
-        """Copy a local folder's files into the run."""
+        """Copy a local folder's files into the run.
+
+        Raises:
+            CheckpointError: they cannot be written.
+        """
         target = f"{self._root}/{name}"
-        self._files.makedirs(target, exist_ok=True)
-        for file in sorted(folder.iterdir()):
-            self._files.put_file(str(file), f"{target}/{file.name}")
+        try:
+            self._files.makedirs(target, exist_ok=True)
+            for file in sorted(folder.iterdir()):
+                self._files.put_file(str(file), f"{target}/{file.name}")
+        except OSError as error:
+            raise self._unwritable(name, error) from error
+
+    def _unwritable(self, name: str, error: OSError) -> CheckpointError:
+        return CheckpointError(
+            f"{self.path(name)} cannot be written ({error}); see that the storage is there, may be "
+            "written and has room"
+        )
 
     @property
     def is_local(self) -> bool:

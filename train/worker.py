@@ -112,6 +112,9 @@ def work(
             raise  # the others wait for this one; they are started again, too, and see the outcome
         return
     if ending is Ending.NOTICE:
+        if group.rank == 0:
+            # an end that was announced is no failure
+            files.remove(ATTEMPTS)
         raise MachineEndsError("a machine of this run is taken back; all is saved")
 
 
@@ -130,6 +133,7 @@ def _count_attempt(job: Job, files: RunFiles, group: Group) -> None:
     files.write(ATTEMPTS, {"step": step, "attempts": attempts})
     most = job.config.max_failures
     if 0 <= most < attempts - 1:
+        files.remove(ATTEMPTS)  # who submits it again means it
         raise TrainingError(
             f"{attempts - 1} attempts ended at step {step}, and max_failures is {most}; see the "
             "workers' logs in the Ray dashboard (out of memory?), then submit the run again"
@@ -154,8 +158,7 @@ def _attempt(
     model = add_adapters(base, config) if config.use_lora else base.module
     fused = fuse(model) if config.use_lora else 0
     if config.gradient_checkpointing:
-        base.module.gradient_checkpointing_enable()
-        base.module.enable_input_require_grads()
+        base.module.activation_checkpointing_enable()
     logger.info(
         "model %s in %s on %s, %d groups of layers fused", config.model_name, dtype, device, fused
     )

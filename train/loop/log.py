@@ -58,8 +58,11 @@ def check(text: str) -> int:
     """How many lines of a log are whole and in order; fewer than it has where it is damaged."""
     chain = START
     for count, raw in enumerate(text.splitlines()):
-        line = json.loads(raw)
-        claimed = line.pop("chain")
+        try:
+            line = json.loads(raw)
+            claimed = line.pop("chain")
+        except (ValueError, AttributeError, KeyError, TypeError):
+            return count
         body = json.dumps(line, sort_keys=True, separators=(",", ":"))
         chain = hashlib.sha256(f"{chain}{body}".encode()).hexdigest()
         if chain != claimed:

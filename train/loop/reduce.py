@@ -47,6 +47,14 @@ class Group(Protocol):
         """The equally long vectors of all workers, in the order of their ranks."""
         ...
 
+    def agree(self, step: int) -> None:
+        """Meet all workers, which have done the same number of steps.
+
+        Raises:
+            PeerLostError: one is gone, or has done another number.
+        """
+        ...
+
 
 class Alone:
     """A group of one."""
@@ -56,6 +64,9 @@ class Alone:
 
     def gather(self, part: torch.Tensor) -> Sequence[torch.Tensor]:
         return [part]
+
+    def agree(self, step: int) -> None:
+        """There is nobody else."""
 
 
 class ProcessGroup:
@@ -72,6 +83,17 @@ class ProcessGroup:
         except RuntimeError as error:
             raise PeerLostError(f"another worker is gone: {error}") from error
         return parts
+
+    def agree(self, step: int) -> None:
+        # nccl gathers from the GPU only
+        device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+        found = self.gather(torch.tensor([step], dtype=torch.int64, device=device))
+        steps = [int(each) for each in found]
+        if len(set(steps)) > 1:
+            raise PeerLostError(
+                f"the workers stand after steps {steps}: a checkpoint came or went while they "
+                "started; they are to be started again"
+            )
 
 
 def own_shards(rank: int, size: int, shards: int) -> range:

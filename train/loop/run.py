@@ -154,19 +154,23 @@ class TrainingRun:
         Raises:
             TrainingError: a loss that is no number; the last good step is durable.
             CheckpointError: it could not be saved.
+            PeerLostError: another worker is gone, or stands elsewhere.
         """
         parts = self._parts
+        parts.group.agree(self.step)
         while True:
             if not self._evaluated():
-                return self._save(Ending.NOTICE)
+                return self._leave_evaluation()
             if self.step >= parts.schedule.steps:
-                return self._save(Ending.FINISHED)
+                self._save()
+                return Ending.FINISHED
             begun = time.perf_counter()
             step = parts.plan.step(self.step)
             total = self._reducer.sum(notice=not self._computed(step))
             if total.notice:
                 # computed in part at most: it is done again, whole, by the next attempt
-                return self._save(Ending.NOTICE)
+                self._save_together()
+                return Ending.NOTICE
             self._finish(step, total, begun)
 
     def _computed(self, step: Step) -> bool:
@@ -188,10 +192,11 @@ class TrainingRun:
         tokens = max(1, step.supervised)
         loss = total.loss / tokens
         rate = parts.schedule.at(self.step)
-        norm = parts.optimizer.step(rate, float(tokens))
+        # a loss without a number can come with a gradient that has one, which must not be applied
+        norm = parts.optimizer.step(rate, float(tokens)) if math.isfinite(loss) else math.nan
         parts.flat.gradient.zero_()
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            self._save(Ending.NOTICE)
+            self._save_together()
             raise TrainingError(self._not_finite(step, loss, norm))
         self.step += 1
         self.log.add(
@@ -230,10 +235,22 @@ class TrainingRun:
         last = self.log.lines()[-1:]
         return bool(last) and (last[0].get("event"), last[0]["step"]) == ("evaluation", self.step)
 
-    def _save(self, ending: Ending) -> Ending:
+    def _leave_evaluation(self) -> Ending:
+        """Only the first worker measures; the others learn of its notice in the next step."""
+        self._save()
+        if self.step < self._parts.schedule.steps:
+            self._reducer.sum(notice=True)
+            self._save_together()
+        return Ending.NOTICE
+
+    def _save(self) -> None:
         if self._parts.saver is not None:
             self._parts.saver.now(self.snapshot())
-        return ending
+
+    def _save_together(self) -> None:
+        """Save, and wait until it is durable: a worker that left before would end the attempt."""
+        self._save()
+        self._parts.group.agree(self.step)
 
     def _not_finite(self, step: Step, loss: float, norm: float) -> str:
         data = self._parts.data

@@ -31,6 +31,7 @@ def add_adapters(base: BaseModel, config: TrainingConfig) -> Any:
         SettingsError: no layer has one of the names in `lora_targets`, or peft refuses them.
     """
     import peft
+    from transformers.pytorch_utils import Conv1D
 
     targets = config.lora_targets
     lora = peft.LoraConfig(
@@ -40,6 +41,8 @@ def add_adapters(base: BaseModel, config: TrainingConfig) -> Any:
         target_modules=targets if isinstance(targets, str) else list(targets),
         use_rslora=config.use_rslora,
         use_dora=config.use_dora,
+        # GPT-2's layers hold their weights transposed
+        fan_in_fan_out=any(isinstance(each, Conv1D) for each in base.module.modules()),
         task_type="CAUSAL_LM",
     )
     with seeded(config.seed, 0, 0, 0, "adapters"), warnings.catch_warnings():

@@ -111,8 +111,17 @@ def load_base(
         raise _damaged(name, folder, error) from error
     module.to(device)
     # what the model was published with would drop at random what the run did not ask to be dropped
+    _drop_nothing(module)
     module.train()
     return BaseModel(module, folder, digest, dtype)
+
+
+def _drop_nothing(module: torch.nn.Module) -> None:
+    for each in module.modules():
+        if isinstance(each, torch.nn.Dropout):
+            each.p = 0.0
+        if isinstance(getattr(each, "attention_dropout", None), float):
+            each.attention_dropout = 0.0
 
 
 def _damaged(name: str, folder: Path, error: Exception) -> ModelLoadError:

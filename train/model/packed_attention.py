@@ -14,12 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
+from ironcliw.errors import UnsupportedError
+
 # what `scaled_dot_product_attention` calls on the processor; heads that share keys are its business
 _FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 NAME = "ironcliw_packed"
 STARTS = "row_starts"
+_UNKNOWN = {"softcap": "soft-caps its attention", "s_aux": "has attention sinks"}
+"""Keywords of architectures that do more than weigh; to leave it out would change the model."""
 
 
 def packed_attention(
@@ -48,7 +52,16 @@ def packed_attention(
 
     Returns:
         [1, T, heads, D], and None for the weights.
+
+    Raises:
+        UnsupportedError: the model's attention does more than this one.
     """
+    for name, words in _UNKNOWN.items():
+        if given.get(name) is not None:
+            raise UnsupportedError(
+                f"the model {words}, which attention over packed rows does not; train another "
+                "architecture, such as Llama, Mistral or Qwen"
+            )
     starts: list[int] = given[STARTS]
     longest = max(end - first for first, end in itertools.pairwise(starts))
     windowed = sliding_window is not None and longest > sliding_window

@@ -17,7 +17,7 @@ from train.worker import Job
 WORDS = 64
 
 
-def make_model(folder: Path, kind: str = "llama", seed: int = 0) -> Path:
+def make_model(folder: Path, kind: str = "llama", seed: int = 0, tied: bool = True) -> Path:
     """Random weights in Hugging Face's format."""
     import transformers
 
@@ -38,7 +38,7 @@ def make_model(folder: Path, kind: str = "llama", seed: int = 0) -> Path:
             num_key_value_heads=2,
             head_dim=8,
             max_position_embeddings=256,
-            tie_word_embeddings=True,
+            tie_word_embeddings=tied,
         )
         model = getattr(transformers, f"{made}ForCausalLM")(config)
     model.save_pretrained(folder)

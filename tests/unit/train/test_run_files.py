@@ -1,0 +1,87 @@
+"""Small files of a run, in a folder and in a bucket that is only memory."""
+
+from __future__ import annotations
+
+import json
+import threading
+import uuid
+from pathlib import Path
+
+import pytest
+
+from ironcliw.errors import CheckpointError
+from train.run_files import RunFiles
+
+
+@pytest.fixture(params=["folder", "file", "bucket"])
+def files(request: pytest.FixtureRequest, tmp_path: Path) -> RunFiles:
+    uri = {
+        "folder": f"{tmp_path}/run/",
+        "file": f"file://{tmp_path}/run",
+        "bucket": f"memory://bucket-{uuid.uuid4().hex}/run",
+    }[request.param]
+    found = RunFiles(uri)
+    assert found.is_local == (request.param != "bucket")
+    return found
+
+
+def test_what_is_written_is_read(files: RunFiles) -> None:
+    assert files.read("outcome.json") is None
+    files.write("outcome.json", {"loss": 0.5, "rows": [1, 2]})
+    files.write("outcome.json", {"loss": 0.25})
+    assert files.read("outcome.json") == {"loss": 0.25}
+    files.remove("outcome.json")
+    assert files.read("outcome.json") is None
+    assert files.path("a") == files.uri + "/a"
+
+
+def test_a_folder_is_uploaded(files: RunFiles, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("a.json", "b.json"):
+        (source / name).write_text(json.dumps({"name": name}))
+    files.upload(source, "adapter")
+    assert files.read("adapter/b.json") == {"name": "b.json"}
+    files.upload(source, "adapter")  # an attempt that died here does it again
+    assert files.read("adapter/a.json") == {"name": "a.json"}
+
+
+@pytest.mark.parametrize("text", ["{", "3", '"x"', "\xff"])
+def test_a_damaged_file_is_named(text: str, files: RunFiles) -> None:
+    files.write_text("attempts.json", text)
+    with pytest.raises(CheckpointError, match=r"attempts\.json cannot be read"):
+        files.read("attempts.json")
+
+
+def test_a_storage_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file where the folder should be")
+    (tmp_path / "source").mkdir()
+    files = RunFiles(str(tmp_path / "run"))
+    with pytest.raises(CheckpointError, match=r"outcome\.json cannot be written"):
+        files.write("outcome.json", {})
+    with pytest.raises(CheckpointError, match=r"run/adapter cannot be written"):
+        files.upload(tmp_path / "source", "adapter")
+
+
+def test_workers_that_write_at_the_same_time_leave_one_whole_file(tmp_path: Path) -> None:
+    files, errors = RunFiles(str(tmp_path)), []
+    start = threading.Barrier(8, timeout=20)
+
+    def write(rank: int) -> None:
+        start.wait()
+        try:
+            for _ in range(20):
+                files.write("outcome.json", {"rank": rank, "text": "x" * 20_000})
+        except CheckpointError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=write, args=(rank,)) for rank in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert not errors
+    found = files.read("outcome.json")
+    assert found is not None
+    assert len(found["text"]) == 20_000
+    assert [each.name for each in tmp_path.iterdir() if each.is_file()] == ["outcome.json"]
