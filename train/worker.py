@@ -266,6 +266,7 @@ def _keep_result(job: Job, files: RunFiles, model: Any, run: TrainingRun) -> Non
             "chain": run.log.chain,
             "result": files.path(kind),
             "evaluation": evaluations[-1] if evaluations else None,
+            "before": evaluations[0] if evaluations and evaluations[0]["step"] == 0 else None,
         },
     )
 

@@ -30,9 +30,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def result(job: Job) -> tuple[dict[str, bytes], str]:
     weights = load_file(Path(job.uri) / "adapter" / "adapter_model.safetensors")
-    return {
-        name: tensor.numpy().tobytes() for name, tensor in weights.items()
-    }, (Path(job.uri) / LOG).read_text()
+    return {name: tensor.numpy().tobytes() for name, tensor in weights.items()}, (
+        Path(job.uri) / LOG
+    ).read_text()
 
 
 def test_a_run_ends_with_an_adapter_and_a_log(tmp_path: Path, model: Path) -> None:

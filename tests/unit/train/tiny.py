@@ -71,4 +71,6 @@ def make_job(folder: Path, model: Path, **changes: object) -> Job:
         **changes,
     }
     config: TrainingConfig = make_config(json.loads(json.dumps(given)), "test")
-    return Job(config, Settings(state_dir=folder / "state"), str(folder / "run"), make_data(), None, 1)
+    return Job(
+        config, Settings(state_dir=folder / "state"), str(folder / "run"), make_data(), None, 1
+    )
