@@ -24,6 +24,7 @@ from ironcliw.settings import Settings
 from train.checkpoint.faults import Faults
 from train.checkpoint.store import CheckpointStore
 from train.checkpoint.writer import AsyncWriter
+from train.checks import check_room, check_tokens
 from train.config import TrainingConfig
 from train.data.plan import StepPlan
 from train.data.tokenized import TokenizedData
@@ -147,7 +148,10 @@ def _attempt(
     device = choose_device()
     dtype = choose_dtype(config.precision, device)
     folder = model_folder(config.model_name, job.settings)
+    check_room(config, folder, dtype, device, group.size, begun=_begun(files))
     base = load_base(config.model_name, folder, weights_digest(folder), dtype, device)
+    known = base.module.get_input_embeddings().num_embeddings
+    check_tokens(config.model_name, known, job.train, job.held_out)
     model = add_adapters(base, config) if config.use_lora else base.module
     fused = fuse(model) if config.use_lora else 0
     if config.gradient_checkpointing:
@@ -223,6 +227,11 @@ def _attempt(
     if ending is Ending.FINISHED and is_first:
         _keep_result(job, files, model, run)
     return ending
+
+
+def _begun(files: RunFiles) -> bool:
+    """Whether anything was saved before."""
+    return bool(CheckpointStore(files.path(CHECKPOINTS), read_only=True).all())
 
 
 def total_steps(config: TrainingConfig, per_epoch: int) -> int:
