@@ -8,12 +8,30 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ironcliw.errors import TrainingError
+from ironcliw.errors import TrainingError, UnsupportedError
 from train.config import TrainingConfig
 from train.data.tokenized import TokenizedData
 from train.model.memory import available_bytes, check_memory, read_sizes
 
 logger = logging.getLogger(__name__)
+
+
+def check_built(config: TrainingConfig) -> None:
+    """Refuse what a configuration may say and no release does yet, rather than leave it out.
+
+    Raises:
+        UnsupportedError: it asks for such a thing.
+    """
+    if config.quantization is not None:
+        raise UnsupportedError(
+            f"quantization is {config.quantization!r}, which is not built yet; remove the key, and "
+            "lower micro_batch_tokens if memory is short"
+        )
+    if config.evaluation.exact_match_tokens:
+        raise UnsupportedError(
+            f"evaluation.exact_match_tokens is {config.evaluation.exact_match_tokens}, and exact "
+            "match is not built yet; remove the key"
+        )
 
 
 def check_room(

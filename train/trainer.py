@@ -15,6 +15,7 @@ from typing import Any
 from ironcliw.errors import SettingsError, TrainingError
 from ironcliw.settings import Settings, load_settings
 from train.checkpoint.store import CheckpointStore
+from train.checks import check_built
 from train.config import TrainingConfig
 from train.data.prepare import Prepared
 from train.data.read import in_process, read_data, with_ray_data
@@ -89,6 +90,7 @@ class Trainer:
 
         Raises:
             SettingsError: the configuration cannot be run here.
+            UnsupportedError: it asks for what is not built yet.
             DataError: the data cannot be used.
             ModelNotFoundError: no such model.
             TrainingError: the run has failed; what it reached is saved.
@@ -100,6 +102,7 @@ class Trainer:
             config = config.model_copy(update={"data": changed})
         if not config.data.train:
             raise SettingsError("data.train is empty; name the files to train on")
+        check_built(config)
         import ray
 
         if not ray.is_initialized():

@@ -7,11 +7,26 @@ from pathlib import Path
 
 import pytest
 
-from ironcliw.errors import TrainingError
+from ironcliw.errors import TrainingError, UnsupportedError
 from tests.unit.train.tiny import make_job, make_model
 from train.checks import check_tokens
+from train.config import make_config
 from train.loop.run import StepReport
+from train.trainer import Trainer
 from train.worker import read_outcome, work
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"quantization": "nf4"}, "quantization is 'nf4'"),
+        ({"evaluation": {"exact_match_tokens": 8}}, r"exact_match_tokens is 8"),
+    ],
+)
+def test_what_is_not_built_is_refused(changes: dict[str, object], key: str) -> None:
+    config = make_config({"model_name": "some", "data": {"train": "a"}, **changes}, "test")
+    with pytest.raises(UnsupportedError, match=key):
+        Trainer(config).train()
 
 
 def test_a_run_without_room_does_not_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
