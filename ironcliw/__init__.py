@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from ironcliw.client import AsyncClient, Client
     from serve.manager import TransformerManager
     from serve.prime import PrimeModel
+    from train.config import TrainingConfig
+    from train.trainer import Trainer
 
 __version__ = "0.2.0"
 
@@ -20,10 +22,20 @@ _LAZY = {
     "AsyncClient": "ironcliw.client",
     "Client": "ironcliw.client",
     "PrimeModel": "serve.prime",
+    "Trainer": "train.trainer",
+    "TrainingConfig": "train.config",
     "TransformerManager": "serve.manager",
 }
 # Lists the public surface in order; tests/unit/ironcliw/test_public_names.py guards it.
-__all__ = ["AsyncClient", "Client", "PrimeModel", "TransformerManager", "__version__"]
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "PrimeModel",
+    "Trainer",
+    "TrainingConfig",
+    "TransformerManager",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -32,8 +44,9 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(importlib.import_module(_LAZY[name]), name)
     except ModuleNotFoundError as error:
+        extra = "train" if _LAZY[name].startswith("train.") else "local"
         raise ImportError(
-            f"ironcliw.{name} needs the package {error.name!r}: pip install 'ironcliw[local]'"
+            f"ironcliw.{name} needs the package {error.name!r}: pip install 'ironcliw[{extra}]'"
         ) from error
 
 

@@ -37,12 +37,6 @@ class EvaluationOptions(BaseModel):
         1, ge=0, description="Epochs from one evaluation to the next; 0: end only."
     )
     max_rows: int = Field(200, ge=1, description="Rows that are read at most.")
-    exact_match_tokens: int = Field(
-        0, ge=0, description="Tokens written for an exact match with the answer; 0: none is made."
-    )
-    gate: bool = Field(
-        True, description="Whether an adapter that is worse than its base is not published."
-    )
 
 
 class TrainingConfig(BaseModel):

@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ class TrainingResult:
         steps: Optimizer steps.
         chain: Hash over all lines of the log: equal for equal runs.
         evaluation: The last measures on held-out rows; empty where there are none.
+        before: The same measures of the model before the first step.
     """
 
     name: str
@@ -58,6 +59,7 @@ class TrainingResult:
     steps: int
     chain: str
     evaluation: Mapping[str, float]
+    before: Mapping[str, float] = field(default_factory=dict)
 
 
 class Trainer:
@@ -193,12 +195,16 @@ def _result(name: str, uri: str) -> TrainingResult:
             f"run {name} ended without an outcome, {step} steps are saved in {uri}; see its logs "
             "in the Ray dashboard, and submit it again to go on"
         )
-    measured = outcome["evaluation"] or {}
     return TrainingResult(
         name,
         uri,
         outcome["result"],
         outcome["steps"],
         outcome["chain"],
-        {key: value for key, value in measured.items() if isinstance(value, float)},
+        _measures(outcome["evaluation"]),
+        _measures(outcome.get("before")),
     )
+
+
+def _measures(line: Mapping[str, Any] | None) -> dict[str, float]:
+    return {key: value for key, value in (line or {}).items() if isinstance(value, float)}

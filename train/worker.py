@@ -24,6 +24,7 @@ from ironcliw.settings import Settings
 from train.checkpoint.faults import Faults
 from train.checkpoint.store import CheckpointStore
 from train.checkpoint.writer import AsyncWriter
+from train.checks import check_room, check_tokens
 from train.config import TrainingConfig
 from train.data.plan import StepPlan
 from train.data.tokenized import TokenizedData
@@ -152,7 +153,10 @@ def _attempt(
     device = choose_device()
     dtype = choose_dtype(config.precision, device)
     folder = model_folder(config.model_name, job.settings)
+    check_room(config, folder, dtype, device, group.size, begun=_begun(files))
     base = load_base(config.model_name, folder, weights_digest(folder), dtype, device)
+    known = base.module.get_input_embeddings().num_embeddings
+    check_tokens(config.model_name, known, job.train, job.held_out)
     if config.quantization == "nf4":
         quantize_layers(base.module, base.module.get_output_embeddings())
     model = add_adapters(base, config) if config.use_lora else base.module
@@ -231,6 +235,11 @@ def _attempt(
     return ending
 
 
+def _begun(files: RunFiles) -> bool:
+    """Whether anything was saved before."""
+    return bool(CheckpointStore(files.path(CHECKPOINTS), read_only=True).all())
+
+
 def total_steps(config: TrainingConfig, per_epoch: int) -> int:
     """Optimizer steps of the whole run."""
     steps = config.num_epochs * per_epoch
@@ -272,6 +281,7 @@ def _keep_result(job: Job, files: RunFiles, model: Any, run: TrainingRun) -> Non
             "chain": run.log.chain,
             "result": files.path(kind),
             "evaluation": evaluations[-1] if evaluations else None,
+            "before": evaluations[0] if evaluations and evaluations[0]["step"] == 0 else None,
         },
     )
 

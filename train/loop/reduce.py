@@ -96,11 +96,6 @@ class ProcessGroup:
             )
 
 
-def own_shards(rank: int, size: int, shards: int) -> range:
-    """The shards that a worker computes: rank, rank + size, ..."""
-    return range(rank, shards, size)
-
-
 class Reducer:
     """Collects the gradients of this worker's shards, and adds those of all workers.
 

@@ -14,14 +14,14 @@ from enum import Enum
 
 from ironcliw.errors import CheckpointError, TrainingError
 from train.checkpoint.snapshot import Checkpoint, Snapshot
-from train.data.plan import Step, StepPlan, pack
+from train.data.plan import Step, StepPlan, pack, shards_of
 from train.data.tokenized import TokenizedData
 from train.fingerprint import Fingerprint
 from train.loop.compute import Computer
 from train.loop.flat import FlatParameters
 from train.loop.log import RunLog
 from train.loop.optimizer import Optimizer
-from train.loop.reduce import Group, Reducer, StepSum, own_shards
+from train.loop.reduce import Group, Reducer, StepSum
 from train.loop.saving import Saver
 from train.loop.schedule import LearningRate
 from train.randomness import seeded
@@ -176,7 +176,7 @@ class TrainingRun:
     def _computed(self, step: Step) -> bool:
         """The gradients of this worker's shards, unless a notice comes in between."""
         parts = self._parts
-        for shard in own_shards(parts.group.rank, parts.group.size, parts.plan.shards):
+        for shard in shards_of(parts.group.rank, parts.group.size, parts.plan.shards):
             loss = 0.0
             for number, batch in enumerate(step.shards[shard].micro_batches):
                 if parts.notice():

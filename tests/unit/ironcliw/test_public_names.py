@@ -23,7 +23,10 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def test_the_public_names() -> None:
-    names = ["AsyncClient", "Client", "PrimeModel", "TransformerManager", "__version__"]
+    names = [
+        *("AsyncClient", "Client", "PrimeModel", "Trainer", "TrainingConfig"),
+        *("TransformerManager", "__version__"),
+    ]
     assert ironcliw.__all__ == names
     assert ironcliw.__all__ == sorted(ironcliw.__all__)
     assert set(ironcliw.__all__) <= set(dir(ironcliw))
@@ -33,6 +36,27 @@ def test_names_load_on_first_use() -> None:
     from ironcliw.client import Client
 
     assert ironcliw.Client is Client
+
+
+@pytest.mark.parametrize(
+    ("name", "extra"),
+    [("Trainer", "train"), ("TrainingConfig", "train"), ("PrimeModel", "local")],
+)
+def test_an_absent_package_is_named_with_its_extra(
+    name: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(module: str) -> None:
+        raise ModuleNotFoundError("No module named 'some'", name="some")
+
+    monkeypatch.setattr(ironcliw.importlib, "import_module", fail)
+    with pytest.raises(ImportError, match=rf"'some': pip install 'ironcliw\[{extra}\]'"):
+        getattr(ironcliw, name)
+
+
+def test_a_run_is_described_without_its_libraries() -> None:
+    loaded = loaded_by("from ironcliw import TrainingConfig; TrainingConfig(model_name='x')")
+    assert "pydantic" in loaded
+    assert loaded & {"ray", "torch", "numpy", "transformers", "pyarrow"} == set()
 
 
 def test_an_unknown_name() -> None:

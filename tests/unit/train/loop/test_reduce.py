@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.unit.train.tiny import make_job, make_model
-from train.loop.reduce import Alone, PeerLostError, ProcessGroup, Reducer, StepSum, own_shards
+from train.data.plan import shards_of
+from train.loop.reduce import Alone, PeerLostError, ProcessGroup, Reducer, StepSum
 from train.run_files import LOG
 from train.worker import Job, work
 
@@ -60,7 +61,7 @@ def reduced(workers: int, noticed: int | None = None) -> list[list[tuple[torch.T
         reducer = Reducer(group, SHARDS, gradient)
         for step in range(2):
             gradient.zero_()
-            for shard in own_shards(rank, workers, SHARDS):
+            for shard in shards_of(rank, workers, SHARDS):
                 gradient += shard_gradient(step, shard)
                 reducer.keep(shard, loss=0.1 * (shard + 1) + step)
             total = reducer.sum(notice=rank == noticed and step == 1)
@@ -121,7 +122,7 @@ def test_a_shard_that_was_not_computed_leaves_nothing_of_the_step_before() -> No
 
 def test_each_shard_has_one_worker() -> None:
     for size in (1, 2, 3, 5):
-        taken = [shard for rank in range(size) for shard in own_shards(rank, size, SHARDS)]
+        taken = [shard for rank in range(size) for shard in shards_of(rank, size, SHARDS)]
         assert sorted(taken) == list(range(SHARDS))
 
 

@@ -1,0 +1,184 @@
+"""What a run needs of memory, against what real models hold and keep."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+
+from ironcliw.errors import ModelLoadError, TrainingError
+from ironcliw.settings import Settings
+from tests.unit.train.tiny import make_data, make_model
+from train.config import TrainingConfig
+from train.data.plan import MicroBatch, pack
+from train.loop.compute import Computer
+from train.model.adapters import add_adapters, trainable
+from train.model.fused import fuse
+from train.model.load import load_base, model_folder
+from train.model.memory import ModelSizes, available_bytes, check_memory, estimate, read_sizes
+
+CPU = torch.device("cpu")
+BF16, FP32 = torch.bfloat16, torch.float32
+# a model of 7 billion weights in layers like LLaMA's
+LARGE = ModelSizes(
+    {
+        "model.embed_tokens.weight": (32000, 4096),
+        "lm_head.weight": (32000, 4096),
+        **{
+            f"model.layers.{layer}.{name}.weight": shape
+            for layer in range(32)
+            for name, shape in {
+                **{f"self_attn.{one}_proj": (4096, 4096) for one in "qkvo"},
+                "mlp.gate_proj": (11008, 4096),
+                "mlp.up_proj": (11008, 4096),
+                "mlp.down_proj": (4096, 11008),
+            }.items()
+        },
+    },
+    layers=32,
+    hidden=4096,
+    width=11008,
+)
+
+
+def config(**changes: object) -> TrainingConfig:
+    return TrainingConfig.model_validate({"model_name": "some", **changes})
+
+
+def test_weights_and_adapters_of_a_large_model() -> None:
+    need = estimate(LARGE, config(lora_rank=16), BF16)
+    assert LARGE.weights == 6_738_149_376  # LLaMA-2-7B without its norms
+    assert need.weights == 2 * LARGE.weights
+    # 16 x (4 x 8192 + 3 x 15104) numbers in each of 32 layers
+    assert LARGE.trained(config(lora_rank=16)) == 39_976_960
+    assert need.trained == 39_976_960 * (4 + 4 + 8 + 12 + 4)
+    assert LARGE.trained(config(lora_targets=["q_proj"], lora_rank=8)) == 32 * 8 * 8192
+    assert LARGE.trained(config(use_dora=True)) > LARGE.trained(config())
+
+
+def test_full_training_has_no_frozen_weights() -> None:
+    need = estimate(LARGE, config(use_lora=False), BF16)
+    assert need.weights == 0
+    assert need.trained == 32 * LARGE.weights
+
+
+def test_shards_are_kept_by_the_workers_that_compute_them() -> None:
+    alone = estimate(LARGE, config(shards=5), BF16)
+    of_two = estimate(LARGE, config(shards=5), BF16, workers=2)
+    assert alone.trained - of_two.trained == 2 * 4 * LARGE.trained(config())
+
+
+def test_what_needs_less() -> None:
+    usual = estimate(LARGE, config(), BF16).activations
+    assert estimate(LARGE, config(micro_batch_tokens=1024), BF16).activations * 2 == usual
+    assert estimate(LARGE, config(gradient_checkpointing=True), BF16).activations < usual / 8
+    assert estimate(LARGE, config(lora_dropout=0.1), BF16).activations > usual
+    assert estimate(LARGE, config(), FP32).activations > 1.7 * usual
+
+
+@pytest.mark.parametrize(
+    ("changes", "gigabytes", "advice"),
+    [
+        ({}, 40, None),
+        ({}, 24, "it would fit with micro_batch_tokens: 1024"),
+        ({"micro_batch_tokens": 65536, "lora_rank": 1}, 14.0, "gradient_checkpointing: true and"),
+        ({"use_lora": False}, 24, "it would fit with use_lora: true, micro_batch_tokens: 1024"),
+        ({}, 8, "take a smaller model, or a larger machine"),
+    ],
+)
+def test_the_message_says_what_would_fit(
+    changes: dict[str, object], gigabytes: float, advice: str | None
+) -> None:
+    available = int(gigabytes * 1e9)
+    if advice is None:
+        assert check_memory("big", LARGE, config(**changes), BF16, available).total <= available
+        return
+    with pytest.raises(TrainingError, match=r"'big' in bfloat16 needs about [0-9.]+ GB") as caught:
+        check_memory("big", LARGE, config(**changes), BF16, available)
+    assert f"{gigabytes:.2f} GB are available (frozen weights" in caught.value.message
+    assert advice in caught.value.message
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
+def test_the_counts_are_those_of_the_loaded_model(tmp_path: Path, kind: str) -> None:
+    _compare_counts(make_model(tmp_path, kind), config())
+
+
+def test_the_bundled_model(tmp_path: Path) -> None:
+    _compare_counts(model_folder("SmolLM2-135M-Instruct", Settings(state_dir=tmp_path)), config())
+
+
+def _compare_counts(folder: Path, run: TrainingConfig) -> None:
+    sizes = read_sizes(folder)
+    assert sizes is not None
+    base = load_base("some", folder, "digest", FP32, CPU)
+    held = sum(each.numel() * each.element_size() for each in base.module.parameters())
+    assert estimate(sizes, run, FP32).weights == held
+    adapted = add_adapters(base, run)
+    assert sizes.trained(run) == sum(each.numel() for _, each in trainable(adapted))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_the_activations_are_about_what_autograd_keeps(tmp_path: Path, dropout: float) -> None:
+    import transformers
+
+    wide = transformers.LlamaConfig(
+        vocab_size=64,
+        hidden_size=256,
+        intermediate_size=640,
+        num_hidden_layers=3,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        max_position_embeddings=1024,
+    )
+    transformers.LlamaForCausalLM(wide).save_pretrained(tmp_path)
+    run = config(micro_batch_tokens=512, lora_dropout=dropout)
+    model = add_adapters(load_base("some", tmp_path, "digest", FP32, CPU), run)
+    fuse(model)
+    weights = {each.untyped_storage().data_ptr() for each in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    data = make_data(rows=8, longest=65)
+    used = int(data.offsets[-1])
+    batch = pack(data, MicroBatch(tuple(range(8)), used, int(data.supervised.sum())))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        Computer(model, CPU).loss_sum(batch)
+    real = sum(each.nbytes() for each in kept.values())
+    sizes = read_sizes(tmp_path)
+    assert sizes is not None
+    guessed = estimate(sizes, run.model_copy(update={"micro_batch_tokens": used}), FP32)
+    assert real < guessed.activations < 1.6 * real
+
+
+def test_a_folder_without_safetensors_is_not_guessed_at(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 8, "num_hidden_layers": 1}))
+    assert read_sizes(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"abc", struct.pack("<Q", 99) + b"{}", struct.pack("<Q", 2) + b"{["]
+)
+def test_a_damaged_header(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(ModelLoadError, match=r"model\.safetensors is no whole safetensors file"):
+        read_sizes(tmp_path)
+
+
+def test_the_limit_of_a_container_counts(tmp_path: Path) -> None:
+    machine = available_bytes(CPU, tmp_path / "none")
+    assert machine > 2**26
+    (tmp_path / "memory.current").write_text("5000000\n")
+    (tmp_path / "memory.stat").write_text("anon 7\ninactive_file 1000000\n")
+    (tmp_path / "memory.max").write_text("9000000\n")
+    assert available_bytes(CPU, tmp_path) == 5_000_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_bytes(CPU, tmp_path) > 2**26

@@ -1,0 +1,41 @@
+"""The examples in train/configs can be run as they are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from ironcliw.catalog import Catalog
+from tests.unit.train.small_tokenizers import small
+from train.config import read_config
+from train.data.read import read_data
+
+CONFIGS = Path(__file__).parents[3] / "train" / "configs"
+ALL = sorted(CONFIGS.glob("*.yaml"))
+
+
+def test_there_are_some() -> None:
+    assert {"sft.yaml", "full.yaml"} <= {path.name for path in ALL}
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.name)
+def test_it_is_valid_and_its_data_are_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(CONFIGS.parents[1])
+    config = read_config(path)
+    assert config.model_name in Catalog({})
+    # a byte is a token of the small tokenizer, so that rows are longer
+    options = config.data.model_copy(update={"max_length": 4096})
+    prepared = read_data(options, small())
+    assert prepared.report.rows == 20
+    assert prepared.eval is not None
+    assert len(prepared.train) + len(prepared.eval) == 20
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.name)
+def test_what_is_commented_out_is_valid_too(path: Path, tmp_path: Path) -> None:
+    # as `# name: support-bot`
+    whole = re.sub(r"(?m)^( *)# (\w+: \S+)", r"\1\2", path.read_text())
+    (tmp_path / "run.yaml").write_text(whole)
+    assert read_config(tmp_path / "run.yaml").data == read_config(path).data
