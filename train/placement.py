@@ -64,6 +64,12 @@ def choose_place(config: TrainingConfig, settings: Settings) -> Place:
             )
     if on_spot:
         return Place(machine_type(settings.cloud.machine_type).cpus, labels=dict(SPOT_LABEL))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpus = any(gpu.backend == "cuda" for gpu in here.gpus)
-    return Place(max(1, (cores or 1) // config.workers), use_gpu=gpus)
+    return Place(max(1, cores_here() // config.workers), use_gpu=gpus)
+
+
+def cores_here() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -88,7 +88,8 @@ class Trainer:
             data: File, folder, pattern or URI to train on; None: what the configuration names.
 
         Raises:
-            SettingsError: the configuration cannot be run here.
+            SettingsError: the configuration cannot be run here, or a run of this name is finished
+                that was another one.
             DataError: the data cannot be used.
             ModelNotFoundError: no such model.
             TrainingError: the run has failed; what it reached is saved.
@@ -117,7 +118,9 @@ class Trainer:
         if (found := files.read(OUTCOME)) is not None and found.get("outcome") == "failed":
             files.write(OUTCOME + ".before", found)
             files.remove(OUTCOME)
-        files.write(CONFIG, config.model_dump(mode="json"))
+        numbers = {**config.numbers(), "data": prepared.train.digest}
+        check_finished(name, files, numbers)
+        files.write(CONFIG, {"config": config.model_dump(mode="json"), "numbers": numbers})
         if files.read(OUTCOME) is None:
             self._fit(config, place, uri, prepared)
         return _result(name, uri)
@@ -169,6 +172,27 @@ def run_name(config: TrainingConfig, prepared: Prepared) -> str:
     text = json.dumps([config.numbers(), prepared.train.digest], sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:10]
     return f"{Path(config.model_name).name}-{config.method}-{digest}"
+
+
+def check_finished(name: str, files: RunFiles, numbers: Mapping[str, Any]) -> None:
+    """Refuse to show a finished run's result for a run that would be another one.
+
+    Args:
+        name: Of both.
+        files: Of the finished one, if it is.
+        numbers: What the bits of the wanted one depend on.
+
+    Raises:
+        SettingsError: it is another one.
+    """
+    if files.read(OUTCOME) is None:
+        return  # where it was begun only, the checkpoint's fingerprint tells
+    before = (files.read(CONFIG) or {}).get("numbers", {})
+    if changed := sorted(key for key in numbers if before.get(key) != numbers[key]):
+        raise SettingsError(
+            f"run {name} is finished ({files.uri}), and with other values of "
+            f"{', '.join(changed)}; give this run a name and a checkpoint.storage of its own"
+        )
 
 
 def _check_storage(place: Place, files: RunFiles) -> None:

@@ -1,0 +1,86 @@
+"""What the driver of a run decides; a whole run through Ray is an integration test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.environment import GIBIBYTE, Environment, MachineKind
+from ironcliw.errors import SettingsError
+from ironcliw.settings import Settings
+from train.config import TrainingConfig, make_config
+from train.placement import SPOT_LABEL, choose_place
+from train.run_files import CONFIG, OUTCOME, RunFiles
+from train.trainer import Trainer, check_finished
+
+NUMBERS = {"seed": 0, "lora_rank": 16, "data": "abc"}
+
+
+def config(**changes: Any) -> TrainingConfig:
+    return make_config({"model_name": "some", **changes}, "test")
+
+
+def finished(folder: Path) -> RunFiles:
+    files = RunFiles(str(folder))
+    files.write(CONFIG, {"config": {}, "numbers": NUMBERS})
+    files.write(OUTCOME, {"outcome": "finished"})
+    return files
+
+
+def test_the_result_of_the_same_run_is_shown(tmp_path: Path) -> None:
+    check_finished("a", finished(tmp_path), NUMBERS)
+
+
+def test_a_finished_run_is_not_shown_for_another(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="other values of data, seed; give this run a name"):
+        check_finished("a", finished(tmp_path), {**NUMBERS, "seed": 1, "data": "xyz"})
+
+
+def test_a_run_that_is_not_finished_is_the_fingerprints_business(tmp_path: Path) -> None:
+    files = finished(tmp_path)
+    files.remove(OUTCOME)
+    check_finished("a", files, {**NUMBERS, "seed": 1})
+
+
+def test_without_data_there_is_nothing_to_train_on() -> None:
+    with pytest.raises(SettingsError, match=r"data\.train is empty"):
+        Trainer(config(), Settings()).train()
+
+
+MAC = Environment(MachineKind.MAC, "Darwin", "arm64", "Apple M1", 8, 16 * GIBIBYTE)
+SMALL = Environment(MachineKind.OTHER, "Linux", "x86_64", "", 2, 24 * GIBIBYTE)
+LARGE = Environment(MachineKind.OTHER, "Linux", "x86_64", "", 8, 64 * GIBIBYTE)
+CLOUD = {"cloud": {"project": "my-project", "machine_type": "e2-highmem-4"}}
+
+
+def place(
+    monkeypatch: pytest.MonkeyPatch, here: Environment, cloud: bool, **changes: Any
+) -> tuple[dict[str, str], int]:
+    monkeypatch.setattr("train.placement.this_machine", lambda url: None)
+    monkeypatch.setattr("train.placement.detect", lambda probes: here)
+    monkeypatch.setattr("train.placement.cores_here", lambda: here.cores)
+    settings = Settings.model_validate(CLOUD if cloud else {})
+    found = choose_place(config(**changes), settings)
+    assert found.is_remote == bool(found.labels)
+    assert found.resources == {"CPU": float(found.threads)}
+    return found.labels, found.threads
+
+
+def test_a_small_mac_trains_on_spot_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert place(monkeypatch, MAC, cloud=True) == (SPOT_LABEL, 4)
+    assert place(monkeypatch, MAC, cloud=True, allow_local=True) == ({}, 8)
+    assert place(monkeypatch, MAC, cloud=True, placement="local") == ({}, 8)
+    with pytest.raises(SettingsError, match="kept for inference, and no cloud is set up"):
+        place(monkeypatch, MAC, cloud=False)
+
+
+def test_others_train_where_they_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert place(monkeypatch, SMALL, cloud=True) == (SPOT_LABEL, 4)
+    assert place(monkeypatch, SMALL, cloud=False) == ({}, 2)
+    assert place(monkeypatch, LARGE, cloud=True) == ({}, 8)
+    assert place(monkeypatch, LARGE, cloud=True, placement="spot") == (SPOT_LABEL, 4)
+    assert place(monkeypatch, LARGE, cloud=False, shards=4, workers=4) == ({}, 2)
+    with pytest.raises(SettingsError, match="placement is 'spot' and no cloud"):
+        place(monkeypatch, LARGE, cloud=False, placement="spot")
