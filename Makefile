@@ -9,7 +9,7 @@ export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup native serve test test-slow test-engines test-netns test-all smoke-gcp smoke-mac kernel-tests kernel-tests-arm kernel-tests-sanitize kernel-tests-race fuzz check format bench bench-peers clean
+.PHONY: help setup native serve test test-slow test-engines test-netns test-all prove-resume smoke-gcp smoke-mac kernel-tests kernel-tests-arm kernel-tests-sanitize kernel-tests-race fuzz check format bench bench-peers clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-21s %s\n", $$1, $$2}'
@@ -57,6 +57,9 @@ test-netns: setup ## all tests with machines as network namespaces; needs Linux,
 
 test-all: setup ## every test but those of optional engines
 	$(PY) -m pytest -m 'not engines' --timeout 900
+
+prove-resume: setup ## kills small runs of training some 300 times and compares their bits; for ten minutes
+	$(PY) -m benchmarks.resume_proof
 
 # Not run yet on what they are for: no Mac and no project of GCP was at hand.
 smoke-mac: setup ## on a Mac: doctor, up, embed, generate, a job, down; leaves nothing

@@ -1,0 +1,226 @@
+"""Small runs of training that a proof can kill: a model of some thousand weights, each attempt a
+process of its own.
+
+An attempt is forked from a process that has imported everything and computed nothing: it begins
+within milliseconds, so that hundreds of kills take minutes. `fresh` attempts start a new
+interpreter instead, with another hash seed and another working directory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.harness import BenchmarkError
+from benchmarks.machine import ROOT
+from cluster.vm.agent import DONE_FOLDER, HOOKS_FOLDER, NOTICE_FILE
+from cluster.vm.facts import write_atomically
+from ironcliw.settings import Settings, process_environment
+from train.checkpoint.faults import FaultAt, Faults, kill
+from train.checkpoint.store import CheckpointStore
+from train.config import make_config
+from train.data.masks import TokenRow
+from train.data.tokenized import TokenizedData
+from train.run_files import ADAPTER, CHECKPOINTS, LOG, MODEL
+from train.worker import Job, work
+
+WORDS = 64
+ROWS = 20
+LONGEST_SECONDS = 120.0
+STEPS = "steps.txt"
+"""Beside a run: the steps that its attempts did, one a line."""
+_FRESH = """
+import pickle, sys
+from train.worker import work
+with open(sys.argv[1], "rb") as file:
+    work(pickle.load(file))
+"""
+
+
+def make_model(folder: Path) -> Path:
+    """A Llama of two layers with random weights, in Hugging Face's format."""
+    import transformers
+
+    torch.manual_seed(0)
+    made: Any = transformers.LlamaConfig
+    config = made(
+        vocab_size=WORDS,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+    )
+    module: Any = transformers.LlamaForCausalLM(config)
+    module.save_pretrained(folder)
+    return folder
+
+
+def make_rows() -> TokenizedData:
+    """Random tokens, the second half of each row supervised."""
+    random = np.random.default_rng(0)
+    rows = []
+    for _ in range(ROWS):
+        length = int(random.integers(4, 30))
+        tokens = random.integers(0, WORDS, length).astype(np.int32)
+        rows.append(TokenRow(tokens, np.arange(length) >= length // 2))
+    return TokenizedData.of_rows(rows, [(0, at + 1) for at in range(ROWS)], ["rows"])
+
+
+def make_job(folder: Path, model: Path, changes: dict[str, Any]) -> Job:
+    """A run of some ten steps.
+
+    Args:
+        folder: Of the run; made.
+        model: Of `make_model`.
+        changes: To the configuration.
+    """
+    given = {
+        "model_name": str(model),
+        "precision": "fp32",
+        "batch_size": 4,
+        "micro_batch_tokens": 48,
+        "num_epochs": 2,
+        "lora_rank": 4,
+        "learning_rate": 1e-2,
+        "max_failures": -1,
+        "checkpoint": {"every": 2},
+        **changes,
+    }
+    handover = folder / "handover"
+    for kind in (HOOKS_FOLDER, DONE_FOLDER):  # the agent of a machine makes them
+        (handover / kind).mkdir(parents=True)
+    settings = Settings(state_dir=folder / "state", handover_dir=handover)
+    config = make_config(given, "proof")
+    return Job(config, settings, str(folder / "run"), make_rows(), make_rows(), 1)
+
+
+def result(job: Job) -> str:
+    """sha256 of the final weights and of the log, byte for byte.
+
+    Raises:
+        BenchmarkError: the run has no result.
+    """
+    kind = ADAPTER if job.config.use_lora else MODEL
+    run = Path(job.uri)
+    weights = sorted((run / kind).glob("*.safetensors"))
+    if not weights or not (run / LOG).exists():
+        raise BenchmarkError(f"the run in {run} has no result")
+    total = hashlib.sha256()
+    for file in (*weights, run / LOG):
+        total.update(hashlib.sha256(file.read_bytes()).digest())
+    return total.hexdigest()
+
+
+def attempt(
+    job: Job,
+    *,
+    kill_after: float | None = None,
+    point: str | None = None,
+    visit: int = 1,
+    mistake: Callable[[], object] | None = None,
+    notice_after: float | None = None,
+) -> int | None:
+    """One attempt in a forked process.
+
+    Args:
+        job: The run.
+        kill_after: Seconds until it is killed from outside; None: it is not.
+        point: A place of a checkpoint's commit at which it kills itself; None: none.
+        visit: Which visit of that place.
+        mistake: Called in the process before it begins.
+        notice_after: Seconds until its machine's agent tells that it is taken back; None: never.
+
+    Returns:
+        Its exit code; -SIGKILL where it was killed. None: it did not end in time.
+    """
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            os.setsid()
+            _be_quiet(Path(job.uri).parent / "attempts.log")
+            if mistake is not None:
+                mistake()
+            faults: Faults | None = FaultAt(point, kill, visit) if point else None
+            with (Path(job.uri).parent / STEPS).open("a", buffering=1) as steps:
+                work(job, report=lambda done: print(done.step, file=steps), faults=faults)
+            code = 0
+        finally:
+            os._exit(code)
+    try:
+        return _wait(pid, kill_after, notice_after, job.settings.handover_dir)
+    finally:
+        if job.settings.handover_dir is not None:
+            (job.settings.handover_dir / NOTICE_FILE).unlink(missing_ok=True)
+
+
+def steps_lost(job: Job) -> int:
+    """Steps that were done and are in no checkpoint, after an attempt that has ended."""
+    lines = (Path(job.uri).parent / STEPS).read_text().split()
+    done = int(lines[-1]) if lines else 0
+    saved = CheckpointStore(f"{job.uri}/{CHECKPOINTS}", read_only=True).all()
+    return max(0, done - (saved[0].step if saved else 0))
+
+
+def fresh_attempt(job: Job) -> int:
+    """One attempt in a new interpreter, elsewhere and with another hash seed."""
+    with tempfile.TemporaryDirectory(prefix="ironcliw-proof-") as folder:
+        file = Path(folder) / "job.pickle"
+        file.write_bytes(pickle.dumps(job))
+        environment = {
+            **process_environment(),
+            "PYTHONHASHSEED": str(int(time.time()) % 10_000),
+            "PYTHONPATH": str(ROOT),
+        }
+        return subprocess.run(
+            [sys.executable, "-c", _FRESH, str(file)],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            check=False,
+            timeout=LONGEST_SECONDS,
+        ).returncode
+
+
+def _be_quiet(file: Path) -> None:
+    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+
+
+def _wait(
+    pid: int, kill_after: float | None, notice_after: float | None, handover: Path | None
+) -> int | None:
+    begun = time.monotonic()
+    while time.monotonic() - begun < LONGEST_SECONDS:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        if kill_after is not None and time.monotonic() - begun >= kill_after:
+            os.kill(pid, signal.SIGKILL)
+            kill_after = None
+        if notice_after is not None and time.monotonic() - begun >= notice_after:
+            assert handover is not None
+            now = time.time()
+            told = {"at": now, "deadline": now + 30, "reason": "preempted"}
+            write_atomically(handover / NOTICE_FILE, json.dumps(told))
+            notice_after = None
+        time.sleep(0.002)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return None
