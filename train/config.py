@@ -124,6 +124,11 @@ class TrainingConfig(BaseModel):
             raise ValueError(
                 "quantization is set and use_lora is false: quantised weights cannot be trained"
             )
+        if self.precision == "bf16" and not self.use_lora:
+            raise ValueError(
+                "precision is 'bf16' and use_lora is false: all weights are trained in float32; "
+                "set precision to 'fp32' or 'auto'"
+            )
         if (self.use_rslora or self.use_dora) and not self.use_lora:
             raise ValueError("use_rslora and use_dora are kinds of LoRA, and use_lora is false")
         return self

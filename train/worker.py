@@ -151,7 +151,8 @@ def _attempt(
     torch.set_num_threads(job.threads)
     config = job.config
     device = choose_device()
-    dtype = choose_dtype(config.precision, device)
+    # a weight in bfloat16 would lose the small steps that it is trained by
+    dtype = choose_dtype(config.precision, device) if config.use_lora else torch.float32
     folder = model_folder(config.model_name, job.settings)
     check_room(config, folder, dtype, device, group.size, begun=_begun(files))
     base = load_base(config.model_name, folder, weights_digest(folder), dtype, device)

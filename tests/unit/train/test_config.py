@@ -110,6 +110,7 @@ def test_a_section_without_keys_can_be_changed_and_is_the_default(tmp_path: Path
         ({"workers": 3, "shards": 2}, "workers is 3 and shards is 2: .*raise shards"),
         ({"shards": 9, "batch_size": 8}, "shards is 9 and batch_size 8: .*lower shards"),
         ({"quantization": "nf4", "use_lora": False}, "quantised weights cannot be trained"),
+        ({"precision": "bf16", "use_lora": False}, "all weights are trained in float32"),
         ({"use_dora": True, "use_lora": False}, "kinds of LoRA, and use_lora is false"),
         ({"use_rslora": True, "use_lora": False}, "kinds of LoRA, and use_lora is false"),
     ],

@@ -119,7 +119,7 @@ def _slow(kind: str, **changes: Any) -> Any:
         _slow("llama", use_dora=True),
         _slow("llama", shards=3, warmup_steps=1, schedule="linear"),
         _slow("llama", precision="bf16"),
-        _slow("llama", use_lora=False, precision="bf16"),
+        _slow("llama", use_lora=False, precision="auto"),
     ],
 )
 def test_a_resume_is_exact(kind: str, changes: dict[str, Any], tmp_path: Path) -> None:
