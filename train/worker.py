@@ -106,6 +106,7 @@ def work(
     except (MachineEndsError, PeerLostError):
         raise
     except Exception as error:
+        # the attempt's boundary: whatever it is, another attempt would end in the same way
         logger.exception("the run has failed")
         message = error.message if isinstance(error, IroncliwError) else repr(error)
         files.write(OUTCOME, {"outcome": "failed", "error": message, "rank": group.rank})
