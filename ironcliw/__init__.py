@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from train.config import TrainingConfig
     from train.trainer import Trainer
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 _LAZY = {
     "AsyncClient": "ironcliw.client",

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,12 @@ def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IRONCLIW_SERVE__PORT", "1")
 
 
+def released() -> str:
+    """The version that the distribution is built with."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return str(project["project"]["version"])
+
+
 def test_help_is_quick_and_loads_nothing_heavy() -> None:
     program = (
         "import sys, time\n"
@@ -75,7 +82,7 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--version") == 0
-    assert capsys.readouterr().out == "ironcliw 0.2.0\n"
+    assert capsys.readouterr().out == f"ironcliw {released()}\n"
 
 
 def test_a_mistyped_command_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
