@@ -18,6 +18,7 @@ from ironcliw.errors import SettingsError
 from ironcliw.problems import follows, what_is_wrong
 from train.checkpoint.options import CheckpointOptions
 from train.data.options import DataOptions
+from train.preference.options import PreferenceOptions
 
 Method = Literal["lora", "qlora", "full"]
 Precision = Literal["auto", "bf16", "fp32"]
@@ -58,6 +59,9 @@ class TrainingConfig(BaseModel):
     data: DataOptions = Field(default_factory=DataOptions)
     checkpoint: CheckpointOptions = Field(default_factory=CheckpointOptions)
     evaluation: EvaluationOptions = Field(default_factory=EvaluationOptions)
+    preference: PreferenceOptions | None = Field(
+        None, description="Train on preferences (DPO), not on answers to be imitated."
+    )
 
     use_lora: bool = Field(True, description="Train adapters, not the model's own weights.")
     quantization: Literal["nf4"] | None = Field(
@@ -129,6 +133,17 @@ class TrainingConfig(BaseModel):
                 "precision is 'bf16' and use_lora is false: all weights are trained in float32; "
                 "set precision to 'fp32' or 'auto'"
             )
+        if self.preference is not None and self.lora_dropout:
+            raise ValueError(
+                f"lora_dropout is {self.lora_dropout:g}: with preferences the trained model and "
+                "its reference must be the same where nothing was learnt; set it to 0"
+            )
+        if self.preference is not None and not self.use_lora:
+            if self.preference.reference == "model":
+                raise ValueError(
+                    "preference.reference is 'model' and use_lora is false: the model does not "
+                    "hold what it was; set it to 'precomputed'"
+                )
         if (self.use_rslora or self.use_dora) and not self.use_lora:
             raise ValueError("use_rslora and use_dora are kinds of LoRA, and use_lora is false")
         return self

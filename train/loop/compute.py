@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from native_ops.loss_head import loss_head
+from ironcliw.errors import UnsupportedError
+from native_ops.loss_head import token_logprobs
 from train.data.plan import PackedBatch
 from train.model.adapters import causal_of
 from train.model.packed_attention import STARTS
 
 # configuration keys of heads that do more than multiply
 _CHANGES_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+
+
+class Batch(Protocol):
+    """T positions, of which S foretell a supervised token; see `PackedBatch`."""
+
+    @property
+    def tokens(self) -> npt.NDArray[np.int32]: ...
+    @property
+    def positions(self) -> npt.NDArray[np.int32]: ...
+    @property
+    def places(self) -> npt.NDArray[np.int64]: ...
+    @property
+    def targets(self) -> npt.NDArray[np.int64]: ...
 
 
 class Computer:
@@ -47,6 +65,15 @@ class Computer:
 
     def loss_sum(self, batch: PackedBatch) -> torch.Tensor:
         """Summed cross-entropy of the supervised tokens, differentiable."""
+        return -self.logprobs(batch, {STARTS: batch.cu_seqlens.tolist()}).sum()
+
+    def logprobs(self, batch: Batch, attention: Mapping[str, Any]) -> torch.Tensor:
+        """log p of the supervised tokens, float32 [S], differentiable.
+
+        Args:
+            batch: Positions and what they foretell.
+            attention: What `train.model.packed_attention` is given by keyword.
+        """
         tokens = torch.from_numpy(batch.tokens).to(self._device, torch.int64)[None]
         positions = torch.from_numpy(batch.positions).to(self._device, torch.int64)[None]
         places = torch.from_numpy(batch.places).to(self._device)
@@ -55,15 +82,29 @@ class Computer:
             "input_ids": tokens,
             "position_ids": positions,
             "use_cache": False,
-            STARTS: batch.cu_seqlens.tolist(),
+            **attention,
         }
         if self._plain_head is None:
             # what else the head does is the model's own business
             logits = self._causal(**given, logits_to_keep=places).logits[0]
-            return F.cross_entropy(logits.float(), targets, reduction="sum")
+            return -F.cross_entropy(logits.float(), targets, reduction="none")
         hidden = self._body(**given).last_hidden_state[0]
-        loss, _ = loss_head(hidden[places], self._plain_head, targets, reduction="sum")
-        return loss
+        return token_logprobs(hidden[places], self._plain_head, targets)
+
+    @contextlib.contextmanager
+    def without_adapters(self) -> Iterator[None]:
+        """The model that training began with, while this is open.
+
+        Raises:
+            UnsupportedError: its own weights are trained, so it is no longer there.
+        """
+        if self._causal is self._model:
+            raise UnsupportedError(
+                "all weights are trained, so the model does not hold what it was; set "
+                "preference.reference to precomputed, or use_lora to true"
+            )
+        with self._model.disable_adapter():
+            yield
 
     def backward(self, batch: PackedBatch) -> float:
         """Add the gradient of `loss_sum` to the parameters' `.grad`; returns the loss."""

@@ -9,17 +9,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from ironcliw.errors import CheckpointError, TrainingError
 from train.checkpoint.snapshot import Checkpoint, Snapshot
-from train.data.plan import Step, StepPlan, pack, shards_of
+from train.data.plan import Step, StepPlan, shards_of
 from train.data.tokenized import TokenizedData
 from train.fingerprint import Fingerprint
-from train.loop.compute import Computer
 from train.loop.flat import FlatParameters
 from train.loop.log import RunLog
+from train.loop.objective import Objective
 from train.loop.optimizer import Optimizer
 from train.loop.reduce import Group, Reducer, StepSum
 from train.loop.saving import Saver
@@ -45,11 +45,12 @@ class StepReport:
         step: Optimizer steps done.
         steps: Of the whole run.
         epoch: Counted from 0.
-        loss: Mean over the supervised tokens of the batch.
+        loss: Mean over the supervised tokens of the batch, or over its pairs.
         norm: Of the gradient.
         learning_rate: That was used.
         tokens: Of the batch, over all workers.
         seconds: That it took, saving not counted.
+        measures: What else the objective measures, by name.
     """
 
     step: int
@@ -60,6 +61,7 @@ class StepReport:
     learning_rate: float
     tokens: int
     seconds: float
+    measures: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -69,7 +71,7 @@ class Parts:
     Attributes:
         plan: What each step reads.
         data: The rows.
-        computer: Forward and backward passes.
+        objective: What is minimised.
         flat: The trained parameters.
         optimizer: Over them.
         schedule: The learning rate of each step.
@@ -85,7 +87,7 @@ class Parts:
 
     plan: StepPlan
     data: TokenizedData
-    computer: Computer
+    objective: Objective
     flat: FlatParameters
     optimizer: Optimizer
     schedule: LearningRate
@@ -111,7 +113,8 @@ class TrainingRun:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._reducer = Reducer(parts.group, parts.plan.shards, parts.flat.gradient)
+        numbers = 1 + len(parts.objective.measures)
+        self._reducer = Reducer(parts.group, parts.plan.shards, parts.flat.gradient, numbers)
         self.step = 0
         self.log = RunLog()
 
@@ -177,28 +180,32 @@ class TrainingRun:
         """The gradients of this worker's shards, unless a notice comes in between."""
         parts = self._parts
         for shard in shards_of(parts.group.rank, parts.group.size, parts.plan.shards):
-            loss = 0.0
+            sums = [0.0] * (1 + len(parts.objective.measures))
             for number, batch in enumerate(step.shards[shard].micro_batches):
                 if parts.notice():
                     return False
                 device = parts.flat.values.device
                 with seeded(parts.seed, step.number, shard, number, device=device):
-                    loss += parts.computer.backward(pack(parts.data, batch))
-            self._reducer.keep(shard, loss)
+                    found = parts.objective.backward(batch)
+                    sums = [a + b for a, b in zip(sums, found, strict=True)]
+            self._reducer.keep(shard, *sums)
         return not parts.notice()
 
     def _finish(self, step: Step, total: StepSum, begun: float) -> None:
         parts = self._parts
-        tokens = max(1, step.supervised)
-        loss = total.loss / tokens
+        units = max(1, parts.objective.units(step))
+        loss, *means = (each / units for each in total.sums)
+        if self.step == 0 and math.isfinite(loss):
+            parts.objective.check_first(loss)
         rate = parts.schedule.at(self.step)
         # a loss without a number can come with a gradient that has one, which must not be applied
-        norm = parts.optimizer.step(rate, float(tokens)) if math.isfinite(loss) else math.nan
+        norm = parts.optimizer.step(rate, float(units)) if math.isfinite(loss) else math.nan
         parts.flat.gradient.zero_()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._save_together()
             raise TrainingError(self._not_finite(step, loss, norm))
         self.step += 1
+        measures = dict(zip(parts.objective.measures, means, strict=True))
         self.log.add(
             step=self.step,
             epoch=step.epoch,
@@ -208,11 +215,20 @@ class TrainingRun:
             tokens=step.tokens,
             supervised=step.supervised,
             rows=list(step.rows),
+            **measures,
         )
         seconds = time.perf_counter() - begun
         parts.report(
             StepReport(
-                self.step, parts.schedule.steps, step.epoch, loss, norm, rate, step.tokens, seconds
+                self.step,
+                parts.schedule.steps,
+                step.epoch,
+                loss,
+                norm,
+                rate,
+                step.tokens,
+                seconds,
+                measures,
             )
         )
         if parts.saver is not None and self.step < parts.schedule.steps:

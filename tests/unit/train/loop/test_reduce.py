@@ -63,7 +63,7 @@ def reduced(workers: int, noticed: int | None = None) -> list[list[tuple[torch.T
             gradient.zero_()
             for shard in shards_of(rank, workers, SHARDS):
                 gradient += shard_gradient(step, shard)
-                reducer.keep(shard, loss=0.1 * (shard + 1) + step)
+                reducer.keep(shard, 0.1 * (shard + 1) + step)
             total = reducer.sum(notice=rank == noticed and step == 1)
             found[rank].append((gradient.clone(), total))
 
@@ -93,7 +93,7 @@ def test_shards_are_added_in_their_order() -> None:
             wanted += shard_gradient(step, shard)
             loss += float(torch.tensor(0.1 * (shard + 1) + step))
         assert torch.equal(gradient, wanted)
-        assert total == StepSum(loss, notice=False)
+        assert total == StepSum((loss,), notice=False)
         other = torch.zeros(257)
         for shard in reversed(range(SHARDS)):
             other += shard_gradient(step, shard)
@@ -116,7 +116,7 @@ def test_a_shard_that_was_not_computed_leaves_nothing_of_the_step_before() -> No
     gradient.zero_()
     gradient += 1.0
     reducer.keep(0, 1.0)
-    assert reducer.sum(notice=True) == StepSum(1.0, notice=True)
+    assert reducer.sum(notice=True) == StepSum((1.0,), notice=True)
     assert gradient.tolist() == [1.0] * 3
 
 
