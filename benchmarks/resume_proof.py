@@ -27,8 +27,8 @@ from benchmarks import resume_runs as runs
 from benchmarks.machine import ROOT, Machine, commit
 from benchmarks.resume_mistakes import MISTAKES
 from train.checkpoint.faults import LOCAL_POINTS
+from train.job import Job
 from train.run_files import CHECKPOINTS
-from train.worker import Job
 
 SEED = 20_261_123
 _DROPOUT = {"lora_dropout": 0.1}

@@ -34,8 +34,9 @@ from train.checkpoint.store import CheckpointStore
 from train.config import make_config
 from train.data.masks import TokenRow
 from train.data.tokenized import TokenizedData
+from train.job import Job
 from train.run_files import ADAPTER, CHECKPOINTS, LOG, MODEL
-from train.worker import Job, work
+from train.worker import work
 
 WORDS = 64
 ROWS = 20

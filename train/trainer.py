@@ -17,13 +17,15 @@ from train.checkpoint.store import CheckpointStore
 from train.config import TrainingConfig
 from train.data.prepare import Prepared
 from train.data.read import in_process, read_data, with_ray_data
+from train.job import Job
 from train.loop.reduce import ProcessGroup
 from train.loop.run import StepReport
+from train.outcome import read_outcome
 from train.placement import Place, choose_place
 from train.progress import Progress, watch
 from train.run_files import CHECKPOINTS, CONFIG, OUTCOME, RunFiles
 from train.tokenizer import TrainingTokenizer
-from train.worker import Job, read_outcome, work
+from train.worker import work
 
 logger = logging.getLogger(__name__)
 

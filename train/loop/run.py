@@ -66,7 +66,7 @@ class StepReport:
 
 @dataclass
 class Parts:
-    """What a run is made of; see `train.worker` for how.
+    """What a run is made of; see `train.assembly` for how.
 
     Attributes:
         plan: What each step reads.

@@ -21,11 +21,13 @@ from train.checkpoint.snapshot import Checkpoint
 from train.checkpoint.store import CheckpointStore
 from train.data.plan import PackedBatch, StepPlan
 from train.data.tokenized import TokenizedData
+from train.job import Job
 from train.loop.compute import Computer
 from train.loop.log import check
 from train.loop.run import StepReport
+from train.outcome import read_outcome
 from train.run_files import ATTEMPTS, CHECKPOINTS, LOG, OUTCOME, RunFiles
-from train.worker import Job, MachineEndsError, read_outcome, work
+from train.worker import MachineEndsError, work
 
 
 def dies_at(step: int) -> Callable[[StepReport], None]:

@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 
 from tests.unit.train.tiny import make_job, make_model
 from train.data.plan import shards_of
+from train.job import Job
 from train.loop.reduce import Alone, PeerLostError, ProcessGroup, Reducer, StepSum
 from train.run_files import LOG
-from train.worker import Job, work
+from train.worker import work
 
 SHARDS = 5
 

@@ -16,10 +16,12 @@ from tests.unit.train.tiny import make_data, make_job, make_model
 from train.checkpoint.snapshot import Snapshot
 from train.checkpoint.store import CheckpointStore
 from train.data.plan import PackedBatch
+from train.job import Job
 from train.loop.compute import Computer
 from train.loop.reduce import Alone, PeerLostError
+from train.outcome import read_outcome
 from train.run_files import CHECKPOINTS
-from train.worker import Job, MachineEndsError, read_outcome, work
+from train.worker import MachineEndsError, work
 
 
 class Witness(Alone):

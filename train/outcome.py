@@ -1,0 +1,67 @@
+"""How a run ended: written by its first worker, read by whoever waits for it.
+
+The outcome is written last, since it says that all the rest is there.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ironcliw.errors import CheckpointError, IroncliwError, TrainingError
+from train.job import Job
+from train.loop.run import TrainingRun
+from train.run_files import ADAPTER, LOG, MODEL, OUTCOME, RunFiles
+
+
+def write_failure(files: RunFiles, error: Exception, rank: int) -> None:
+    """Write down why a run has failed, in the words of the error."""
+    message = error.message if isinstance(error, IroncliwError) else repr(error)
+    files.write(OUTCOME, {"outcome": "failed", "error": message, "rank": rank})
+
+
+def write_result(job: Job, files: RunFiles, model: Any, run: TrainingRun) -> None:
+    """The adapter or model, the log, and then the outcome.
+
+    Args:
+        job: The run.
+        files: Of it.
+        model: transformers' or peft's, as it was trained.
+        run: At its end.
+
+    Raises:
+        CheckpointError: they cannot be written.
+    """
+    kind = ADAPTER if job.config.use_lora else MODEL
+    with tempfile.TemporaryDirectory(prefix="ironcliw-train-") as folder:
+        model.save_pretrained(folder, safe_serialization=True)
+        files.upload(Path(folder), kind)
+    files.write_text(LOG, run.log.text)
+    evaluations = [line for line in run.log.lines() if line.get("event") == "evaluation"]
+    files.write(
+        OUTCOME,
+        {
+            "outcome": "finished",
+            "steps": run.step,
+            "chain": run.log.chain,
+            "result": files.path(kind),
+            "evaluation": evaluations[-1] if evaluations else None,
+            "before": evaluations[0] if evaluations and evaluations[0]["step"] == 0 else None,
+        },
+    )
+
+
+def read_outcome(uri: str) -> dict[str, Any] | None:
+    """How a run ended; None: it has not.
+
+    Raises:
+        TrainingError: it failed; the message is the worker's.
+        CheckpointError: the storage cannot be read.
+    """
+    found = RunFiles(uri).read(OUTCOME)
+    if found is not None and found.get("outcome") == "failed":
+        raise TrainingError(str(found["error"]))
+    if found is not None and found.get("outcome") != "finished":
+        raise CheckpointError(f"{uri}/{OUTCOME} says {found!r}, which no release writes")
+    return found
