@@ -31,6 +31,7 @@ from train.model.adapters import add_adapters, trainable
 from train.model.fused import fuse
 from train.model.load import choose_device, choose_dtype, load_base, model_folder, weights_digest
 from train.model.nf4 import quantize_layers
+from train.objectives import make_objective
 from train.run_files import CHECKPOINTS, RunFiles
 
 logger = logging.getLogger(__name__)
@@ -100,7 +101,7 @@ def assemble(
     fingerprint = _fingerprint(job, model, group)
     checkpoint = store.newest(fingerprint, allow_inexact=config.allow_inexact)
     run = TrainingRun(
-        _parts(job, model, plan, fingerprint, group, store, checkpoint, notice, report)
+        _parts(job, files, model, plan, fingerprint, group, store, checkpoint, notice, report)
     )
     if checkpoint is not None:
         run.restore(checkpoint)
@@ -156,6 +157,7 @@ def _fingerprint(job: Job, model: _Model, group: Group) -> Fingerprint:
 
 def _parts(
     job: Job,
+    files: RunFiles,
     model: _Model,
     plan: StepPlan,
     fingerprint: Fingerprint,
@@ -174,7 +176,15 @@ def _parts(
     return Parts(
         plan=plan,
         data=job.train,
-        computer=computer,
+        objective=make_objective(
+            job,
+            files,
+            computer,
+            group,
+            notice,
+            model_digest=model.digest,
+            dtype=model.dtype,
+        ),
         flat=flat,
         optimizer=Optimizer(flat, config),
         schedule=LearningRate(

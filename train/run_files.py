@@ -4,6 +4,7 @@ checkpoints/    see `train.checkpoint`
 config.json     the configuration that the run was begun with
 attempts.json   how often it was started without getting further
 outcome.json    how it ended: finished, or failed and why
+reference/      of a run on preferences: log-probabilities of the model before training
 log.jsonl       of a finished run: a line for each step
 adapter/        of a finished run: the adapter in peft's format
 model/          of a finished run without adapters: the model
@@ -22,6 +23,7 @@ from ironcliw.errors import CheckpointError
 
 CHECKPOINTS = "checkpoints"
 ADAPTER, MODEL = "adapter", "model"
+REFERENCE = "reference"
 CONFIG, ATTEMPTS, OUTCOME = "config.json", "attempts.json", "outcome.json"
 LOG = "log.jsonl"
 

@@ -21,15 +21,11 @@ from train.checkpoint.faults import Faults
 from train.checkpoint.store import CheckpointStore
 from train.job import Job
 from train.loop.reduce import Alone, Group, PeerLostError
-from train.loop.run import Ending, StepReport
+from train.loop.run import Ending, MachineEndsError, StepReport
 from train.outcome import write_failure, write_result
 from train.run_files import ATTEMPTS, CHECKPOINTS, OUTCOME, RunFiles
 
 logger = logging.getLogger(__name__)
-
-
-class MachineEndsError(TrainingError):
-    """All is saved; to be run again on another machine."""
 
 
 def work(
@@ -56,8 +52,13 @@ def work(
         return
     try:
         _count_attempt(job, files, group)
-        ending = _attempt(job, files, group, report, faults)
-    except (MachineEndsError, PeerLostError):
+        _attempt(job, files, group, report, faults)
+    except MachineEndsError:
+        if group.rank == 0:
+            # an end that was announced is no failure
+            files.remove(ATTEMPTS)
+        raise
+    except PeerLostError:
         raise
     except Exception as error:
         # the attempt's boundary: whatever it is, another attempt would end in the same way
@@ -65,12 +66,6 @@ def work(
         write_failure(files, error, group.rank)
         if group.size > 1:
             raise  # the others wait for this one; they are started again, too, and see the outcome
-        return
-    if ending is Ending.NOTICE:
-        if group.rank == 0:
-            # an end that was announced is no failure
-            files.remove(ATTEMPTS)
-        raise MachineEndsError("a machine of this run is taken back; all is saved")
 
 
 def _count_attempt(job: Job, files: RunFiles, group: Group) -> None:
@@ -101,16 +96,17 @@ def _attempt(
     group: Group,
     report: Callable[[StepReport], None],
     faults: Faults | None,
-) -> Ending:
+) -> None:
     torch.set_num_threads(job.threads)
     folder = job.settings.handover_dir
     handover = None if folder is None else Handover(folder)
     made = assemble(job, files, group, lambda: _is_noticed(handover), report, faults)
     with _hook(handover, f"train-{os.getpid()}-{group.rank}"):
         ending = made.run.run()
-    if ending is Ending.FINISHED and group.rank == 0:
+    if ending is Ending.NOTICE:
+        raise MachineEndsError("a machine of this run is taken back; all is saved")
+    if group.rank == 0:
         write_result(job, files, made.model, made.run)
-    return ending
 
 
 def _is_noticed(handover: Handover | None) -> bool:

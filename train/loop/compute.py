@@ -40,12 +40,15 @@ class Computer:
     Args:
         model: In training mode; its attention is `train.model.packed_attention`.
         device: Where it is.
+
+    Attributes:
+        device: Where it is.
     """
 
     def __init__(self, model: Any, device: torch.device) -> None:
         self._model = model
         self._causal = causal_of(model)
-        self._device = device
+        self.device = device
         self._body = getattr(self._causal, self._causal.base_model_prefix)
         head = self._causal.get_output_embeddings()
         config = self._causal.config
@@ -74,10 +77,10 @@ class Computer:
             batch: Positions and what they foretell.
             attention: What `train.model.packed_attention` is given by keyword.
         """
-        tokens = torch.from_numpy(batch.tokens).to(self._device, torch.int64)[None]
-        positions = torch.from_numpy(batch.positions).to(self._device, torch.int64)[None]
-        places = torch.from_numpy(batch.places).to(self._device)
-        targets = torch.from_numpy(batch.targets).to(self._device)
+        tokens = torch.from_numpy(batch.tokens).to(self.device, torch.int64)[None]
+        positions = torch.from_numpy(batch.positions).to(self.device, torch.int64)[None]
+        places = torch.from_numpy(batch.places).to(self.device)
+        targets = torch.from_numpy(batch.targets).to(self.device)
         given = {
             "input_ids": tokens,
             "position_ids": positions,

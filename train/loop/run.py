@@ -30,6 +30,10 @@ WEIGHTS = "weights/"
 _SHOWN_ROWS = 8
 
 
+class MachineEndsError(TrainingError):
+    """All is saved; to be run again on another machine."""
+
+
 class Ending(Enum):
     """Why a run stopped without an error."""
 
