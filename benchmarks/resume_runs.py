@@ -82,6 +82,18 @@ def make_rows() -> TokenizedData:
     return TokenizedData.of_rows(rows, [(0, at + 1) for at in range(ROWS)], ["rows"])
 
 
+def make_pairs() -> TokenizedData:
+    """Prompts of random tokens, each with two answers."""
+    random = np.random.default_rng(0)
+    rows = []
+    for _ in range(ROWS):
+        prompt, chosen, rejected = random.integers(1, 14, 3).tolist()
+        tokens = random.integers(0, WORDS, prompt + chosen + rejected).astype(np.int32)
+        borders = (prompt, prompt + chosen)
+        rows.append(TokenRow(tokens, np.arange(len(tokens)) >= prompt, borders))
+    return TokenizedData.of_rows(rows, [(0, at + 1) for at in range(ROWS)], ["pairs"])
+
+
 def make_job(folder: Path, model: Path, changes: dict[str, Any]) -> Job:
     """A run of some ten steps.
 
@@ -107,7 +119,8 @@ def make_job(folder: Path, model: Path, changes: dict[str, Any]) -> Job:
         (handover / kind).mkdir(parents=True)
     settings = Settings(state_dir=folder / "state", handover_dir=handover)
     config = make_config(given, "proof")
-    return Job(config, settings, str(folder / "run"), make_rows(), make_rows(), 1)
+    data = make_rows() if config.preference is None else make_pairs()
+    return Job(config, settings, str(folder / "run"), data, data, 1)
 
 
 def result(job: Job) -> str:

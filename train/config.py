@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -219,9 +219,10 @@ def _known(item: Mapping[str, Any]) -> Sequence[str]:
     model: Any = TrainingConfig
     for name in item["loc"][:-1]:
         field = model.model_fields.get(name)
-        if field is None or not hasattr(field.annotation, "model_fields"):
+        kinds = () if field is None else (field.annotation, *get_args(field.annotation))
+        model = next((kind for kind in kinds if hasattr(kind, "model_fields")), None)
+        if model is None:
             return ()
-        model = field.annotation
     return list(model.model_fields)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ironcliw.errors import SettingsError, TrainingError
+from ironcliw.errors import DataError, SettingsError, TrainingError
 from ironcliw.settings import Settings, load_settings
 from train.checkpoint.store import CheckpointStore
 from train.config import TrainingConfig
@@ -113,6 +113,7 @@ class Trainer:
         )
         how = in_process if _is_small(config.data.train) else with_ray_data
         prepared = read_data(config.data, tokenizer, how)
+        check_kind(config, prepared)
         name = config.name or run_name(config, prepared)
         uri = config.checkpoint.storage or str(self.settings.state_dir / "train" / name)
         files = RunFiles(uri)
@@ -194,6 +195,27 @@ def check_finished(name: str, files: RunFiles, numbers: Mapping[str, Any]) -> No
         raise SettingsError(
             f"run {name} is finished ({files.uri}), and with other values of "
             f"{', '.join(changed)}; give this run a name and a checkpoint.storage of its own"
+        )
+
+
+def check_kind(config: TrainingConfig, prepared: Prepared) -> None:
+    """Refuse data of the other kind of training.
+
+    Raises:
+        DataError: answers to be imitated for a run on preferences, or the other way round.
+    """
+    wants_pairs = config.preference is not None
+    for data in (prepared.train, prepared.eval):
+        if data is None or not len(data) or data.are_pairs == wants_pairs:
+            continue
+        if wants_pairs:
+            raise DataError(
+                f"{data.source(0)} has one answer, and the run compares two; give rows of prompt, "
+                "chosen and rejected, or train with `ironcliw train sft`"
+            )
+        raise DataError(
+            f"{data.source(0)} has a chosen and a rejected answer, and the run imitates one; give "
+            "rows of one answer, or train with `ironcliw train dpo`"
         )
 
 
