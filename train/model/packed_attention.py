@@ -22,6 +22,7 @@ _BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 NAME = "ironcliw_packed"
 STARTS = "row_starts"
+BRANCHES = "row_branches"
 _UNKNOWN = {"softcap": "soft-caps its attention", "s_aux": "has attention sinks"}
 """Keywords of architectures that do more than weigh; to leave it out would change the model."""
 
@@ -48,7 +49,9 @@ def packed_attention(
         scaling: Of the products; None: 1 / sqrt(D).
         dropout: Of the attention weights.
         sliding_window: Positions that a position sees; None: all before it.
-        given: `row_starts`, list of ints [rows + 1], from 0 to T.
+        given: `row_starts`, list of ints [rows + 1], from 0 to T. Of a single row that branches,
+            `row_branches` too: where its prompt ends, and then each branch, the last at T; a branch
+            sees the prompt and itself.
 
     Returns:
         [1, T, heads, D], and None for the weights.
@@ -63,6 +66,9 @@ def packed_attention(
                 "architecture, such as Llama, Mistral or Qwen"
             )
     starts: list[int] = given[STARTS]
+    ends: list[int] | None = given.get(BRANCHES)
+    if ends is not None:
+        return _branched(query, key, value, _tree(ends, sliding_window, query.device), scaling)
     longest = max(end - first for first, end in itertools.pairwise(starts))
     windowed = sliding_window is not None and longest > sliding_window
     if query.device.type == "cpu" and not windowed and not dropout:
@@ -85,6 +91,36 @@ def packed_attention(
             ).transpose(1, 2)
         )
     return (parts[0] if len(parts) == 1 else torch.cat(parts, 1)), None
+
+
+def _branched(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor,
+    scaling: float | None,
+) -> tuple[torch.Tensor, None]:
+    grouped = query.shape[1] != key.shape[1]
+    output = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, scale=scaling, enable_gqa=grouped
+    )
+    return output.transpose(1, 2), None
+
+
+def _tree(ends: list[int], window: int | None, device: torch.device) -> torch.Tensor:
+    """Which positions a position sees, [T, T]: before it, in the prompt or in its own branch."""
+    first, length = ends[0], ends[-1]
+    borders = torch.tensor(ends[:-1])
+    places = torch.arange(length)
+    branch = torch.bucketize(places, borders, right=True)  # 0 is the prompt
+    starts = torch.tensor([0, *ends[:-1]])[branch]
+    # a branch goes on where the prompt ends
+    at = torch.where(branch == 0, places, first + places - starts)
+    seen = (branch[None] == 0) | (branch[:, None] == branch[None])
+    seen &= places[None] <= places[:, None]
+    if window is not None:
+        seen &= at[:, None] - at[None] < window
+    return seen.to(device)
 
 
 class _Rows(torch.autograd.Function):
