@@ -20,6 +20,7 @@ import torch
 
 from cluster.handover import Handover
 from ironcliw.errors import CheckpointError, IroncliwError, TrainingError
+from ironcliw.file_digests import weights_digest
 from ironcliw.settings import Settings
 from train.checkpoint.faults import Faults
 from train.checkpoint.store import CheckpointStore
@@ -45,7 +46,6 @@ from train.model.load import (
     choose_dtype,
     load_base,
     model_folder,
-    weights_digest,
 )
 from train.model.nf4 import quantize_layers
 from train.run_files import ADAPTER, ATTEMPTS, CHECKPOINTS, LOG, MODEL, OUTCOME, RunFiles
