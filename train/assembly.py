@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ironcliw.file_digests import weights_digest
 from train.checkpoint.faults import Faults
 from train.checkpoint.snapshot import Checkpoint
 from train.checkpoint.store import CheckpointStore
@@ -29,7 +30,7 @@ from train.loop.schedule import LearningRate, warmup_steps
 from train.model import packed_attention
 from train.model.adapters import add_adapters, trainable
 from train.model.fused import fuse
-from train.model.load import choose_device, choose_dtype, load_base, model_folder, weights_digest
+from train.model.load import choose_device, choose_dtype, load_base, model_folder
 from train.model.nf4 import quantize_layers
 from train.run_files import CHECKPOINTS, RunFiles
 
