@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ironcliw.file_digests import weights_digest
 from train.checkpoint.faults import Faults
 from train.checkpoint.snapshot import Checkpoint
 from train.checkpoint.store import CheckpointStore
@@ -16,7 +17,7 @@ from train.checkpoint.writer import AsyncWriter
 from train.checks import check_room, check_tokens
 from train.config import TrainingConfig
 from train.data.plan import StepPlan
-from train.evaluate import Evaluator
+from train.evaluation.evaluator import Evaluator
 from train.fingerprint import Fingerprint, digest_of
 from train.job import Job
 from train.loop.compute import Computer
@@ -29,7 +30,7 @@ from train.loop.schedule import LearningRate, warmup_steps
 from train.model import packed_attention
 from train.model.adapters import add_adapters, trainable
 from train.model.fused import fuse
-from train.model.load import choose_device, choose_dtype, load_base, model_folder, weights_digest
+from train.model.load import choose_device, choose_dtype, load_base, model_folder
 from train.model.nf4 import quantize_layers
 from train.objectives import make_objective
 from train.run_files import CHECKPOINTS, RunFiles
@@ -171,7 +172,7 @@ def _parts(
     steps = total_steps(config, plan.steps_per_epoch)
     computer = Computer(model.module, model.device)
     flat = FlatParameters(trainable(model.module))
-    evaluator = Evaluator(computer, job.held_out, config, plan.steps_per_epoch)
+    evaluator = _evaluator(job, computer, model.module, plan) if is_first else None
     saved = checkpoint.step if checkpoint else 0
     return Parts(
         plan=plan,
@@ -197,9 +198,22 @@ def _parts(
         fingerprint=fingerprint,
         saver=Saver(AsyncWriter(store), config.checkpoint, group.size, saved) if is_first else None,
         seed=config.seed,
-        evaluate=(lambda step: evaluator.measure(step, steps, notice))
-        if is_first and job.held_out is not None
-        else None,
+        evaluate=(lambda step: evaluator.measure(step, steps, notice)) if evaluator else None,
         notice=notice,
         report=report if is_first else lambda report: None,
+    )
+
+
+def _evaluator(job: Job, computer: Computer, model: Any, plan: StepPlan) -> Evaluator | None:
+    """None: nothing is held out."""
+    if job.held_out is None:
+        return None
+    return Evaluator(
+        computer,
+        model,
+        job.held_out,
+        job.train,
+        job.config,
+        plan.steps_per_epoch,
+        job.tokenizer,
     )

@@ -18,6 +18,7 @@ from ironcliw.errors import SettingsError
 from ironcliw.problems import follows, what_is_wrong
 from train.checkpoint.options import CheckpointOptions
 from train.data.options import DataOptions
+from train.evaluation.options import EvaluationOptions
 from train.preference.options import PreferenceOptions
 
 Method = Literal["lora", "qlora", "full"]
@@ -27,17 +28,6 @@ Schedule = Literal["cosine", "linear", "constant"]
 _NOT_NUMBERS = frozenset(
     {"name", "workers", "checkpoint", "evaluation", "placement", "allow_local", "max_failures"}
 )
-
-
-class EvaluationOptions(BaseModel):
-    """What is measured on rows that are not trained on."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    every_epochs: int = Field(
-        1, ge=0, description="Epochs from one evaluation to the next; 0: end only."
-    )
-    max_rows: int = Field(200, ge=1, description="Rows that are read at most.")
 
 
 class TrainingConfig(BaseModel):

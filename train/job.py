@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ironcliw.settings import Settings
 from train.config import TrainingConfig
 from train.data.tokenized import TokenizedData
+from train.tokenizer import TrainingTokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,7 @@ class Job:
         train: Tokenised rows.
         held_out: Rows to measure on; None: there are none.
         threads: Of each worker.
+        tokenizer: Of the model; None: nothing is measured that compares texts.
     """
 
     config: TrainingConfig
@@ -28,3 +30,4 @@ class Job:
     train: TokenizedData
     held_out: TokenizedData | None
     threads: int
+    tokenizer: TrainingTokenizer | None = None

@@ -17,6 +17,7 @@ from train.checkpoint.store import CheckpointStore
 from train.config import TrainingConfig
 from train.data.prepare import Prepared
 from train.data.read import in_process, read_data, with_ray_data
+from train.evaluation.checks import check_evaluation
 from train.job import Job
 from train.loop.reduce import ProcessGroup
 from train.loop.run import StepReport
@@ -114,6 +115,7 @@ class Trainer:
         how = in_process if _is_small(config.data.train) else with_ray_data
         prepared = read_data(config.data, tokenizer, how)
         check_kind(config, prepared)
+        check_evaluation(config.evaluation, prepared.eval, prepared.train, tokenizer)
         name = config.name or run_name(config, prepared)
         uri = config.checkpoint.storage or str(self.settings.state_dir / "train" / name)
         files = RunFiles(uri)
@@ -125,34 +127,36 @@ class Trainer:
         check_finished(name, files, numbers)
         files.write(CONFIG, {"config": config.model_dump(mode="json"), "numbers": numbers})
         if files.read(OUTCOME) is None:
-            self._fit(config, place, uri, prepared)
+            job = Job(
+                config, self.settings, uri, prepared.train, prepared.eval, place.threads, tokenizer
+            )
+            self._fit(job, place)
         return _result(name, uri)
 
     async def train_async(self, data: str | Path | None = None) -> TrainingResult:
         """As `train`, in a thread: the event loop goes on."""
         return await asyncio.to_thread(self.train, data)
 
-    def _fit(self, config: TrainingConfig, place: Place, uri: str, prepared: Prepared) -> None:
+    def _fit(self, job: Job, place: Place) -> None:
         import ray.train
         from ray.train.torch import TorchConfig, TorchTrainer
 
         # type checkers see the first version of Ray Train, programs the second
         api: Any = ray.train
-        job = Job(config, self.settings, uri, prepared.train, prepared.eval, place.threads)
         with watch(self._report) as progress:
             TorchTrainer(
                 _work,
                 train_loop_config={"job": ray.put(job), "progress": progress},
                 torch_config=TorchConfig(backend="nccl" if place.use_gpu else "gloo"),
                 scaling_config=api.ScalingConfig(
-                    num_workers=config.workers,
+                    num_workers=job.config.workers,
                     use_gpu=place.use_gpu,
                     resources_per_worker=place.resources,
                     label_selector=place.labels or None,
                 ),
                 run_config=api.RunConfig(
                     name="ray",
-                    storage_path=uri,
+                    storage_path=job.uri,
                     # attempts are counted by the workers: only they know whether one got further
                     failure_config=api.FailureConfig(max_failures=-1, max_preemption_failures=-1),
                 ),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,10 +16,27 @@ from ironcliw.errors import UnsupportedError
 from native_ops.loss_head import token_logprobs
 from train.data.plan import PackedBatch
 from train.model.adapters import causal_of
-from train.model.packed_attention import STARTS
+from train.model.packed_attention import STARTS, TREE
 
 # configuration keys of heads that do more than multiply
 _CHANGES_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+_ROWS = 256
+"""Positions whose logits are held at once when the likeliest token is looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What a model says of the supervised tokens of a batch.
+
+    Attributes:
+        loss: Their summed cross-entropy.
+        logprobs: float32 [S]; the log-probability of each.
+        best: bool [S]; whether it is the likeliest token. None: it was not asked.
+    """
+
+    loss: float
+    logprobs: npt.NDArray[np.float32]
+    best: npt.NDArray[np.bool_] | None
 
 
 class Batch(Protocol):
@@ -77,16 +95,7 @@ class Computer:
             batch: Positions and what they foretell.
             attention: What `train.model.packed_attention` is given by keyword.
         """
-        tokens = torch.from_numpy(batch.tokens).to(self.device, torch.int64)[None]
-        positions = torch.from_numpy(batch.positions).to(self.device, torch.int64)[None]
-        places = torch.from_numpy(batch.places).to(self.device)
-        targets = torch.from_numpy(batch.targets).to(self.device)
-        given = {
-            "input_ids": tokens,
-            "position_ids": positions,
-            "use_cache": False,
-            **attention,
-        }
+        given, places, targets = self._inputs(batch, attention)
         if self._plain_head is None:
             # what else the head does is the model's own business
             logits = self._causal(**given, logits_to_keep=places).logits[0]
@@ -116,3 +125,52 @@ class Computer:
         loss = self.loss_sum(batch)
         loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
+
+    @torch.no_grad()
+    def examine(
+        self, batch: PackedBatch, *, best: bool = False, tree: Sequence[int] | None = None
+    ) -> Examined:
+        """What the model says of a batch, without gradients.
+
+        Args:
+            batch: The rows.
+            best: Look for the likeliest tokens, too.
+            tree: Where a prompt ends and the ends after it, of which each sees the prompt and
+                itself; the batch is then that one row.
+        """
+        attention = {STARTS: batch.cu_seqlens.tolist()} if tree is None else {TREE: list(tree)}
+        given, places, targets = self._inputs(batch, attention)
+        if self._plain_head is None:
+            logits = self._causal(**given, logits_to_keep=places).logits[0].float()
+            logprobs = -F.cross_entropy(logits, targets, reduction="none")
+            likeliest = logits.argmax(-1) if best else None
+        else:
+            hidden = self._body(**given).last_hidden_state[0][places]
+            logprobs = token_logprobs(hidden, self._plain_head, targets)
+            likeliest = self._likeliest(hidden) if best else None
+        return Examined(
+            -float(logprobs.sum()),
+            logprobs.cpu().numpy(),
+            None if likeliest is None else (likeliest == targets).cpu().numpy(),
+        )
+
+    def _likeliest(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The token of the largest logit for hidden [S, D]; int64 [S]."""
+        assert self._plain_head is not None
+        head = self._plain_head
+        return torch.cat([F.linear(some, head).argmax(-1) for some in hidden.split(_ROWS)])
+
+    def _inputs(
+        self, batch: Batch, attention: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], torch.Tensor, torch.Tensor]:
+        """What the model is given, and the places and targets of its predictions."""
+        tokens = torch.from_numpy(batch.tokens).to(self.device, torch.int64)[None]
+        positions = torch.from_numpy(batch.positions).to(self.device, torch.int64)[None]
+        given = {
+            "input_ids": tokens,
+            "position_ids": positions,
+            "use_cache": False,
+            **attention,
+        }
+        places = torch.from_numpy(batch.places).to(self.device)
+        return given, places, torch.from_numpy(batch.targets).to(self.device)

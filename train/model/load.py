@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,6 @@ from train.model import packed_attention
 from train.tokenizer import model_path
 
 logger = logging.getLogger(__name__)
-
-_WEIGHTS = ("*.safetensors", "config.json")
-_BLOCK = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +51,6 @@ def model_folder(name: str, settings: Settings) -> Path:
             "or a GGUF file"
         )
     return path
-
-
-def weights_digest(folder: Path) -> str:
-    """sha256 over names and contents of the weights and the configuration."""
-    total = hashlib.sha256()
-    files = sorted({file for pattern in _WEIGHTS for file in folder.glob(pattern)})
-    for file in files:
-        one = hashlib.sha256()
-        with file.open("rb") as stream:
-            while block := stream.read(_BLOCK):
-                one.update(block)
-        total.update(f"{file.name} {one.hexdigest()}\n".encode())
-    return total.hexdigest()
 
 
 def load_base(

@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from ironcliw.errors import UnsupportedError
 from train.model.branched_attention import Branch, branched_attention
+from train.model.tree_attention import tree_attention
 
 # what `scaled_dot_product_attention` calls on the processor; heads that share keys are its business
 _FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -25,6 +26,7 @@ _BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 NAME = "ironcliw_packed"
 STARTS = "row_starts"
 BRANCHES = "row_branches"
+TREE = "row_tree"
 _UNKNOWN = {"softcap": "soft-caps its attention", "s_aux": "has attention sinks"}
 """Keywords of architectures that do more than weigh; to leave it out would change the model."""
 
@@ -52,7 +54,8 @@ def packed_attention(
         dropout: Of the attention weights.
         sliding_window: Positions that a position sees; None: all before it.
         given: `row_starts`, list of ints [rows + 1], from 0 to T; or `row_branches`, where rows
-            share beginnings.
+            share beginnings; or `row_tree` of a single row with many short ends: where its prompt
+            ends, and then each end, the last at T; an end sees the prompt and itself.
 
     Returns:
         [1, T, heads, D], and None for the weights.
@@ -68,6 +71,8 @@ def packed_attention(
             )
     if (branches := given.get(BRANCHES)) is not None:
         return _branched(query, key, value, branches, scaling, sliding_window), None
+    if (ends := given.get(TREE)) is not None:
+        return tree_attention(query, key, value, ends, sliding_window, scaling), None
     starts: list[int] = given[STARTS]
     longest = max(end - first for first, end in itertools.pairwise(starts))
     windowed = sliding_window is not None and longest > sliding_window
