@@ -32,7 +32,8 @@ from train.model.adapters import add_adapters, trainable
 from train.model.fused import fuse
 from train.model.load import choose_device, choose_dtype, load_base, model_folder
 from train.model.nf4 import quantize_layers
-from train.objectives import make_objective
+from train.objectives import Place, held_out_objective, make_objective
+from train.preference.evaluation import PairEvaluator
 from train.run_files import CHECKPOINTS, RunFiles
 
 logger = logging.getLogger(__name__)
@@ -172,20 +173,15 @@ def _parts(
     steps = total_steps(config, plan.steps_per_epoch)
     computer = Computer(model.module, model.device)
     flat = FlatParameters(trainable(model.module))
-    evaluator = _evaluator(job, computer, model.module, plan) if is_first else None
+    place = Place(files, computer, group, notice, model.digest, model.dtype)
+    # the reference is computed by the model as it is before its first step
+    objective = make_objective(job, place)
+    evaluator = _evaluator(job, place, model.module, plan) if is_first else None
     saved = checkpoint.step if checkpoint else 0
     return Parts(
         plan=plan,
         data=job.train,
-        objective=make_objective(
-            job,
-            files,
-            computer,
-            group,
-            notice,
-            model_digest=model.digest,
-            dtype=model.dtype,
-        ),
+        objective=objective,
         flat=flat,
         optimizer=Optimizer(flat, config),
         schedule=LearningRate(
@@ -204,12 +200,19 @@ def _parts(
     )
 
 
-def _evaluator(job: Job, computer: Computer, model: Any, plan: StepPlan) -> Evaluator | None:
+def _evaluator(
+    job: Job, place: Place, model: Any, plan: StepPlan
+) -> Evaluator | PairEvaluator | None:
     """None: nothing is held out."""
     if job.held_out is None:
         return None
+    if job.config.preference is not None:
+        objective = held_out_objective(job, place)
+        return PairEvaluator(
+            place.computer, objective, job.held_out, job.config, plan.steps_per_epoch
+        )
     return Evaluator(
-        computer,
+        place.computer,
         model,
         job.held_out,
         job.train,

@@ -123,20 +123,33 @@ class TrainingConfig(BaseModel):
                 "precision is 'bf16' and use_lora is false: all weights are trained in float32; "
                 "set precision to 'fp32' or 'auto'"
             )
-        if self.preference is not None and self.lora_dropout:
+        if self.preference is not None:
+            self._fits_preferences(self.preference)
+        elif self.evaluation.gate == "preference_accuracy":
+            raise ValueError(
+                "evaluation.gate is 'preference_accuracy', and there is no section preference; "
+                "choose a measure of evaluation.metrics, or 'eval_loss'"
+            )
+        if (self.use_rslora or self.use_dora) and not self.use_lora:
+            raise ValueError("use_rslora and use_dora are kinds of LoRA, and use_lora is false")
+        return self
+
+    def _fits_preferences(self, preference: PreferenceOptions) -> None:
+        if self.lora_dropout:
             raise ValueError(
                 f"lora_dropout is {self.lora_dropout:g}: with preferences the trained model and "
                 "its reference must be the same where nothing was learnt; set it to 0"
             )
-        if self.preference is not None and not self.use_lora:
-            if self.preference.reference == "model":
-                raise ValueError(
-                    "preference.reference is 'model' and use_lora is false: the model does not "
-                    "hold what it was; set it to 'precomputed'"
-                )
-        if (self.use_rslora or self.use_dora) and not self.use_lora:
-            raise ValueError("use_rslora and use_dora are kinds of LoRA, and use_lora is false")
-        return self
+        if not self.use_lora and preference.reference == "model":
+            raise ValueError(
+                "preference.reference is 'model' and use_lora is false: the model does not hold "
+                "what it was; set it to 'precomputed'"
+            )
+        if self.evaluation.metrics:
+            raise ValueError(
+                f"evaluation.metrics is {list(self.evaluation.metrics)}, which are of answers to "
+                "be imitated; of preferences, loss and accuracy always are measured"
+            )
 
     @property
     def method(self) -> Method:

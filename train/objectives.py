@@ -2,61 +2,87 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
 from native_ops import binary
+from train.config import TrainingConfig
 from train.data.tokenized import TokenizedData
 from train.job import Job
 from train.loop.compute import Computer
 from train.loop.objective import Objective, TokenLoss
-from train.loop.reduce import Group
+from train.loop.reduce import Alone, Group
 from train.loop.run import MachineEndsError
 from train.preference.objective import PairLoss
 from train.preference.options import WITHOUT_REFERENCE, PreferenceOptions
 from train.preference.reference import KeptReference, ModelReference, Reference, precompute
 from train.preference.reference_cache import ReferenceCache
-from train.run_files import REFERENCE, RunFiles
+from train.run_files import HELD_OUT_REFERENCE, REFERENCE, RunFiles
 
 
-def make_objective(
-    job: Job,
-    files: RunFiles,
-    computer: Computer,
-    group: Group,
-    notice: Callable[[], bool],
-    *,
-    model_digest: str,
-    dtype: torch.dtype,
-) -> Objective:
-    """What a run minimises over the rows that it trains on.
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a worker computes, and of what.
 
-    Args:
-        job: The run.
-        files: Of it.
+    Attributes:
+        files: Of the run.
         computer: Of the model before its first step: a reference is computed by it.
         group: The workers.
         notice: Whether this worker's machine is about to end.
         model_digest: Of the weights that training starts from.
         dtype: Of the computation.
+    """
+
+    files: RunFiles
+    computer: Computer
+    group: Group
+    notice: Callable[[], bool]
+    model_digest: str
+    dtype: torch.dtype
+
+
+def make_objective(job: Job, place: Place) -> Objective:
+    """What a run minimises over the rows that it trains on.
 
     Raises:
         MachineEndsError: a notice came while the reference was computed.
         CheckpointError: the reference cannot be kept, or is that of another model or other data.
         PeerLostError: another worker is gone.
     """
+    if job.config.preference is None:
+        return TokenLoss(place.computer, job.train)
     options = job.config.preference
-    if options is None:
-        return TokenLoss(computer, job.train)
+    uri = options.reference_cache or place.files.path(REFERENCE)
+    return _pair_loss(job, place, options, job.train, uri)
+
+
+def held_out_objective(job: Job, place: Place) -> PairLoss:
+    """The same over the pairs that are held out; only the first worker measures.
+
+    Raises:
+        MachineEndsError: as `make_objective`.
+        CheckpointError: as `make_objective`.
+    """
+    options = job.config.preference
+    assert options is not None and job.held_out is not None
+    alone = dataclasses.replace(place, group=Alone())
+    return _pair_loss(job, alone, options, job.held_out, place.files.path(HELD_OUT_REFERENCE))
+
+
+def _pair_loss(
+    job: Job, place: Place, options: PreferenceOptions, data: TokenizedData, uri: str
+) -> PairLoss:
+    config = job.config
     reference: Reference | None = None
     if options.loss not in WITHOUT_REFERENCE:
-        if keeps_reference(options, use_lora=job.config.use_lora, epochs=job.config.num_epochs):
-            reference = _kept(job, files, computer, group, notice, model_digest, dtype)
-        else:
-            reference = ModelReference(computer)
-    return PairLoss(computer, job.train, options, reference)
+        reference = ModelReference(place.computer)
+        if keeps_reference(options, use_lora=config.use_lora, epochs=config.num_epochs):
+            reference = _kept(config, place, data, uri)
+    return PairLoss(place.computer, data, options, reference)
 
 
 def keeps_reference(options: PreferenceOptions, *, use_lora: bool, epochs: int) -> bool:
@@ -72,24 +98,15 @@ def keeps_reference(options: PreferenceOptions, *, use_lora: bool, epochs: int) 
     return options.reference == "precomputed"
 
 
-def _kept(
-    job: Job,
-    files: RunFiles,
-    computer: Computer,
-    group: Group,
-    notice: Callable[[], bool],
-    model_digest: str,
-    dtype: torch.dtype,
-) -> Reference:
-    options = job.config.preference
-    assert options is not None
-    uri = options.reference_cache or files.path(REFERENCE)
-    most = job.config.micro_batch_tokens
-    key = reference_key(job.train, model_digest, dtype, most, job.config.quantization)
-    values = precompute(computer, job.train, ReferenceCache(uri, key), group, most, notice)
+def _kept(config: TrainingConfig, place: Place, data: TokenizedData, uri: str) -> KeptReference:
+    most = config.micro_batch_tokens
+    key = reference_key(data, place.model_digest, place.dtype, most, config.quantization)
+    values = precompute(
+        place.computer, data, ReferenceCache(uri, key), place.group, most, place.notice
+    )
     if values is None:
         raise MachineEndsError("a machine of this run is taken back; its reference goes on later")
-    return KeptReference(values, computer.device)
+    return KeptReference(values, place.computer.device)
 
 
 def reference_key(

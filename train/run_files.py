@@ -23,7 +23,7 @@ from ironcliw.errors import CheckpointError
 
 CHECKPOINTS = "checkpoints"
 ADAPTER, MODEL = "adapter", "model"
-REFERENCE = "reference"
+REFERENCE, HELD_OUT_REFERENCE = "reference", "held-out-reference"
 CONFIG, ATTEMPTS, OUTCOME = "config.json", "attempts.json", "outcome.json"
 LOG = "log.jsonl"
 

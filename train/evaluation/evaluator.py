@@ -14,6 +14,7 @@ from train.data.tokenized import TokenizedData
 from train.evaluation.answers import essence
 from train.evaluation.generation import InterruptedEvaluationError, generate
 from train.evaluation.labels import branches, find_labels
+from train.evaluation.options import EvaluationOptions
 from train.evaluation.rows import Tokens, answered, question, without_end
 from train.loop.compute import Computer
 from train.tokenizer import TrainingTokenizer
@@ -72,10 +73,7 @@ class Evaluator:
         Returns:
             None where nothing is due at this step, or a notice came.
         """
-        epoch, inside = divmod(step, self._steps_per_epoch)
-        every = self._options.every_epochs
-        due = step in (0, steps) or (inside == 0 and every > 0 and epoch % every == 0)
-        if not self._rows or not due:
+        if not self._rows or not is_due(self._options, step, steps, self._steps_per_epoch):
             return None
         was_training = self._computer.set_training(False)
         try:
@@ -141,6 +139,20 @@ class Evaluator:
                 scores += [float(part.sum()) for part in np.split(seen.logprobs, borders)]
             right += self._labels[int(np.argmax(scores))] == asked.answer
         return right / self._rows
+
+
+def is_due(options: EvaluationOptions, step: int, steps: int, steps_per_epoch: int) -> bool:
+    """Whether to measure now: before the first step, at the end, and every so many epochs.
+
+    Args:
+        options: How often.
+        step: Optimizer steps done.
+        steps: Of the whole run.
+        steps_per_epoch: Of the run.
+    """
+    epoch, inside = divmod(step, steps_per_epoch)
+    every = options.every_epochs
+    return step in (0, steps) or (inside == 0 and every > 0 and epoch % every == 0)
 
 
 def _leave_if(notice: Callable[[], bool]) -> None:

@@ -50,14 +50,16 @@ class PairLoss:
         return len(step.rows)
 
     def backward(self, batch: MicroBatch) -> Sequence[float]:
-        loss, sums = self._forward(batch)
+        loss, sums, _ = self._forward(batch)
         loss.backward()  # type: ignore[no-untyped-call]
         return sums
 
     def measure(self, batch: MicroBatch) -> Sequence[float]:
-        """As `backward`, without a gradient."""
+        """As `backward`, without a gradient; the last sum is of the pairs whose chosen answer is
+        the likelier one."""
         with torch.no_grad():
-            return self._forward(batch)[1]
+            _, sums, policy = self._forward(batch)
+        return [*sums, float((policy.chosen > policy.rejected).sum())]
 
     def check_first(self, loss: float) -> None:
         """A model that is still its own reference has a known loss, such as ln 2.
@@ -78,7 +80,7 @@ class PairLoss:
             "there is none"
         )
 
-    def _forward(self, batch: MicroBatch) -> tuple[torch.Tensor, list[float]]:
+    def _forward(self, batch: MicroBatch) -> tuple[torch.Tensor, list[float], LogProbs]:
         pairs = pack_pairs(self._data, batch)
         reference = None if self._reference is None else self._reference.of(pairs)
         policy = answer_logprobs(self._computer, pairs)
@@ -96,4 +98,5 @@ class PairLoss:
         loss = losses.sum()
         margins = rewards.margins
         measured = (rewards.chosen, rewards.rejected, margins, (margins > 0).float())
-        return loss, [float(loss.detach()), *(float(each.sum()) for each in measured)]
+        sums = [float(loss.detach()), *(float(each.sum()) for each in measured)]
+        return loss, sums, policy

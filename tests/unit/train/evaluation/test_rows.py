@@ -10,12 +10,11 @@ import pytest
 from ironcliw.errors import SettingsError
 from tests.unit.train.evaluation.rows_of_text import END, TOKENIZER, encoded, text_rows
 from train.data.masks import TokenRow
-from train.data.plan import MicroBatch, pack
+from train.data.plan import MicroBatch, in_order, pack
 from train.data.tokenized import TokenizedData
 from train.evaluation.checks import check_evaluation
 from train.evaluation.labels import branches, find_labels
 from train.evaluation.options import EvaluationOptions
-from train.data.plan import in_order
 from train.evaluation.rows import Question, answered, question
 
 PAIRS = (("play a song", "music"), ("is it wet", "weather"), ("will it rain", "weather"))

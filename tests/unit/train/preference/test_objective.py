@@ -99,7 +99,7 @@ def test_a_batch_is_the_sum_of_its_pairs(folder: Path) -> None:
     assert len(apart) == 6
     whole = objective.measure(together)
     parts = [objective.measure(batch) for batch in apart]
-    assert len(whole) == 1 + len(MEASURES)
+    assert len(whole) == 2 + len(MEASURES)
     assert whole == pytest.approx([sum(each) for each in zip(*parts, strict=True)], rel=1e-4)
 
 
@@ -159,7 +159,8 @@ def test_the_loss_is_that_of_the_log_probabilities(folder: Path) -> None:
     loss, *measures = PairLoss(computer, data, options, ModelReference(computer)).measure(batch)
     assert loss == pytest.approx(float(wanted.detach().sum()))
     right = float((rewards.margins > 0).sum())
-    assert measures[2:] == [pytest.approx(float(rewards.margins.sum())), right]
+    likelier = float((policy.chosen > policy.rejected).sum())
+    assert measures[2:] == [pytest.approx(float(rewards.margins.sum())), right, likelier]
 
 
 def test_no_reference_without_adapters(folder: Path) -> None:
