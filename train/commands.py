@@ -12,6 +12,7 @@ from ironcliw import console
 from ironcliw.client import DEFAULT_CHAT_MODEL
 from ironcliw.errors import SettingsError
 from ironcliw.problems import what_is_wrong
+from train.publish_command import publish
 from train.sft_command import sft
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ train = typer.Typer(help="Train models on your own data.", no_args_is_help=True)
 data = typer.Typer(help="Look at training data before a run does.", no_args_is_help=True)
 train.add_typer(data, name="data")
 train.command("sft")(sft)
+train.command("publish")(publish)
 
 
 @train.callback()

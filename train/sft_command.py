@@ -39,6 +39,10 @@ def sft(
             "--allow-inexact", help="Resume where the numbers cannot be the same; the log says so."
         ),
     ] = False,
+    publish: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Publish the adapter, if it is not worse than its base."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Fine-tune a model on conversations or on prompts with their answers.
@@ -47,7 +51,7 @@ def sft(
     finished.
     """
     wanted = _changes(changes or [])
-    named = {"name": name, "model_name": model, "data.train": data}
+    named = {"name": name, "model_name": model, "data.train": data, "publish": publish}
     wanted.update({key: value for key, value in named.items() if value})
     if allow_inexact:
         wanted["allow_inexact"] = True
@@ -58,7 +62,8 @@ def sft(
 
     try:
         with shown_progress() as report:
-            result = Trainer(read_config(config, wanted), settings, report).train()
+            made = read_config(config, wanted)
+            result = Trainer(made, settings, report).train()
     except (DataError, SettingsError) as error:
         _tell_line_by_line(error, as_json=as_json)
         raise
@@ -66,6 +71,7 @@ def sft(
         console.write_json(dataclasses.asdict(result))
     else:
         _write(result)
+    _end(result, made.publish)
 
 
 def _changes(pairs: list[str]) -> dict[str, Any]:
@@ -97,6 +103,8 @@ def _tell_line_by_line(error: IroncliwError, *, as_json: bool) -> None:
 
 
 def _write(result: TrainingResult) -> None:
+    from train.evaluation.report import table
+
     console.write_table(
         ("", ""),
         [
@@ -109,16 +117,18 @@ def _write(result: TrainingResult) -> None:
     )
     if result.evaluation:
         console.write_table(
-            ("held-out rows", "before", "after"),
-            [
-                (_WORDS.get(key, key), _number(result.before.get(key)), _number(value))
-                for key, value in result.evaluation.items()
-            ],
+            ("held-out rows", "before", "after"), table(result.before, result.evaluation)
         )
+    if result.published is not None:
+        console.write_line(f"published as {result.published}, version {result.version}")
 
 
-_WORDS = {"eval_loss": "loss", "perplexity": "perplexity"}
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+def _end(result: TrainingResult, wanted: str | None) -> None:
+    """Exits with 1 where the gate kept back what was to be published."""
+    if wanted is not None and result.published is None:
+        why = result.gate.words if result.gate else "nothing was measured"
+        console.note(
+            f"error: not published as {wanted!r}, since it is worse than its base: {why}; the "
+            f"adapter stays in {result.result}"
+        )
+        raise typer.Exit(console.EXIT_FAILED)
