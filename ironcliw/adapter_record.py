@@ -40,6 +40,7 @@ class PublishedAdapter:
         created: When it was made; aware, in UTC once it is read again.
         version: Counted from 1 for each name; 0: not published yet, `publish` gives it.
         format_version: Of the record.
+        forced: Published although it is worse than its base, or was not measured.
     """
 
     name: str
@@ -52,6 +53,7 @@ class PublishedAdapter:
     created: datetime
     version: int = 0
     format_version: int = FORMAT_VERSION
+    forced: bool = False
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -153,6 +155,7 @@ def describe(
     base_weights: Path,
     metrics: Metrics,
     index: Path | None = None,
+    forced: bool = False,
 ) -> PublishedAdapter:
     """The record of an adapter that lies in a folder of this machine; `publish` takes it.
 
@@ -163,6 +166,7 @@ def describe(
         base_weights: The base's folder or GGUF file, as `ironcliw.sources.locate` gives it.
         metrics: Before and after.
         index: As of `file_digest`: a base of many gigabytes is read once.
+        forced: As of the record.
 
     Raises:
         ModelLoadError: files are absent or damaged.
@@ -177,6 +181,7 @@ def describe(
         rank=largest_rank(read_object(folder / ADAPTER_FILES[0])),
         metrics=metrics,
         created=datetime.now(UTC),
+        forced=forced,
     )
 
 

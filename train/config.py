@@ -12,9 +12,17 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from ironcliw.errors import SettingsError
+from ironcliw.adapters import check_name
+from ironcliw.errors import RequestError, SettingsError
 from ironcliw.problems import follows, what_is_wrong
 from train.checkpoint.options import CheckpointOptions
 from train.data.options import DataOptions
@@ -27,6 +35,7 @@ Schedule = Literal["cosine", "linear", "constant"]
 # keys that say where and how often, and never what is computed
 _NOT_NUMBERS = frozenset(
     {"name", "workers", "checkpoint", "evaluation", "placement", "allow_local", "max_failures"}
+    | {"publish"}
 )
 
 
@@ -96,11 +105,26 @@ class TrainingConfig(BaseModel):
     allow_inexact: bool = Field(
         False, description="Resume where the numbers cannot be the same, and say so in the log."
     )
+    publish: str | None = Field(
+        None,
+        description="Name to publish the adapter under, if it is not worse than its base on the "
+        "held-out rows (evaluation.gate).",
+    )
     placement: Literal["auto", "local", "spot"] = "auto"
     allow_local: bool = Field(False, description="Train on a machine that is kept for inference.")
     max_failures: int = Field(
         20, ge=-1, description="Unannounced deaths of workers that a run survives; -1: any number."
     )
+
+    @field_validator("publish")
+    @classmethod
+    def _check_publish(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                check_name(value)
+            except RequestError as error:
+                raise ValueError(error.message) from error
+        return value
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -122,6 +146,10 @@ class TrainingConfig(BaseModel):
             raise ValueError(
                 "precision is 'bf16' and use_lora is false: all weights are trained in float32; "
                 "set precision to 'fp32' or 'auto'"
+            )
+        if self.publish is not None and not self.use_lora:
+            raise ValueError(
+                f"publish is {self.publish!r} and use_lora is false: adapters alone are published"
             )
         if self.preference is not None:
             self._fits_preferences(self.preference)
@@ -167,7 +195,11 @@ class TrainingConfig(BaseModel):
 
 
 def read_config(
-    path: Path, changes: Mapping[str, Any] | None = None, *, source: str | None = None
+    path: Path,
+    changes: Mapping[str, Any] | None = None,
+    *,
+    source: str | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> TrainingConfig:
     """The configuration of a YAML file, with single keys changed.
 
@@ -175,6 +207,7 @@ def read_config(
         path: The file.
         changes: Dotted key to value, as `--set data.max_length=512` gives them.
         source: What the file is called in messages; None: its path.
+        defaults: Values of keys that the file does not have.
 
     Raises:
         SettingsError: the file is absent, no YAML or no mapping, or a key or value is wrong; the
@@ -189,6 +222,7 @@ def read_config(
         raise SettingsError(f"{called} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(given, dict):
         raise SettingsError(f"{called} holds {_kind(given)}; keys and values are expected")
+    given = {**(defaults or {}), **given}
     for key, value in (changes or {}).items():
         _put(given, key.split("."), value, key)
     return make_config(given, called)

@@ -10,9 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from ironcliw.errors import CheckpointError, IroncliwError, TrainingError
+from train.evaluation.gate import judge
+from train.evaluation.report import as_json, as_markdown, as_record
 from train.job import Job
 from train.loop.run import TrainingRun
-from train.run_files import ADAPTER, LOG, MODEL, OUTCOME, RunFiles
+from train.run_files import (
+    ADAPTER,
+    EVALUATION,
+    EVALUATION_PAGE,
+    LOG,
+    MODEL,
+    OUTCOME,
+    RunFiles,
+)
 
 
 def write_failure(files: RunFiles, error: Exception, rank: int) -> None:
@@ -39,6 +49,12 @@ def write_result(job: Job, files: RunFiles, model: Any, run: TrainingRun) -> Non
         files.upload(Path(folder), kind)
     files.write_text(LOG, run.log.text)
     evaluations = [line for line in run.log.lines() if line.get("event") == "evaluation"]
+    before = evaluations[0] if evaluations and evaluations[0]["step"] == 0 else None
+    after = evaluations[-1] if evaluations else None
+    verdict = judge(job.config.evaluation, before, after)
+    if evaluations:
+        files.write(EVALUATION, as_json(evaluations, verdict))
+        files.write_text(EVALUATION_PAGE, as_markdown(job.uri, evaluations, verdict))
     files.write(
         OUTCOME,
         {
@@ -46,8 +62,10 @@ def write_result(job: Job, files: RunFiles, model: Any, run: TrainingRun) -> Non
             "steps": run.step,
             "chain": run.log.chain,
             "result": files.path(kind),
-            "evaluation": evaluations[-1] if evaluations else None,
-            "before": evaluations[0] if evaluations and evaluations[0]["step"] == 0 else None,
+            "model_digest": run.fingerprint.model_digest,
+            "evaluation": after,
+            "before": before,
+            "gate": as_record(verdict),
         },
     )
 

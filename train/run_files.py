@@ -6,6 +6,7 @@ attempts.json   how often it was started without getting further
 outcome.json    how it ended: finished, or failed and why
 reference/      of a run on preferences: log-probabilities of the model before training
 log.jsonl       of a finished run: a line for each step
+evaluation.*    of a finished run: what was measured, as JSON and as a page
 adapter/        of a finished run: the adapter in peft's format
 model/          of a finished run without adapters: the model
 """
@@ -20,12 +21,19 @@ from typing import Any
 import fsspec
 
 from ironcliw.errors import CheckpointError
+from ironcliw.settings import Settings
 
 CHECKPOINTS = "checkpoints"
 ADAPTER, MODEL = "adapter", "model"
 REFERENCE, HELD_OUT_REFERENCE = "reference", "held-out-reference"
 CONFIG, ATTEMPTS, OUTCOME = "config.json", "attempts.json", "outcome.json"
 LOG = "log.jsonl"
+EVALUATION, EVALUATION_PAGE = "evaluation.json", "evaluation.md"
+
+
+def run_uri(run: str, settings: Settings) -> str:
+    """Of a run's folder, from its name or from that URI itself."""
+    return run if "/" in run else str(settings.state_dir / "train" / run)
 
 
 class RunFiles:
@@ -99,6 +107,20 @@ class RunFiles:
                 self._files.put_file(str(file), f"{target}/{file.name}")
         except OSError as error:
             raise self._unwritable(name, error) from error
+
+    def download(self, name: str, folder: Path) -> None:
+        """Copy a folder of the run to a local one.
+
+        Raises:
+            CheckpointError: it cannot be read.
+        """
+        try:
+            for path in self._files.ls(f"{self._root}/{name}", detail=False):
+                self._files.get_file(path, str(folder / Path(path).name))
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.path(name)} cannot be read ({error}); see that the storage is there"
+            ) from error
 
     def _unwritable(self, name: str, error: OSError) -> CheckpointError:
         return CheckpointError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 import json
 import logging
@@ -18,13 +19,16 @@ from train.config import TrainingConfig
 from train.data.prepare import Prepared
 from train.data.read import in_process, read_data, with_ray_data
 from train.evaluation.checks import check_evaluation
+from train.evaluation.gate import Verdict
+from train.evaluation.report import from_record
 from train.job import Job
 from train.loop.reduce import ProcessGroup
 from train.loop.run import StepReport
 from train.outcome import read_outcome
 from train.placement import Place, choose_place
 from train.progress import Progress, watch
-from train.run_files import CHECKPOINTS, CONFIG, OUTCOME, RunFiles
+from train.publish import check_publishing, publish_run
+from train.run_files import CHECKPOINTS, CONFIG, OUTCOME, RunFiles, run_uri
 from train.tokenizer import TrainingTokenizer
 from train.worker import work
 
@@ -54,6 +58,9 @@ class TrainingResult:
         chain: Hash over all lines of the log: equal for equal runs.
         evaluation: The last measures on held-out rows; empty where there are none.
         before: The same measures of the model before the first step.
+        gate: Whether it may be published; None: nothing was held out.
+        published: How requests name it; None: it is not published.
+        version: Under that name; 0: it is not published.
     """
 
     name: str
@@ -63,6 +70,9 @@ class TrainingResult:
     chain: str
     evaluation: Mapping[str, float]
     before: Mapping[str, float] = field(default_factory=dict)
+    gate: Verdict | None = None
+    published: str | None = None
+    version: int = 0
 
 
 class Trainer:
@@ -115,9 +125,10 @@ class Trainer:
         how = in_process if _is_small(config.data.train) else with_ray_data
         prepared = read_data(config.data, tokenizer, how)
         check_kind(config, prepared)
+        check_publishing(config, prepared.eval, self.settings)
         check_evaluation(config.evaluation, prepared.eval, prepared.train, tokenizer)
         name = config.name or run_name(config, prepared)
-        uri = config.checkpoint.storage or str(self.settings.state_dir / "train" / name)
+        uri = config.checkpoint.storage or run_uri(name, self.settings)
         files = RunFiles(uri)
         _check_storage(place, files)
         if (found := files.read(OUTCOME)) is not None and found.get("outcome") == "failed":
@@ -131,11 +142,19 @@ class Trainer:
                 config, self.settings, uri, prepared.train, prepared.eval, place.threads, tokenizer
             )
             self._fit(job, place)
-        return _result(name, uri)
+        return self._published(config.publish, _result(name, uri))
 
     async def train_async(self, data: str | Path | None = None) -> TrainingResult:
         """As `train`, in a thread: the event loop goes on."""
         return await asyncio.to_thread(self.train, data)
+
+    def _published(self, name: str | None, result: TrainingResult) -> TrainingResult:
+        """Published if that is wanted and the gate says yes; `gate` has the reason if it is not."""
+        if name is None or result.gate is None or not result.gate.passed:
+            return result
+        record = publish_run(result.uri, name, self.settings)
+        logger.info("published as %s, version %d", record.model_id, record.version)
+        return dataclasses.replace(result, published=record.model_id, version=record.version)
 
     def _fit(self, job: Job, place: Place) -> None:
         import ray.train
@@ -255,6 +274,7 @@ def _result(name: str, uri: str) -> TrainingResult:
         outcome["chain"],
         _measures(outcome["evaluation"]),
         _measures(outcome.get("before")),
+        from_record(outcome.get("gate")),
     )
 
 

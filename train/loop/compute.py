@@ -158,7 +158,7 @@ class Computer:
         """The token of the largest logit for hidden [S, D]; int64 [S]."""
         assert self._plain_head is not None
         head = self._plain_head
-        return torch.cat([F.linear(some, head).argmax(-1) for some in hidden.split(_ROWS)])
+        return torch.cat([F.linear(some, head).argmax(-1) for some in torch.split(hidden, _ROWS)])
 
     def _inputs(
         self, batch: Batch, attention: Mapping[str, Any]

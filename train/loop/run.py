@@ -122,6 +122,11 @@ class TrainingRun:
         self.step = 0
         self.log = RunLog()
 
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """What the run's numbers depend on."""
+        return self._parts.fingerprint
+
     def restore(self, checkpoint: Checkpoint) -> None:
         """Stand where a checkpoint was saved.
 
