@@ -89,8 +89,8 @@ def dpo(
     run that was interrupted, and shows the result of one that is finished.
     """
     named = {"name": name, "model_name": model, "data.train": data, "publish": publish}
-    defaults = {"preference": {}}
-    made = _read(config, changes or [], named, allow_inexact, defaults, as_json=as_json)
+    default: dict[str, Any] = {"preference": {}}
+    made = _read(config, changes or [], named, allow_inexact, default, as_json=as_json)
     _train(made, as_json=as_json)
 
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from train.data.examples import Preference, answers, content_key
+from train.data.examples import Example, Preference, answers, content_key
 from train.data.filters import check_quality
 from train.data.formats import to_example
 from train.data.masks import TokenRow, tokenize
@@ -124,8 +124,7 @@ def _row(
         found = to_example(record.value, options)
         ignored.update(found.ignored)
         row = replace(row, format=found.format, key=content_key(found.example))
-        made = tokenize_pair if isinstance(found.example, Preference) else tokenize
-        tokens = made(found.example, tokenizer, plain_text=options.plain_text)  # type: ignore[operator]
+        tokens = _tokens(found.example, options, tokenizer)
         row = replace(row, length=length_of(tokens))
         if row.length > options.max_length:
             return _too_long(file, row, tokens, options)
@@ -139,6 +138,12 @@ def _row(
             problem = replace(problem, stops=False)
         return replace(row, problem=problem)
     return replace(row, tokens=tokens)
+
+
+def _tokens(example: Example, options: DataOptions, tokenizer: TrainingTokenizer) -> TokenRow:
+    if isinstance(example, Preference):
+        return tokenize_pair(example, tokenizer, plain_text=options.plain_text)
+    return tokenize(example, tokenizer, plain_text=options.plain_text)
 
 
 def _too_long(file: str, row: Row, tokens: TokenRow, options: DataOptions) -> Row:
