@@ -42,7 +42,7 @@ def list_models(context: typer.Context, as_json: Json = False) -> None:
         if settings.client.base_url:
             raise
         console.note("no server runs, so this is the catalogue; start one with `ironcliw up`")
-        found = _catalogue(Catalog(settings.models))
+        found = _catalogue(Catalog.of(settings))
     if as_json:
         console.write_json([model.model_dump() for model in found])
         return

@@ -80,7 +80,7 @@ class Service:
         metrics: ServiceMetrics | None = None,
     ) -> None:
         self.settings = settings
-        self.catalog = Catalog(settings.models)
+        self.catalog = Catalog.of(settings)
         self.variant = variant
         self.relay = relay
         self.started = int(time.time())

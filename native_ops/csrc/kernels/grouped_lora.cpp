@@ -20,7 +20,7 @@ void down_tile(const LoraBatch& batch, const LoraGroup& group, int64_t rank, int
   const float* x[rows];
   Floats sums[rows][ranks];
   for (int m = 0; m < rows; ++m) {
-    x[m] = batch.x + group.rows[row + m] * width;
+    x[m] = batch.x + group.rows[row + m] * batch.x_stride;
     for (int r = 0; r < ranks; ++r) sums[m][r] = zero();
   }
   for (int64_t i = 0; i < width; i += 16) {
@@ -54,7 +54,7 @@ template <class Weight> void down(const LoraBatch& batch, const LoraGroup& group
 template <class Weight>
 void load_up(const LoraBatch& batch, const LoraGroup& group, int64_t output, int count, int64_t rank, int ranks, Floats* out) {
   const auto* weights = static_cast<const Weight*>(batch.b_weights) + group.adapter * batch.b_adapter + output * batch.b_output + rank * batch.b_rank;
-  if (batch.b_output == 1) {
+  if (batch.b_together) {
     for (int r = 0; r < ranks; ++r) out[r] = get(weights + r * batch.b_rank, count);
     return;
   }
@@ -74,7 +74,7 @@ template <class Weight> void up(const LoraBatch& batch, const LoraGroup& group, 
       load_up<Weight>(batch, group, output, count, rank, ranks, weights);
       for (int64_t row = 0; row < group.count; ++row) {
         const float* hidden = batch.hidden + group.rows[row] * batch.most_ranks + rank;
-        float* y = batch.y + group.rows[row] * batch.outputs + output;
+        float* y = batch.y + group.rows[row] * batch.y_stride + output;
         Floats total = zero();
         for (int r = 0; r < ranks; ++r) total = fma(broadcast(hidden[r]), weights[r], total);
         put(y, get(y, count) + total, count);
