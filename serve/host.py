@@ -182,7 +182,7 @@ class ModelHost:
         # the base first: it is what an adapter is loaded for
         async with self.residency.use(card.adapter.base) as engine:
             async with self.residency.use(card.id) as adapter:
-                yield cast(Generator, engine), cast(LoadedAdapter, adapter)
+                yield cast(Generator, engine), adapter
 
     async def load(self, model_id: str, *, pin: bool = False, ttl: float | None = None) -> None:
         """Load a model and keep it until it is evicted or unloaded."""

@@ -26,6 +26,7 @@ from ironcliw.schemas import (
     ModelList,
     UnloadRequest,
 )
+from serve.alias_routes import add_aliases
 from serve.decision_routes import add_decisions, decision_handler
 from serve.form_errors import parse_form
 from serve.gateway import Direct, Whole, WholeHandler, internal_error
@@ -54,6 +55,7 @@ def create_app(service: Service) -> FastAPI:
     _add_embeddings(app, service)
     add_decisions(app, service)
     add_generation(app, service)
+    add_aliases(app, service)
     _add_models(app, service)
     _add_operations(app, service)
 
@@ -103,7 +105,7 @@ def embeddings_handler(service: Service) -> WholeHandler:
         state["route"] = "/v1/embeddings"
         key = service.gatekeeper.authenticate(state["headers"], Scope.INFER)
         with service.gatekeeper.slot(key):
-            wanted = parse_form(body, EmbeddingRequest)
+            wanted = service.aliases.applied(parse_form(body, EmbeddingRequest))
             content, result = await service.embeddings.answer(wanted, state["deadline"])
         headers = served_headers(result.served)
         if result.truncated:
@@ -140,8 +142,8 @@ def _add_models(app: FastAPI, service: Service) -> None:
     async def model(request: Request, model_id: str) -> Response:
         """One model."""
         enter(request, service, "/v1/models/{id}", Scope.INFER)
-        card = service.catalog[model_id]
-        return json_response(next(row for row in await service.models() if row["id"] == card.id))
+        wanted = service.aliases.named(model_id) or service.catalog[model_id].id
+        return json_response(next(row for row in await service.models() if row["id"] == wanted))
 
     @app.post(
         "/v1/models/{model_id}/load",

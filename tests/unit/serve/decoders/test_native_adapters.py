@@ -44,7 +44,7 @@ def under(plain: Step, *adapters: LoadedAdapter | None) -> Step:
     """A step whose slots are each under one of these, or none."""
     loaded = tuple({id(one): one for one in adapters if one is not None}.values())
     numbers = [-1 if one is None else loaded.index(one) for one in adapters]
-    rows = np.array([numbers[slot] for slot in plain.slots], np.int32)
+    rows = np.array([numbers[slot] for slot in plain.slots] if loaded else [], np.int32)
     return dataclasses.replace(plain, adapters=loaded, row_adapters=rows)
 
 
