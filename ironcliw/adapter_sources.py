@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ironcliw.adapter_record import ADAPTER_FILES, adapter_digest
-from ironcliw.buckets import Bucket, connect
+from ironcliw.buckets import Bucket, connect, shown
 from ironcliw.errors import AdapterError, ModelLoadError, StoreError
 from ironcliw.retries import Retry, is_transient, one_line
 
@@ -54,7 +54,7 @@ def locate_adapter(card: AdapterCard, cache_dir: Path) -> Path:
             return _keep(fetched, root / adapter_digest(fetched))
     except OSError as error:
         raise AdapterError(
-            f"adapter {card.model_id}: {card.source} could not be kept in {root}: {error}"
+            f"adapter {card.model_id}: {shown(card.source)} could not be kept in {root}: {error}"
         ) from error
 
 
@@ -80,7 +80,7 @@ def _check_digest(card: AdapterCard, folder: Path) -> None:
     if card.digest is not None and found != card.digest:
         raise AdapterError(
             f"adapter {card.model_id}: its files have the digest {found} and not {card.digest}; "
-            f"they were damaged or replaced at {card.source}: publish the adapter again"
+            f"they were damaged or replaced at {shown(card.source)}: publish the adapter again"
         )
 
 

@@ -64,6 +64,11 @@ def connect(uri: str) -> Bucket:
         ) from error
 
 
+def shown(uri: str) -> str:
+    """A URI or path for messages, without credentials and options."""
+    return _shown(urlsplit(uri)) if "://" in uri else uri
+
+
 def _s3(parts: SplitResult, options: dict[str, str]) -> Bucket:
     from pyarrow import fs
 

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 
 from native_ops.decoder_plan import ALIGNMENT, LAYER_MATRICES, DecoderShape
+from native_ops.huge_pages import zeros_in_huge_pages
 from native_ops.packed_linear_reference import FORMATS
 
 VERSION = 1
@@ -93,7 +94,9 @@ def pack_adapter(
             numbers += (len(change.a), _float_bits(change.scale), *offsets)
     if left:
         raise ValueError(f"the model has no matrix {sorted(left)[0]!r}")
-    weights = torch.cat(pieces) if pieces else torch.zeros(0, dtype=torch.uint8)
+    weights = zeros_in_huge_pages(held)
+    if pieces:
+        torch.cat(pieces, out=weights)
     return PackedAdapter(weights, torch.tensor(numbers, dtype=torch.int64))
 
 

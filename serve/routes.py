@@ -142,8 +142,7 @@ def _add_models(app: FastAPI, service: Service) -> None:
     async def model(request: Request, model_id: str) -> Response:
         """One model."""
         enter(request, service, "/v1/models/{id}", Scope.INFER)
-        wanted = service.aliases.named(model_id) or service.catalog[model_id].id
-        return json_response(next(row for row in await service.models() if row["id"] == wanted))
+        return json_response(await service.model(model_id))
 
     @app.post(
         "/v1/models/{model_id}/load",
@@ -161,7 +160,7 @@ def _add_models(app: FastAPI, service: Service) -> None:
             events = service.load_events(card.id, wanted.pin, wanted.ttl_seconds)
             return StreamingResponse(sse(events), media_type="text/event-stream")
         await service.load(card.id, wanted.pin, wanted.ttl_seconds)
-        return json_response(next(row for row in await service.models() if row["id"] == card.id))
+        return json_response(await service.model(card.id))
 
     @app.post(
         "/v1/models/{model_id}/unload",
@@ -176,7 +175,7 @@ def _add_models(app: FastAPI, service: Service) -> None:
         wanted = await parse(request, UnloadRequest, optional=True)
         card = service.catalog[model_id]
         await service.unload(card.id, wanted.force)
-        return json_response(next(row for row in await service.models() if row["id"] == card.id))
+        return json_response(await service.model(card.id))
 
 
 def _add_operations(app: FastAPI, service: Service) -> None:

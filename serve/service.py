@@ -168,6 +168,17 @@ class Service:
         found = {model: self._row(card, rows.get(model, {})) for model, card in cards.items()}
         return [*found.values(), *self.aliases.rows(found)]
 
+    async def model(self, model_id: str) -> dict[str, Any]:
+        """The row of one model, or of an alias.
+
+        Raises:
+            ModelNotFoundError: there is none.
+        """
+        wanted = self.aliases.named(model_id) or self.catalog[model_id].id
+        rows = {row["id"]: row for row in await self.models()}
+        # an older version of an adapter that was not asked for yet is in no list
+        return rows.get(wanted) or self._row(self.catalog[wanted], {})
+
     async def ready(self) -> dict[str, float]:
         """Milliseconds of a real forward pass of each pinned model, at most a second old.
 

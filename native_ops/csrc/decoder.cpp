@@ -75,6 +75,7 @@ class DecoderRun {
   bool is_last(int64_t index) const { return index + 1 == static_cast<int64_t>(plan_.layers.size()); }
   bool has_wanted(TokenTile tile) const;
   void make_tiles();
+  template <class Body> void each_rows(Me& me, int64_t rows, Body&& body);
   template <class Body> void each_row(Me& me, int64_t rows, Body&& body);
   template <class Body> void product(Me& me, int64_t rows, const Input& input, int64_t groups, Body&& body, const Adapted& adapted = {});
   void embed(int64_t row);
@@ -135,11 +136,16 @@ void DecoderRun::make_tiles() {
   std::reverse(tiles_.begin(), tiles_.end());
 }
 
-// body(row) for every row, a few at a time.
-template <class Body> void DecoderRun::each_row(Me& me, int64_t rows, Body&& body) {
+// body(first, last) for all rows, a few at a time.
+template <class Body> void DecoderRun::each_rows(Me& me, int64_t rows, Body&& body) {
   const int64_t size = rows > DecoderScratch::kOwnRows ? kRowsOfChunk : 1;
-  me.queue.phase(pieces(rows, size), [&](int64_t chunk) {
-    for (int64_t row = chunk * size; row < std::min(rows, (chunk + 1) * size); ++row) body(row);
+  me.queue.phase(pieces(rows, size), [&](int64_t chunk) { body(chunk * size, std::min(rows, (chunk + 1) * size)); });
+}
+
+// body(row) for every row.
+template <class Body> void DecoderRun::each_row(Me& me, int64_t rows, Body&& body) {
+  each_rows(me, rows, [&](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; ++row) body(row);
   });
 }
 
@@ -151,13 +157,20 @@ template <class Body> void DecoderRun::product(Me& me, int64_t rows, const Input
   Operand x{input.norm ? room.floats : input.floats, input.norm ? input.columns : input.stride, {}};
   if (input.planes.count) x.quantized = place_quantized(room.quantized, rows, input.columns, input.planes.count, input.planes.steps);
   bool ready = !own;
-  if (!own && (input.norm || input.planes.count)) each_row(me, rows, [&](int64_t row) { prepare(input, room, x.quantized, row); });
+  const bool changed = adapters_ && adapters_->changes(adapted), together = !own && (input.norm || input.planes.count);
+  if (together) {
+    // the narrow half of a few rows with their preparation: to meet once more costs as much as it takes
+    each_rows(me, rows, [&](int64_t first, int64_t last) {
+      for (int64_t row = first; row < last; ++row) prepare(input, room, x.quantized, row);
+      if (changed) adapters_->down_rows(adapted, first, last, x.floats, x.stride);
+    });
+  }
   const auto prepare_own = [&] {
     // not before a chunk is claimed: until then the others may be phases ahead
     if (!ready) for (int64_t row = 0; row < rows; ++row) prepare(input, room, x.quantized, row);
     ready = true;
   };
-  if (adapters_ && adapters_->changes(adapted)) {
+  if (changed && !together) {
     me.queue.phase(adapters_->down_chunks(adapted), [&](int64_t chunk) {
       prepare_own();
       adapters_->down(adapted, chunk, x.floats, x.stride);

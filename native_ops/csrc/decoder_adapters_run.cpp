@@ -66,14 +66,27 @@ void AdapterRun::down(const Adapted& adapted, int64_t chunk, const float* x, int
   const int target = adapted.first + static_cast<int>(chunk / (blocks * rank_pieces()));
   const Block& block = rows.blocks[static_cast<size_t>(chunk / rank_pieces() % blocks)];
   const Group& group = rows.groups[block.group];
+  const int64_t begin = chunk % rank_pieces() * kRanks;
+  down(adapted, target, group, group.rows.data() + block.first, block.count, begin, begin + kRanks, x, x_stride);
+}
+
+void AdapterRun::down_rows(const Adapted& adapted, int64_t first, int64_t last, const float* x, int64_t x_stride) {
+  for (const Group& group : grouping(adapted.wanted).groups) {
+    const auto from = std::lower_bound(group.rows.begin(), group.rows.end(), first), to = std::lower_bound(from, group.rows.end(), last);
+    for (int target = adapted.first; from != to && target <= adapted.last; ++target) down(adapted, target, group, &*from, to - from, 0, most_ranks_, x, x_stride);
+  }
+}
+
+// Ranks [begin, end), as far as the adapter has them.
+void AdapterRun::down(const Adapted& adapted, int target, const Group& group, const int64_t* rows, int64_t count, int64_t begin, int64_t end, const float* x, int64_t x_stride) {
   const AdapterPart& own = part(group.adapter, adapted.layer, target);
-  const int64_t begin = chunk % rank_pieces() * kRanks, end = std::min(own.ranks, begin + kRanks);
+  end = std::min(end, own.ranks);
   if (begin >= end) return;
   LoraBatch lora = batch(adapted, target, own);
   lora.x = x;
   lora.x_stride = x_stride;
   const bool brief = (*step_.adapters)[static_cast<size_t>(group.adapter)].brief;
-  (brief ? kernels_.down_bf16 : kernels_.down)(lora, {0, own.ranks, own.scale, group.rows.data() + block.first, block.count}, begin, end);
+  (brief ? kernels_.down_bf16 : kernels_.down)(lora, {0, own.ranks, own.scale, rows, count}, begin, end);
 }
 
 void AdapterRun::up(const Adapted& adapted, int target, int64_t first, int64_t last, int64_t begin, int64_t end, float* out, int64_t stride) const {

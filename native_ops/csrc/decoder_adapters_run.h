@@ -29,6 +29,8 @@ class AdapterRun {
   bool changes(const Adapted& adapted) const;
   int64_t down_chunks(const Adapted& adapted) const;
   void down(const Adapted& adapted, int64_t chunk, const float* x, int64_t x_stride);
+  // The same for all ranks of rows [first, last), by one participant.
+  void down_rows(const Adapted& adapted, int64_t first, int64_t last, const float* x, int64_t x_stride);
   // Adds to the outputs [begin, end) of rows [first, last); `out` is output 0 of the row `first`.
   void up(const Adapted& adapted, int target, int64_t first, int64_t last, int64_t begin, int64_t end, float* out, int64_t stride) const;
 
@@ -51,6 +53,7 @@ class AdapterRun {
   template <class RowAt> Grouping group(int64_t count, RowAt&& row_at) const;
   const Grouping& grouping(bool wanted) const { return wanted ? wanted_ : all_; }
   const AdapterPart& part(int64_t adapter, int64_t layer, int target) const;
+  void down(const Adapted& adapted, int target, const Group& group, const int64_t* rows, int64_t count, int64_t begin, int64_t end, const float* x, int64_t x_stride);
   LoraBatch batch(const Adapted& adapted, int target, const AdapterPart& part) const;
   int64_t rank_pieces() const { return (most_ranks_ + kRanks - 1) / kRanks; }
 

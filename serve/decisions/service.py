@@ -125,7 +125,7 @@ class DecisionService:
             answer(question, estimate, threshold)
             for question, estimate in zip(questions, found.estimates, strict=True)
         ]
-        return decision_body(request.model, answers, found.tokens, found.truncated), found.served
+        return decision_body(card.id, answers, found.tokens, found.truncated), found.served
 
     async def classify(
         self, request: ClassifyRequest, deadline: float | None

@@ -5,6 +5,7 @@ The model is a random one, small, with a tokenizer of bytes; what peft merged is
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +17,11 @@ import httpx
 import openai
 import pytest
 
+from ironcliw import console
 from ironcliw.adapters import PublishedAdapter, describe, publish
 from serve.engines.decoders.fake import fake_tokenizer
 from tests.contract.http_service import HttpService, running
+from tests.unit.serve.command_line import run
 from tests.unit.serve.decoders.small_adapters import peft_model, save_adapter
 from tests.unit.serve.decoders.small_models import Case, make_case
 
@@ -146,7 +149,9 @@ def test_a_decision_is_taken_under_an_adapter(http: httpx.Client) -> None:
     assert given[1]["model"] == "tiny:support@1"
     base, under, merged = (one["answers"][0] for one in given)
     assert under != base
-    assert str(under)[:80] == str(merged)[:80]
+    assert under["choice"] == merged["choice"]
+    assert under["confidence"] == pytest.approx(merged["confidence"], abs=1e-3)
+    assert under["confidence"] != pytest.approx(base["confidence"], abs=1e-3)
 
 
 def test_models_list_adapters_with_their_base(client: openai.OpenAI) -> None:
@@ -179,6 +184,9 @@ def test_a_new_version_is_served_at_once_and_the_old_one_by_its_number(
     first = answer(client, "tiny:young")
     world.publish("young", 1)
     assert answer(client, "tiny:young") == answer(client, "tiny:sales") != first
+    world.publish("young", 1)
+    assert client.models.retrieve("tiny:young@3").id == "tiny:young@3"
+    assert client.models.retrieve("tiny:young").id == "tiny:young@3"
     assert answer(client, "tiny:young@1") == first
 
 
@@ -311,3 +319,21 @@ def test_there_is_no_way_back_from_the_first(http: httpx.Client) -> None:
     assert given.status_code == 409
     assert "has stood for tiny from the beginning" in given.json()["error"]["message"]
     assert http.post("/v1/aliases/two/promote", json={"model": "only"}).status_code == 400
+
+
+def test_the_command_line_promotes_and_rolls_back(
+    server: HttpService, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("IRONCLIW_CLIENT__BASE_URL", server.url)
+    assert run("models", "promote", "word", "tiny:support") == 0
+    assert "word stands for tiny:support@1" in capsys.readouterr().out
+    assert run("models", "promote", "word", "tiny:sales", "--percent", "12.5") == 0
+    assert "; 12.5 % of the requests go to tiny:sales@1" in capsys.readouterr().out
+    assert run("models", "aliases") == 0
+    listed = capsys.readouterr().out
+    assert "word" in listed and "12.5 %" in listed
+    assert run("models", "rollback", "word", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["canary"] is None
+    assert run("models", "load", "tiny:support") == 0
+    assert "tiny:support@1 is ready" in capsys.readouterr().out
+    assert run("models", "promote", "word", "nobody") == console.EXIT_BAD_REQUEST

@@ -124,8 +124,10 @@ class NativeDecoder(SlotDecoder[NativeCache]):
 
     def read_adapter(self, folder: Path) -> NativeAdapter:
         """See `AdaptedDecoder`. In bfloat16, but for a model in float32."""
-        exact = self._precision == "float32"
-        return read_adapter(self._model, folder, torch.float32 if exact else torch.bfloat16)
+        dtype = torch.float32 if self._precision == "float32" else torch.bfloat16
+        # hundreds of small copies, at which threads would wait for each other
+        with number_of_threads(1), torch.inference_mode():
+            return read_adapter(self._model, folder, dtype)
 
     def _compute(self, step: Step, runs: Sequence[Run], rows: int) -> torch.Tensor:
         # the operator takes slots in any order; views cost nothing where the types fit
