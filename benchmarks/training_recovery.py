@@ -78,7 +78,7 @@ def run(options: Options, data: TokenizedData) -> tuple[list[Row], list[str]]:
     logger.info("a machine, %d kills", times)
     plan = _plan(options, 1, times + 1, _repeated([Blow("kill node", 4)], times, apart=4))
     rows += node_rows(recoveries(play(options, plan)))
-    return rows, _remarks(times)
+    return rows, [_remark(times)]
 
 
 def recoveries(story: Story) -> list[Recovery]:
@@ -240,10 +240,10 @@ def _repeated(blows: Sequence[Blow], times: int, *, apart: int) -> tuple[Blow, .
     )
 
 
-def _remarks(times: int) -> list[str]:
-    return [
+def _remark(times: int) -> str:
+    return (
         f"Restarts: {times} of each, at random moments of a step, on a Ray whose nodes are raylets "
         "of this machine, through Ray Train with the intervals that `train` sets. A node is killed "
         "with all its processes at once; another one stands by. A notice is the file that a "
         "machine's agent writes; durable is when every worker has told the agent that it may go."
-    ]
+    )
