@@ -47,6 +47,7 @@ def work(
         PeerLostError: another worker is gone.
     """
     group = group or Alone()
+    logger.info("worker %d of %d begins", group.rank + 1, group.size)
     files = RunFiles(job.uri)
     if files.read(OUTCOME) is not None:
         return
