@@ -39,6 +39,7 @@ from train.loop.saving import Saver
 from train.loop.schedule import LearningRate, warmup_steps
 from train.model import packed_attention
 from train.model.adapters import add_adapters, trainable
+from train.model.fast_layers import replace_forwards
 from train.model.fused import fuse
 from train.model.load import (
     choose_device,
@@ -163,10 +164,16 @@ def _attempt(
         quantize_layers(base.module, base.module.get_output_embeddings())
     model = add_adapters(base, config) if config.use_lora else base.module
     fused = fuse(model) if config.use_lora else 0
+    fast = replace_forwards(model, dtype, device)
     if config.gradient_checkpointing:
         base.module.activation_checkpointing_enable()
     logger.info(
-        "model %s in %s on %s, %d groups of layers fused", config.model_name, dtype, device, fused
+        "model %s in %s on %s, %d groups of layers fused, %d modules compiled",
+        config.model_name,
+        dtype,
+        device,
+        fused,
+        fast,
     )
     plan = StepPlan(
         job.train,

@@ -63,8 +63,7 @@ def packed_attention(
                 "architecture, such as Llama, Mistral or Qwen"
             )
     starts: list[int] = given[STARTS]
-    longest = max(end - first for first, end in itertools.pairwise(starts))
-    windowed = sliding_window is not None and longest > sliding_window
+    windowed = sliding_window is not None and longest_row(starts) > sliding_window
     if query.device.type == "cpu" and not windowed and not dropout:
         made: torch.Tensor = _Rows.apply(query, key, value, starts, scaling)  # type: ignore[no-untyped-call]
         return made, None
@@ -85,6 +84,11 @@ def packed_attention(
             ).transpose(1, 2)
         )
     return (parts[0] if len(parts) == 1 else torch.cat(parts, 1)), None
+
+
+def longest_row(starts: list[int]) -> int:
+    """Tokens of the longest row, from where rows start."""
+    return max(end - first for first, end in itertools.pairwise(starts))
 
 
 class _Rows(torch.autograd.Function):
