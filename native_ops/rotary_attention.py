@@ -135,7 +135,7 @@ _forward = define(
         q.new_empty((q.shape[1] // width, q.shape[0]), dtype=torch.float32),
     ),
 )
-"""float32 or bfloat16 q [T, H D], k and v [T, G D], cos and sin [T, D]; cu_seqlens int32 [B + 1]."""
+"""float32 or bfloat16 q [T, H D], k, v [T, G D], cos, sin [T, D]; cu_seqlens int32 [B + 1]."""
 
 _backward = define(
     BACKWARD,
@@ -167,7 +167,7 @@ def rotary_attention(
         q: [T, H D], float32 or bfloat16; float64 is for checks, in plain torch.
         k: [T, G D]; G divides H.
         v: As k.
-        cos: [T, D] of each token's position, for halves that are turned together; None: no rotation.
+        cos: [T, D] of each token's position, for halves turned together; None: no rotation.
         sin: As cos.
         cu_seqlens: int32 [B + 1], where rows start, from 0 to T.
         width: D.

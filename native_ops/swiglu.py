@@ -1,6 +1,7 @@
 """SwiGLU, silu(gate) * up (Shazeer 2020, arXiv 2002.05202), each way in one pass.
 
-Arithmetic is in float32 whatever the dtype, rounded once. Kept for the backward pass are gate and up.
+Arithmetic is in float32 whatever the dtype, rounded once. Kept for the backward pass are gate and
+up.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """RMSNorm of training, with the addition before it: forward, and a backward pass of its own.
 
-y = total / sqrt(mean(total^2) + epsilon) * weight with total = x + residual (Zhang and Sennrich 2019,
-arXiv 1910.07467). Arithmetic is in float32 whatever the dtype, rounded once; what a residual stream
-needs besides, the sum forward and the sum of two gradients backward, costs no pass of its own. One
-number a row is kept for the backward pass. A gradient for the weight is computed where one is wanted.
+y = total / sqrt(mean(total^2) + epsilon) * weight with total = x + residual (Zhang and Sennrich
+2019, arXiv 1910.07467). Arithmetic is in float32 whatever the dtype, rounded once; what a residual
+stream needs besides, the sum forward and the sum of two gradients backward, costs no pass of its
+own. One number a row is kept for the backward pass. A gradient for the weight is computed where one
+is wanted.
 
 T rows of width D. The kernels give the same bits for any number of threads.
 """
@@ -105,7 +106,7 @@ _backward = define(
         total.new_empty(total.shape[1] if for_weight else 0, dtype=torch.float32),
     ),
 )
-"""gradient of y, added to total's by other ways, total and weight as forward; inverse float32 [T]."""
+"""gradient of y; added, of total by other ways; total and weight as forward; inverse fp32 [T]."""
 
 
 def add_rms_norm(

@@ -21,7 +21,7 @@ from train.model.packed_attention import STARTS
 
 _EXAMPLE_STARTS = [0, 2, 5]
 _TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 0.1}
-"""Of a result's norm. Both sides round bfloat16 several times, and a sharp softmax enlarges that."""
+"""Of a result's norm. Both sides round bfloat16 often, and a sharp softmax enlarges that."""
 _PROJECTIONS = {"q_proj", "k_proj", "v_proj", "o_proj"}
 _HEAD_NORMS = {"q_norm", "k_norm"}
 _LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}

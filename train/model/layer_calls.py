@@ -53,7 +53,7 @@ class GatedCall:
 
 
 class AttentionCall:
-    """The forward pass of rotary attention over packed rows; what it does not know, the module's own."""
+    """The forward pass of rotary attention over packed rows."""
 
     def __init__(self, module: Any) -> None:
         self._own = module.forward
