@@ -29,6 +29,7 @@ from train.loop.saving import Saver
 from train.loop.schedule import LearningRate, warmup_steps
 from train.model import packed_attention
 from train.model.adapters import add_adapters, trainable
+from train.model.fast_layers import replace_forwards
 from train.model.fused import fuse
 from train.model.load import choose_device, choose_dtype, load_base, model_folder
 from train.model.nf4 import quantize_layers
@@ -133,10 +134,16 @@ def _load_model(job: Job, workers: int, *, begun: bool) -> _Model:
         quantize_layers(base.module, base.module.get_output_embeddings())
     module = add_adapters(base, config) if config.use_lora else base.module
     fused = fuse(module) if config.use_lora else 0
+    fast = replace_forwards(module, dtype, device)
     if config.gradient_checkpointing:
         base.module.activation_checkpointing_enable()
     logger.info(
-        "model %s in %s on %s, %d groups of layers fused", config.model_name, dtype, device, fused
+        "model %s in %s on %s, %d groups of layers fused, %d modules compiled",
+        config.model_name,
+        dtype,
+        device,
+        fused,
+        fast,
     )
     return _Model(module, base.digest, dtype, device)
 

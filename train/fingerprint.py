@@ -62,7 +62,7 @@ class Fingerprint:
     peft: str = _words("peft")
     processor: str = _words("processor")
     torch_level: str = _words("torch's instruction set")
-    native_level: str = _words("instruction set of the compiled kernels")
+    native_level: str = _words("compiled kernels")
     threads: int = _words("threads")
     device: str = _words("device")
     dtype: str = _words("dtype")
@@ -118,7 +118,7 @@ class Fingerprint:
             peft=_version("peft"),
             processor=_processor_here(),
             torch_level=torch.backends.cpu.get_cpu_capability(),
-            native_level=(binary.state().level or "none: references") if kernels else "off",
+            native_level=_kernels() if kernels else "off",
             threads=torch.get_num_threads(),
             device=_device_name(torch.device(device)),
             dtype=str(dtype).removeprefix("torch."),
@@ -210,6 +210,12 @@ def processor(cpuinfo: str) -> str:
         if all(key in found for key in keys):
             return ", ".join(f"{key} {found[key]}" for key in keys)
     return ""
+
+
+def _kernels() -> str:
+    """Their level and interface, by whose number other kernels are told apart; or that none are."""
+    level = binary.state().level
+    return f"{level}, interface {binary.INTERFACE}" if level else "none: references"
 
 
 def _processor_here() -> str:

@@ -74,8 +74,7 @@ def packed_attention(
     if (ends := given.get(TREE)) is not None:
         return tree_attention(query, key, value, ends, sliding_window, scaling), None
     starts: list[int] = given[STARTS]
-    longest = max(end - first for first, end in itertools.pairwise(starts))
-    windowed = sliding_window is not None and longest > sliding_window
+    windowed = sliding_window is not None and longest_row(starts) > sliding_window
     if query.device.type == "cpu" and not windowed and not dropout:
         made: torch.Tensor = _Rows.apply(query, key, value, starts, scaling)  # type: ignore[no-untyped-call]
         return made, None
@@ -113,6 +112,11 @@ def _branched(
             f"{longest}; lower data.max_length to what it sees, or train another architecture"
         )
     return branched_attention(query, key, value, branches, scaling)
+
+
+def longest_row(starts: list[int]) -> int:
+    """Tokens of the longest row, from where rows start."""
+    return max(end - first for first, end in itertools.pairwise(starts))
 
 
 class _Rows(torch.autograd.Function):

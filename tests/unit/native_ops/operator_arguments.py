@@ -188,6 +188,26 @@ def _online_softmax() -> dict[str, Any]:
     }
 
 
+def _rotary_attention() -> dict[str, Any]:
+    return {
+        "q": normal(5, 16),
+        "k": normal(5, 8, seed=1),
+        "v": normal(5, 8, seed=2),
+        "cos": normal(5, 4, seed=3),
+        "sin": normal(5, 4, seed=4),
+        "cu_seqlens": int32(0, 2, 5),
+        "width": 4,
+        "scale": 0.5,
+    }
+
+
+def _rotary_attention_backward() -> dict[str, Any]:
+    forward = _rotary_attention()
+    last = {name: forward.pop(name) for name in ("width", "scale")}
+    sums = torch.full((4, 5), 3.0)
+    return {"gradient": normal(5, 16, seed=5), **forward, "sums": sums, **last}
+
+
 _GOOD: dict[str, Callable[[], dict[str, Any]]] = {
     "add_layer_norm": lambda: {
         "x": normal(3, 8),
@@ -195,6 +215,20 @@ _GOOD: dict[str, Callable[[], dict[str, Any]]] = {
         "weight": torch.ones(8),
         "bias": torch.zeros(8),
         "epsilon": 1e-5,
+    },
+    "add_rms_norm": lambda: {
+        "x": normal(3, 8),
+        "residual": normal(3, 8, seed=1),
+        "weight": torch.ones(8),
+        "epsilon": 1e-5,
+    },
+    "add_rms_norm_backward": lambda: {
+        "gradient": normal(3, 8),
+        "added": normal(3, 8, seed=1),
+        "total": normal(3, 8, seed=2),
+        "weight": torch.ones(8),
+        "inverse": torch.ones(3),
+        "for_weight": True,
     },
     "cosine_top_k": lambda: {
         "queries": normal(2, 8),
@@ -232,6 +266,8 @@ _GOOD: dict[str, Callable[[], dict[str, Any]]] = {
         "normalize": True,
     },
     "rms_norm": lambda: {"x": normal(3, 8), "weight": torch.ones(8), "epsilon": 1e-5},
+    "rotary_attention": _rotary_attention,
+    "rotary_attention_backward": _rotary_attention_backward,
     "sample_tokens": _sample_tokens,
     "softmax_gradient_": lambda: {
         "logits": normal(2, 4),
@@ -239,6 +275,12 @@ _GOOD: dict[str, Callable[[], dict[str, Any]]] = {
         "first": 0,
         "logsumexp": torch.ones(2),
         "scale": torch.ones(2),
+    },
+    "swiglu": lambda: {"gate": normal(3, 8), "up": normal(3, 8, seed=1)},
+    "swiglu_backward": lambda: {
+        "gradient": normal(3, 8),
+        "gate": normal(3, 8, seed=1),
+        "up": normal(3, 8, seed=2),
     },
     "token_logprobs": lambda: {
         "hidden": normal(2, 3),
