@@ -60,7 +60,8 @@ def assert_same(model: Any, other: Any) -> None:
     assert found.keys() == wanted.keys()
     for name, gradient in found.items():
         assert wanted[name].abs().max() > 0, name
-        torch.testing.assert_close(gradient, wanted[name], rtol=1e-4, atol=1e-5)
+        # by its norm: single numbers of it are differences of large ones
+        assert (gradient - wanted[name]).norm() <= 1e-4 * wanted[name].norm(), name
 
 
 def stashes(model: Any) -> list[Any]:
