@@ -122,7 +122,7 @@ def test_bfloat16_is_about_as_far_from_float32_as_before(folders: dict[str, Path
     assert replace_forwards(fast, torch.bfloat16, CPU) == PARTS["qwen3"]
     ours, theirs = ((flat(model) - exact).norm() for model in (fast, plain))
     # either is the nearer one by chance
-    assert 0 < ours <= 1.5 * theirs < 0.15 * exact.norm()
+    assert 0 < ours <= 1.5 * theirs < 0.2 * exact.norm()
 
 
 def test_evaluation_gives_the_same(folders: dict[str, Path]) -> None:
