@@ -6,6 +6,7 @@ leaves to the module's own what it does not know.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -103,9 +104,20 @@ class LayerCall:
     """A decoder's layer, its additions done by the norms behind them."""
 
     def __init__(self, layer: Any) -> None:
+        self._own = layer.forward
         self._layer = layer
 
-    def __call__(self, hidden_states: torch.Tensor, **given: Any) -> torch.Tensor:
+    def __call__(self, hidden_states: torch.Tensor, *rest: Any, **given: Any) -> Any:
+        layer = self._layer
+        if rest:
+            return self._own(hidden_states, *rest, **given)
+        # transformers wraps `forward` of the class for this (GradientCheckpointingLayer)
+        if layer.training and getattr(layer, "gradient_checkpointing", False):
+            again = layer._gradient_checkpointing_func
+            return again(functools.partial(self._compute, **given), hidden_states)
+        return self._compute(hidden_states, **given)
+
+    def _compute(self, hidden_states: torch.Tensor, **given: Any) -> torch.Tensor:
         layer = self._layer
         stream, x = layer.input_layernorm.forward.after_addition(hidden_states, None)
         x, _ = layer.self_attn(hidden_states=x, **given)

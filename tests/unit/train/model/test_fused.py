@@ -60,8 +60,8 @@ def assert_same(model: Any, other: Any) -> None:
     assert found.keys() == wanted.keys()
     for name, gradient in found.items():
         assert wanted[name].abs().max() > 0, name
-        # by the norm: where terms cancel, an element may keep few of its figures
-        assert float((gradient - wanted[name]).norm()) < 1e-4 * float(wanted[name].norm()), name
+        # by its norm: single numbers of it are differences of large ones
+        assert (gradient - wanted[name]).norm() <= 1e-4 * wanted[name].norm(), name
 
 
 def stashes(model: Any) -> list[Any]:
