@@ -12,6 +12,7 @@ import dataclasses
 import json
 import os
 import random
+import secrets
 import shutil
 import signal
 import socket
@@ -313,6 +314,8 @@ def main(arguments: Sequence[str]) -> None:
     handover = folder / "handover"
     for kind in (HOOKS_FOLDER, DONE_FOLDER):  # the agent of a machine makes them
         (handover / kind).mkdir(parents=True)
+    # Ray asks for a token by itself where the user has one; this cluster has its own
+    export_environment({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)})
     try:
         with _cluster(plan.nodes, folder) as (address, tags):
             export_environment({"RAY_ADDRESS": address})

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -47,18 +48,21 @@ class Recorder:
         done: When each step was done, in seconds of `time.perf_counter`.
         cpu: Processor time of the process until then, in seconds.
         losses: Mean over the supervised tokens of each step's batch.
+        own: Seconds that each step took by itself; where the trainer tells.
     """
 
     folder: Path
     done: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
+    own: list[float] = field(default_factory=list)
 
-    def step(self, loss: float) -> None:
+    def step(self, loss: float, own: float = math.nan) -> None:
         """A step is done."""
         self.done.append(time.perf_counter())
         self.cpu.append(time.process_time())
         self.losses.append(loss)
+        self.own.append(own)
 
 
 Train = Callable[[Work, Recorder], None]
@@ -73,12 +77,14 @@ class Measured:
         cpu_seconds: Processor time of the same steps.
         losses: Of each step.
         peak_bytes: Largest resident size.
+        own_seconds: Of each step without what lies between steps; NaN where it is not known.
     """
 
     seconds: tuple[float, ...]
     cpu_seconds: tuple[float, ...]
     losses: tuple[float, ...]
     peak_bytes: int
+    own_seconds: tuple[float, ...] = ()
 
     def rate(self, counts: Sequence[int], warmup: int) -> float:
         """How many of something a second, after the first steps.
@@ -137,7 +143,8 @@ def parse(found: dict[str, Any]) -> Measured:
         tuple(end - begun for begun, end in itertools.pairwise(found[key]))
         for key in ("done", "cpu")
     )
-    return Measured(seconds, cpu, tuple(found["losses"]), int(found["peak_bytes"]))
+    losses, own = tuple(found["losses"]), tuple(found["own"])
+    return Measured(seconds, cpu, losses, int(found["peak_bytes"]), own)
 
 
 def peak_bytes(proc: Path = Path("/proc")) -> int:
@@ -172,6 +179,7 @@ def main(arguments: Sequence[str]) -> None:
         "done": recorder.done,
         "cpu": recorder.cpu,
         "losses": recorder.losses,
+        "own": recorder.own,
         "peak_bytes": peak_bytes(),
     }
     line.write(json.dumps(found))

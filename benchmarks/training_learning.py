@@ -39,7 +39,7 @@ ACCURACY = Goal(0.85)
 _QUICK_TEXTS = 600
 _TRAINING, _VALIDATION = "intent/clinc150_train.jsonl", "intent/clinc150_val.jsonl"
 _SETTINGS: dict[str, Any] = {
-    "batch_size": 32,
+    "batch_size": 16,
     "micro_batch_tokens": 1024,
     "learning_rate": 1e-3,
     "schedule": "linear",

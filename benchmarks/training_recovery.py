@@ -6,6 +6,7 @@ step. Steps are lost that the run had told of, and that its next attempt does ag
 
 from __future__ import annotations
 
+import importlib
 import logging
 import re
 import statistics
@@ -13,9 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.generation_work import MODEL
 from benchmarks.harness import BenchmarkError, Goal, Options, Row, Samples
 from benchmarks.training_cluster import Blow, Done, Plan, Story, play
-from benchmarks.training_work import MODEL, SEED
+from benchmarks.training_work import SEED
 from train.data.plan import StepPlan
 from train.data.tokenized import TokenizedData
 
@@ -164,9 +166,9 @@ def node_rows(found: Sequence[Recovery]) -> list[Row]:
 
 def health_check() -> str:
     """How Ray's head looks for nodes that are gone, as it is set here."""
-    from ray._raylet import Config
-
-    values = (f"{name}={getattr(Config, f'health_check_{name}')()}" for name in _HEALTH)
+    # compiled, and not described to type checkers
+    config: Any = importlib.import_module("ray._raylet").Config
+    values = (f"{name}={getattr(config, f'health_check_{name}')()}" for name in _HEALTH)
     return "RAY_health_check_*: " + ", ".join(values)
 
 

@@ -45,7 +45,8 @@ def watch(report: Callable[[StepReport], None]) -> Iterator[Progress]:
 
     # on a worker's machine it would be lost with it, and no step would be told of after that
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    mailbox: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(_Mailbox).remote()
+    kind: Any = ray.remote(num_cpus=0)(_Mailbox)
+    mailbox = kind.options(scheduling_strategy=here).remote()
     ended = threading.Event()
 
     def deliver() -> None:

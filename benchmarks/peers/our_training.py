@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from benchmarks.training_contestant import Recorder
 from benchmarks.training_work import Work
 from ironcliw.settings import Settings
@@ -10,13 +12,26 @@ from train.worker import work as attempt
 
 
 def train(work: Work, recorder: Recorder) -> None:
-    """The steps of a run of one worker.
+    """The steps of a run of one worker, saved as often as the trainer finds right.
 
     Raises:
         TrainingError: it failed.
     """
+    _train(work, recorder, {})
+
+
+def train_saving_each_step(work: Work, recorder: Recorder) -> None:
+    """The same with a save of each step.
+
+    Raises:
+        TrainingError: it failed.
+    """
+    _train(work, recorder, {"checkpoint": {"every": 1}})
+
+
+def _train(work: Work, recorder: Recorder, changes: dict[str, Any]) -> None:
     settings = Settings(state_dir=recorder.folder / "state")
     uri = str(recorder.folder / "run")
-    job = Job(work.config(), settings, uri, work.data(), None, work.threads)
-    attempt(job, report=lambda step: recorder.step(step.loss))
+    job = Job(work.config(**changes), settings, uri, work.data(), None, work.threads)
+    attempt(job, report=lambda step: recorder.step(step.loss, step.seconds))
     read_outcome(uri)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import training_learning, training_recovery, training_speed
+from benchmarks import training_learning, training_recovery, training_saving, training_speed
 from benchmarks.harness import BenchmarkError, NotRun, Options, Row, Samples
 from benchmarks.training_cluster import Blow, Done, Line, Plan, Reported, Story, log_lines
 from benchmarks.training_contestant import OURS, PLAIN, TRL, TUNED, Measured, parse, peak_bytes
@@ -34,12 +34,17 @@ def rows_of(lengths: list[int]) -> TokenizedData:
 def test_a_rate_leaves_the_first_steps_out() -> None:
     found = parse(
         {"done": [5.0, 15.0, 17.0, 21.0], "cpu": [1.0, 4.0, 5.0, 8.0], "losses": [3.0] * 4}
-        | {"peak_bytes": 7}
+        | {"own": [1.0] * 4, "peak_bytes": 7}
     )
     assert found.seconds == (10.0, 2.0, 4.0)
     counts = [1000, 1000, 30, 60]
     assert found.rate(counts, warmup=2) == pytest.approx(90 / 6)
     assert found.cpu_cost(counts, warmup=2) == pytest.approx(1000 * 4 / 90)
+
+
+def test_what_is_no_steps_own_time_is_waited() -> None:
+    found = dataclasses.replace(measured(50.0), own_seconds=(9.0, 99.0, 48.0))
+    assert training_saving.waited(found) == pytest.approx(3 / 150)
 
 
 def test_the_memory_of_children_counts(tmp_path: Path) -> None:
