@@ -68,4 +68,4 @@ def adapter_bytes(card: ModelCard) -> int:
 
 def digest_index(cache_dir: Path) -> Path:
     """Where digests of weights are kept, by file; training uses the same."""
-    return cache_dir / "digests"
+    return cache_dir / "index"
