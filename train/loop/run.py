@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from ironcliw.errors import CheckpointError, TrainingError
 from train.checkpoint.snapshot import Checkpoint, Snapshot
@@ -50,6 +51,8 @@ class StepReport:
         learning_rate: That was used.
         tokens: Of the batch, over all workers.
         seconds: That it took, saving not counted.
+        of_attempt: Counted from 1 since the workers were started.
+        save_seconds: That the newest save took to be durable; None: none is yet.
     """
 
     step: int
@@ -60,6 +63,8 @@ class StepReport:
     learning_rate: float
     tokens: int
     seconds: float
+    of_attempt: int = 1
+    save_seconds: float | None = None
 
 
 @dataclass
@@ -81,6 +86,7 @@ class Parts:
             the log. None, or a result of None: nothing is measured then.
         notice: Whether this worker's machine is about to end.
         report: Called after each step.
+        logged: Called with each line that the log gets, on the first worker.
     """
 
     plan: StepPlan
@@ -96,6 +102,7 @@ class Parts:
     evaluate: Callable[[int], Mapping[str, float] | None] | None = None
     notice: Callable[[], bool] = lambda: False
     report: Callable[[StepReport], None] = lambda report: None
+    logged: Callable[[Mapping[str, Any]], None] = lambda line: None
 
 
 class TrainingRun:
@@ -112,7 +119,7 @@ class TrainingRun:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._reducer = Reducer(parts.group, parts.plan.shards, parts.flat.gradient)
-        self.step = 0
+        self.step = self._begun = 0
         self.log = RunLog()
 
     @property
@@ -135,7 +142,7 @@ class TrainingRun:
         for name, view in flat.named().items():
             view.copy_(checkpoint.tensors[WEIGHTS + name])
         self._parts.optimizer.restore(checkpoint.tensors, state["optimizer"])
-        self.step = checkpoint.step
+        self.step = self._begun = checkpoint.step
         self.log = RunLog(state["log"])
         if checkpoint.inexact:
             self.log.add(event="inexact resume", step=self.step, why=list(checkpoint.inexact))
@@ -204,7 +211,7 @@ class TrainingRun:
             self._save_together()
             raise TrainingError(self._not_finite(step, loss, norm))
         self.step += 1
-        self.log.add(
+        line = self.log.add(
             step=self.step,
             epoch=step.epoch,
             loss=loss,
@@ -214,10 +221,20 @@ class TrainingRun:
             supervised=step.supervised,
             rows=list(step.rows),
         )
+        parts.logged(line)
         seconds = time.perf_counter() - begun
         parts.report(
             StepReport(
-                self.step, parts.schedule.steps, step.epoch, loss, norm, rate, step.tokens, seconds
+                self.step,
+                parts.schedule.steps,
+                step.epoch,
+                loss,
+                norm,
+                rate,
+                step.tokens,
+                seconds,
+                of_attempt=self.step - self._begun,
+                save_seconds=parts.saver.durable_seconds if parts.saver is not None else None,
             )
         )
         if parts.saver is not None and self.step < parts.schedule.steps:
@@ -233,7 +250,7 @@ class TrainingRun:
         if found is None and parts.notice():
             return False
         if found is not None:
-            self.log.add(event="evaluation", step=self.step, **found)
+            parts.logged(self.log.add(event="evaluation", step=self.step, **found))
         return True
 
     def _was_evaluated(self) -> bool:
