@@ -46,7 +46,7 @@ def check_data(
     ] = DEFAULT_CHAT_MODEL,
     form: Annotated[
         str,
-        typer.Option("--format", help="auto, messages, sharegpt, alpaca or prompt_completion."),
+        typer.Option("--format", help="auto, messages, sharegpt, alpaca, prompt_completion, text."),
     ] = "auto",
     column: Annotated[
         list[str] | None,

@@ -44,11 +44,20 @@ class Completion:
         return Conversation(messages, (False, True))
 
 
-Example = Conversation | Completion
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text of which every token is learnt but the first."""
+
+    text: str
+
+
+Example = Conversation | Completion | Text
 
 
 def answers(example: Example) -> list[str]:
     """The texts that the model shall learn to write."""
+    if isinstance(example, Text):
+        return [example.text]
     if isinstance(example, Completion):
         return [example.completion]
     turns = zip(example.messages, example.supervised, strict=True)
@@ -60,6 +69,9 @@ def content_key(example: Example) -> bytes:
 
     A prompt and its completion count as the conversation of the same words.
     """
+    if isinstance(example, Text):
+        # no conversation has an empty prompt
+        example = Completion("", example.text)
     if isinstance(example, Completion):
         example = example.as_conversation()
     turns = [

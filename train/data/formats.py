@@ -1,9 +1,10 @@
-"""Records to examples: chat messages, ShareGPT, Alpaca, prompt and completion.
+"""Records to examples: chat messages, ShareGPT, Alpaca, prompt and completion, plain text.
 
     messages            {"messages": [{"role", "content"}, ...]}, also "tools"
     sharegpt            {"conversations": [{"from", "value"}, ...]}, also "system", "tools"
     alpaca              {"instruction", "output"}, also "input", "system", "history"
     prompt_completion   {"prompt", "completion"}, each a text or a list of messages, also "tools"
+    text                {"text"}, of which every token is learnt
 
 `history` holds earlier [question, answer] pairs, whose answers are supervised too, as in
 LLaMA-Factory (https://github.com/hiyouga/LLaMA-Factory/blob/main/data/README.md). A message with
@@ -18,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from train.data.examples import Completion, Conversation, Example
+from train.data.examples import Completion, Conversation, Example, Text
 from train.data.options import DataOptions, FormatName
 from train.data.problems import RowError, shortened
 from train.data.turns import conversation, without_empty
@@ -172,6 +173,16 @@ def _prompt_completion(value: _Value) -> Example:
     return Completion(prompt, completion)
 
 
+def _text(value: _Value) -> Text:
+    text = value["text"]
+    if not isinstance(text, str):
+        raise RowError(
+            "bad-messages", f"text is {shortened(text)}, a {type(text).__name__}", "give a text"
+        )
+    _check_text("text", text)
+    return Text(text)
+
+
 def _check_text(name: str, text: str) -> None:
     if not text.strip():
         raise RowError("empty-content", f"{name} is empty", "fill it, or remove the row")
@@ -224,7 +235,7 @@ def _tools(value: _Value) -> list[Any] | None:
 
 
 def _last_only(example: Example) -> Example:
-    if isinstance(example, Completion) or True not in example.supervised:
+    if not isinstance(example, Conversation) or True not in example.supervised:
         return example
     last = len(example.supervised) - 1 - example.supervised[::-1].index(True)
     flags = tuple(index == last for index in range(len(example.supervised)))
@@ -242,4 +253,5 @@ FORMATS: dict[FormatName, Format] = {
     "prompt_completion": Format(
         frozenset({"prompt", "completion"}), frozenset({"tools"}), _prompt_completion
     ),
+    "text": Format(frozenset({"text"}), frozenset(), _text),
 }
