@@ -50,6 +50,9 @@ def write_result(
     kind = ADAPTER if job.config.use_lora else MODEL
     with tempfile.TemporaryDirectory(prefix="ironcliw-train-") as folder:
         model.save_pretrained(folder, safe_serialization=True)
+        if kind == MODEL and job.tokenizer is not None:
+            # a model is served and trained further with its tokenizer; an adapter with its base's
+            job.tokenizer.transformers().save_pretrained(folder)
         files.upload(Path(folder), kind)
     files.write_text(LOG, run.log.text)
     recorder.finish(run.log.lines())

@@ -10,6 +10,8 @@ F width of the feed-forward layers, b bytes of a number in the run's precision:
     activations      T L (13 D + 3 F) b, and T L (4 D + F) b more with dropout; with
                         checkpointing T L D b, and those of one layer
     loading          the weights as their files have them, before nf4 packs them
+                        T L (6 D + F) 4 more in bfloat16 with nf4 or DoRA, whose adapters are
+                        peft's own: each keeps its input in float32
     loss             T D (b + 4) for the gradient of the hidden states; logits are never held
 
 It is an estimate and not a bound: allocators keep some more.
@@ -32,6 +34,8 @@ _TRAINED_BYTES = 4 + 4 + 8 + 12
 _KEPT_BYTES = 4
 _HIDDEN_COPIES, _WIDTH_COPIES = 13, 3
 """Kept of a layer for its backward pass; of LLaMA's layers it is a tenth less, as measured."""
+_ADAPTED_INPUTS = 6
+"""Of the width of the hidden states: q, k, v, o, gate and up; that of down is F wide."""
 _NF4_BYTES = 0.5 + 4 / 64
 _UNPACKING_BYTES = 4 + 4
 """Of a number while its layer is unpacked: its code as an index, and its value in float32."""
@@ -79,6 +83,8 @@ def estimate(
     layer = (_HIDDEN_COPIES * hidden + _WIDTH_COPIES * sizes.width) * number
     if config.use_lora and config.lora_dropout:
         layer += (4 * hidden + sizes.width) * number
+    if config.use_lora and (config.quantization or config.use_dora) and number < 4:
+        layer += 4 * (_ADAPTED_INPUTS * hidden + sizes.width)
     if config.gradient_checkpointing:
         activations = tokens * (sizes.layers * hidden * number + layer)
     else:

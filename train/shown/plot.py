@@ -30,20 +30,22 @@ def draw(lines: Iterable[Mapping[str, Any]], title: str, file: Path) -> None:
     # no pyplot: it would choose a window system, and keep every figure
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     curves = by_curve(points(lines))
     figure = Figure(figsize=_INCHES, layout="constrained")
     FigureCanvasAgg(figure)
     losses = figure.add_subplot()
     steps, values = curves.get(LOSS, ([], []))
-    losses.plot(steps, values, color=_RAW, linewidth=0.8, label="training, each step")
     width = max(1, round(len(values) * _SHARE))
-    losses.plot(
-        steps, means(values, width), color=_SMOOTH, label=f"training, mean of {width} steps"
-    )
+    if width > 1:
+        losses.plot(steps, values, color=_RAW, linewidth=0.8, label="training, each step")
+    words = f"mean of {width} steps" if width > 1 else "each step"
+    losses.plot(steps, means(values, width), color=_SMOOTH, label=f"training, {words}")
     if held_out := curves.get(f"{EVALUATION}eval_loss"):
         losses.plot(*held_out, color=_HELD_OUT, marker="o", label="held-out rows")
     losses.set(xlabel="optimizer step", ylabel="loss, nats per supervised token", title=title)
+    losses.xaxis.set_major_locator(MaxNLocator(integer=True))
     losses.grid(alpha=0.3)
     rates = losses.twinx()
     rates.plot(*curves.get(RATE, ([], [])), color=_RATE, linestyle=":", label="learning rate")

@@ -113,6 +113,15 @@ def test_packed_weights() -> None:
     assert need.loading == 2 * LARGE.weights
 
 
+def test_adapters_of_packed_layers_keep_their_inputs_in_float32() -> None:
+    run, packed = config(), config(quantization="nf4")
+    more = 2048 * 32 * (6 * 4096 + 11008) * 4
+    plain = estimate(LARGE, run, BF16).activations
+    assert estimate(LARGE, packed, BF16).activations == plain + more
+    assert estimate(LARGE, config(use_dora=True), BF16).activations == plain + more
+    assert estimate(LARGE, packed, FP32).activations == estimate(LARGE, run, FP32).activations
+
+
 def test_full_training_has_no_frozen_weights() -> None:
     need = estimate(LARGE, config(use_lora=False), BF16)
     assert need.weights == 0
