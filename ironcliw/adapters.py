@@ -41,6 +41,7 @@ __all__ = [
     "names",
     "publish",
     "published",
+    "register_folder",
     "versions",
 ]
 
@@ -67,7 +68,7 @@ def publish(state_dir: Path, adapter: PublishedAdapter) -> PublishedAdapter:
         NewerFormatError: a newer release has published under this name.
         StoreError: the register cannot be written.
     """
-    root = _register(state_dir)
+    root = register_folder(state_dir)
     try:
         folder = root / adapter.name
         folder.mkdir(parents=True, exist_ok=True)
@@ -100,7 +101,7 @@ def versions(state_dir: Path, name: str) -> tuple[PublishedAdapter, ...]:
         NewerFormatError: a newer release wrote one.
         StoreError: one is damaged.
     """
-    folder = _register(state_dir) / name
+    folder = register_folder(state_dir) / name
     if not NAME.fullmatch(name) or not folder.is_dir():
         return ()
     found = sorted(each.name for each in folder.iterdir() if _VERSION.fullmatch(each.name))
@@ -120,13 +121,14 @@ def published(state_dir: Path) -> dict[str, tuple[PublishedAdapter, ...]]:
 
 def names(state_dir: Path) -> list[str]:
     """Every name in the register, without opening a record."""
-    root = _register(state_dir)
+    root = register_folder(state_dir)
     if not root.is_dir():
         return []
     return sorted(each.name for each in root.iterdir() if NAME.fullmatch(each.name))
 
 
-def _register(state_dir: Path) -> Path:
+def register_folder(state_dir: Path) -> Path:
+    """Where the register is, or will be."""
     return state_dir / "adapters"
 
 
