@@ -32,10 +32,10 @@ from train.model.adapters import add_adapters, trainable
 from train.model.fast_layers import replace_forwards
 from train.model.fused import fuse
 from train.model.load import choose_device, choose_dtype, load_base, model_folder
-from train.model.nf4 import quantize_layers
 from train.objectives import Place, held_out_objective, make_objective
 from train.preference.evaluation import PairEvaluator
 from train.run_files import CHECKPOINTS, RunFiles
+from train.shown.recorder import Recorder
 
 logger = logging.getLogger(__name__)
 
@@ -47,10 +47,12 @@ class Assembled:
     Attributes:
         run: To be run.
         model: transformers' or peft's, which it trains.
+        recorder: Of its curves.
     """
 
     run: TrainingRun
     model: Any
+    recorder: Recorder
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +105,30 @@ def assemble(
     )
     fingerprint = _fingerprint(job, model, group)
     checkpoint = store.newest(fingerprint, allow_inexact=config.allow_inexact)
+    recorder = Recorder(files)
     run = TrainingRun(
-        _parts(job, files, model, plan, fingerprint, group, store, checkpoint, notice, report)
+        _parts(
+            job,
+            files,
+            model,
+            plan,
+            fingerprint,
+            group,
+            store,
+            checkpoint,
+            notice,
+            report,
+            recorder,
+        )
     )
     if checkpoint is not None:
         run.restore(checkpoint)
         logger.info(
             "goes on after step %d of %d", run.step, total_steps(config, plan.steps_per_epoch)
         )
-    return Assembled(run, model.module)
+    if group.rank == 0:
+        recorder.begin(run.log.lines())
+    return Assembled(run, model.module, recorder)
 
 
 def total_steps(config: TrainingConfig, per_epoch: int) -> int:
@@ -127,11 +144,11 @@ def _load_model(job: Job, workers: int, *, begun: bool) -> _Model:
     dtype = choose_dtype(config.precision, device) if config.use_lora else torch.float32
     folder = model_folder(config.model_name, job.settings)
     check_room(config, folder, dtype, device, workers, begun=begun)
-    base = load_base(config.model_name, folder, weights_digest(folder), dtype, device)
+    base = load_base(
+        config.model_name, folder, weights_digest(folder), dtype, device, config.quantization
+    )
     known = base.module.get_input_embeddings().num_embeddings
     check_tokens(config.model_name, known, job.train, job.held_out)
-    if config.quantization == "nf4":
-        quantize_layers(base.module, base.module.get_output_embeddings())
     module = add_adapters(base, config) if config.use_lora else base.module
     fused = fuse(module) if config.use_lora else 0
     fast = replace_forwards(module, dtype, device)
@@ -175,6 +192,7 @@ def _parts(
     checkpoint: Checkpoint | None,
     notice: Callable[[], bool],
     report: Callable[[StepReport], None],
+    recorder: Recorder,
 ) -> Parts:
     config, is_first = job.config, group.rank == 0
     steps = total_steps(config, plan.steps_per_epoch)
@@ -204,6 +222,7 @@ def _parts(
         evaluate=(lambda step: evaluator.measure(step, steps, notice)) if evaluator else None,
         notice=notice,
         report=report if is_first else lambda report: None,
+        logged=recorder.add if is_first else lambda line: None,
     )
 
 

@@ -28,6 +28,7 @@ from train.checkpoint.options import CheckpointOptions
 from train.data.options import DataOptions
 from train.evaluation.options import EvaluationOptions
 from train.preference.options import PreferenceOptions
+from train.quantization import Quantization
 
 Method = Literal["lora", "qlora", "full"]
 Precision = Literal["auto", "bf16", "fp32"]
@@ -63,8 +64,10 @@ class TrainingConfig(BaseModel):
     )
 
     use_lora: bool = Field(True, description="Train adapters, not the model's own weights.")
-    quantization: Literal["nf4"] | None = Field(
-        None, description="How the frozen weights are held: nf4 makes LoRA QLoRA."
+    quantization: Quantization | None = Field(
+        None,
+        description="How the frozen weights are held: nf4 makes LoRA QLoRA; nf4_bitsandbytes is "
+        "the same by that library's kernels, on CUDA alone.",
     )
     lora_rank: int = Field(16, ge=1, le=1024)
     lora_alpha: float = Field(32.0, gt=0)
@@ -189,7 +192,8 @@ class TrainingConfig(BaseModel):
     def numbers(self) -> dict[str, Any]:
         """The keys that change what is computed, for the fingerprint."""
         dumped = self.model_dump(mode="json", exclude={"allow_inexact", *_NOT_NUMBERS})
-        # the data themselves are known by their digest, wherever they lie
+        # the model is known by its digest, and the data by theirs, wherever they lie
+        dumped.pop("model_name")
         dumped.pop("data")
         return dumped
 

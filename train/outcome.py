@@ -23,6 +23,7 @@ from train.run_files import (
     OUTCOME,
     RunFiles,
 )
+from train.shown.recorder import Recorder
 
 
 def write_failure(files: RunFiles, error: Exception, rank: int) -> None:
@@ -31,7 +32,9 @@ def write_failure(files: RunFiles, error: Exception, rank: int) -> None:
     files.write(OUTCOME, {"outcome": "failed", "error": message, "rank": rank})
 
 
-def write_result(job: Job, files: RunFiles, model: Any, run: TrainingRun) -> None:
+def write_result(
+    job: Job, files: RunFiles, model: Any, run: TrainingRun, recorder: Recorder
+) -> None:
     """The adapter or model, the log, and then the outcome.
 
     Args:
@@ -39,6 +42,7 @@ def write_result(job: Job, files: RunFiles, model: Any, run: TrainingRun) -> Non
         files: Of it.
         model: transformers' or peft's, as it was trained.
         run: At its end.
+        recorder: Of its curves.
 
     Raises:
         CheckpointError: they cannot be written.
@@ -46,15 +50,20 @@ def write_result(job: Job, files: RunFiles, model: Any, run: TrainingRun) -> Non
     kind = ADAPTER if job.config.use_lora else MODEL
     with tempfile.TemporaryDirectory(prefix="ironcliw-train-") as folder:
         model.save_pretrained(folder, safe_serialization=True)
+        if kind == MODEL and job.tokenizer is not None:
+            # a model is served and trained further with its tokenizer; an adapter with its base's
+            job.tokenizer.transformers().save_pretrained(folder)
         files.upload(Path(folder), kind)
     files.write_text(LOG, run.log.text)
+    recorder.finish(run.log.lines())
     evaluations = [line for line in run.log.lines() if line.get("event") == "evaluation"]
     before = evaluations[0] if evaluations and evaluations[0]["step"] == 0 else None
     after = evaluations[-1] if evaluations else None
     verdict = judge(job.config.evaluation, before, after)
+    name = job.config.name or job.uri.rpartition("/")[2]
     if evaluations:
         files.write(EVALUATION, as_json(evaluations, verdict))
-        files.write_text(EVALUATION_PAGE, as_markdown(job.uri, evaluations, verdict))
+        files.write_text(EVALUATION_PAGE, as_markdown(name, evaluations, verdict))
     files.write(
         OUTCOME,
         {

@@ -7,21 +7,30 @@ outcome.json    how it ended: finished, or failed and why
 reference/      of a run on preferences: log-probabilities of the model before training
 log.jsonl       of a finished run: a line for each step
 evaluation.*    of a finished run: what was measured, as JSON and as a page
+tensorboard/    curves, as TensorBoard reads them
+loss.png        of a finished run: the curves as a picture
 adapter/        of a finished run: the adapter in peft's format
 model/          of a finished run without adapters: the model
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import secrets
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 
 from ironcliw.errors import CheckpointError
 from ironcliw.settings import Settings
+from train.checkpoint.retries import Retry, one_line
+
+Result = TypeVar("Result")
+
+RETRY = Retry()
 
 CHECKPOINTS = "checkpoints"
 ADAPTER, MODEL = "adapter", "model"
@@ -57,14 +66,13 @@ class RunFiles:
         Raises:
             CheckpointError: it cannot be read.
         """
+        path = f"{self._root}/{name}"
         try:
-            return dict(json.loads(self._files.cat_file(f"{self._root}/{name}")))
+            return dict(json.loads(self._again(lambda: self._files.cat_file(path), name)))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError) as error:
-            raise CheckpointError(
-                f"{self.path(name)} cannot be read ({error}); see the storage, or remove the file"
-            ) from error
+        except Exception as error:  # clients raise classes of their own: all become ours
+            raise self._unreadable(name, error) from error
 
     def write(self, name: str, values: dict[str, Any]) -> None:
         """Write a JSON file, whole or not at all."""
@@ -77,7 +85,8 @@ class RunFiles:
             CheckpointError: it cannot be written.
         """
         target = f"{self._root}/{name}"
-        try:
+
+        def write() -> None:
             self._files.makedirs(self._root, exist_ok=True)
             if self.is_local:
                 # an object in a bucket appears whole; a file does when it is renamed
@@ -87,12 +96,16 @@ class RunFiles:
                 new.replace(target)
             else:
                 self._files.pipe_file(target, text.encode())
-        except OSError as error:
-            raise self._unwritable(name, error) from error
+
+        self._written(write, name)
 
     def remove(self, name: str) -> None:
-        """Remove a file."""
-        self._files.rm_file(f"{self._root}/{name}")
+        """Remove a file.
+
+        Raises:
+            CheckpointError: it cannot be removed.
+        """
+        self._written(lambda: self._files.rm_file(f"{self._root}/{name}"), name)
 
     def upload(self, folder: Path, name: str) -> None:
         """Copy a local folder's files into the run.
@@ -100,13 +113,17 @@ class RunFiles:
         Raises:
             CheckpointError: they cannot be written.
         """
-        target = f"{self._root}/{name}"
-        try:
-            self._files.makedirs(target, exist_ok=True)
-            for file in sorted(folder.iterdir()):
-                self._files.put_file(str(file), f"{target}/{file.name}")
-        except OSError as error:
-            raise self._unwritable(name, error) from error
+        self._written(lambda: self._files.makedirs(f"{self._root}/{name}", exist_ok=True), name)
+        for file in sorted(folder.iterdir()):
+            self.upload_file(file, f"{name}/{file.name}")
+
+    def upload_file(self, file: Path, name: str) -> None:
+        """Copy a local file into the run.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        self._written(lambda: self._files.put_file(str(file), f"{self._root}/{name}"), name)
 
     def download(self, name: str, folder: Path) -> None:
         """Copy a folder of the run to a local one.
@@ -114,18 +131,33 @@ class RunFiles:
         Raises:
             CheckpointError: it cannot be read.
         """
+        root = f"{self._root}/{name}"
         try:
-            for path in self._files.ls(f"{self._root}/{name}", detail=False):
-                self._files.get_file(path, str(folder / Path(path).name))
-        except OSError as error:
+            for path in self._again(lambda: self._files.ls(root, detail=False), name):
+                content = self._again(functools.partial(self._files.cat_file, path), name)
+                (folder / Path(path).name).write_bytes(content)
+        except Exception as error:  # clients raise classes of their own: all become ours
+            raise self._unreadable(name, error) from error
+
+    def _again(self, operation: Callable[[], Result], name: str) -> Result:
+        """In a bucket until it succeeds or fails for good; of a folder no error passes."""
+        if self.is_local:
+            return operation()
+        return RETRY.call(operation, self.path(name))
+
+    def _written(self, operation: Callable[[], None], name: str) -> None:
+        try:
+            self._again(operation, name)
+        except Exception as error:  # clients raise classes of their own: all become ours
             raise CheckpointError(
-                f"{self.path(name)} cannot be read ({error}); see that the storage is there"
+                f"{self.path(name)} cannot be written ({one_line(error)}); see that the storage is "
+                "there, may be written and has room"
             ) from error
 
-    def _unwritable(self, name: str, error: OSError) -> CheckpointError:
+    def _unreadable(self, name: str, error: Exception) -> CheckpointError:
         return CheckpointError(
-            f"{self.path(name)} cannot be written ({error}); see that the storage is there, may be "
-            "written and has room"
+            f"{self.path(name)} cannot be read ({one_line(error)}); see the storage, or remove the "
+            "file"
         )
 
     @property

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ironcliw.errors import DataError, SettingsError, TrainingError
+from ironcliw.file_digests import weights_digest
 from ironcliw.settings import Settings, load_settings
 from train.checkpoint.store import CheckpointStore
 from train.config import TrainingConfig
@@ -29,7 +30,8 @@ from train.placement import Place, choose_place
 from train.progress import Progress, watch
 from train.publish import check_publishing, publish_run
 from train.run_files import CHECKPOINTS, CONFIG, OUTCOME, RunFiles, run_uri
-from train.tokenizer import TrainingTokenizer
+from train.shown.gauges import RunGauges
+from train.tokenizer import TrainingTokenizer, model_path
 from train.worker import work
 
 logger = logging.getLogger(__name__)
@@ -127,21 +129,23 @@ class Trainer:
         check_kind(config, prepared)
         check_publishing(config, prepared.eval, self.settings)
         check_evaluation(config.evaluation, prepared.eval, prepared.train, tokenizer)
-        name = config.name or run_name(config, prepared)
+        index = self.settings.state_dir / "models" / "index"
+        model = weights_digest(model_path(config.model_name, self.settings), index)
+        name = config.name or run_name(config, prepared, model)
         uri = config.checkpoint.storage or run_uri(name, self.settings)
         files = RunFiles(uri)
         _check_storage(place, files)
         if (found := files.read(OUTCOME)) is not None and found.get("outcome") == "failed":
             files.write(OUTCOME + ".before", found)
             files.remove(OUTCOME)
-        numbers = {**config.numbers(), "data": prepared.train.digest}
+        numbers = {**config.numbers(), "data": prepared.train.digest, "model": model}
         check_finished(name, files, numbers)
         files.write(CONFIG, {"config": config.model_dump(mode="json"), "numbers": numbers})
         if files.read(OUTCOME) is None:
             job = Job(
                 config, self.settings, uri, prepared.train, prepared.eval, place.threads, tokenizer
             )
-            self._fit(job, place)
+            self._fit(job, place, name)
         return self._published(config.publish, _result(name, uri))
 
     async def train_async(self, data: str | Path | None = None) -> TrainingResult:
@@ -156,17 +160,23 @@ class Trainer:
         logger.info("published as %s, version %d", record.model_id, record.version)
         return dataclasses.replace(result, published=record.model_id, version=record.version)
 
-    def _fit(self, job: Job, place: Place) -> None:
+    def _fit(self, job: Job, place: Place, name: str) -> None:
         import ray.train
         from ray.train.torch import TorchConfig, TorchTrainer
 
         # type checkers see the first version of Ray Train, programs the second
         api: Any = ray.train
-        with watch(self._report) as progress:
+        gauges = RunGauges(name)
+
+        def report(step: StepReport) -> None:
+            gauges.add(step)
+            self._report(step)
+
+        with watch(report) as progress:
             TorchTrainer(
                 _work,
                 train_loop_config={"job": ray.put(job), "progress": progress},
-                torch_config=TorchConfig(backend="nccl" if place.use_gpu else "gloo"),
+                torch_config=TorchConfig(backend=place.collectives),
                 scaling_config=api.ScalingConfig(
                     num_workers=job.config.workers,
                     use_gpu=place.use_gpu,
@@ -193,9 +203,9 @@ def _work(given: dict[str, Any]) -> None:
     work(job, group, progress.send)
 
 
-def run_name(config: TrainingConfig, prepared: Prepared) -> str:
+def run_name(config: TrainingConfig, prepared: Prepared, model: str) -> str:
     """A name that the same model, data and numbers always have."""
-    text = json.dumps([config.numbers(), prepared.train.digest], sort_keys=True)
+    text = json.dumps([config.numbers(), prepared.train.digest, model], sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:10]
     return f"{Path(config.model_name).name}-{config.method}-{digest}"
 
@@ -214,7 +224,7 @@ def check_finished(name: str, files: RunFiles, numbers: Mapping[str, Any]) -> No
     if files.read(OUTCOME) is None:
         return  # where it was begun only, the checkpoint's fingerprint tells
     before = (files.read(CONFIG) or {}).get("numbers", {})
-    if changed := sorted(key for key in numbers if before.get(key) != numbers[key]):
+    if changed := sorted(key for key in numbers if key in before and before[key] != numbers[key]):
         raise SettingsError(
             f"run {name} is finished ({files.uri}), and with other values of "
             f"{', '.join(changed)}; give this run a name and a checkpoint.storage of its own"

@@ -102,12 +102,13 @@ def _attempt(
     folder = job.settings.handover_dir
     handover = None if folder is None else Handover(folder)
     made = assemble(job, files, group, lambda: _is_noticed(handover), report, faults)
-    with _hook(handover, f"train-{os.getpid()}-{group.rank}"):
-        ending = made.run.run()
-    if ending is Ending.NOTICE:
-        raise MachineEndsError("a machine of this run is taken back; all is saved")
-    if group.rank == 0:
-        write_result(job, files, made.model, made.run)
+    with contextlib.closing(made.recorder):
+        with _hook(handover, f"train-{os.getpid()}-{group.rank}"):
+            ending = made.run.run()
+        if ending is Ending.NOTICE:
+            raise MachineEndsError("a machine of this run is taken back; all is saved")
+        if group.rank == 0:
+            write_result(job, files, made.model, made.run, made.recorder)
 
 
 def _is_noticed(handover: Handover | None) -> bool:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from train.data.examples import Completion, Conversation
+from train.data.examples import Completion, Conversation, Text
 from train.data.problems import RowError, shortened
 from train.data.turns import conversation, without_empty
 
@@ -55,6 +55,16 @@ def prompt_completion(value: Value, called: str = "completion") -> Conversation 
             )
         _check_text(name, text)
     return Completion(prompt, completion)
+
+
+def text(value: Value) -> Text:
+    given = value["text"]
+    if not isinstance(given, str):
+        raise RowError(
+            "bad-messages", f"text is {shortened(given)}, a {type(given).__name__}", "give a text"
+        )
+    _check_text("text", given)
+    return Text(given)
 
 
 def _check_text(name: str, text: str) -> None:

@@ -48,6 +48,13 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
+class Text:
+    """A text of which every token is learnt but the first."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Preference:
     """One prompt with two ends, of which the first is preferred.
 
@@ -60,13 +67,15 @@ class Preference:
     rejected: Conversation | Completion
 
 
-Example = Conversation | Completion | Preference
+Example = Conversation | Completion | Text | Preference
 
 
 def answers(example: Example) -> list[str]:
     """The texts that the model shall learn to write, or to tell apart."""
     if isinstance(example, Preference):
         return [*answers(example.chosen), *answers(example.rejected)]
+    if isinstance(example, Text):
+        return [example.text]
     if isinstance(example, Completion):
         return [example.completion]
     turns = zip(example.messages, example.supervised, strict=True)
@@ -81,6 +90,9 @@ def content_key(example: Example) -> bytes:
     if isinstance(example, Preference):
         keys = content_key(example.chosen) + content_key(example.rejected)
         return hashlib.sha256(keys).digest()
+    if isinstance(example, Text):
+        # no conversation has an empty prompt
+        example = Completion("", example.text)
     if isinstance(example, Completion):
         example = example.as_conversation()
     turns = [

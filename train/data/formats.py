@@ -1,4 +1,4 @@
-"""Records to examples: chat messages, ShareGPT, Alpaca, prompt and completion.
+"""Records to examples: chat messages, ShareGPT, Alpaca, prompt and completion, plain text.
 
     messages            {"messages": [{"role", "content"}, ...]}, also "tools"
     sharegpt            {"conversations": [{"from", "value"}, ...]}, also "system", "tools"
@@ -7,6 +7,7 @@
     preference          {"chosen", "rejected"} with "prompt", as above; without it two lists of
                         messages, whose equal beginning is the prompt
     sharegpt_preference {"conversations", "chosen", "rejected"}, the latter a message each
+    text                {"text"}, of which every token is learnt
 
 `history` holds earlier [question, answer] pairs, whose answers are supervised too, as in
 LLaMA-Factory (https://github.com/hiyouga/LLaMA-Factory/blob/main/data/README.md). A message with
@@ -20,8 +21,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from train.data.builders import alpaca, messages, prompt_completion, sharegpt
-from train.data.examples import Completion, Conversation, Example, Preference
+from train.data.builders import alpaca, messages, prompt_completion, sharegpt, text
+from train.data.examples import Conversation, Example
 from train.data.options import DataOptions, FormatName
 from train.data.preferences import preference, sharegpt_preference
 from train.data.problems import RowError, shortened
@@ -132,9 +133,7 @@ def _refuse_typos(extra: list[str], form: Format, value: _Value) -> None:
 
 
 def _last_only(example: Example) -> Example:
-    if isinstance(example, Preference):
-        return example
-    if isinstance(example, Completion) or True not in example.supervised:
+    if not isinstance(example, Conversation) or True not in example.supervised:
         return example
     last = len(example.supervised) - 1 - example.supervised[::-1].index(True)
     flags = tuple(index == last for index in range(len(example.supervised)))
@@ -160,4 +159,5 @@ FORMATS: dict[FormatName, Format] = {
     "prompt_completion": Format(
         frozenset({"prompt", "completion"}), frozenset({"tools"}), prompt_completion
     ),
+    "text": Format(frozenset({"text"}), frozenset(), text),
 }

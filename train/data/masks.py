@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ironcliw.errors import ModelLoadError, RequestError, RequestTooLargeError
-from train.data.examples import Completion, Conversation
+from train.data.examples import Completion, Conversation, Text
 from train.data.problems import RowError, shortened
 from train.tokenizer import TrainingTokenizer
 
@@ -40,7 +40,10 @@ class TokenRow:
 
 
 def tokenize(
-    example: Conversation | Completion, tokenizer: TrainingTokenizer, *, plain_text: bool = False
+    example: Conversation | Completion | Text,
+    tokenizer: TrainingTokenizer,
+    *,
+    plain_text: bool = False,
 ) -> TokenRow:
     """Tokens and mask of an example.
 
@@ -53,6 +56,8 @@ def tokenize(
         RowError: the template refuses the example, or no mask can be found.
         ModelLoadError: a conversation, and the model has no chat template.
     """
+    if isinstance(example, Text):
+        return _of_completion(Completion("", example.text), tokenizer)
     if isinstance(example, Completion):
         if plain_text or not tokenizer.has_template:
             return _of_completion(example, tokenizer)

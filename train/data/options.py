@@ -7,7 +7,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 FormatName = Literal[
-    "sharegpt_preference", "preference", "messages", "sharegpt", "alpaca", "prompt_completion"
+    "sharegpt_preference",
+    "preference",
+    "messages",
+    "sharegpt",
+    "alpaca",
+    "prompt_completion",
+    "text",
 ]
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from ironcliw.errors import CheckpointError, TrainingError
 from train.checkpoint.snapshot import Checkpoint, Snapshot
@@ -54,6 +55,8 @@ class StepReport:
         learning_rate: That was used.
         tokens: Of the batch, over all workers.
         seconds: That it took, saving not counted.
+        of_attempt: Counted from 1 since the workers were started.
+        save_seconds: That the newest save took to be durable; None: none is yet.
         measures: What else the objective measures, by name.
     """
 
@@ -65,6 +68,8 @@ class StepReport:
     learning_rate: float
     tokens: int
     seconds: float
+    of_attempt: int = 1
+    save_seconds: float | None = None
     measures: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -87,6 +92,7 @@ class Parts:
             the log. None, or a result of None: nothing is measured then.
         notice: Whether this worker's machine is about to end.
         report: Called after each step.
+        logged: Called with each line that the log gets, on the first worker.
     """
 
     plan: StepPlan
@@ -102,6 +108,7 @@ class Parts:
     evaluate: Callable[[int], Mapping[str, float] | None] | None = None
     notice: Callable[[], bool] = lambda: False
     report: Callable[[StepReport], None] = lambda report: None
+    logged: Callable[[Mapping[str, Any]], None] = lambda line: None
 
 
 class TrainingRun:
@@ -119,7 +126,7 @@ class TrainingRun:
         self._parts = parts
         numbers = 1 + len(parts.objective.measures)
         self._reducer = Reducer(parts.group, parts.plan.shards, parts.flat.gradient, numbers)
-        self.step = 0
+        self.step = self._begun = 0
         self.log = RunLog()
 
     @property
@@ -142,7 +149,7 @@ class TrainingRun:
         for name, view in flat.named().items():
             view.copy_(checkpoint.tensors[WEIGHTS + name])
         self._parts.optimizer.restore(checkpoint.tensors, state["optimizer"])
-        self.step = checkpoint.step
+        self.step = self._begun = checkpoint.step
         self.log = RunLog(state["log"])
         if checkpoint.inexact:
             self.log.add(event="inexact resume", step=self.step, why=list(checkpoint.inexact))
@@ -215,7 +222,7 @@ class TrainingRun:
             raise TrainingError(self._not_finite(step, loss, norm))
         self.step += 1
         measures = dict(zip(parts.objective.measures, means, strict=True))
-        self.log.add(
+        line = self.log.add(
             step=self.step,
             epoch=step.epoch,
             loss=loss,
@@ -226,6 +233,7 @@ class TrainingRun:
             rows=list(step.rows),
             **measures,
         )
+        parts.logged(line)
         seconds = time.perf_counter() - begun
         parts.report(
             StepReport(
@@ -237,7 +245,9 @@ class TrainingRun:
                 rate,
                 step.tokens,
                 seconds,
-                measures,
+                of_attempt=self.step - self._begun,
+                save_seconds=parts.saver.durable_seconds if parts.saver is not None else None,
+                measures=measures,
             )
         )
         if parts.saver is not None and self.step < parts.schedule.steps:
@@ -253,7 +263,7 @@ class TrainingRun:
         if found is None and parts.notice():
             return False
         if found is not None:
-            self.log.add(event="evaluation", step=self.step, **found)
+            parts.logged(self.log.add(event="evaluation", step=self.step, **found))
         return True
 
     def _was_evaluated(self) -> bool:

@@ -13,6 +13,8 @@ from ironcliw.errors import ModelLoadError, UnsupportedError
 from ironcliw.settings import Settings
 from native_ops.gguf_conversion import converted_folder
 from train.model import packed_attention
+from train.model.packing import pack_layers
+from train.quantization import Quantization
 from train.tokenizer import model_path
 
 logger = logging.getLogger(__name__)
@@ -54,7 +56,12 @@ def model_folder(name: str, settings: Settings) -> Path:
 
 
 def load_base(
-    name: str, folder: Path, digest: str, dtype: torch.dtype, device: torch.device
+    name: str,
+    folder: Path,
+    digest: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    quantization: Quantization | None = None,
 ) -> BaseModel:
     """Read a model for training; its attention is over packed rows.
 
@@ -64,6 +71,8 @@ def load_base(
         digest: Of `weights_digest`.
         dtype: Of the weights in memory.
         device: Where to.
+        quantization: How its linear layers are packed. The weights are then read in the precision
+            of their files, and packed layer by layer: a whole model is never held in float32.
 
     Raises:
         UnsupportedError: it is no causal language model, or its attention cannot be replaced.
@@ -81,7 +90,10 @@ def load_base(
             )
         loader: Any = transformers.AutoModelForCausalLM
         module = loader.from_pretrained(
-            folder, config=config, dtype=dtype, attn_implementation=attention
+            folder,
+            config=config,
+            dtype="auto" if quantization else dtype,
+            attn_implementation=attention,
         )
     except ValueError as error:
         if "attn_implementation" not in str(error) and "attention" not in str(error).lower():
@@ -92,6 +104,8 @@ def load_base(
         ) from error
     except (OSError, RuntimeError, KeyError) as error:
         raise _damaged(name, folder, error) from error
+    if quantization is not None:
+        pack_layers(module, quantization, dtype, device)
     module.to(device)
     # what the model was published with would drop at random what the run did not ask to be dropped
     _drop_nothing(module)

@@ -33,6 +33,7 @@ from train.model.load import load_base
 from train.model.packed_attention import NAME
 from train.outcome import read_outcome
 from train.run_files import LOG
+from train.tokenizer import TrainingTokenizer
 from train.worker import work
 
 PROMPTS = ("a", "what is this", "to be or not", "x y")
@@ -246,3 +247,12 @@ def test_training_is_seen_by_every_measure(tmp_path: Path, llama: Path) -> None:
     outcome = read_outcome(number.uri)
     assert outcome is not None
     assert outcome["evaluation"]["exact_match"] == 1.0
+
+
+def test_a_whole_model_comes_with_its_tokenizer(tmp_path: Path, llama: Path) -> None:
+    job = text_job(tmp_path, llama)
+    changes = {"use_lora": False, "lora_dropout": 0.0, "max_steps": 1}
+    work(dataclasses.replace(job, config=job.config.model_copy(update=changes)))
+    found = TrainingTokenizer.load(str(Path(job.uri) / "model"), job.settings)
+    assert found.encode(["some text"], special=False) == [encoded("some text")]
+    assert found.has_template
