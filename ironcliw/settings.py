@@ -77,7 +77,9 @@ class Settings(BaseSettings):
     client: ClientSettings = ClientSettings()
     bench: BenchSettings = BenchSettings()
     models: dict[str, ModelSettings] = Field(default_factory=dict)
-    adapters: dict[str, AdapterSettings] = Field(default_factory=dict)
+    adapters: dict[str, AdapterSettings] = Field(
+        default_factory=dict, description="Adapters that are served, by their names."
+    )
 
     @field_validator("state_dir")
     @classmethod
