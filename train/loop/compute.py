@@ -99,6 +99,8 @@ class Computer:
         """
         given, places, targets = self._inputs(batch)
         if branches is not None:
+            # without starts it is no plain row for whoever computes plain rows
+            del given[STARTS]
             given[BRANCHES] = list(branches)
         if self._plain_head is None:
             logits = self._causal(**given, logits_to_keep=places).logits[0].float()

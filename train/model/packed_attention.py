@@ -49,9 +49,9 @@ def packed_attention(
         scaling: Of the products; None: 1 / sqrt(D).
         dropout: Of the attention weights.
         sliding_window: Positions that a position sees; None: all before it.
-        given: `row_starts`, list of ints [rows + 1], from 0 to T. Of a single row that branches,
-            `row_branches` too: where its prompt ends, and then each branch, the last at T; a branch
-            sees the prompt and itself.
+        given: `row_starts`, list of ints [rows + 1], from 0 to T. Of a single row that branches
+            `row_branches` instead: where its prompt ends, and then each branch, the last at T; a
+            branch sees the prompt and itself.
 
     Returns:
         [1, T, heads, D], and None for the weights.
@@ -65,10 +65,10 @@ def packed_attention(
                 f"the model {words}, which attention over packed rows does not; train another "
                 "architecture, such as Llama, Mistral or Qwen"
             )
-    starts: list[int] = given[STARTS]
     ends: list[int] | None = given.get(BRANCHES)
     if ends is not None:
         return _branched(query, key, value, _tree(ends, sliding_window, query.device), scaling)
+    starts: list[int] = given[STARTS]
     longest = max(end - first for first, end in itertools.pairwise(starts))
     windowed = sliding_window is not None and longest > sliding_window
     if query.device.type == "cpu" and not windowed and not dropout:
