@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,8 @@ class Work:
 
     def data(self) -> TokenizedData:
         """The tokenised rows."""
-        return TokenizedData.open(Path(self.folder) / _DATA)
+        found: TokenizedData = pickle.loads((Path(self.folder) / _DATA).read_bytes())
+        return found
 
     def config(self, **changes: Any) -> TrainingConfig:
         """The work as our trainer is told it."""
@@ -122,7 +124,8 @@ def prepare(data: Path, folder: Path) -> str:
         # without the template's system prompt, which would be a third of a row
         plain_text=True,
     )
-    read_data(options, TrainingTokenizer.load(MODEL, settings)).train.save(folder / _DATA)
+    rows = read_data(options, TrainingTokenizer.load(MODEL, settings)).train
+    (folder / _DATA).write_bytes(pickle.dumps(rows))
     base = load_base(MODEL, model, weights_digest(model), torch.float32, _CPU)
     adapters = trainable(add_adapters(base, _config(str(model))))
     save_file({name: each.data.contiguous() for name, each in adapters}, folder / _ADAPTER)

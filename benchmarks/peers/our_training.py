@@ -7,7 +7,8 @@ from typing import Any
 from benchmarks.training_contestant import Recorder
 from benchmarks.training_work import Work
 from ironcliw.settings import Settings
-from train.worker import Job, read_outcome
+from train.job import Job
+from train.outcome import read_outcome
 from train.worker import work as attempt
 
 
