@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import torch
 from benchmarks.generation_work import MODEL
 from benchmarks.harness import BenchmarkError, Goal, NotRun, Options, Row, Samples
 from benchmarks.machine import ROOT
+from benchmarks.training_decisions import LabelTrie, accuracy, split_row
 from ironcliw.settings import Settings, load_settings
 from train.config import make_config
 from train.data.options import DataOptions
@@ -49,7 +50,6 @@ _SETTINGS: dict[str, Any] = {
 _PROBE_STEPS = 6
 _RESERVE = 0.85
 """Share of the limit that is planned for: a machine may be slower later on."""
-_BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,76 +148,6 @@ def steps_in(seconds: float, per_step: float, most: int) -> int:
     found = min(most, int(seconds / per_step))
     if found < 1:
         raise BenchmarkError(f"no step of {per_step:.1f} s ends within {seconds:.0f} s")
-    return found
-
-
-class LabelTrie:
-    """Which tokens may follow those of an answer.
-
-    Args:
-        labels: Token ids of every label, its end included.
-    """
-
-    def __init__(self, labels: Iterable[Sequence[int]]) -> None:
-        self._next: dict[tuple[int, ...], set[int]] = {}
-        for label in labels:
-            for length in range(len(label)):
-                self._next.setdefault(tuple(label[:length]), set()).add(label[length])
-        self.longest = max(map(len, self._next), default=-1) + 1
-        """Tokens of the longest label."""
-
-    def after(self, answer: Sequence[int]) -> list[int]:
-        """Token ids that go on with an answer; none where it is whole."""
-        return sorted(self._next.get(tuple(answer), ()))
-
-
-def split_row(data: TokenizedData, row: int) -> tuple[list[int], list[int]]:
-    """Prompt and completion of a row as token ids."""
-    found = data.row(row)
-    asked = int(np.argmax(found.supervised))
-    tokens = found.tokens.tolist()
-    return tokens[:asked], tokens[asked:]
-
-
-def accuracy(model: Any, data: TokenizedData, trie: LabelTrie) -> float:
-    """Share of the rows whose label is what the model answers."""
-    rows = [split_row(data, row) for row in range(len(data))]
-    # of one length together: padding would be computed for nothing
-    rows.sort(key=lambda pair: len(pair[0]))
-    right = 0
-    for first in range(0, len(rows), _BATCH):
-        part = rows[first : first + _BATCH]
-        answers = _answers(model, [prompt for prompt, _ in part], trie)
-        right += sum(answer == label for answer, (_, label) in zip(answers, part, strict=True))
-    return right / len(rows)
-
-
-@torch.inference_mode()
-def _answers(model: Any, prompts: Sequence[list[int]], trie: LabelTrie) -> list[list[int]]:
-    longest = max(map(len, prompts))
-    tokens = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
-    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-
-    def allowed(_: int, sequence: torch.Tensor) -> list[int]:
-        # a whole answer is followed by padding until all are
-        return trie.after(sequence[longest:].tolist()) or [0]
-
-    made = model.generate(
-        input_ids=tokens,
-        attention_mask=mask,
-        max_new_tokens=trie.longest,
-        do_sample=False,
-        pad_token_id=0,
-        prefix_allowed_tokens_fn=allowed,
-    )
-    found = []
-    for row in made[:, longest:].tolist():
-        answer: list[int] = []
-        for token in row:
-            if token not in trie.after(answer):
-                break
-            answer.append(token)
-        found.append(answer)
     return found
 
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from benchmarks.generation_work import MODEL
 from benchmarks.harness import BenchmarkError, Goal, Options, Row, Samples
-from benchmarks.training_cluster import Blow, Done, Plan, Story, play
+from benchmarks.training_cluster import play
+from benchmarks.training_story import Blow, Done, Plan, Story
 from benchmarks.training_work import SEED
 from train.data.plan import StepPlan
 from train.data.tokenized import TokenizedData

@@ -12,9 +12,10 @@ import pytest
 
 from benchmarks import training_learning, training_recovery, training_saving, training_speed
 from benchmarks.harness import BenchmarkError, NotRun, Options, Row, Samples
-from benchmarks.training_cluster import Blow, Done, Line, Plan, Reported, Story, log_lines
 from benchmarks.training_contestant import OURS, PLAIN, TRL, TUNED, Measured, parse, peak_bytes
-from benchmarks.training_learning import LabelTrie, Learned
+from benchmarks.training_decisions import LabelTrie
+from benchmarks.training_learning import Learned
+from benchmarks.training_story import Blow, Done, Line, Plan, Reported, Story, log_lines
 from benchmarks.training_work import Work, prepare
 from train.data.masks import TokenRow
 from train.data.tokenized import TokenizedData
