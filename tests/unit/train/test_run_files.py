@@ -13,7 +13,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from ironcliw.errors import CheckpointError
-from train.checkpoint.retries import Retry
+from ironcliw.retries import Retry
 from train.run_files import RunFiles
 
 
