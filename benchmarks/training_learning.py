@@ -25,14 +25,17 @@ from benchmarks.harness import BenchmarkError, Goal, NotRun, Options, Row, Sampl
 from benchmarks.machine import ROOT
 from benchmarks.training_decisions import LabelTrie, accuracy, split_row
 from ironcliw.settings import Settings, load_settings
+from train.assembly import total_steps
 from train.config import make_config
 from train.data.options import DataOptions
 from train.data.read import read_data
 from train.data.tokenized import TokenizedData
+from train.job import Job
 from train.model.load import model_folder
+from train.outcome import read_outcome
 from train.run_files import ADAPTER
 from train.tokenizer import TrainingTokenizer
-from train.worker import Job, read_outcome, total_steps, work
+from train.worker import work
 
 THEME = "train"
 LIMIT_SECONDS = 15 * 60.0

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from benchmarks.generation_work import MODEL
 from benchmarks.harness import BenchmarkError
+from ironcliw.file_digests import weights_digest
 from ironcliw.settings import load_settings
 from train.config import TrainingConfig, make_config
 from train.data.options import DataOptions
@@ -25,7 +26,7 @@ from train.data.plan import Step, StepPlan
 from train.data.read import read_data
 from train.data.tokenized import TokenizedData
 from train.model.adapters import add_adapters, trainable
-from train.model.load import load_base, model_folder, weights_digest
+from train.model.load import load_base, model_folder
 from train.tokenizer import TrainingTokenizer
 
 ROWS = "sft/gsm8k_train_2000.jsonl"

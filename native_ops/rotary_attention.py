@@ -52,6 +52,11 @@ def forward_step(
     return out.view(q.shape), sums
 
 
+def _added(heads: torch.Tensor, groups: int) -> torch.Tensor:
+    """The sums over the heads [H, T, D] of each group, [groups, T, D]."""
+    return heads.reshape(groups, -1, *heads.shape[1:]).sum(1)
+
+
 def backward_step(
     gradient: torch.Tensor,
     q: torch.Tensor,
@@ -79,8 +84,8 @@ def backward_step(
         inner = weights * (inner - (weights * inner).sum(2, keepdim=True)) * scale
         of_q[:, rows] = inner @ keys
         # heads of queries that share one of keys, added up
-        of_k[:, rows] = (inner.mT @ queries).unflatten(0, (groups, group)).sum(1)
-        of_v[:, rows] = (weights.mT @ grads).unflatten(0, (groups, group)).sum(1)
+        of_k[:, rows] = _added((inner.mT @ queries), groups)
+        of_v[:, rows] = _added((weights.mT @ grads), groups)
     # the transposed of the rotation: by -sin, its halves exchanged
     back = None if sin is None else -sin.roll(width // 2, 1)
     parts = (_rotated(of_q, cos, back), _rotated(of_k, cos, back), of_v)
@@ -196,7 +201,7 @@ class _Attention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         q, *rest = ctx.saved_tensors
-        run = backward_step if q.dtype == torch.float64 else _backward
+        run: Any = backward_step if q.dtype == torch.float64 else _backward
         return *run(gradient, q, *rest, ctx.width, ctx.scale), None, None, None, None, None
 
 

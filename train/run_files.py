@@ -25,8 +25,8 @@ from typing import Any, TypeVar
 import fsspec
 
 from ironcliw.errors import CheckpointError
+from ironcliw.retries import Retry, one_line
 from ironcliw.settings import Settings
-from train.checkpoint.retries import Retry, one_line
 
 Result = TypeVar("Result")
 

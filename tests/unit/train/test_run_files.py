@@ -11,9 +11,9 @@ from typing import Any
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
-from train.checkpoint.retries import Retry
 
 from ironcliw.errors import CheckpointError
+from ironcliw.retries import Retry
 from train.run_files import RunFiles
 
 
