@@ -84,8 +84,8 @@ def backward_step(
         inner = weights * (inner - (weights * inner).sum(2, keepdim=True)) * scale
         of_q[:, rows] = inner @ keys
         # heads of queries that share one of keys, added up
-        of_k[:, rows] = _added((inner.mT @ queries), groups)
-        of_v[:, rows] = _added((weights.mT @ grads), groups)
+        of_k[:, rows] = _added(inner.mT @ queries, groups)
+        of_v[:, rows] = _added(weights.mT @ grads, groups)
     # the transposed of the rotation: by -sin, its halves exchanged
     back = None if sin is None else -sin.roll(width // 2, 1)
     parts = (_rotated(of_q, cos, back), _rotated(of_k, cos, back), of_v)
