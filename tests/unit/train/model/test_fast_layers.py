@@ -19,7 +19,6 @@ from train.model.fast_layers import replace_forwards
 from train.model.fused import fuse
 from train.model.layer_calls import AttentionCall, GatedCall, LayerCall, NormCall
 from train.model.load import load_base
-from train.model.nf4 import quantize_layers
 
 CPU = torch.device("cpu")
 BATCH = MicroBatch((0, 1, 2), 0, 0)
@@ -37,9 +36,8 @@ def made(
     folder: Path, dtype: torch.dtype = torch.float32, lora: bool = True, **changes: Any
 ) -> Any:
     """A model whose norms and adapters are not where they begin."""
-    base = load_base("tiny", folder, "", dtype, CPU)
-    if changes.pop("nf4", False):
-        quantize_layers(base.module, base.module.get_output_embeddings())
+    quantization = "nf4" if changes.pop("nf4", False) else None
+    base = load_base("tiny", folder, "", dtype, CPU, quantization)
     config = make_config({"model_name": "tiny", "lora_rank": 4, **changes}, "test")
     model = add_adapters(base, config) if lora else base.module
     numbers = torch.Generator().manual_seed(1)
