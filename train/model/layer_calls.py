@@ -23,7 +23,9 @@ class NormCall:
     def __init__(self, norm: Any) -> None:
         self._own = norm.forward
         self._norm = norm
-        self.epsilon = float(getattr(norm, "variance_epsilon", getattr(norm, "eps", None)))
+        self.epsilon = float(
+            norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps
+        )
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         if x.dtype != self._norm.weight.dtype:
