@@ -121,7 +121,7 @@ $(VENV)/.bench: $(VENV)/.installed
 	@touch $@
 
 bench: $(VENV)/.bench ## all benchmark themes against the peers that are installed; fails where a goal is missed
-	@missed=0; for theme in native engines serving decisions generation cluster; do $(PY) -m benchmarks $$theme || missed=1; done; exit $$missed
+	@missed=0; for theme in native engines serving decisions generation cluster train; do $(PY) -m benchmarks $$theme || missed=1; done; exit $$missed
 
 bench-peers: $(VENV)/.bench $(PEERS)/infinity/.installed $(PEERS)/llama/.installed $(PEERS)/llama-server/.installed $(PEERS)/llama-server-avx2/.installed $(PEERS)/trl/.installed ## install the peers that need environments of their own; compiles llama.cpp three times
 

@@ -31,6 +31,7 @@ THEMES = {
     "generation": "benchmarks.themes.generation",
     "decisions": "benchmarks.themes.decisions",
     "cluster": "benchmarks.themes.cluster",
+    "train": "benchmarks.themes.train",
 }
 
 

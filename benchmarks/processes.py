@@ -28,10 +28,10 @@ def members(tag: str, proc: Path = PROC) -> set[int]:
     """
     if not proc.is_dir():
         raise UnsupportedError(f"{sys.platform} has no {proc}; take this figure on Linux")
-    parents = _parents(proc)
+    above = parents(proc)
     needle = f"{TAG}={tag}".encode()
-    tagged = {pid for pid in parents if needle in _read(proc / str(pid) / "environ").split(b"\0")}
-    return descendants(tagged, parents) - {os.getpid()}
+    tagged = {pid for pid in above if needle in _read(proc / str(pid) / "environ").split(b"\0")}
+    return descendants(tagged, above) - {os.getpid()}
 
 
 def descendants(roots: Iterable[int], parents: dict[int, int]) -> set[int]:
@@ -111,15 +111,16 @@ def wait_until(condition: Callable[[], bool], seconds: float, every: float = 0.0
     return True
 
 
-def _parents(proc: Path) -> dict[int, int]:
-    parents = {}
+def parents(proc: Path = PROC) -> dict[int, int]:
+    """The parent of each process that has not ended."""
+    found = {}
     for folder in proc.iterdir():
         if folder.name.isdigit():
             fields = _read(folder / "stat").rpartition(b")")[2].split()
             # a zombie has ended: only its exit status waits to be collected
             if len(fields) > 1 and fields[0] != b"Z":
-                parents[int(folder.name)] = int(fields[1])
-    return parents
+                found[int(folder.name)] = int(fields[1])
+    return found
 
 
 def _read(path: Path) -> bytes:

@@ -27,8 +27,8 @@ from benchmarks import resume_runs as runs
 from benchmarks.machine import ROOT, Machine, commit
 from benchmarks.resume_mistakes import MISTAKES
 from train.checkpoint.faults import LOCAL_POINTS
+from train.job import Job
 from train.run_files import CHECKPOINTS
-from train.worker import Job
 
 SEED = 20_261_123
 _DROPOUT = {"lora_dropout": 0.1}
@@ -42,6 +42,12 @@ CASES: dict[str, dict[str, Any]] = {
     "DoRA": {"use_dora": True},
     "QLoRA, dropout": {**_DROPOUT, "quantization": "nf4"},
     "all weights": {"use_lora": False},
+    "DPO": {"preference": {}},
+    "DPO, kept reference, three shards": {
+        "preference": {"loss": "ipo", "reference": "precomputed"},
+        "shards": 3,
+    },
+    "DPO, all weights": {"preference": {"loss": "cdpo", "label_smoothing": 0.1}, "use_lora": False},
 }
 _WRONG_CASE = {**_DROPOUT, "checkpoint": {"every": 1}}
 RUNS, KILLS, NOTICES = 5, 4, 2

@@ -34,8 +34,9 @@ from train.checkpoint.store import CheckpointStore
 from train.config import make_config
 from train.data.masks import TokenRow
 from train.data.tokenized import TokenizedData
+from train.job import Job
 from train.run_files import ADAPTER, CHECKPOINTS, LOG, MODEL
-from train.worker import Job, work
+from train.worker import work
 
 WORDS = 64
 ROWS = 20
@@ -81,6 +82,18 @@ def make_rows() -> TokenizedData:
     return TokenizedData.of_rows(rows, [(0, at + 1) for at in range(ROWS)], ["rows"])
 
 
+def make_pairs() -> TokenizedData:
+    """Prompts of random tokens, each with two answers."""
+    random = np.random.default_rng(0)
+    rows = []
+    for _ in range(ROWS):
+        prompt, chosen, rejected = random.integers(1, 14, 3).tolist()
+        tokens = random.integers(0, WORDS, prompt + chosen + rejected).astype(np.int32)
+        borders = (prompt, prompt + chosen)
+        rows.append(TokenRow(tokens, np.arange(len(tokens)) >= prompt, borders))
+    return TokenizedData.of_rows(rows, [(0, at + 1) for at in range(ROWS)], ["pairs"])
+
+
 def make_job(folder: Path, model: Path, changes: dict[str, Any]) -> Job:
     """A run of some ten steps.
 
@@ -106,7 +119,8 @@ def make_job(folder: Path, model: Path, changes: dict[str, Any]) -> Job:
         (handover / kind).mkdir(parents=True)
     settings = Settings(state_dir=folder / "state", handover_dir=handover)
     config = make_config(given, "proof")
-    return Job(config, settings, str(folder / "run"), make_rows(), make_rows(), 1)
+    data = make_rows() if config.preference is None else make_pairs()
+    return Job(config, settings, str(folder / "run"), data, data, 1)
 
 
 def result(job: Job) -> str:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Literal, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Self, get_args
 
+from ironcliw.adapter_catalog import AdapterCard, AdapterCatalog
 from ironcliw.errors import ModelNotFoundError, SettingsError
 
 if TYPE_CHECKING:
-    from ironcliw.setting_sections import ModelSettings
+    from ironcliw.setting_sections import AdapterSettings, ModelSettings
+    from ironcliw.settings import Settings
 
 Task = Literal["embedding", "encoder", "nli", "classifier", "generation", "seq2seq", "vision"]
 Quantization = Literal["8bit", "4bit"]
@@ -42,6 +45,7 @@ class ModelCard:
         quantization: `8bit` or `4bit`: quantise the weights when they are loaded.
         placement: Where it is served where there is a cloud: `local`, `spot`, or `auto`, which is
             local while it fits.
+        adapter: What changes the model; None: it is a model of its own.
     """
 
     id: str
@@ -57,6 +61,7 @@ class ModelCard:
     engine: str | None = None
     quantization: Quantization | None = None
     placement: Placement = "auto"
+    adapter: AdapterCard | None = None
 
     @property
     def owner(self) -> str:
@@ -175,34 +180,68 @@ _SHIPPED = (
 
 
 class Catalog(Mapping[str, ModelCard]):
-    """The shipped models, changed and extended by the settings' `models` section.
+    """The shipped models, changed and extended by the settings, and each under its adapters.
+
+    Args:
+        changes: The settings' `models`.
+        adapters: The settings' `adapters`.
+        state_dir: Where published adapters are registered; None: none are known.
 
     Raises:
         SettingsError: a change cannot be: the message names the setting and what is possible.
     """
 
-    def __init__(self, changes: Mapping[str, ModelSettings] | None = None) -> None:
+    def __init__(
+        self,
+        changes: Mapping[str, ModelSettings] | None = None,
+        adapters: Mapping[str, AdapterSettings] | None = None,
+        state_dir: Path | None = None,
+    ) -> None:
         self._cards = {card.id: card for card in _SHIPPED}
         for model_id, change in (changes or {}).items():
             self._cards[model_id] = _apply(self._cards.get(model_id), model_id, change)
+        self.adapters = AdapterCatalog(adapters or {}, self._cards, state_dir)
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """All that the settings and their state directory know."""
+        return cls(settings.models, settings.adapters, settings.state_dir)
 
     def __getitem__(self, model_id: str) -> ModelCard:
+        base, colon, address = model_id.partition(":")
         try:
-            return self._cards[model_id]
+            card = self._cards[base]
         except KeyError:
             known = ", ".join(sorted(self._cards, key=str.lower))
             raise ModelNotFoundError(
-                f"no model {model_id!r}; known models: {known}", param="model"
+                f"no model {base!r}; known models: {known}", param="model"
             ) from None
+        return _under(card, self.adapters.find(base, address)) if colon else card
 
     def __contains__(self, model_id: object) -> bool:
-        return model_id in self._cards
+        if model_id in self._cards:
+            return True
+        try:
+            return isinstance(model_id, str) and bool(self[model_id])
+        except ModelNotFoundError:
+            return False
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._cards)
+        yield from self._cards
+        for adapter in self.adapters:
+            if adapter.base in self._cards:  # one that was published may have lost its base
+                yield adapter.model_id
 
     def __len__(self) -> int:
-        return len(self._cards)
+        return sum(1 for _ in self)
+
+
+def _under(base: ModelCard, adapter: AdapterCard) -> ModelCard:
+    """A model under an adapter: everything else is its base's."""
+    placement: Placement = "local" if adapter.is_local else base.placement
+    return dataclasses.replace(
+        base, id=adapter.model_id, adapter=adapter, bundled=False, placement=placement
+    )
 
 
 def _apply(card: ModelCard | None, model_id: str, change: ModelSettings) -> ModelCard:

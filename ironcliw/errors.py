@@ -18,6 +18,7 @@
     |-- UnavailableError                  503  nobody can answer now; carries `retry_after` seconds
     |   `-- MemoryBudgetError             503  loading would pass the memory budget
     |-- ModelLoadError                    500  the model's files are absent, damaged or unsupported
+    |   `-- AdapterError                  400  an adapter's files, or not an adapter of this model
     |-- StoreError                             the state store cannot be used
     |   |-- NewerFormatError                   stored by a newer release than this one
     |   `-- CheckpointError                    a checkpoint cannot be written, read or used
@@ -257,6 +258,14 @@ class ModelLoadError(IroncliwError):
     def headers(self) -> dict[str, str]:
         # the openai client sends a 500 again, and the files will be the same
         return {"x-should-retry": "false"}
+
+
+class AdapterError(ModelLoadError):
+    """An adapter's files are absent, damaged or of another kind or model: ask for another one."""
+
+    status = 400
+    kind = "invalid_request_error"
+    default_code = "adapter_load_failed"
 
 
 class StoreError(IroncliwError):

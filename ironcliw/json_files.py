@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -36,3 +38,23 @@ def read_object(path: Path) -> dict[str, Any]:
 def optional_object(path: Path) -> dict[str, Any]:
     """As read_object; an absent file is an empty object."""
     return read_object(path) if path.exists() else {}
+
+
+def json_or_none(file: Path) -> dict[str, Any] | None:
+    """The object that a file of our own holds; None where it is absent or damaged."""
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def replace_json(file: Path, content: dict[str, Any]) -> None:
+    """Write beside the file and put it in place at the end: nobody sees half of it."""
+    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=file.name, suffix=".partial")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            json.dump(content, stream)
+        os.replace(temporary, file)
+    finally:
+        Path(temporary).unlink(missing_ok=True)  # gone already where all went well

@@ -322,6 +322,23 @@ class ModelSettings(Section):
     )
 
 
+class AdapterSettings(Section):
+    """An adapter that is served beside those that training has published."""
+
+    base: str = Field(description="Model of the catalogue that it changes.")
+    source: str = Field(description="`dir:PATH`, `s3://...` or `gs://...`: a folder of peft's.")
+    digest: str | None = Field(
+        None, pattern="^[0-9a-f]{64}$", description="SHA-256 that its files must have."
+    )
+
+    @field_validator("source")
+    @classmethod
+    def _check_source(cls, value: str) -> str:
+        if not value.startswith("dir:") and "://" not in value:
+            raise ValueError("give dir:PATH, s3://BUCKET/PATH, gs://BUCKET/PATH or another URI")
+        return value
+
+
 class ClientSettings(Section):
     """How the client and the command line reach a server."""
 

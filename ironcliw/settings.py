@@ -28,6 +28,7 @@ from ironcliw.catalog import Catalog
 from ironcliw.errors import SettingsError
 from ironcliw.problems import follows, what_is_wrong
 from ironcliw.setting_sections import (
+    AdapterSettings,
     BenchSettings,
     BudgetSettings,
     ClientSettings,
@@ -76,6 +77,9 @@ class Settings(BaseSettings):
     client: ClientSettings = ClientSettings()
     bench: BenchSettings = BenchSettings()
     models: dict[str, ModelSettings] = Field(default_factory=dict)
+    adapters: dict[str, AdapterSettings] = Field(
+        default_factory=dict, description="Adapters that are served, by their names."
+    )
 
     @field_validator("state_dir")
     @classmethod
@@ -194,7 +198,7 @@ def load_settings_with_origins(**overrides: Any) -> tuple[Settings, dict[str, st
         settings = Settings(**merged)
     except ValidationError as error:
         raise SettingsError(_explain(error, origins)) from None
-    Catalog(settings.models)  # says which change to a model cannot be
+    Catalog.of(settings)  # says which change to a model, or which adapter, cannot be
     return settings, {name: origins.get(name, "default") for name in _flatten(_dump(settings))}
 
 

@@ -7,10 +7,13 @@ quantised.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 
 from native_ops.checks import check_ids, check_tensor, need
+from native_ops.decoder_adapters import AdapterReader
 from native_ops.decoder_model import DecoderModel
 from native_ops.decoder_plan import DecoderShape, layer_elements
 
@@ -26,6 +29,9 @@ def decoder_step_reference(
     slots: torch.Tensor,
     logit_rows: torch.Tensor,
     vocabulary: int,
+    adapters: list[torch.Tensor],
+    adapter_plans: list[torch.Tensor],
+    row_adapters: torch.Tensor,
 ) -> torch.Tensor:
     """As `decoder_step`, with the same checks."""
     rows = {"tokens": tokens, "positions": positions, "slots": slots, "logit_rows": logit_rows}
@@ -33,13 +39,57 @@ def decoder_step_reference(
     model = DecoderModel(weights, plan, len(cache))
     rule = f"vocabulary must be the plan's {model.shape.vocabulary}; it is {vocabulary}"
     need(vocabulary == model.shape.vocabulary, _OPERATOR, rule)
+    adapted = _adapted(model, adapters, adapter_plans, row_adapters, len(tokens))
     _check_step(model, tokens, positions, slots, logit_rows)
     x = _embed(model, tokens.long(), positions.long())
     runs = _runs(slots)
     for layer in range(model.shape.layers):
-        x = x + _attention(model, layer, x, cache, positions.long(), runs)
-        x = x + _mlp(model, layer, x)
+        x = x + _attention(adapted, layer, x, cache, positions.long(), runs)
+        x = x + _mlp(adapted, layer, x)
     return F.linear(model.norm("norm", x[logit_rows.long()]), model.matrix("head"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Adapted:
+    """A model, and the adapters of a step's rows."""
+
+    model: DecoderModel
+    adapters: list[AdapterReader]
+    rows: torch.Tensor
+
+    def linear(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        """A product with its bias, and what each row's adapter adds."""
+        y = self.model.linear(name, x)
+        for number, adapter in enumerate(self.adapters):
+            change, mine = adapter.change(name), self.rows == number
+            if change is not None:
+                y[mine] += change.scale * (x[mine] @ change.a.T) @ change.b.T
+        return y
+
+
+def _adapted(
+    model: DecoderModel,
+    adapters: list[torch.Tensor],
+    plans: list[torch.Tensor],
+    rows: torch.Tensor,
+    count: int,
+) -> _Adapted:
+    given = f"the {len(adapters)} adapters; they are {len(plans)}"
+    need(len(adapters) == len(plans), _OPERATOR, f"adapter_plans must be one for each of {given}")
+    check_tensor(_OPERATOR, "row_adapters", rows, torch.int32, (count if adapters else 0,))
+    for at, row in enumerate(rows.tolist()):
+        rule = f"row_adapters must be from -1 to {len(adapters) - 1}; element {at} is {row}"
+        need(-1 <= row < len(adapters), _OPERATOR, rule)
+    readers = []
+    for at, (weights, plan) in enumerate(zip(adapters, plans, strict=True)):
+        check_tensor(_OPERATOR, f"adapters[{at}]", weights, torch.uint8, (None,))
+        check_tensor(_OPERATOR, f"adapter_plans[{at}]", plan, torch.int64, (None,))
+        together = weights.is_contiguous() and plan.is_contiguous()
+        need(together, _OPERATOR, "adapters and adapter_plans must be contiguous")
+        aligned = weights.data_ptr() % 4 == 0
+        need(aligned, _OPERATOR, "adapters must start at a multiple of 4 bytes")
+        readers.append(AdapterReader(weights, plan, model.shape))
+    return _Adapted(model, readers, rows)
 
 
 def _check_tensors(
@@ -106,17 +156,18 @@ def _embed(model: DecoderModel, tokens: torch.Tensor, positions: torch.Tensor) -
 
 
 def _attention(
-    model: DecoderModel,
+    adapted: _Adapted,
     layer: int,
     x: torch.Tensor,
     cache: torch.Tensor,
     positions: torch.Tensor,
     runs: list[tuple[int, int, int]],
 ) -> torch.Tensor:
-    shape, prefix = model.shape, f"layers.{layer}."
+    model, prefix = adapted.model, f"layers.{layer}."
+    shape = model.shape
     normed = model.norm(prefix + "attention_norm", x)
     query, key, value = (
-        model.linear(prefix + name, normed).view(len(x), -1, shape.head_width)
+        adapted.linear(prefix + name, normed).view(len(x), -1, shape.head_width)
         for name in ("query", "key", "value")
     )
     query = _turn(model, prefix + "query_norm.weight", query, positions) * shape.scale
@@ -133,7 +184,7 @@ def _attention(
         weights = scores.masked_fill(hidden, -torch.inf).softmax(-1)
         read = values[:, :length, : shape.head_width].float()
         out[begin:end] = torch.einsum("kgnt,ktd->nkgd", weights, read).flatten(1, 2)
-    return model.linear(prefix + "output", out.flatten(1))
+    return adapted.linear(prefix + "output", out.flatten(1))
 
 
 def _groups(shape: DecoderShape, query: torch.Tensor) -> torch.Tensor:
@@ -169,11 +220,11 @@ def _slot_views(
     return keys, heads[:, blocks * 16 * d :].view(shape.kv_heads, blocks * 16, wide)
 
 
-def _mlp(model: DecoderModel, layer: int, x: torch.Tensor) -> torch.Tensor:
-    prefix = f"layers.{layer}."
+def _mlp(adapted: _Adapted, layer: int, x: torch.Tensor) -> torch.Tensor:
+    model, prefix = adapted.model, f"layers.{layer}."
     normed = model.norm(prefix + "mlp_norm", x)
-    up = model.linear(prefix + "up", normed)
-    inner = model.linear(prefix + "gate", normed) if model.shape.gated else up
+    up = adapted.linear(prefix + "up", normed)
+    inner = adapted.linear(prefix + "gate", normed) if model.shape.gated else up
     activation = model.shape.activation
     if activation == "silu":
         inner = F.silu(inner)
@@ -181,4 +232,4 @@ def _mlp(model: DecoderModel, layer: int, x: torch.Tensor) -> torch.Tensor:
         inner = F.relu(inner)
     else:
         inner = F.gelu(inner, approximate="tanh" if activation == "gelu_tanh" else "none")
-    return model.linear(prefix + "down", inner * up if model.shape.gated else inner)
+    return adapted.linear(prefix + "down", inner * up if model.shape.gated else inner)

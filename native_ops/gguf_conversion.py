@@ -7,7 +7,6 @@ conversion needs little memory whatever the model's size.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import logging
 import math
@@ -24,6 +23,8 @@ import numpy.typing as npt
 
 from ironcliw import __version__
 from ironcliw.errors import ModelLoadError
+from ironcliw.file_digests import file_digest
+from ironcliw.json_files import json_or_none
 from native_ops.gguf import GgufFile
 from native_ops.gguf_architectures import TargetTensor, model_tensors
 from native_ops.gguf_text import GgufText
@@ -65,7 +66,7 @@ def converted_folder(path: Path, cache_dir: Path) -> Path:
     root = cache_dir / "converted"
     try:
         root.mkdir(parents=True, exist_ok=True)
-        digest = _digest(path, root)
+        digest = file_digest(path, root / "index")
         folder = root / digest[:32]
         if not _is_whole(folder):
             with _locked(root / f"{folder.name}.lock"):
@@ -79,51 +80,9 @@ def converted_folder(path: Path, cache_dir: Path) -> Path:
     return folder
 
 
-def _digest(path: Path, root: Path) -> str:
-    """sha256 of the file, from the index where the file is the one that was hashed before."""
-    try:
-        state = path.stat()
-    except FileNotFoundError as error:
-        raise ModelLoadError(
-            f"{path} is absent; copy the model file again", code="model_file_absent"
-        ) from error
-    where = str(path.resolve())
-    known = [where, state.st_size, state.st_mtime_ns, state.st_ino]
-    entry = root / "index" / f"{hashlib.sha256(os.fsencode(where)).hexdigest()[:32]}.json"
-    content = _json_or_none(entry)
-    if content is not None and content.get("file") == known:
-        digest = content.get("sha256")
-        if isinstance(digest, str) and len(digest) == 64:
-            return digest
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    entry.parent.mkdir(exist_ok=True)
-    _replace_json(entry, {"format_version": FORMAT_VERSION, "file": known, "sha256": digest})
-    return digest
-
-
-def _replace_json(file: Path, content: dict[str, Any]) -> None:
-    """Write beside the file and put it in place at the end: nobody sees half of it."""
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=file.name, suffix=".partial")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump(content, stream)
-        os.replace(temporary, file)
-    finally:
-        Path(temporary).unlink(missing_ok=True)  # gone already where all went well
-
-
-def _json_or_none(file: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
 def _is_whole(folder: Path) -> bool:
     """Whether the folder is there, of our format, with every file of the length it was written."""
-    manifest = _json_or_none(folder / MANIFEST)
+    manifest = json_or_none(folder / MANIFEST)
     if manifest is None:
         return False
     version = manifest.get("format_version")

@@ -11,7 +11,6 @@ give the same bits for any number of threads.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -53,6 +52,11 @@ def forward_step(
     return out.view(q.shape), sums
 
 
+def _added(heads: torch.Tensor, groups: int) -> torch.Tensor:
+    """The sums over the heads [H, T, D] of each group, [groups, T, D]."""
+    return heads.reshape(groups, -1, *heads.shape[1:]).sum(1)
+
+
 def backward_step(
     gradient: torch.Tensor,
     q: torch.Tensor,
@@ -79,8 +83,9 @@ def backward_step(
         inner = grads @ values.mT
         inner = weights * (inner - (weights * inner).sum(2, keepdim=True)) * scale
         of_q[:, rows] = inner @ keys
-        of_k[:, rows] = _grouped(inner.mT @ queries, groups)
-        of_v[:, rows] = _grouped(weights.mT @ grads, groups)
+        # heads of queries that share one of keys, added up
+        of_k[:, rows] = _added(inner.mT @ queries, groups)
+        of_v[:, rows] = _added(weights.mT @ grads, groups)
     # the transposed of the rotation: by -sin, its halves exchanged
     back = None if sin is None else -sin.roll(width // 2, 1)
     parts = (_rotated(of_q, cos, back), _rotated(of_k, cos, back), of_v)
@@ -195,10 +200,8 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        q: torch.Tensor
-        rest: list[Any]
         q, *rest = ctx.saved_tensors
-        run: Callable[..., Any] = backward_step if q.dtype == torch.float64 else _backward
+        run: Any = backward_step if q.dtype == torch.float64 else _backward
         return *run(gradient, q, *rest, ctx.width, ctx.scale), None, None, None, None, None
 
 
@@ -233,11 +236,6 @@ def _check(
         check_tensor(operator, "sin", sin, q.dtype, (tokens, width))
     check_seqlens(operator, "cu_seqlens", cu_seqlens, tokens)
     need(scale > 0, operator, f"scale must be above 0; it is {scale:g}")
-
-
-def _grouped(t: torch.Tensor, groups: int) -> torch.Tensor:
-    """[heads, L, D] to [groups, L, D]: heads that share keys, added up."""
-    return t.view(groups, -1, *t.shape[1:]).sum(1)
 
 
 def _heads(t: torch.Tensor, width: int, dtype: torch.dtype) -> torch.Tensor:

@@ -16,6 +16,7 @@ from ironcliw.catalog import Catalog
 from ironcliw.client import DEFAULT_MODEL, Client, Embeddings, LoadProgress
 from ironcliw.errors import NotRunningError
 from ironcliw.schemas import Model
+from serve.alias_commands import list_aliases, promote_alias, roll_back_alias
 from serve.texts import read_texts, replacing
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def list_models(context: typer.Context, as_json: Json = False) -> None:
         if settings.client.base_url:
             raise
         console.note("no server runs, so this is the catalogue; start one with `ironcliw up`")
-        found = _catalogue(Catalog(settings.models))
+        found = _catalogue(Catalog.of(settings))
     if as_json:
         console.write_json([model.model_dump() for model in found])
         return
@@ -91,6 +92,11 @@ def unload_model(
         console.write_json(model.model_dump())
     else:
         console.write_line(f"{model.id} is {model.state}")
+
+
+models.command("aliases")(list_aliases)
+models.command("promote")(promote_alias)
+models.command("rollback")(roll_back_alias)
 
 
 @embed.command()

@@ -109,7 +109,7 @@ class _Kind(Generic[FormT]):
 def _handler(service: Service, kind: _Kind[FormT]) -> Handler:
     async def answer(state: dict[str, Any], body: bytes) -> Whole | EventStream:
         slot = _enter(service, state, kind.route)
-        wanted = parse_form(body, kind.form)
+        wanted = service.aliases.applied(parse_form(body, kind.form))
         deadline: float = state["deadline"]
         if wanted.stream:
             usage = _wants_usage(wanted)

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -24,6 +24,7 @@ from ironcliw.catalog import Catalog, ModelCard
 from ironcliw.setting_sections import ServeSettings
 from ironcliw.sources import locate
 from native_ops import presence
+from serve.adapter_loading import adapter_bytes, load_adapter
 from serve.cache import ModelCache
 from serve.engines.protocol import ClassificationEngine, EmbeddingEngine, PackedTokens, Vectors
 from serve.engines.registry import (
@@ -37,11 +38,17 @@ from serve.engines.registry import (
     require_generation,
     require_served,
 )
-from serve.generation.protocol import Decoder, Delta, GenerationJob, Generator
+from serve.generation.protocol import (
+    Decoder,
+    Delta,
+    GenerationJob,
+    Generator,
+    LoadedAdapter,
+)
 from serve.precision import precision_reason
 from serve.residency import ModelResidency
 
-Engine = EmbeddingEngine | ClassificationEngine | Generator
+Engine = EmbeddingEngine | ClassificationEngine | Generator | LoadedAdapter
 
 logger = logging.getLogger(__name__)
 
@@ -146,17 +153,36 @@ class ModelHost:
         Raises:
             ModelNotFoundError, RequestError, ModelLoadError, MemoryBudgetError, OverloadedError
         """
-        require_generation(self._catalog[model_id])
-        async with self.residency.use(model_id) as engine:
+        if job.adapter is not None:
+            self._catalog.adapters.learn(job.adapter)
+        card = self._catalog[model_id]
+        require_generation(card)
+        async with self._generator(card) as (engine, adapter):
             started, count = time.perf_counter(), 0
+            if adapter is not None:
+                job = dataclasses.replace(job, loaded=adapter)
             try:
-                async with aclosing(cast(Generator, engine).generate(job)) as deltas:
+                async with aclosing(engine.generate(job)) as deltas:
                     async for delta in deltas:
                         count += len(delta.tokens)
                         yield delta
             finally:  # readers close it at the answer's end, before the loop above ends
                 milliseconds = (time.perf_counter() - started) * 1000
-                self.residency.record(model_id, milliseconds, max(1, count))
+                self.residency.record(card.id, milliseconds, max(1, count))
+
+    @asynccontextmanager
+    async def _generator(
+        self, card: ModelCard
+    ) -> AsyncIterator[tuple[Generator, LoadedAdapter | None]]:
+        """What answers for a model, and its adapter: both stay in memory until the block ends."""
+        if card.adapter is None:
+            async with self.residency.use(card.id) as engine:
+                yield cast(Generator, engine), None
+            return
+        # the base first: it is what an adapter is loaded for
+        async with self.residency.use(card.adapter.base) as engine:
+            async with self.residency.use(card.id) as adapter:
+                yield cast(Generator, engine), adapter
 
     async def load(self, model_id: str, *, pin: bool = False, ttl: float | None = None) -> None:
         """Load a model and keep it until it is evicted or unloaded."""
@@ -164,12 +190,21 @@ class ModelHost:
         if card.source is None:
             locate(card, self._cache_dir)  # says which setting is missing
         require_served(card)
-        await self.residency.load(model_id, pin=pin, ttl=ttl)
+        if card.adapter is None:
+            await self.residency.load(card.id, pin=pin, ttl=ttl)
+            return
+        require_generation(card)
+        async with self.residency.use(card.adapter.base):
+            await self.residency.load(card.id, pin=pin, ttl=ttl)
 
     async def unload(self, model_id: str, *, force: bool = False) -> None:
-        """Free a model; waits until requests that use it are done."""
-        self._catalog[model_id]
-        await self.residency.unload(model_id, force=force)
+        """Free a model, and its adapters with it; waits until requests that use it are done."""
+        card = self._catalog[model_id]
+        if card.adapter is None:
+            # they were checked against these weights: it may come back with others
+            under = [one for one in self.residency.engines if one.startswith(f"{card.id}:")]
+            await asyncio.gather(*(self.residency.unload(one, force=True) for one in under))
+        await self.residency.unload(card.id, force=force)
 
     async def probe(self, model_id: str) -> float:
         """A real forward pass of the shortest input; returns its milliseconds."""
@@ -220,7 +255,7 @@ class ModelHost:
     async def _batch(
         self,
         model_id: str,
-        engine: EmbeddingEngine | ClassificationEngine | Generator,
+        engine: Engine,
         compute: Callable[[PackedTokens], Vectors],
         batch: PackedTokens,
     ) -> Computed:
@@ -255,7 +290,7 @@ class ModelHost:
         return {
             model_id: cast(Generator, engine)
             for model_id, engine in loaded
-            if self._catalog[model_id].task in GENERATION_TASKS
+            if hasattr(engine, "generate")
         }
 
     def _load(self, model_id: str) -> Engine:
@@ -264,6 +299,9 @@ class ModelHost:
         progress = partial(self.residency.report_progress, model_id)
         arguments = (card, self._settings, self._cache_dir, progress)
         engine: Engine
+        if card.adapter is not None:
+            base = self.residency.engines[card.adapter.base]  # in use while this is loaded
+            return load_adapter(card, base, self._cache_dir)
         if card.task in GENERATION_TASKS:
             engine = self._load_generator(*arguments)
         elif card.task in CLASSIFICATION_TASKS:
@@ -300,8 +338,11 @@ class ModelHost:
     def _estimate(self, model_id: str) -> int:
         # asked at every use, so a model's files are looked at once
         if model_id not in self._estimates:
-            self._estimates[model_id] = estimate_bytes(
-                self._catalog[model_id], self._cache_dir, self._settings
+            card = self._catalog[model_id]
+            self._estimates[model_id] = (
+                adapter_bytes(card)
+                if card.adapter is not None
+                else estimate_bytes(card, self._cache_dir, self._settings)
             )
         return self._estimates[model_id]
 

@@ -158,7 +158,7 @@ def _variant(
     home = ServeVariant("local", local)
     if spot is None:
         return home
-    catalog = Catalog(settings.models)
+    catalog = Catalog.of(settings)
     router = FailoverRouter(
         home,
         ServeVariant("spot", spot, wait_after_loss=0.0),

@@ -63,7 +63,8 @@ class LocalRoom:
         Raises:
             ModelNotFoundError: there is no such model.
         """
-        if model_id in self._pinned or model_id in self._loaded:
+        # an adapter needs next to nothing beside its base
+        if {model_id, model_id.partition(":")[0]} & (self._pinned | self._loaded):
             return True
         now = self._clock()
         if now - self._looked_at > _FRESH_SECONDS:

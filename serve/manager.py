@@ -43,7 +43,7 @@ class TransformerManager:
     def __init__(self, settings: Settings | None = None) -> None:
         self._settings = settings or load_settings()
         use_cpu_capability(self._settings.cpu_capability)
-        self._catalog = Catalog(self._settings.models)
+        self._catalog = Catalog.of(self._settings)
         cache_dir = Path(self._settings.state_dir) / "models"
         self._host = ModelHost(self._catalog, self._settings.serve, cache_dir, socket.gethostname())
         shared = (self._catalog, self._settings.serve, LocalVariant(self._host), cache_dir)

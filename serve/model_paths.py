@@ -25,7 +25,7 @@ def with_model(
         ModelNotFoundError: neither an id of the catalogue nor a path.
         ModelLoadError: the path is no model.
     """
-    catalog = Catalog(settings.models)
+    catalog = Catalog.of(settings)
     change: dict[str, Any] = {"quantization": quantization} if quantization else {}
     path = Path(name_or_path).expanduser()
     if str(name_or_path) in catalog:
@@ -35,9 +35,11 @@ def with_model(
         change |= {"source": f"dir:{path.absolute()}", "task": _task_of(path)}
     else:
         model_id = catalog[str(name_or_path)].id  # names the known models
-    before = settings.models.get(model_id, ModelSettings())
-    models = {**settings.models, model_id: before.model_copy(update=change)}
-    return settings.model_copy(update={"models": models}), Catalog(models)[model_id]
+    changed = model_id.partition(":")[0]  # of a model under an adapter, the base
+    before = settings.models.get(changed, ModelSettings())
+    models = {**settings.models, changed: before.model_copy(update=change)}
+    settings = settings.model_copy(update={"models": models})
+    return settings, Catalog.of(settings)[model_id]
 
 
 def _looks_like_a_path(name: str) -> bool:

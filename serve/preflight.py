@@ -18,7 +18,7 @@ def check(settings: Settings) -> None:
     Raises:
         SettingsError: with what to change.
     """
-    catalog = Catalog(settings.models)
+    catalog = Catalog.of(settings)
     unknown = [name for name in settings.serve.pinned_models if name not in catalog]
     if unknown:
         raise SettingsError(

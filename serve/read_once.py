@@ -50,5 +50,10 @@ class ReadOnce(Generic[T]):
         }
 
     def forget(self, model_id: str) -> None:
-        """Read again at the next request: the model may come back with other files."""
+        """Read again at the next request: the model may come back with other files.
+
+        What belongs to its adapters was made of the same.
+        """
+        for known in [one for one in self._tasks if one.partition(":")[0] == model_id]:
+            del self._tasks[known]
         self._tasks.pop(model_id, None)

@@ -44,7 +44,7 @@ class EngineReplica:
         logs.configure(settings.log)
         use_cpu_capability(settings.cpu_capability)
         self._host = ModelHost(
-            Catalog(settings.models),
+            Catalog.of(settings),
             _with_threads(settings.serve),
             _model_folder(settings),
             machine_name(),

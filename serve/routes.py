@@ -26,6 +26,7 @@ from ironcliw.schemas import (
     ModelList,
     UnloadRequest,
 )
+from serve.alias_routes import add_aliases
 from serve.decision_routes import add_decisions, decision_handler
 from serve.form_errors import parse_form
 from serve.gateway import Direct, Whole, WholeHandler, internal_error
@@ -54,6 +55,7 @@ def create_app(service: Service) -> FastAPI:
     _add_embeddings(app, service)
     add_decisions(app, service)
     add_generation(app, service)
+    add_aliases(app, service)
     _add_models(app, service)
     _add_operations(app, service)
 
@@ -103,7 +105,7 @@ def embeddings_handler(service: Service) -> WholeHandler:
         state["route"] = "/v1/embeddings"
         key = service.gatekeeper.authenticate(state["headers"], Scope.INFER)
         with service.gatekeeper.slot(key):
-            wanted = parse_form(body, EmbeddingRequest)
+            wanted = service.aliases.applied(parse_form(body, EmbeddingRequest))
             content, result = await service.embeddings.answer(wanted, state["deadline"])
         headers = served_headers(result.served)
         if result.truncated:
@@ -140,8 +142,7 @@ def _add_models(app: FastAPI, service: Service) -> None:
     async def model(request: Request, model_id: str) -> Response:
         """One model."""
         enter(request, service, "/v1/models/{id}", Scope.INFER)
-        card = service.catalog[model_id]
-        return json_response(next(row for row in await service.models() if row["id"] == card.id))
+        return json_response(await service.model(model_id))
 
     @app.post(
         "/v1/models/{model_id}/load",
@@ -159,7 +160,7 @@ def _add_models(app: FastAPI, service: Service) -> None:
             events = service.load_events(card.id, wanted.pin, wanted.ttl_seconds)
             return StreamingResponse(sse(events), media_type="text/event-stream")
         await service.load(card.id, wanted.pin, wanted.ttl_seconds)
-        return json_response(next(row for row in await service.models() if row["id"] == card.id))
+        return json_response(await service.model(card.id))
 
     @app.post(
         "/v1/models/{model_id}/unload",
@@ -174,7 +175,7 @@ def _add_models(app: FastAPI, service: Service) -> None:
         wanted = await parse(request, UnloadRequest, optional=True)
         card = service.catalog[model_id]
         await service.unload(card.id, wanted.force)
-        return json_response(next(row for row in await service.models() if row["id"] == card.id))
+        return json_response(await service.model(card.id))
 
 
 def _add_operations(app: FastAPI, service: Service) -> None:

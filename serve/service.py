@@ -18,6 +18,8 @@ from ironcliw.errors import IroncliwError, StoreError, UnavailableError
 from ironcliw.settings import Settings
 from ironcliw.store import Store
 from serve.access import Gatekeeper
+from serve.alias_service import AliasService
+from serve.aliases import ModelAliases
 from serve.batching import BatchObserver, BatchQueue
 from serve.decisions.service import DecisionService
 from serve.embeddings import EmbeddingService
@@ -80,11 +82,14 @@ class Service:
         metrics: ServiceMetrics | None = None,
     ) -> None:
         self.settings = settings
-        self.catalog = Catalog(settings.models)
+        self.catalog = Catalog.of(settings)
         self.variant = variant
         self.relay = relay
         self.started = int(time.time())
         self._metrics = metrics
+        self._store = Store(settings.store_url)
+        self._store.migrate()
+        self.aliases = AliasService(ModelAliases(self._store), self.catalog)
         cache_dir = Path(settings.state_dir) / "models"
         observer = metrics.for_model if metrics else None
         self.embeddings = EmbeddingService(
@@ -105,9 +110,8 @@ class Service:
             self.embeddings,
             self.generation,
             observer,
+            self.aliases.applied,
         )
-        self._store = Store(settings.store_url)
-        self._store.migrate()
         # refreshed by `run`, a little more often than it would by itself
         self.keys = KeyRing(ApiKeys(self._store), refresh_seconds=_KEYS_SECONDS * 1.5)
         self.keys.refresh()
@@ -126,11 +130,12 @@ class Service:
             now = time.monotonic()
             try:
                 await asyncio.to_thread(self.keys.refresh)
+                await asyncio.to_thread(self.aliases.refresh)
                 if now - flushed >= _FLUSH_SECONDS:
                     flushed = now
                     await asyncio.to_thread(self.keys.flush)
             except (UnavailableError, StoreError) as error:
-                logger.warning("API keys: %s", error)
+                logger.warning("API keys and aliases: %s", error)
             if now - exported >= _STATS_SECONDS:
                 exported = now
                 await self._export()  # ends within two seconds also when no replica answers
@@ -155,7 +160,24 @@ class Service:
             logger.warning("models are listed without their state: %s", error)
             known = []
         rows = {row["id"]: row for row in self._with_errors(known)}
-        return [self._row(card, rows.get(card.id, {})) for card in self.catalog.values()]
+        cards = dict(self.catalog)
+        # an older version of an adapter is listed while it is loaded
+        cards |= {
+            model: self.catalog[model] for model in rows.keys() - cards if model in self.catalog
+        }
+        found = {model: self._row(card, rows.get(model, {})) for model, card in cards.items()}
+        return [*found.values(), *self.aliases.rows(found)]
+
+    async def model(self, model_id: str) -> dict[str, Any]:
+        """The row of one model, or of an alias.
+
+        Raises:
+            ModelNotFoundError: there is none.
+        """
+        wanted = self.aliases.named(model_id) or self.catalog[model_id].id
+        rows = {row["id"]: row for row in await self.models()}
+        # an older version of an adapter that was not asked for yet is in no list
+        return rows.get(wanted) or self._row(self.catalog[wanted], {})
 
     async def ready(self) -> dict[str, float]:
         """Milliseconds of a real forward pass of each pinned model, at most a second old.
@@ -339,6 +361,7 @@ class Service:
             "object": "model",
             "created": self.started,
             "owned_by": card.owner,
+            "parent": card.adapter.base if card.adapter is not None else None,
             "task": card.task,
             "bytes": card.bytes,
             "dimensions": card.dimensions,

@@ -11,7 +11,8 @@ import torch
 from ironcliw.errors import TrainingError
 from train.config import TrainingConfig
 from train.data.tokenized import TokenizedData
-from train.model.memory import available_bytes, check_memory, read_sizes
+from train.model.memory import available_bytes, check_memory
+from train.model.sizes import read_sizes
 
 logger = logging.getLogger(__name__)
 

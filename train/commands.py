@@ -12,7 +12,8 @@ from ironcliw import console
 from ironcliw.client import DEFAULT_CHAT_MODEL
 from ironcliw.errors import SettingsError
 from ironcliw.problems import what_is_wrong
-from train.sft_command import sft
+from train.publish_command import publish
+from train.run_commands import dpo, sft
 
 if TYPE_CHECKING:
     from train.data.check import ShownRow
@@ -22,6 +23,8 @@ train = typer.Typer(help="Train models on your own data.", no_args_is_help=True)
 data = typer.Typer(help="Look at training data before a run does.", no_args_is_help=True)
 train.add_typer(data, name="data")
 train.command("sft")(sft)
+train.command("dpo")(dpo)
+train.command("publish")(publish)
 
 
 @train.callback()
@@ -44,7 +47,7 @@ def check_data(
     ] = DEFAULT_CHAT_MODEL,
     form: Annotated[
         str,
-        typer.Option("--format", help="auto, messages, sharegpt, alpaca or prompt_completion."),
+        typer.Option("--format", help="auto, or a form of train/README.md, such as messages."),
     ] = "auto",
     column: Annotated[
         list[str] | None,

@@ -9,15 +9,26 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from ironcliw.errors import SettingsError
+from ironcliw.adapters import check_name
+from ironcliw.errors import RequestError, SettingsError
 from ironcliw.problems import follows, what_is_wrong
 from train.checkpoint.options import CheckpointOptions
 from train.data.options import DataOptions
+from train.evaluation.options import EvaluationOptions
+from train.preference.options import PreferenceOptions
+from train.quantization import Quantization
 
 Method = Literal["lora", "qlora", "full"]
 Precision = Literal["auto", "bf16", "fp32"]
@@ -25,18 +36,8 @@ Schedule = Literal["cosine", "linear", "constant"]
 # keys that say where and how often, and never what is computed
 _NOT_NUMBERS = frozenset(
     {"name", "workers", "checkpoint", "evaluation", "placement", "allow_local", "max_failures"}
+    | {"publish"}
 )
-
-
-class EvaluationOptions(BaseModel):
-    """What is measured on rows that are not trained on."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    every_epochs: int = Field(
-        1, ge=0, description="Epochs from one evaluation to the next; 0: end only."
-    )
-    max_rows: int = Field(200, ge=1, description="Rows that are read at most.")
 
 
 class TrainingConfig(BaseModel):
@@ -58,10 +59,15 @@ class TrainingConfig(BaseModel):
     data: DataOptions = Field(default_factory=DataOptions)
     checkpoint: CheckpointOptions = Field(default_factory=CheckpointOptions)
     evaluation: EvaluationOptions = Field(default_factory=EvaluationOptions)
+    preference: PreferenceOptions | None = Field(
+        None, description="Train on preferences (DPO), not on answers to be imitated."
+    )
 
     use_lora: bool = Field(True, description="Train adapters, not the model's own weights.")
-    quantization: Literal["nf4"] | None = Field(
-        None, description="How the frozen weights are held: nf4 makes LoRA QLoRA."
+    quantization: Quantization | None = Field(
+        None,
+        description="How the frozen weights are held: nf4 makes LoRA QLoRA; nf4_bitsandbytes is "
+        "the same by that library's kernels, on CUDA alone.",
     )
     lora_rank: int = Field(16, ge=1, le=1024)
     lora_alpha: float = Field(32.0, gt=0)
@@ -102,11 +108,26 @@ class TrainingConfig(BaseModel):
     allow_inexact: bool = Field(
         False, description="Resume where the numbers cannot be the same, and say so in the log."
     )
+    publish: str | None = Field(
+        None,
+        description="Name to publish the adapter under, if it is not worse than its base on the "
+        "held-out rows (evaluation.gate).",
+    )
     placement: Literal["auto", "local", "spot"] = "auto"
     allow_local: bool = Field(False, description="Train on a machine that is kept for inference.")
     max_failures: int = Field(
         20, ge=-1, description="Unannounced deaths of workers that a run survives; -1: any number."
     )
+
+    @field_validator("publish")
+    @classmethod
+    def _check_publish(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                check_name(value)
+            except RequestError as error:
+                raise ValueError(error.message) from error
+        return value
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -129,9 +150,37 @@ class TrainingConfig(BaseModel):
                 "precision is 'bf16' and use_lora is false: all weights are trained in float32; "
                 "set precision to 'fp32' or 'auto'"
             )
+        if self.publish is not None and not self.use_lora:
+            raise ValueError(
+                f"publish is {self.publish!r} and use_lora is false: adapters alone are published"
+            )
+        if self.preference is not None:
+            self._fits_preferences(self.preference)
+        elif self.evaluation.gate == "preference_accuracy":
+            raise ValueError(
+                "evaluation.gate is 'preference_accuracy', and there is no section preference; "
+                "choose a measure of evaluation.metrics, or 'eval_loss'"
+            )
         if (self.use_rslora or self.use_dora) and not self.use_lora:
             raise ValueError("use_rslora and use_dora are kinds of LoRA, and use_lora is false")
         return self
+
+    def _fits_preferences(self, preference: PreferenceOptions) -> None:
+        if self.lora_dropout:
+            raise ValueError(
+                f"lora_dropout is {self.lora_dropout:g}: with preferences the trained model and "
+                "its reference must be the same where nothing was learnt; set it to 0"
+            )
+        if not self.use_lora and preference.reference == "model":
+            raise ValueError(
+                "preference.reference is 'model' and use_lora is false: the model does not hold "
+                "what it was; set it to 'precomputed'"
+            )
+        if self.evaluation.metrics:
+            raise ValueError(
+                f"evaluation.metrics is {list(self.evaluation.metrics)}, which are of answers to "
+                "be imitated; of preferences, loss and accuracy always are measured"
+            )
 
     @property
     def method(self) -> Method:
@@ -143,13 +192,18 @@ class TrainingConfig(BaseModel):
     def numbers(self) -> dict[str, Any]:
         """The keys that change what is computed, for the fingerprint."""
         dumped = self.model_dump(mode="json", exclude={"allow_inexact", *_NOT_NUMBERS})
-        # the data themselves are known by their digest, wherever they lie
+        # the model is known by its digest, and the data by theirs, wherever they lie
+        dumped.pop("model_name")
         dumped.pop("data")
         return dumped
 
 
 def read_config(
-    path: Path, changes: Mapping[str, Any] | None = None, *, source: str | None = None
+    path: Path,
+    changes: Mapping[str, Any] | None = None,
+    *,
+    source: str | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> TrainingConfig:
     """The configuration of a YAML file, with single keys changed.
 
@@ -157,6 +211,7 @@ def read_config(
         path: The file.
         changes: Dotted key to value, as `--set data.max_length=512` gives them.
         source: What the file is called in messages; None: its path.
+        defaults: Values of keys that the file does not have.
 
     Raises:
         SettingsError: the file is absent, no YAML or no mapping, or a key or value is wrong; the
@@ -171,6 +226,7 @@ def read_config(
         raise SettingsError(f"{called} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(given, dict):
         raise SettingsError(f"{called} holds {_kind(given)}; keys and values are expected")
+    given = {**(defaults or {}), **given}
     for key, value in (changes or {}).items():
         _put(given, key.split("."), value, key)
     return make_config(given, called)
@@ -204,9 +260,10 @@ def _known(item: Mapping[str, Any]) -> Sequence[str]:
     model: Any = TrainingConfig
     for name in item["loc"][:-1]:
         field = model.model_fields.get(name)
-        if field is None or not hasattr(field.annotation, "model_fields"):
+        kinds = () if field is None else (field.annotation, *get_args(field.annotation))
+        model = next((kind for kind in kinds if hasattr(kind, "model_fields")), None)
+        if model is None:
             return ()
-        model = field.annotation
     return list(model.model_fields)
 
 

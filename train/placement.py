@@ -34,6 +34,11 @@ class Place:
         return {"CPU": float(self.threads)}
 
     @property
+    def collectives(self) -> str:
+        """The library that the workers meet through: gradients on GPUs stay there."""
+        return "nccl" if self.use_gpu else "gloo"
+
+    @property
     def is_remote(self) -> bool:
         """Whether workers run on other machines than this one."""
         return bool(self.labels)

@@ -41,8 +41,12 @@ class _Mailbox:
 def watch(report: Callable[[StepReport], None]) -> Iterator[Progress]:
     """Calls `report` for every step, in a thread, until the block ends."""
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    mailbox: Any = ray.remote(num_cpus=0)(_Mailbox).remote()
+    # on a worker's machine it would be lost with it, and no step would be told of after that
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    kind: Any = ray.remote(num_cpus=0)(_Mailbox)
+    mailbox = kind.options(scheduling_strategy=here).remote()
     ended = threading.Event()
 
     def deliver() -> None:

@@ -4,26 +4,45 @@ checkpoints/    see `train.checkpoint`
 config.json     the configuration that the run was begun with
 attempts.json   how often it was started without getting further
 outcome.json    how it ended: finished, or failed and why
+reference/      of a run on preferences: log-probabilities of the model before training
 log.jsonl       of a finished run: a line for each step
+evaluation.*    of a finished run: what was measured, as JSON and as a page
+tensorboard/    curves, as TensorBoard reads them
+loss.png        of a finished run: the curves as a picture
 adapter/        of a finished run: the adapter in peft's format
 model/          of a finished run without adapters: the model
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import secrets
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 
 from ironcliw.errors import CheckpointError
+from ironcliw.retries import Retry, one_line
+from ironcliw.settings import Settings
+
+Result = TypeVar("Result")
+
+RETRY = Retry()
 
 CHECKPOINTS = "checkpoints"
 ADAPTER, MODEL = "adapter", "model"
+REFERENCE, HELD_OUT_REFERENCE = "reference", "held-out-reference"
 CONFIG, ATTEMPTS, OUTCOME = "config.json", "attempts.json", "outcome.json"
 LOG = "log.jsonl"
+EVALUATION, EVALUATION_PAGE = "evaluation.json", "evaluation.md"
+
+
+def run_uri(run: str, settings: Settings) -> str:
+    """Of a run's folder, from its name or from that URI itself."""
+    return run if "/" in run else str(settings.state_dir / "train" / run)
 
 
 class RunFiles:
@@ -47,14 +66,13 @@ class RunFiles:
         Raises:
             CheckpointError: it cannot be read.
         """
+        path = f"{self._root}/{name}"
         try:
-            return dict(json.loads(self._files.cat_file(f"{self._root}/{name}")))
+            return dict(json.loads(self._again(lambda: self._files.cat_file(path), name)))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError) as error:
-            raise CheckpointError(
-                f"{self.path(name)} cannot be read ({error}); see the storage, or remove the file"
-            ) from error
+        except Exception as error:  # clients raise classes of their own: all become ours
+            raise self._unreadable(name, error) from error
 
     def write(self, name: str, values: dict[str, Any]) -> None:
         """Write a JSON file, whole or not at all."""
@@ -67,7 +85,8 @@ class RunFiles:
             CheckpointError: it cannot be written.
         """
         target = f"{self._root}/{name}"
-        try:
+
+        def write() -> None:
             self._files.makedirs(self._root, exist_ok=True)
             if self.is_local:
                 # an object in a bucket appears whole; a file does when it is renamed
@@ -77,12 +96,16 @@ class RunFiles:
                 new.replace(target)
             else:
                 self._files.pipe_file(target, text.encode())
-        except OSError as error:
-            raise self._unwritable(name, error) from error
+
+        self._written(write, name)
 
     def remove(self, name: str) -> None:
-        """Remove a file."""
-        self._files.rm_file(f"{self._root}/{name}")
+        """Remove a file.
+
+        Raises:
+            CheckpointError: it cannot be removed.
+        """
+        self._written(lambda: self._files.rm_file(f"{self._root}/{name}"), name)
 
     def upload(self, folder: Path, name: str) -> None:
         """Copy a local folder's files into the run.
@@ -90,18 +113,51 @@ class RunFiles:
         Raises:
             CheckpointError: they cannot be written.
         """
-        target = f"{self._root}/{name}"
-        try:
-            self._files.makedirs(target, exist_ok=True)
-            for file in sorted(folder.iterdir()):
-                self._files.put_file(str(file), f"{target}/{file.name}")
-        except OSError as error:
-            raise self._unwritable(name, error) from error
+        self._written(lambda: self._files.makedirs(f"{self._root}/{name}", exist_ok=True), name)
+        for file in sorted(folder.iterdir()):
+            self.upload_file(file, f"{name}/{file.name}")
 
-    def _unwritable(self, name: str, error: OSError) -> CheckpointError:
+    def upload_file(self, file: Path, name: str) -> None:
+        """Copy a local file into the run.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        self._written(lambda: self._files.put_file(str(file), f"{self._root}/{name}"), name)
+
+    def download(self, name: str, folder: Path) -> None:
+        """Copy a folder of the run to a local one.
+
+        Raises:
+            CheckpointError: it cannot be read.
+        """
+        root = f"{self._root}/{name}"
+        try:
+            for path in self._again(lambda: self._files.ls(root, detail=False), name):
+                content = self._again(functools.partial(self._files.cat_file, path), name)
+                (folder / Path(path).name).write_bytes(content)
+        except Exception as error:  # clients raise classes of their own: all become ours
+            raise self._unreadable(name, error) from error
+
+    def _again(self, operation: Callable[[], Result], name: str) -> Result:
+        """In a bucket until it succeeds or fails for good; of a folder no error passes."""
+        if self.is_local:
+            return operation()
+        return RETRY.call(operation, self.path(name))
+
+    def _written(self, operation: Callable[[], None], name: str) -> None:
+        try:
+            self._again(operation, name)
+        except Exception as error:  # clients raise classes of their own: all become ours
+            raise CheckpointError(
+                f"{self.path(name)} cannot be written ({one_line(error)}); see that the storage is "
+                "there, may be written and has room"
+            ) from error
+
+    def _unreadable(self, name: str, error: Exception) -> CheckpointError:
         return CheckpointError(
-            f"{self.path(name)} cannot be written ({error}); see that the storage is there, may be "
-            "written and has room"
+            f"{self.path(name)} cannot be read ({one_line(error)}); see the storage, or remove the "
+            "file"
         )
 
     @property

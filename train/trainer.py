@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 import json
 import logging
@@ -11,19 +12,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ironcliw.errors import SettingsError, TrainingError
+from ironcliw.errors import DataError, SettingsError, TrainingError
+from ironcliw.file_digests import weights_digest
 from ironcliw.settings import Settings, load_settings
 from train.checkpoint.store import CheckpointStore
 from train.config import TrainingConfig
 from train.data.prepare import Prepared
 from train.data.read import in_process, read_data, with_ray_data
+from train.evaluation.checks import check_evaluation
+from train.evaluation.gate import Verdict
+from train.evaluation.report import from_record
+from train.job import Job
 from train.loop.reduce import ProcessGroup
 from train.loop.run import StepReport
+from train.outcome import read_outcome
 from train.placement import Place, choose_place
 from train.progress import Progress, watch
-from train.run_files import CHECKPOINTS, CONFIG, OUTCOME, RunFiles
-from train.tokenizer import TrainingTokenizer
-from train.worker import Job, read_outcome, work
+from train.publish import check_publishing, publish_run
+from train.run_files import CHECKPOINTS, CONFIG, OUTCOME, RunFiles, run_uri
+from train.shown.gauges import RunGauges
+from train.tokenizer import TrainingTokenizer, model_path
+from train.worker import work
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +60,9 @@ class TrainingResult:
         chain: Hash over all lines of the log: equal for equal runs.
         evaluation: The last measures on held-out rows; empty where there are none.
         before: The same measures of the model before the first step.
+        gate: Whether it may be published; None: nothing was held out.
+        published: How requests name it; None: it is not published.
+        version: Under that name; 0: it is not published.
     """
 
     name: str
@@ -60,6 +72,9 @@ class TrainingResult:
     chain: str
     evaluation: Mapping[str, float]
     before: Mapping[str, float] = field(default_factory=dict)
+    gate: Verdict | None = None
+    published: str | None = None
+    version: int = 0
 
 
 class Trainer:
@@ -111,45 +126,66 @@ class Trainer:
         )
         how = in_process if _is_small(config.data.train) else with_ray_data
         prepared = read_data(config.data, tokenizer, how)
-        name = config.name or run_name(config, prepared)
-        uri = config.checkpoint.storage or str(self.settings.state_dir / "train" / name)
+        check_kind(config, prepared)
+        check_publishing(config, prepared.eval, self.settings)
+        check_evaluation(config.evaluation, prepared.eval, prepared.train, tokenizer)
+        index = self.settings.state_dir / "models" / "index"
+        model = weights_digest(model_path(config.model_name, self.settings), index)
+        name = config.name or run_name(config, prepared, model)
+        uri = config.checkpoint.storage or run_uri(name, self.settings)
         files = RunFiles(uri)
         _check_storage(place, files)
         if (found := files.read(OUTCOME)) is not None and found.get("outcome") == "failed":
             files.write(OUTCOME + ".before", found)
             files.remove(OUTCOME)
-        numbers = {**config.numbers(), "data": prepared.train.digest}
+        numbers = {**config.numbers(), "data": prepared.train.digest, "model": model}
         check_finished(name, files, numbers)
         files.write(CONFIG, {"config": config.model_dump(mode="json"), "numbers": numbers})
         if files.read(OUTCOME) is None:
-            self._fit(config, place, uri, prepared)
-        return _result(name, uri)
+            job = Job(
+                config, self.settings, uri, prepared.train, prepared.eval, place.threads, tokenizer
+            )
+            self._fit(job, place, name)
+        return self._published(config.publish, _result(name, uri))
 
     async def train_async(self, data: str | Path | None = None) -> TrainingResult:
         """As `train`, in a thread: the event loop goes on."""
         return await asyncio.to_thread(self.train, data)
 
-    def _fit(self, config: TrainingConfig, place: Place, uri: str, prepared: Prepared) -> None:
+    def _published(self, name: str | None, result: TrainingResult) -> TrainingResult:
+        """Published if that is wanted and the gate says yes; `gate` has the reason if it is not."""
+        if name is None or result.gate is None or not result.gate.passed:
+            return result
+        record = publish_run(result.uri, name, self.settings)
+        logger.info("published as %s, version %d", record.model_id, record.version)
+        return dataclasses.replace(result, published=record.model_id, version=record.version)
+
+    def _fit(self, job: Job, place: Place, name: str) -> None:
         import ray.train
         from ray.train.torch import TorchConfig, TorchTrainer
 
         # type checkers see the first version of Ray Train, programs the second
         api: Any = ray.train
-        job = Job(config, self.settings, uri, prepared.train, prepared.eval, place.threads)
-        with watch(self._report) as progress:
+        gauges = RunGauges(name)
+
+        def report(step: StepReport) -> None:
+            gauges.add(step)
+            self._report(step)
+
+        with watch(report) as progress:
             TorchTrainer(
                 _work,
                 train_loop_config={"job": ray.put(job), "progress": progress},
-                torch_config=TorchConfig(backend="nccl" if place.use_gpu else "gloo"),
+                torch_config=TorchConfig(backend=place.collectives),
                 scaling_config=api.ScalingConfig(
-                    num_workers=config.workers,
+                    num_workers=job.config.workers,
                     use_gpu=place.use_gpu,
                     resources_per_worker=place.resources,
                     label_selector=place.labels or None,
                 ),
                 run_config=api.RunConfig(
                     name="ray",
-                    storage_path=uri,
+                    storage_path=job.uri,
                     # attempts are counted by the workers: only they know whether one got further
                     failure_config=api.FailureConfig(max_failures=-1, max_preemption_failures=-1),
                 ),
@@ -167,9 +203,9 @@ def _work(given: dict[str, Any]) -> None:
     work(job, group, progress.send)
 
 
-def run_name(config: TrainingConfig, prepared: Prepared) -> str:
+def run_name(config: TrainingConfig, prepared: Prepared, model: str) -> str:
     """A name that the same model, data and numbers always have."""
-    text = json.dumps([config.numbers(), prepared.train.digest], sort_keys=True)
+    text = json.dumps([config.numbers(), prepared.train.digest, model], sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:10]
     return f"{Path(config.model_name).name}-{config.method}-{digest}"
 
@@ -188,10 +224,31 @@ def check_finished(name: str, files: RunFiles, numbers: Mapping[str, Any]) -> No
     if files.read(OUTCOME) is None:
         return  # where it was begun only, the checkpoint's fingerprint tells
     before = (files.read(CONFIG) or {}).get("numbers", {})
-    if changed := sorted(key for key in numbers if before.get(key) != numbers[key]):
+    if changed := sorted(key for key in numbers if key in before and before[key] != numbers[key]):
         raise SettingsError(
             f"run {name} is finished ({files.uri}), and with other values of "
             f"{', '.join(changed)}; give this run a name and a checkpoint.storage of its own"
+        )
+
+
+def check_kind(config: TrainingConfig, prepared: Prepared) -> None:
+    """Refuse data of the other kind of training.
+
+    Raises:
+        DataError: answers to be imitated for a run on preferences, or the other way round.
+    """
+    wants_pairs = config.preference is not None
+    for data in (prepared.train, prepared.eval):
+        if data is None or not len(data) or data.are_pairs == wants_pairs:
+            continue
+        if wants_pairs:
+            raise DataError(
+                f"{data.source(0)} has one answer, and the run compares two; give rows of prompt, "
+                "chosen and rejected, or train with `ironcliw train sft`"
+            )
+        raise DataError(
+            f"{data.source(0)} has a chosen and a rejected answer, and the run imitates one; give "
+            "rows of one answer, or train with `ironcliw train dpo`"
         )
 
 
@@ -227,6 +284,7 @@ def _result(name: str, uri: str) -> TrainingResult:
         outcome["chain"],
         _measures(outcome["evaluation"]),
         _measures(outcome.get("before")),
+        from_record(outcome.get("gate")),
     )
 
 

@@ -26,7 +26,7 @@ _OUTPUTS = ("entropy", "is_top1")
 
 def missing() -> NotRun | None:
     """Why the peer cannot run, or None when it can."""
-    if _site_packages() is not None:
+    if site_packages() is not None:
         return None
     return NotRun("trl is not installed; `make bench-peers` installs it")
 
@@ -39,7 +39,7 @@ def loss_head(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor)
         weight: [V, H].
         targets: int64 [N]; -100 where nothing is asked for.
     """
-    found = _site_packages()
+    found = site_packages()
     assert found is not None
     if str(found) not in sys.path:
         sys.path.append(str(found))
@@ -53,6 +53,7 @@ def loss_head(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor)
     return loss
 
 
-def _site_packages() -> Path | None:
+def site_packages() -> Path | None:
+    """Where the peer is installed; None: nowhere."""
     found = next(ENVIRONMENT.glob("lib/python*/site-packages"), None)
     return found if found is not None and (found / "trl").is_dir() else None

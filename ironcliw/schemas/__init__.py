@@ -11,16 +11,20 @@ from ironcliw.schemas.embeddings import (
     Usage,
 )
 from ironcliw.schemas.models import (
+    AliasList,
     ErrorDetail,
     ErrorResponse,
     Health,
     LoadRequest,
     Model,
+    ModelAlias,
     ModelList,
+    PromoteRequest,
     UnloadRequest,
 )
 
 __all__ = [
+    "AliasList",
     "Answer",
     "Embedding",
     "EmbeddingRequest",
@@ -30,8 +34,10 @@ __all__ = [
     "Health",
     "LoadRequest",
     "Model",
+    "ModelAlias",
     "ModelList",
     "Priority",
+    "PromoteRequest",
     "Request",
     "Scope",
     "Truncation",

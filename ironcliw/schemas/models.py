@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StrictBool
+from pydantic import Field, StrictBool, StrictStr
 
 from ironcliw.schemas.base import Answer, Request
 
@@ -16,6 +16,9 @@ class Model(Answer):
     object: Literal["model"] = "model"
     created: int
     owned_by: str
+    parent: str | None = Field(
+        None, description="What an adapter changes, or an alias stands for; null for other models."
+    )
     task: str
     bytes: int = Field(description="Size of the weights as published.")
     dimensions: int
@@ -56,6 +59,33 @@ class UnloadRequest(Request):
     """`POST /v1/models/{id}/unload`."""
 
     force: StrictBool = Field(False, description="Unload a pinned model as well.")
+
+
+class PromoteRequest(Request):
+    """`POST /v1/aliases/{alias}/promote`."""
+
+    model: StrictStr = Field(description="A model id; an adapter without a version: its newest.")
+    percent: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] | None = Field(
+        None, description="Share of the requests that go to it; unset or 100: all."
+    )
+
+
+class ModelAlias(Answer):
+    """A name that stands for a model."""
+
+    id: str
+    object: Literal["alias"] = "alias"
+    created: int = Field(description="When it was made so, Unix time.")
+    model: str = Field(description="Who answers.")
+    canary: str | None = Field(None, description="Who answers a share of the requests.")
+    percent: float | None = Field(None, description="That share.")
+
+
+class AliasList(Answer):
+    """Answer of `GET /v1/aliases`."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelAlias]
 
 
 class ErrorDetail(Answer):

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <atomic>
+#include <memory>
 #include <vector>
 
+#include "decoder_adapters_run.h"
 #include "decoder_scratch.h"
 #include "kernels/cached_attention.h"
 #include "kernels/norms.h"
@@ -57,13 +59,14 @@ class DecoderRun {
       : plan_(plan), cache_(cache), step_(step), logits_(logits), participants_(participants), linear_(packed_linear(level)), norms_(norms(level)), rows_(decoder_rows(level)), attention_(cached_attention(level)), scratch_(plan, step.count, participants), queue_(kPhasesOfLayer * static_cast<int64_t>(plan.layers.size()) + kOtherPhases) {
     all_wanted_ = step.logit_count == step.count;
     make_tiles();
+    if (step.adapters) adapters_ = std::make_unique<AdapterRun>(plan, step, level);
   }
 
   // The whole step, or what the other participants leave of it.
   void participate();
 
  private:
-  static constexpr int64_t kPhasesOfLayer = 10, kOtherPhases = 4;
+  static constexpr int64_t kPhasesOfLayer = 14, kOtherPhases = 4;
   struct Me {
     WorkQueue::Participant queue;
     const OperandRoom& own;
@@ -72,17 +75,19 @@ class DecoderRun {
   bool is_last(int64_t index) const { return index + 1 == static_cast<int64_t>(plan_.layers.size()); }
   bool has_wanted(TokenTile tile) const;
   void make_tiles();
+  template <class Body> void each_rows(Me& me, int64_t rows, Body&& body);
   template <class Body> void each_row(Me& me, int64_t rows, Body&& body);
-  template <class Body> void product(Me& me, int64_t rows, const Input& input, int64_t groups, Body&& body);
+  template <class Body> void product(Me& me, int64_t rows, const Input& input, int64_t groups, Body&& body, const Adapted& adapted = {});
   void embed(int64_t row);
   void keep_wanted(Me& me);
   void run_layer(Me& me, int64_t index);
   void prepare(const Input& input, const OperandRoom& room, const QuantizedRows& quantized, int64_t row) const;
   void multiply(const DecoderMatrix& matrix, const Operand& x, Range rows, Range groups, float* out, int64_t stride) const;
   void multiply_head(const Operand& x, Range rows, Range groups) const;
-  void multiply_qkv(const DecoderLayer& layer, const Operand& x, Range rows, Range groups);
-  void multiply_inner(const DecoderLayer& layer, const Operand& x, Range rows, Range groups);
-  void add_product(const DecoderMatrix& matrix, const float* bias, const Operand& x, Range rows, Range groups);
+  void multiply_qkv(const DecoderLayer& layer, const Operand& x, Range rows, Range groups, const Adapted& adapted);
+  void multiply_inner(const DecoderLayer& layer, const Operand& x, Range rows, Range groups, const Adapted& adapted);
+  void add_product(const DecoderMatrix& matrix, const float* bias, const Operand& x, Range rows, Range groups, const Adapted& adapted);
+  void adapt(const Adapted& adapted, int target, Range rows, Range groups, float* out, int64_t stride) const;
   CachedHead cached_head(int64_t layer, int64_t slot, int64_t head) const;
   void turn(float* x, const float* bias, const float* norm, float scale, int64_t row) const;
   void take_in(int64_t index, int64_t row, int64_t head);
@@ -102,6 +107,7 @@ class DecoderRun {
   WorkQueue queue_;
   std::atomic<int> joined_{0};
   std::vector<TokenTile> tiles_;
+  std::unique_ptr<AdapterRun> adapters_;  // null: no row has an adapter
   bool single_ = true;  // no slot has more than one token
   bool all_wanted_ = true;
 };
@@ -130,30 +136,52 @@ void DecoderRun::make_tiles() {
   std::reverse(tiles_.begin(), tiles_.end());
 }
 
-// body(row) for every row, a few at a time.
-template <class Body> void DecoderRun::each_row(Me& me, int64_t rows, Body&& body) {
+// body(first, last) for all rows, a few at a time.
+template <class Body> void DecoderRun::each_rows(Me& me, int64_t rows, Body&& body) {
   const int64_t size = rows > DecoderScratch::kOwnRows ? kRowsOfChunk : 1;
-  me.queue.phase(pieces(rows, size), [&](int64_t chunk) {
-    for (int64_t row = chunk * size; row < std::min(rows, (chunk + 1) * size); ++row) body(row);
+  me.queue.phase(pieces(rows, size), [&](int64_t chunk) { body(chunk * size, std::min(rows, (chunk + 1) * size)); });
+}
+
+// body(row) for every row.
+template <class Body> void DecoderRun::each_row(Me& me, int64_t rows, Body&& body) {
+  each_rows(me, rows, [&](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; ++row) body(row);
   });
 }
 
-// body(operand, rows, groups) over blocks of rows and ranges of groups.
-template <class Body> void DecoderRun::product(Me& me, int64_t rows, const Input& input, int64_t groups, Body&& body) {
+// body(operand, rows, groups) over blocks of rows and ranges of groups; before it, the narrow half of
+// what adapters add.
+template <class Body> void DecoderRun::product(Me& me, int64_t rows, const Input& input, int64_t groups, Body&& body, const Adapted& adapted) {
   const bool own = step_.count <= DecoderScratch::kOwnRows;
   const OperandRoom& room = own ? me.own : scratch_.shared_room;
   Operand x{input.norm ? room.floats : input.floats, input.norm ? input.columns : input.stride, {}};
   if (input.planes.count) x.quantized = place_quantized(room.quantized, rows, input.columns, input.planes.count, input.planes.steps);
   bool ready = !own;
-  if (!own && (input.norm || input.planes.count)) each_row(me, rows, [&](int64_t row) { prepare(input, room, x.quantized, row); });
+  const bool changed = adapters_ && adapters_->changes(adapted), together = !own && (input.norm || input.planes.count);
+  if (together) {
+    // the narrow half of a few rows with their preparation: to meet once more costs as much as it takes
+    each_rows(me, rows, [&](int64_t first, int64_t last) {
+      for (int64_t row = first; row < last; ++row) prepare(input, room, x.quantized, row);
+      if (changed) adapters_->down_rows(adapted, first, last, x.floats, x.stride);
+    });
+  }
+  const auto prepare_own = [&] {
+    // not before a chunk is claimed: until then the others may be phases ahead
+    if (!ready) for (int64_t row = 0; row < rows; ++row) prepare(input, room, x.quantized, row);
+    ready = true;
+  };
+  if (changed && !together) {
+    me.queue.phase(adapters_->down_chunks(adapted), [&](int64_t chunk) {
+      prepare_own();
+      adapters_->down(adapted, chunk, x.floats, x.stride);
+    });
+  }
 
   const int64_t block_rows = pieces(pieces(rows, pieces(rows, kRowBlock)), kRowUnit) * kRowUnit, row_blocks = pieces(rows, block_rows);
   const int64_t wanted = participants_ == 1 ? 1 : participants_ * (own ? kChunksOfFewRows : kChunksOfManyRows);
   const int64_t size = pieces(groups, std::min(groups, pieces(wanted, row_blocks)));
   me.queue.phase(row_blocks * pieces(groups, size), [&](int64_t chunk) {
-    // not before a chunk is claimed: until then the others may be phases ahead
-    if (!ready) for (int64_t row = 0; row < rows; ++row) prepare(input, room, x.quantized, row);
-    ready = true;
+    prepare_own();
     const int64_t block = chunk % row_blocks, range = chunk / row_blocks;
     body(x, Range{block * block_rows, std::min(rows, (block + 1) * block_rows)}, Range{range * size, std::min(groups, (range + 1) * size)});
   });
@@ -189,17 +217,23 @@ void DecoderRun::multiply(const DecoderMatrix& matrix, const Operand& x, Range r
   linear_.multiply_quantized(matrix, part, rows.count(), groups.begin, groups.end, out, stride);
 }
 
+// What the rows' adapters add to the outputs of some groups; `out` is that of the first row.
+void DecoderRun::adapt(const Adapted& adapted, int target, Range rows, Range groups, float* out, int64_t stride) const {
+  if (adapters_) adapters_->up(adapted, target, rows.begin, rows.end, groups.begin * kGroup, groups.end * kGroup, out, stride);
+}
+
 // x += product + bias, for the outputs of some groups.
-void DecoderRun::add_product(const DecoderMatrix& matrix, const float* bias, const Operand& x, Range rows, Range groups) {
+void DecoderRun::add_product(const DecoderMatrix& matrix, const float* bias, const Operand& x, Range rows, Range groups, const Adapted& adapted) {
   const int64_t stride = scratch_.product_stride, first = groups.begin * kGroup, count = std::min(plan_.width, groups.end * kGroup) - first;
   float* out = scratch_.product + rows.begin * stride;
   multiply(matrix, x, rows, groups, out, stride);
+  adapt(adapted, adapted.first, rows, groups, out, stride);
   for (int64_t row = rows.begin; row < rows.end; ++row, out += stride)
     rows_.add(scratch_.x + row * plan_.width + first, out + first, bias ? bias + first : nullptr, count);
 }
 
 // Groups of query, key and value, counted one behind the other.
-void DecoderRun::multiply_qkv(const DecoderLayer& layer, const Operand& x, Range rows, Range groups) {
+void DecoderRun::multiply_qkv(const DecoderLayer& layer, const Operand& x, Range rows, Range groups, const Adapted& adapted) {
   const DecoderMatrix* matrices[] = {&layer.query, &layer.key, &layer.value};
   const int64_t places[] = {scratch_.query_at, scratch_.key_at, scratch_.value_at};
   int64_t before = 0;
@@ -207,19 +241,24 @@ void DecoderRun::multiply_qkv(const DecoderLayer& layer, const Operand& x, Range
     const int64_t own = matrices[i]->groups();
     const Range part{std::max(groups.begin - before, int64_t{0}), std::min(groups.end - before, own)};
     float* out = scratch_.qkv + rows.begin * scratch_.qkv_stride + places[i];
-    if (part.begin < part.end) multiply(*matrices[i], x, rows, part, out, scratch_.qkv_stride);
+    if (part.begin < part.end) {
+      multiply(*matrices[i], x, rows, part, out, scratch_.qkv_stride);
+      adapt(adapted, kQuery + i, rows, part, out, scratch_.qkv_stride);
+    }
     before += own;
   }
 }
 
 // activation(gate) * up, or activation(up).
-void DecoderRun::multiply_inner(const DecoderLayer& layer, const Operand& x, Range rows, Range groups) {
+void DecoderRun::multiply_inner(const DecoderLayer& layer, const Operand& x, Range rows, Range groups, const Adapted& adapted) {
   const int64_t stride = scratch_.inner_stride, first = groups.begin * kGroup, count = std::min(plan_.inner, groups.end * kGroup) - first;
   const bool gated = plan_.gated;
   float* out = scratch_.inner + rows.begin * stride;
   float* up = gated ? scratch_.up + rows.begin * stride : nullptr;
   multiply(gated ? layer.gate : layer.up, x, rows, groups, out, stride);
   if (up) multiply(layer.up, x, rows, groups, up, stride);
+  adapt(adapted, gated ? kGate : kUp, rows, groups, out, stride);
+  if (up) adapt(adapted, kUp, rows, groups, up, stride);
   const float *bias = gated ? layer.gate_bias : layer.up_bias, *up_bias = gated ? layer.up_bias : nullptr;
   for (int64_t at = first; at < first + rows.count() * stride; at += stride)
     rows_.activate(plan_.activation, out + at, bias ? bias + first : nullptr, up ? up + at : nullptr, up_bias ? up_bias + first : nullptr, count);
@@ -310,7 +349,8 @@ void DecoderRun::run_layer(Me& me, int64_t index) {
   const int64_t width = plan_.width, width_groups = pieces(width, kGroup);
   const Input before{scratch_.x, width, width, planes_of({&layer.query, &layer.key, &layer.value}), &layer.attention_norm};
   const int64_t qkv_groups = layer.query.groups() + layer.key.groups() + layer.value.groups();
-  product(me, step_.count, before, qkv_groups, [&](const Operand& x, Range part, Range groups) { multiply_qkv(layer, x, part, groups); });
+  const Adapted qkv{index, kQuery, kValue, false};
+  product(me, step_.count, before, qkv_groups, [&](const Operand& x, Range part, Range groups) { multiply_qkv(layer, x, part, groups, qkv); }, qkv);
   attention(me, index);
   // the other rows of the last layer are not needed but for their keys and values
   const bool fewer = is_last(index) && !all_wanted_;
@@ -318,11 +358,14 @@ void DecoderRun::run_layer(Me& me, int64_t index) {
   if (rows == 0) return;
   if (fewer) keep_wanted(me);
   const Input attended{scratch_.qkv + scratch_.query_at, scratch_.qkv_stride, plan_.query_width(), planes_of({&layer.output})};
-  product(me, rows, attended, width_groups, [&](const Operand& x, Range part, Range groups) { add_product(layer.output, layer.output_bias, x, part, groups); });
+  const Adapted output{index, kOutput, kOutput, fewer};
+  product(me, rows, attended, width_groups, [&](const Operand& x, Range part, Range groups) { add_product(layer.output, layer.output_bias, x, part, groups, output); }, output);
   const Input between{scratch_.x, width, width, planes_of({&layer.gate, &layer.up}), &layer.mlp_norm};
-  product(me, rows, between, layer.up.groups(), [&](const Operand& x, Range part, Range groups) { multiply_inner(layer, x, part, groups); });
+  const Adapted wide{index, kGate, kUp, fewer};
+  product(me, rows, between, layer.up.groups(), [&](const Operand& x, Range part, Range groups) { multiply_inner(layer, x, part, groups, wide); }, wide);
   const Input inner{scratch_.inner, scratch_.inner_stride, plan_.inner, planes_of({&layer.down})};
-  product(me, rows, inner, width_groups, [&](const Operand& x, Range part, Range groups) { add_product(layer.down, layer.down_bias, x, part, groups); });
+  const Adapted down{index, kDown, kDown, fewer};
+  product(me, rows, inner, width_groups, [&](const Operand& x, Range part, Range groups) { add_product(layer.down, layer.down_bias, x, part, groups, down); }, down);
 }
 
 void DecoderRun::participate() {

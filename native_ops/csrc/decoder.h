@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu_level.h"
+#include "decoder_adapters.h"
 #include "decoder_plan.h"
 #include "threads.h"
 
@@ -13,6 +14,8 @@ struct DecoderStep {
   int64_t count;
   const int32_t* logit_rows;  // [logit_count]
   int64_t logit_count;
+  const std::vector<DecoderAdapter>* adapters = nullptr;  // null: none
+  const int32_t* row_adapters = nullptr;                  // [count], -1: none
 };
 
 // Writes the step's keys and values to `cache` (see cached_attention.h; slot, layer, head) and its

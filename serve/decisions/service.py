@@ -60,6 +60,7 @@ class DecisionService:
         embeddings: Where vectors come from.
         generation: Where next-token scores come from; None: the method `lm` is not offered.
         observer: Told of every batch of a classifier, by model.
+        aliased: Puts a model in the place of an alias.
     """
 
     def __init__(
@@ -71,8 +72,10 @@ class DecisionService:
         embeddings: Embedder,
         generation: NextTokenScorer | None,
         observer: Callable[[str], BatchObserver] | None = None,
+        aliased: Callable[[DecisionRequest], DecisionRequest] = lambda request: request,
     ) -> None:
         self._catalog = catalog
+        self._aliased = aliased
         self._settings = settings
         self._forms = DecisionForms()
         self._classifiers = SequenceClassifiers(catalog, settings, variant, cache_dir, observer)
@@ -107,6 +110,7 @@ class DecisionService:
     async def _decide(
         self, request: DecisionRequest, questions: Sequence[Question], deadline: float | None
     ) -> tuple[bytes, Served]:
+        request = self._aliased(request)
         card = self._catalog[request.model]
         name = _method_name(card, request.method)
         options = _options(name, request.hypothesis_template, request.multi_label, request.priority)
@@ -121,7 +125,7 @@ class DecisionService:
             answer(question, estimate, threshold)
             for question, estimate in zip(questions, found.estimates, strict=True)
         ]
-        return decision_body(request.model, answers, found.tokens, found.truncated), found.served
+        return decision_body(card.id, answers, found.tokens, found.truncated), found.served
 
     async def classify(
         self, request: ClassifyRequest, deadline: float | None

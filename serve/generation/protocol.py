@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from ironcliw.adapter_catalog import AdapterCard
 from serve.engines.protocol import Tokens
 
 Logits = npt.NDArray[np.float32]
@@ -71,6 +73,9 @@ class GenerationJob:
         delta_tokens: Fewest tokens of a delta that is neither the first nor the last, for whoever
             reads the answer as a whole: each delta costs both processes half a millisecond. A
             generator may give fewer.
+        adapter: What the model is under; None: nothing. It travels with the job, since a replica
+            in the cloud has no register of adapters.
+        loaded: The same in memory, set where the model is, and never sent.
     """
 
     prompt: Tokens
@@ -82,6 +87,8 @@ class GenerationJob:
     score_tokens: tuple[int, ...] = ()
     priority: int = 2
     delta_tokens: int = 1
+    adapter: AdapterCard | None = None
+    loaded: LoadedAdapter | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +141,18 @@ class Step:
         positions: int32 [N], from 0.
         slots: int32 [N], which sequence each token belongs to.
         logit_rows: int32 [R], rising: the tokens after which the next one is wanted.
+        adapters: Those that rows of the step are under, each once; a sequence's tokens are all
+            under one.
+        row_adapters: int32 [N], which of them each token is under, -1: none; empty where there
+            are none.
     """
 
     tokens: Tokens
     positions: Tokens
     slots: Tokens
     logit_rows: Tokens
+    adapters: tuple[Any, ...] = ()
+    row_adapters: Tokens = field(default_factory=lambda: _NO_TOKENS)
 
 
 class Decoder(Protocol):
@@ -212,6 +225,41 @@ class Decoder(Protocol):
 
     def close(self) -> None:
         """Free the weights; the decoder cannot be used afterwards."""
+        ...
+
+
+class LoadedAdapter(Protocol):
+    """An adapter in memory, in the form of the decoder that read it."""
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes that it holds."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """As of `Decoder`."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """Of its numbers."""
+        ...
+
+    def close(self) -> None:
+        """Free it; steps that have begun end as they would have."""
+        ...
+
+
+class AdaptedDecoder(Decoder, Protocol):
+    """A decoder whose sequences may each be under an adapter of their own."""
+
+    def read_adapter(self, folder: Path) -> LoadedAdapter:
+        """Read an adapter of this model; in any thread, while steps are computed.
+
+        Raises:
+            AdapterError: its files are damaged, or it is of another kind or model.
+        """
         ...
 
 

@@ -22,14 +22,18 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor, Future
 from functools import partial
+from pathlib import Path
+from typing import cast
 
-from ironcliw.errors import UnavailableError
+from ironcliw.errors import UnavailableError, UnsupportedError
 from serve.generation.delivery import Delivery
 from serve.generation.protocol import (
+    AdaptedDecoder,
     Decoder,
     Delta,
     GenerationJob,
     GeneratorStats,
+    LoadedAdapter,
     TokenDraw,
 )
 from serve.generation.sampling import Scores, draw
@@ -105,6 +109,23 @@ class GenerationRunner:
                 # a job that has a slot is in a step, or planned for one: the plan after it frees it
                 with self._lock:
                     self._scheduler.cancel(job_id)
+
+    def read_adapter(self, folder: Path) -> LoadedAdapter:
+        """An adapter for jobs of this generator; in any thread.
+
+        Raises:
+            UnsupportedError: this decoder computes no adapters.
+            AdapterError: see `AdaptedDecoder`.
+        """
+        if not hasattr(self._decoder, "read_adapter"):
+            raise UnsupportedError(
+                f"the model runs on {self.device} in {self.precision}, where adapters are not "
+                "computed: they need the compiled kernels on a CPU (`python -m native_ops`) and "
+                "the engine `torch`; or merge the adapter and serve that as a model of its own",
+                param="model",
+            )
+        decoder = cast(AdaptedDecoder, self._decoder)
+        return decoder.read_adapter(folder)
 
     def stats(self) -> GeneratorStats:
         """The generator now."""

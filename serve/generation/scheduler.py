@@ -32,7 +32,14 @@ import numpy as np
 
 from ironcliw.errors import OverloadedError, SettingsError
 from serve.engines.protocol import Tokens
-from serve.generation.protocol import Delta, GenerationJob, GeneratorStats, Step, TokenDraw
+from serve.generation.protocol import (
+    Delta,
+    GenerationJob,
+    GeneratorStats,
+    LoadedAdapter,
+    Step,
+    TokenDraw,
+)
 from serve.generation.sampling import DrawContext, Scores
 from serve.generation.sequences import DecoderFacts, JobSequence, make_sequence
 from serve.generation.step_time import StepTime
@@ -305,7 +312,8 @@ class Scheduler:
             return Plan()
         rows = [(s, end) for (s, count), end in _ends(parts) if count == s.pending]
         tokens, positions, slots = _ragged(parts)
-        step = Step(tokens, positions, slots, np.array([end - 1 for _, end in rows], np.int32))
+        logit_rows = np.array([end - 1 for _, end in rows], np.int32)
+        step = Step(tokens, positions, slots, logit_rows, *_adapters(parts))
         return Plan(
             step=step,
             rows=tuple(sequence.id for sequence, _ in rows),
@@ -365,6 +373,24 @@ def _ends(
 ) -> zip[tuple[tuple[JobSequence, int], int]]:
     """Each part with the index after its last token."""
     return zip(parts, itertools.accumulate(count for _, count in parts), strict=True)
+
+
+def _adapters(
+    parts: Sequence[tuple[JobSequence, int]],
+) -> tuple[tuple[LoadedAdapter, ...], Tokens]:
+    """The adapters of a step, and int32 [N] which of them each token is under."""
+    loaded: list[LoadedAdapter] = []
+    numbers: dict[int, int] = {}  # by identity: one that was loaded again is another
+    rows: list[int] = []
+    for sequence, count in parts:
+        adapter = sequence.job.loaded
+        number = -1
+        if adapter is not None:
+            number = numbers.setdefault(id(adapter), len(loaded))
+            if number == len(loaded):
+                loaded.append(adapter)
+        rows += [number] * count
+    return tuple(loaded), np.array(rows if loaded else [], np.int32)
 
 
 def _ragged(parts: Sequence[tuple[JobSequence, int]]) -> tuple[Tokens, Tokens, Tokens]:

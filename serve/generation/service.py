@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -160,6 +161,7 @@ class GenerationService:
             IroncliwError: see the error tree.
         """
         text = await self.text_side(model_id)
+        model_id = text.model
         if text.seq2seq:
             raise RequestError(
                 f"model {model_id!r} reads its prompt and writes its answer apart; scores of next "
@@ -172,7 +174,13 @@ class GenerationService:
         else:
             rendered = await self._run(text.render, prompt)
         tokens, found = await self._run(_score_tokens, text, rendered, token_texts, special)
-        job = GenerationJob(tokens, 1, score_tokens=found, priority=int(Priority[priority.upper()]))
+        job = GenerationJob(
+            tokens,
+            1,
+            score_tokens=found,
+            priority=int(Priority[priority.upper()]),
+            adapter=self._catalog[model_id].adapter,
+        )
         end, lost = self._deadline(deadline), partial(self._forget_facts, model_id)
         variant = self._for_request()
         deltas = resumed(variant, model_id, job, end, lost)
@@ -219,8 +227,13 @@ class GenerationService:
         end = self._deadline(deadline)
         lost = partial(self._forget_facts, text.model)
         variant = self._for_request()
+        adapter = self._catalog[text.model].adapter
         sources = [
-            pieces(resumed(variant, text.model, job, end, lost), text, plan.stops)
+            pieces(
+                resumed(variant, text.model, replace(job, adapter=adapter), end, lost),
+                text,
+                plan.stops,
+            )
             for job in plan.jobs
         ]
         answering = Answering(
@@ -242,6 +255,9 @@ class GenerationService:
         return answering
 
     async def _load_text_side(self, model_id: str) -> TextSide:
+        adapter = self._catalog[model_id].adapter
+        if adapter is not None:  # its base's tokenizer, under its own name
+            return (await self._texts.get(adapter.base)).named(model_id)
         return await asyncio.to_thread(load_text_side, self._catalog[model_id], self._cache_dir)
 
     def _forget_facts(self, model_id: str) -> None:

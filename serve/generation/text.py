@@ -5,6 +5,7 @@ Lives in the process that has the request. Never imports torch or transformers.
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -76,6 +77,12 @@ class TextSide:
         self._tokenizer = tokenizer
         self._template_source = template
         self._special_tokens = special_tokens or {}
+
+    def named(self, model: str) -> TextSide:
+        """The same tokenizer and facts for a model with another id."""
+        other = copy.copy(self)
+        other.model = model
+        return other
 
     def encode(self, text: str, *, special: bool = True) -> Tokens:
         """int32 [P].

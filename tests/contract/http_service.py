@@ -44,6 +44,7 @@ class HttpService:
         state_dir: Path,
         variant: Variant | None = None,
         models: dict[str, Any] | None = None,
+        adapters: dict[str, Any] | None = None,
         **serve: Any,
     ) -> None:
         with socket.socket() as probe:
@@ -53,6 +54,7 @@ class HttpService:
             state_dir=state_dir,
             serve={"pinned_models": ["fake"], "port": self.port, **serve},
             models={**MODELS, **(models or {})},
+            adapters=adapters or {},
         )
         self.statuses: list[int] = []
         self.url = f"http://127.0.0.1:{self.port}"
@@ -64,7 +66,7 @@ class HttpService:
         settings = self.settings
         self.loop = asyncio.get_running_loop()
         self.host = ModelHost(
-            Catalog(settings.models), settings.serve, settings.state_dir / "models", "test-node"
+            Catalog.of(settings), settings.serve, settings.state_dir / "models", "test-node"
         )
         self.service = Service(settings, self._variant or LocalVariant(self.host))
         self.gateway = Gateway(
@@ -105,10 +107,11 @@ def running(
     state_dir: Path,
     variant: Variant | None = None,
     models: dict[str, Any] | None = None,
+    adapters: dict[str, Any] | None = None,
     **serve: Any,
 ) -> Iterator[HttpService]:
     """A server for the length of a `with` block."""
-    server = HttpService(state_dir, variant, models, **serve)
+    server = HttpService(state_dir, variant, models, adapters, **serve)
     server.start()
     try:
         yield server

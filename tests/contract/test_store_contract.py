@@ -20,11 +20,12 @@ from cluster import tables as cluster_tables
 from ironcliw.errors import ConflictError, NewerFormatError, StoreError
 from ironcliw.migrations import BRANCHES
 from ironcliw.store import Store, metadata
+from serve.aliases import model_aliases
 from serve.keyring import KeyRing
 from serve.keys import ApiKeys, Scope, api_keys
 
 ROOT = Path(__file__).parents[2]
-HEADS = {"cluster_0002", "serve_0001"}
+HEADS = {"cluster_0002", "serve_0002"}
 
 
 @pytest.fixture
@@ -46,7 +47,8 @@ def tables(store: Store) -> set[str]:
 
 def test_migrating_creates_what_the_code_declares(store: Store) -> None:
     # a table is known when its module is imported
-    assert cluster_tables.cluster_vms.metadata is api_keys.metadata is metadata
+    known = (cluster_tables.cluster_vms, api_keys, model_aliases)
+    assert all(table.metadata is metadata for table in known)
     with store.read() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
     assert revisions(store) == HEADS
@@ -69,11 +71,11 @@ def test_a_store_at_the_base_is_migrated_to_the_head(store_url: str) -> None:
 
 def test_an_unknown_revision_is_refused_and_nothing_is_touched(store: Store) -> None:
     with store.write() as connection:
-        where = "version_num = 'serve_0001'"
+        where = "version_num = 'serve_0002'"
         connection.execute(
             text(f"UPDATE alembic_version SET version_num = 'serve_9999' WHERE {where}")
         )
-    known = r"serve_9999.*knows up to cluster_0002, serve_0001.*upgrade"
+    known = r"serve_9999.*knows up to cluster_0002, serve_0002.*upgrade"
     with pytest.raises(NewerFormatError, match=known):
         store.migrate()
     assert revisions(store) == {"cluster_0002", "serve_9999"}

@@ -17,13 +17,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from ironcliw.errors import CheckpointError
-from train.checkpoint.buckets import connect
+from ironcliw.buckets import connect
+from ironcliw.errors import CheckpointError, StoreError
+from ironcliw.retries import Retry, is_transient, one_line
 from train.checkpoint.faults import Faults
 from train.checkpoint.files import Part
 from train.checkpoint.manifest import MANIFEST, FileEntry
 from train.checkpoint.names import step_of
-from train.checkpoint.retries import Retry, is_transient, one_line
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -46,7 +46,10 @@ class RemoteFolder:
     """
 
     def __init__(self, uri: str, faults: Faults, leftover_seconds: float) -> None:
-        self._bucket = connect(uri)
+        try:
+            self._bucket = connect(uri)
+        except StoreError as error:
+            raise CheckpointError(f"checkpoints cannot be stored: {error}") from error
         self._faults = faults
         self._leftover_seconds = leftover_seconds
 

@@ -1,4 +1,7 @@
-"""What is trained on, whatever form it came in: a conversation, or a prompt with its completion."""
+"""What is trained on, whatever form it came in.
+
+A conversation, a prompt with its completion, or two of these of which one is preferred.
+"""
 
 from __future__ import annotations
 
@@ -44,11 +47,35 @@ class Completion:
         return Conversation(messages, (False, True))
 
 
-Example = Conversation | Completion
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text of which every token is learnt but the first."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """One prompt with two ends, of which the first is preferred.
+
+    Attributes:
+        chosen: The whole of it, its supervised part at the end.
+        rejected: As chosen; what is not supervised is the same.
+    """
+
+    chosen: Conversation | Completion
+    rejected: Conversation | Completion
+
+
+Example = Conversation | Completion | Text | Preference
 
 
 def answers(example: Example) -> list[str]:
-    """The texts that the model shall learn to write."""
+    """The texts that the model shall learn to write, or to tell apart."""
+    if isinstance(example, Preference):
+        return [*answers(example.chosen), *answers(example.rejected)]
+    if isinstance(example, Text):
+        return [example.text]
     if isinstance(example, Completion):
         return [example.completion]
     turns = zip(example.messages, example.supervised, strict=True)
@@ -60,6 +87,12 @@ def content_key(example: Example) -> bytes:
 
     A prompt and its completion count as the conversation of the same words.
     """
+    if isinstance(example, Preference):
+        keys = content_key(example.chosen) + content_key(example.rejected)
+        return hashlib.sha256(keys).digest()
+    if isinstance(example, Text):
+        # no conversation has an empty prompt
+        example = Completion("", example.text)
     if isinstance(example, Completion):
         example = example.as_conversation()
     turns = [

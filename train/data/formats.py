@@ -1,9 +1,13 @@
-"""Records to examples: chat messages, ShareGPT, Alpaca, prompt and completion.
+"""Records to examples: chat messages, ShareGPT, Alpaca, prompt and completion, plain text.
 
     messages            {"messages": [{"role", "content"}, ...]}, also "tools"
     sharegpt            {"conversations": [{"from", "value"}, ...]}, also "system", "tools"
     alpaca              {"instruction", "output"}, also "input", "system", "history"
     prompt_completion   {"prompt", "completion"}, each a text or a list of messages, also "tools"
+    preference          {"chosen", "rejected"} with "prompt", as above; without it two lists of
+                        messages, whose equal beginning is the prompt
+    sharegpt_preference {"conversations", "chosen", "rejected"}, the latter a message each
+    text                {"text"}, of which every token is learnt
 
 `history` holds earlier [question, answer] pairs, whose answers are supervised too, as in
 LLaMA-Factory (https://github.com/hiyouga/LLaMA-Factory/blob/main/data/README.md). A message with
@@ -13,15 +17,15 @@ LLaMA-Factory (https://github.com/hiyouga/LLaMA-Factory/blob/main/data/README.md
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from train.data.examples import Completion, Conversation, Example
+from train.data.builders import alpaca, messages, prompt_completion, sharegpt, text
+from train.data.examples import Conversation, Example
 from train.data.options import DataOptions, FormatName
+from train.data.preferences import preference, sharegpt_preference
 from train.data.problems import RowError, shortened
-from train.data.turns import conversation, without_empty
 
 _Value = Mapping[str, Any]
 
@@ -128,103 +132,8 @@ def _refuse_typos(extra: list[str], form: Format, value: _Value) -> None:
             )
 
 
-def _messages(value: _Value) -> Conversation:
-    values = value.get("chat_template_kwargs") or {}
-    return conversation(value["messages"], tools=_tools(value), values=values)
-
-
-def _sharegpt(value: _Value) -> Conversation:
-    turns = value["conversations"]
-    if isinstance(turns, list) and (system := without_empty(value.get("system"))):
-        turns = [{"from": "system", "value": system}, *turns]
-    return conversation(turns, tools=_tools(value))
-
-
-def _alpaca(value: _Value) -> Conversation:
-    instruction, more = value["instruction"], without_empty(value.get("input"))
-    if more is not None and isinstance(instruction, str) and isinstance(more, str):
-        instruction = f"{instruction}\n{more}"
-    turns = _system(value)
-    for pair in value.get("history") or ():
-        if not isinstance(pair, list | tuple) or len(pair) != 2:
-            raise RowError(
-                "bad-messages",
-                f"history holds {shortened(pair)}",
-                "give it [question, answer] pairs",
-            )
-        turns += _pair(*pair)
-    return conversation(turns + _pair(instruction, value["output"]))
-
-
-def _prompt_completion(value: _Value) -> Example:
-    prompt, completion = value["prompt"], value["completion"]
-    if isinstance(prompt, list) and isinstance(completion, list):
-        turns = [_dict(turn) | {"weight": 0} for turn in prompt]
-        return conversation([*turns, *completion], tools=_tools(value))
-    for name, text in (("prompt", prompt), ("completion", completion)):
-        if not isinstance(text, str):
-            raise RowError(
-                "bad-messages",
-                f"{name} is {shortened(text)}, a {type(text).__name__}",
-                "give prompt and completion as two texts, or as two lists of messages",
-            )
-        _check_text(name, text)
-    return Completion(prompt, completion)
-
-
-def _check_text(name: str, text: str) -> None:
-    if not text.strip():
-        raise RowError("empty-content", f"{name} is empty", "fill it, or remove the row")
-    if not _is_unicode(text):
-        raise RowError(
-            "bad-utf8", f"{name} holds half of a surrogate pair", "write the whole character"
-        )
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _dict(turn: Any) -> dict[str, Any]:
-    if isinstance(turn, dict):
-        return turn
-    raise RowError(
-        "bad-messages", f"a message is {shortened(turn)}", "give objects with role and content"
-    )
-
-
-def _system(value: _Value) -> list[dict[str, Any]]:
-    system = without_empty(value.get("system"))
-    return [] if system is None else [{"role": "system", "content": system}]
-
-
-def _pair(question: Any, answer: Any) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-
-
-def _tools(value: _Value) -> list[Any] | None:
-    """A list, or the JSON of one, as some data sets have it."""
-    tools = without_empty(value.get("tools"))
-    if isinstance(tools, str):
-        try:
-            tools = json.loads(tools)
-        except ValueError:
-            pass  # told below
-    if tools is None or tools == []:
-        return None
-    if isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools):
-        return tools
-    raise RowError(
-        "bad-messages", f"tools is {shortened(tools)}", "give a list of JSON schemas of functions"
-    )
-
-
 def _last_only(example: Example) -> Example:
-    if isinstance(example, Completion) or True not in example.supervised:
+    if not isinstance(example, Conversation) or True not in example.supervised:
         return example
     last = len(example.supervised) - 1 - example.supervised[::-1].index(True)
     flags = tuple(index == last for index in range(len(example.supervised)))
@@ -232,14 +141,23 @@ def _last_only(example: Example) -> Example:
 
 
 FORMATS: dict[FormatName, Format] = {
-    "messages": Format(
-        frozenset({"messages"}), frozenset({"tools", "chat_template_kwargs"}), _messages
+    "preference": Format(
+        frozenset({"chosen", "rejected"}), frozenset({"prompt", "tools"}), preference
     ),
-    "sharegpt": Format(frozenset({"conversations"}), frozenset({"system", "tools"}), _sharegpt),
+    "sharegpt_preference": Format(
+        frozenset({"conversations", "chosen", "rejected"}),
+        frozenset({"system", "tools"}),
+        sharegpt_preference,
+    ),
+    "messages": Format(
+        frozenset({"messages"}), frozenset({"tools", "chat_template_kwargs"}), messages
+    ),
+    "sharegpt": Format(frozenset({"conversations"}), frozenset({"system", "tools"}), sharegpt),
     "alpaca": Format(
-        frozenset({"instruction", "output"}), frozenset({"input", "system", "history"}), _alpaca
+        frozenset({"instruction", "output"}), frozenset({"input", "system", "history"}), alpaca
     ),
     "prompt_completion": Format(
-        frozenset({"prompt", "completion"}), frozenset({"tools"}), _prompt_completion
+        frozenset({"prompt", "completion"}), frozenset({"tools"}), prompt_completion
     ),
+    "text": Format(frozenset({"text"}), frozenset(), text),
 }

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ironcliw.errors import ModelLoadError, RequestError, RequestTooLargeError
-from train.data.examples import Completion, Conversation, Example
+from train.data.examples import Completion, Conversation, Text
 from train.data.problems import RowError, shortened
 from train.tokenizer import TrainingTokenizer
 
@@ -30,14 +30,20 @@ class TokenRow:
         tokens: int32 [T].
         supervised: bool [T]; where the token is one that the model shall write. Never the first,
             which nothing precedes.
+        borders: Of a preference: where the chosen answer begins, and where the rejected one does.
+            What precedes the first belongs to both.
     """
 
     tokens: npt.NDArray[np.int32]
     supervised: npt.NDArray[np.bool_]
+    borders: tuple[int, int] | None = None
 
 
 def tokenize(
-    example: Example, tokenizer: TrainingTokenizer, *, plain_text: bool = False
+    example: Conversation | Completion | Text,
+    tokenizer: TrainingTokenizer,
+    *,
+    plain_text: bool = False,
 ) -> TokenRow:
     """Tokens and mask of an example.
 
@@ -50,6 +56,8 @@ def tokenize(
         RowError: the template refuses the example, or no mask can be found.
         ModelLoadError: a conversation, and the model has no chat template.
     """
+    if isinstance(example, Text):
+        return _of_completion(Completion("", example.text), tokenizer)
     if isinstance(example, Completion):
         if plain_text or not tokenizer.has_template:
             return _of_completion(example, tokenizer)

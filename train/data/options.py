@@ -6,7 +6,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-FormatName = Literal["messages", "sharegpt", "alpaca", "prompt_completion"]
+FormatName = Literal[
+    "sharegpt_preference",
+    "preference",
+    "messages",
+    "sharegpt",
+    "alpaca",
+    "prompt_completion",
+    "text",
+]
 
 
 def _as_list(value: Any) -> Any:

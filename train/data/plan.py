@@ -226,6 +226,30 @@ def shards_of(rank: int, workers: int, shards: int) -> range:
     return range(rank, shards, workers)
 
 
+def in_order(data: TokenizedData, most_tokens: int, rows: int | None = None) -> list[MicroBatch]:
+    """Rows in the order of the data, as many together as a micro-batch takes.
+
+    Args:
+        data: The rows.
+        most_tokens: Of a micro-batch; a longer row is alone.
+        rows: Only the first so many; None: all.
+    """
+    lengths, supervised = data.lengths, data.supervised_counts
+    groups: list[list[int]] = []
+    room = 0
+    for row in range(len(data) if rows is None else min(rows, len(data))):
+        length = int(lengths[row])
+        if not groups or length > room:
+            groups.append([])
+            room = most_tokens
+        groups[-1].append(row)
+        room -= length
+    return [
+        MicroBatch(tuple(group), int(lengths[group].sum()), int(supervised[group].sum()))
+        for group in groups
+    ]
+
+
 def pack(data: TokenizedData, batch: MicroBatch) -> PackedBatch:
     """The arrays of a micro-batch."""
     rows = [data.row(row) for row in batch.rows]

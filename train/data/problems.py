@@ -28,6 +28,7 @@ Rule = Literal[
     "prompt-not-prefix",
     "no-end-of-turn",
     "zero-supervised",
+    "equal-answers",
     "over-length",
     "duplicate",
     "in-eval-too",

@@ -10,11 +10,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from train.data.examples import answers, content_key
+from train.data.examples import Example, Preference, answers, content_key
 from train.data.filters import check_quality
 from train.data.formats import to_example
 from train.data.masks import TokenRow, tokenize
 from train.data.options import DataOptions, FormatName
+from train.data.pairs import cut, length_of, tokenize_pair
 from train.data.problems import DataProblem, RowError
 from train.data.records import Record, parse
 from train.tokenizer import TrainingTokenizer
@@ -123,8 +124,8 @@ def _row(
         found = to_example(record.value, options)
         ignored.update(found.ignored)
         row = replace(row, format=found.format, key=content_key(found.example))
-        tokens = tokenize(found.example, tokenizer, plain_text=options.plain_text)
-        row = replace(row, length=len(tokens.tokens))
+        tokens = _tokens(found.example, options, tokenizer)
+        row = replace(row, length=length_of(tokens))
         if row.length > options.max_length:
             return _too_long(file, row, tokens, options)
         check_quality(answers(found.example), int(tokens.supervised.sum()), options.filters)
@@ -139,6 +140,12 @@ def _row(
     return replace(row, tokens=tokens)
 
 
+def _tokens(example: Example, options: DataOptions, tokenizer: TrainingTokenizer) -> TokenRow:
+    if isinstance(example, Preference):
+        return tokenize_pair(example, tokenizer, plain_text=options.plain_text)
+    return tokenize(example, tokenizer, plain_text=options.plain_text)
+
+
 def _too_long(file: str, row: Row, tokens: TokenRow, options: DataOptions) -> Row:
     found = f"the row has {row.length} tokens, more than max_length, {options.max_length}"
     kept: TokenRow | None = None
@@ -148,10 +155,11 @@ def _too_long(file: str, row: Row, tokens: TokenRow, options: DataOptions) -> Ro
         advice = "it is left out (over_length is drop)"
     else:
         most = options.max_length
-        kept = TokenRow(tokens.tokens[:most], tokens.supervised[:most])
         advice = f"its last {row.length - most} tokens are cut (over_length is truncate)"
-        if not kept.supervised.any():
-            kept, advice = None, "it is left out, since no supervised token would be left"
+        try:
+            kept = cut(tokens, most)
+        except RowError as error:
+            advice = f"{error.given}: {error.advice}"
     stops = options.over_length == "error"
     problem = DataProblem(file, row.line, "over-length", found, advice, stops)
     return replace(row, tokens=kept, problem=problem)

@@ -1,10 +1,11 @@
-"""Tokenised rows in three flat arrays, in memory or mapped from a folder.
+"""Tokenised rows in flat arrays.
 
     tokens      int32 [T]      all rows, one after the other
     supervised  bool  [T]      which tokens the model shall learn to write
     offsets     int64 [n + 1]  where each row starts
     files       int32 [n]      which of `names` each row comes from
     lines       int64 [n]      and from which line
+    borders     int32 [n, 2]   of preferences: see `train.data.pairs`; [0, 2] otherwise
 
 As arrays they pass between Ray's workers without a copy.
 """
@@ -12,33 +13,28 @@ As arrays they pass between Ray's workers without a copy.
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ironcliw.errors import DataError, NewerFormatError
+from ironcliw.errors import DataError
 from train.data.masks import TokenRow
 
-FORMAT_VERSION = 1
-_HEADER = "data.json"
 _DTYPES = {
     "tokens": np.dtype("<i4"),
     "supervised": np.dtype("|b1"),
     "offsets": np.dtype("<i8"),
-    "files": np.dtype("<i4"),
-    "lines": np.dtype("<i8"),
+    "borders": np.dtype("<i4"),
 }
-_MATTERS = ("tokens", "supervised", "offsets")
-"""What decides how a model is trained; a file may be renamed."""
+"""What decides how a model is trained, as the digest reads it; a file may be renamed."""
+
+
+def _no_borders() -> npt.NDArray[np.int32]:
+    return np.zeros((0, 2), np.int32)
 
 
 @dataclass(frozen=True)
@@ -52,6 +48,7 @@ class TokenizedData:
         files: int32 [n], places in `names`.
         lines: int64 [n], counted from 1.
         names: The files that rows come from.
+        borders: int32 [n, 2] of preferences, [0, 2] where rows are to be imitated.
     """
 
     tokens: npt.NDArray[np.int32]
@@ -60,6 +57,7 @@ class TokenizedData:
     files: npt.NDArray[np.int32]
     lines: npt.NDArray[np.int64]
     names: tuple[str, ...]
+    borders: npt.NDArray[np.int32] = field(default_factory=_no_borders)
 
     @classmethod
     def of_rows(
@@ -82,6 +80,7 @@ class TokenizedData:
             places[:, 0].astype(np.int32),
             places[:, 1].copy(),
             tuple(names),
+            _borders(rows),
         )
 
     def __len__(self) -> int:
@@ -90,7 +89,16 @@ class TokenizedData:
     def row(self, index: int) -> TokenRow:
         """One row; its arrays are views."""
         start, end = self.offsets[index], self.offsets[index + 1]
-        return TokenRow(self.tokens[start:end], self.supervised[start:end])
+        borders = None
+        if self.are_pairs:
+            first, second = self.borders[index].tolist()
+            borders = (first, second)
+        return TokenRow(self.tokens[start:end], self.supervised[start:end], borders)
+
+    @property
+    def are_pairs(self) -> bool:
+        """Whether the rows are preferences."""
+        return len(self.borders) > 0
 
     def source(self, index: int) -> str:
         """Where a row comes from, as `file:line`."""
@@ -116,132 +124,26 @@ class TokenizedData:
     def digest(self) -> str:
         """sha256 of tokens, masks and the rows' borders; names and lines do not count."""
         total = hashlib.sha256(b"ironcliw tokenised rows 1")
-        for name in _MATTERS:
-            array = np.ascontiguousarray(getattr(self, name), _DTYPES[name])
-            total.update(len(array).to_bytes(8, "little"))
+        for name, dtype in _DTYPES.items():
+            if name == "borders" and not self.are_pairs:
+                continue
+            array = np.ascontiguousarray(getattr(self, name), dtype)
+            total.update(array.size.to_bytes(8, "little"))
             total.update(array.data if len(array) else b"")
         return total.hexdigest()
-
-    def save(self, folder: Path) -> None:
-        """Write a folder, whole or not at all; one that is there already is replaced.
-
-        Raises:
-            DataError: it cannot be written.
-        """
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-            try:
-                self._write(work)
-                _put_in_place(work, folder)
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
-        except OSError as error:
-            raise DataError(
-                f"the tokenised data could not be written to {folder} ({error.strerror or error}); "
-                "see that the folder can be written and the disk has room"
-            ) from error
-
-    def _write(self, folder: Path) -> None:
-        for name, dtype in _DTYPES.items():
-            with (folder / f"{name}.npy").open("wb") as stream:
-                np.save(stream, np.ascontiguousarray(getattr(self, name), dtype))
-                stream.flush()
-                os.fsync(stream.fileno())
-        header = {
-            "format_version": FORMAT_VERSION,
-            "rows": len(self),
-            "digest": self.digest,
-            "names": list(self.names),
-        }
-        with (folder / _HEADER).open("w", encoding="utf-8") as stream:
-            json.dump(header, stream, indent=2)
-            stream.flush()
-            os.fsync(stream.fileno())
-
-    @classmethod
-    def open(cls, folder: Path) -> TokenizedData:
-        """Map a folder that `save` has written, after a check of its digest.
-
-        Raises:
-            DataError: it is absent or damaged.
-            NewerFormatError: a newer release wrote it.
-        """
-        header = _header(folder)
-        try:
-            arrays = {
-                name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-                for name in _DTYPES
-            }
-        except (OSError, ValueError, EOFError) as error:
-            raise _damaged(folder, str(error)) from error
-        for name, dtype in _DTYPES.items():
-            if arrays[name].ndim != 1 or arrays[name].dtype != dtype:
-                raise _damaged(folder, f"{name}.npy holds {arrays[name].dtype} {arrays[name].ndim}")
-        found = cls(**arrays, names=tuple(header["names"]))
-        _check_lengths(folder, found, header)
-        if found.digest != header["digest"]:
-            raise _damaged(
-                folder, f"its digest is {found.digest}, and {header['digest']} was written"
-            )
-        return found
 
 
 def _joined(parts: Sequence[npt.NDArray[Any]], dtype: Any) -> npt.NDArray[Any]:
     return np.concatenate(parts) if parts else np.zeros(0, dtype)
 
 
-def _put_in_place(work: Path, folder: Path) -> None:
-    if folder.exists():
-        replaced = work.with_name(f"{work.name}.replaced")
-        folder.rename(replaced)
-        work.rename(folder)
-        shutil.rmtree(replaced, ignore_errors=True)
-    else:
-        work.rename(folder)
-    handle = os.open(folder.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _header(folder: Path) -> dict[str, Any]:
-    try:
-        header = json.loads((folder / _HEADER).read_bytes())
-        version = header["format_version"]
-    except FileNotFoundError as error:
+def _borders(rows: Sequence[TokenRow]) -> npt.NDArray[np.int32]:
+    found = [row.borders for row in rows if row.borders is not None]
+    if not found:
+        return _no_borders()
+    if len(found) < len(rows):
         raise DataError(
-            f"{folder} holds no tokenised data ({_HEADER} is absent); give the folder that a run "
-            "has written, or the data files"
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(folder, f"{_HEADER}: {error}") from error
-    if version != FORMAT_VERSION:
-        raise NewerFormatError(
-            f"{folder} holds tokenised data of format {version}, this release reads "
-            f"{FORMAT_VERSION}; update ironcliw, or prepare the data again"
+            f"{len(found)} of {len(rows)} rows are preferences (prompt, chosen, rejected) and the "
+            "others are answers to be imitated; a run takes rows of one kind"
         )
-    wanted: Iterable[tuple[str, type]] = (("rows", int), ("digest", str), ("names", list))
-    if wrong := [name for name, kind in wanted if not isinstance(header.get(name), kind)]:
-        raise _damaged(folder, f"{_HEADER} lacks {', '.join(wrong)}")
-    return dict(header)
-
-
-def _check_lengths(folder: Path, data: TokenizedData, header: dict[str, Any]) -> None:
-    borders = data.offsets
-    sound = (
-        len(borders) > 0
-        and len(data) == header["rows"] == len(data.files) == len(data.lines)
-        and len(data.tokens) == len(data.supervised)
-        and borders[0] == 0
-        and borders[-1] == len(data.tokens)
-        and bool((np.diff(borders) > 0).all())
-        and (not len(data) or 0 <= data.files.min() <= data.files.max() < len(data.names))
-    )
-    if not sound:
-        raise _damaged(folder, "its arrays do not fit each other")
-
-
-def _damaged(folder: Path, found: str) -> DataError:
-    return DataError(f"the tokenised data in {folder} is damaged ({found}); prepare it again")
+    return np.array(found, np.int32)

@@ -16,20 +16,17 @@ import torch
 
 from ironcliw.errors import TrainingError
 
-_EXTRA = 2
-"""Numbers behind a shard's gradient: its summed loss, and whether there is a notice."""
-
 
 @dataclass(frozen=True, slots=True)
 class StepSum:
     """What all workers know after a step's reduction.
 
     Attributes:
-        loss: Sum of the losses of the supervised tokens, not yet divided by their number.
+        sums: Of what each shard counted, not yet divided: the loss, and what is measured with it.
         notice: Whether the machine of any worker is about to end.
     """
 
-    loss: float
+    sums: tuple[float, ...]
     notice: bool
 
 
@@ -103,21 +100,30 @@ class Reducer:
         group: The workers.
         shards: Of a batch.
         gradient: [P]; what backward passes accumulate into, and where the sum is put.
+        numbers: How many a shard counts beside its gradient; the loss is one.
     """
 
-    def __init__(self, group: Group, shards: int, gradient: torch.Tensor) -> None:
+    def __init__(self, group: Group, shards: int, gradient: torch.Tensor, numbers: int = 1) -> None:
         self._group = group
         self._shards = shards
         self._gradient = gradient
+        self._numbers = numbers
         rounds = -(-shards // group.size)
-        # a worker with fewer shards sends zeros for the last: gathers need equal lengths
-        self._mine = gradient.new_zeros(rounds, len(gradient) + _EXTRA)
+        # the last number is the notice; a worker with fewer shards sends zeros for the last, since
+        # gathers need equal lengths
+        self._mine = gradient.new_zeros(rounds, len(gradient) + numbers + 1)
 
-    def keep(self, shard: int, loss: float) -> None:
-        """Put the accumulated gradient away as that of a shard, and begin at zero again."""
+    def keep(self, shard: int, *sums: float) -> None:
+        """Put the accumulated gradient away as that of a shard, and begin at zero again.
+
+        Args:
+            shard: Which.
+            sums: Its loss, and what else it counts.
+        """
         row = self._mine[shard // self._group.size]
-        row[: len(self._gradient)] = self._gradient
-        row[len(self._gradient)] = loss
+        length = len(self._gradient)
+        row[:length] = self._gradient
+        row[length:-1] = row.new_tensor(sums)
         self._gradient.zero_()
 
     def sum(self, notice: bool) -> StepSum:
@@ -127,15 +133,15 @@ class Reducer:
             notice: Whether this worker's machine is about to end; its shards may be incomplete.
         """
         length = len(self._gradient)
-        self._mine[:, length + 1] = float(notice)
+        self._mine[:, -1] = float(notice)
         parts = self._group.gather(self._mine.view(-1))
         rows = [part.view(self._mine.shape) for part in parts]
-        loss = 0.0
+        sums = [0.0] * self._numbers
         self._gradient.zero_()
         for shard in range(self._shards):
             row = rows[shard % self._group.size][shard // self._group.size]
             self._gradient += row[:length]
-            loss += float(row[length])
-        total = StepSum(loss, any(bool(part[0, length + 1]) for part in rows))
+            sums = [sum_ + each for sum_, each in zip(sums, row[length:-1].tolist(), strict=True)]
+        total = StepSum(tuple(sums), any(bool(part[0, -1]) for part in rows))
         self._mine.zero_()
         return total

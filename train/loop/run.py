@@ -9,17 +9,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from ironcliw.errors import CheckpointError, TrainingError
 from train.checkpoint.snapshot import Checkpoint, Snapshot
-from train.data.plan import Step, StepPlan, pack, shards_of
+from train.data.plan import Step, StepPlan, shards_of
 from train.data.tokenized import TokenizedData
 from train.fingerprint import Fingerprint
-from train.loop.compute import Computer
 from train.loop.flat import FlatParameters
 from train.loop.log import RunLog
+from train.loop.objective import Objective
 from train.loop.optimizer import Optimizer
 from train.loop.reduce import Group, Reducer, StepSum
 from train.loop.saving import Saver
@@ -28,6 +29,10 @@ from train.randomness import seeded
 
 WEIGHTS = "weights/"
 _SHOWN_ROWS = 8
+
+
+class MachineEndsError(TrainingError):
+    """All is saved; to be run again on another machine."""
 
 
 class Ending(Enum):
@@ -45,11 +50,14 @@ class StepReport:
         step: Optimizer steps done.
         steps: Of the whole run.
         epoch: Counted from 0.
-        loss: Mean over the supervised tokens of the batch.
+        loss: Mean over the supervised tokens of the batch, or over its pairs.
         norm: Of the gradient.
         learning_rate: That was used.
         tokens: Of the batch, over all workers.
         seconds: That it took, saving not counted.
+        of_attempt: Counted from 1 since the workers were started.
+        save_seconds: That the newest save took to be durable; None: none is yet.
+        measures: What else the objective measures, by name.
     """
 
     step: int
@@ -60,16 +68,19 @@ class StepReport:
     learning_rate: float
     tokens: int
     seconds: float
+    of_attempt: int = 1
+    save_seconds: float | None = None
+    measures: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass
 class Parts:
-    """What a run is made of; see `train.worker` for how.
+    """What a run is made of; see `train.assembly` for how.
 
     Attributes:
         plan: What each step reads.
         data: The rows.
-        computer: Forward and backward passes.
+        objective: What is minimised.
         flat: The trained parameters.
         optimizer: Over them.
         schedule: The learning rate of each step.
@@ -81,11 +92,12 @@ class Parts:
             the log. None, or a result of None: nothing is measured then.
         notice: Whether this worker's machine is about to end.
         report: Called after each step.
+        logged: Called with each line that the log gets, on the first worker.
     """
 
     plan: StepPlan
     data: TokenizedData
-    computer: Computer
+    objective: Objective
     flat: FlatParameters
     optimizer: Optimizer
     schedule: LearningRate
@@ -96,6 +108,7 @@ class Parts:
     evaluate: Callable[[int], Mapping[str, float] | None] | None = None
     notice: Callable[[], bool] = lambda: False
     report: Callable[[StepReport], None] = lambda report: None
+    logged: Callable[[Mapping[str, Any]], None] = lambda line: None
 
 
 class TrainingRun:
@@ -111,9 +124,15 @@ class TrainingRun:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._reducer = Reducer(parts.group, parts.plan.shards, parts.flat.gradient)
-        self.step = 0
+        numbers = 1 + len(parts.objective.measures)
+        self._reducer = Reducer(parts.group, parts.plan.shards, parts.flat.gradient, numbers)
+        self.step = self._begun = 0
         self.log = RunLog()
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """What the run's numbers depend on."""
+        return self._parts.fingerprint
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Stand where a checkpoint was saved.
@@ -130,7 +149,7 @@ class TrainingRun:
         for name, view in flat.named().items():
             view.copy_(checkpoint.tensors[WEIGHTS + name])
         self._parts.optimizer.restore(checkpoint.tensors, state["optimizer"])
-        self.step = checkpoint.step
+        self.step = self._begun = checkpoint.step
         self.log = RunLog(state["log"])
         if checkpoint.inexact:
             self.log.add(event="inexact resume", step=self.step, why=list(checkpoint.inexact))
@@ -177,29 +196,33 @@ class TrainingRun:
         """The gradients of this worker's shards, unless a notice comes in between."""
         parts = self._parts
         for shard in shards_of(parts.group.rank, parts.group.size, parts.plan.shards):
-            loss = 0.0
+            sums = [0.0] * (1 + len(parts.objective.measures))
             for number, batch in enumerate(step.shards[shard].micro_batches):
                 if parts.notice():
                     return False
                 device = parts.flat.values.device
                 with seeded(parts.seed, step.number, shard, number, device=device):
-                    loss += parts.computer.backward(pack(parts.data, batch))
-            self._reducer.keep(shard, loss)
+                    found = parts.objective.backward(batch)
+                    sums = [a + b for a, b in zip(sums, found, strict=True)]
+            self._reducer.keep(shard, *sums)
         return not parts.notice()
 
     def _finish(self, step: Step, total: StepSum, begun: float) -> None:
         parts = self._parts
-        tokens = max(1, step.supervised)
-        loss = total.loss / tokens
+        units = max(1, parts.objective.units(step))
+        loss, *means = (each / units for each in total.sums)
+        if self.step == 0 and math.isfinite(loss):
+            parts.objective.check_first(loss)
         rate = parts.schedule.at(self.step)
         # a loss without a number can come with a gradient that has one, which must not be applied
-        norm = parts.optimizer.step(rate, float(tokens)) if math.isfinite(loss) else math.nan
+        norm = parts.optimizer.step(rate, float(units)) if math.isfinite(loss) else math.nan
         parts.flat.gradient.zero_()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._save_together()
             raise TrainingError(self._not_finite(step, loss, norm))
         self.step += 1
-        self.log.add(
+        measures = dict(zip(parts.objective.measures, means, strict=True))
+        line = self.log.add(
             step=self.step,
             epoch=step.epoch,
             loss=loss,
@@ -208,11 +231,23 @@ class TrainingRun:
             tokens=step.tokens,
             supervised=step.supervised,
             rows=list(step.rows),
+            **measures,
         )
+        parts.logged(line)
         seconds = time.perf_counter() - begun
         parts.report(
             StepReport(
-                self.step, parts.schedule.steps, step.epoch, loss, norm, rate, step.tokens, seconds
+                self.step,
+                parts.schedule.steps,
+                step.epoch,
+                loss,
+                norm,
+                rate,
+                step.tokens,
+                seconds,
+                of_attempt=self.step - self._begun,
+                save_seconds=parts.saver.durable_seconds if parts.saver is not None else None,
+                measures=measures,
             )
         )
         if parts.saver is not None and self.step < parts.schedule.steps:
@@ -228,7 +263,7 @@ class TrainingRun:
         if found is None and parts.notice():
             return False
         if found is not None:
-            self.log.add(event="evaluation", step=self.step, **found)
+            parts.logged(self.log.add(event="evaluation", step=self.step, **found))
         return True
 
     def _was_evaluated(self) -> bool:

@@ -7,6 +7,7 @@ import statistics
 from collections import deque
 from collections.abc import Callable
 
+from ironcliw.errors import CheckpointError
 from train.checkpoint.interval import choose_interval, mean_seconds_between_failures
 from train.checkpoint.manifest import Manifest
 from train.checkpoint.options import CheckpointOptions
@@ -21,7 +22,10 @@ _REMEMBERED = 20
 
 
 class Saver:
-    """Saves in the background; one worker of a run has one.
+    """Saves in the background; the first worker of a run has one.
+
+    The others need not know when: a save is no meeting, and changes no number. So K may differ from
+    attempt to attempt, and is chosen on the first worker alone.
 
     Args:
         writer: To the run's storage.
@@ -40,6 +44,12 @@ class Saver:
         self._times: deque[float] = deque(maxlen=_REMEMBERED)
         self.every = options.every if isinstance(options.every, int) else _FIRST
         """Steps from save to save, as of now."""
+
+    @property
+    def durable_seconds(self) -> float | None:
+        """That the newest save took; None: none is durable yet."""
+        cost = self._writer.cost
+        return None if cost is None else cost.durable_seconds
 
     def after_step(self, step: int, seconds: float, snapshot: Callable[[], Snapshot]) -> None:
         """Save if it is time to.
@@ -73,7 +83,12 @@ class Saver:
         Raises:
             CheckpointError: it could not be written.
         """
-        newest = self._writer.wait()
+        try:
+            newest = self._writer.wait()
+        except CheckpointError as error:
+            # what failed may have passed, and this is the last chance
+            logger.warning("a save has failed, and is tried again: %s", error)
+            newest = None
         if newest is not None and newest.step == snapshot.step:
             return newest
         self._writer.submit(snapshot)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from native_ops.lora import LoraLayer, lora_linear
 from train.model.adapters import ADAPTER
@@ -49,6 +50,9 @@ class SharedInput:
 
     def call(self, at: int, x: torch.Tensor) -> torch.Tensor:
         """The output of layer `at` for x [..., D]."""
+        if self._first.disable_adapters:
+            layer = self._layers[at]
+            return F.linear(x, layer.weight, layer.bias)
         if self._input is not x or at not in self._ready:
             outputs = lora_linear(x, self._layers, self._scale, self._dropout, self._first.training)
             self._input, self._ready = x, dict(enumerate(outputs))

@@ -23,9 +23,8 @@ class NormCall:
     def __init__(self, norm: Any) -> None:
         self._own = norm.forward
         self._norm = norm
-        self.epsilon = float(
-            norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps
-        )
+        name = "variance_epsilon" if hasattr(norm, "variance_epsilon") else "eps"
+        self.epsilon = float(getattr(norm, name))
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         if x.dtype != self._norm.weight.dtype:

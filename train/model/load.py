@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,11 @@ from ironcliw.errors import ModelLoadError, UnsupportedError
 from ironcliw.settings import Settings
 from native_ops.gguf_conversion import converted_folder
 from train.model import packed_attention
+from train.model.packing import pack_layers
+from train.quantization import Quantization
 from train.tokenizer import model_path
 
 logger = logging.getLogger(__name__)
-
-_WEIGHTS = ("*.safetensors", "config.json")
-_BLOCK = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +55,13 @@ def model_folder(name: str, settings: Settings) -> Path:
     return path
 
 
-def weights_digest(folder: Path) -> str:
-    """sha256 over names and contents of the weights and the configuration."""
-    total = hashlib.sha256()
-    files = sorted({file for pattern in _WEIGHTS for file in folder.glob(pattern)})
-    for file in files:
-        one = hashlib.sha256()
-        with file.open("rb") as stream:
-            while block := stream.read(_BLOCK):
-                one.update(block)
-        total.update(f"{file.name} {one.hexdigest()}\n".encode())
-    return total.hexdigest()
-
-
 def load_base(
-    name: str, folder: Path, digest: str, dtype: torch.dtype, device: torch.device
+    name: str,
+    folder: Path,
+    digest: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    quantization: Quantization | None = None,
 ) -> BaseModel:
     """Read a model for training; its attention is over packed rows.
 
@@ -81,6 +71,8 @@ def load_base(
         digest: Of `weights_digest`.
         dtype: Of the weights in memory.
         device: Where to.
+        quantization: How its linear layers are packed. The weights are then read in the precision
+            of their files, and packed layer by layer: a whole model is never held in float32.
 
     Raises:
         UnsupportedError: it is no causal language model, or its attention cannot be replaced.
@@ -98,7 +90,10 @@ def load_base(
             )
         loader: Any = transformers.AutoModelForCausalLM
         module = loader.from_pretrained(
-            folder, config=config, dtype=dtype, attn_implementation=attention
+            folder,
+            config=config,
+            dtype="auto" if quantization else dtype,
+            attn_implementation=attention,
         )
     except ValueError as error:
         if "attn_implementation" not in str(error) and "attention" not in str(error).lower():
@@ -109,6 +104,8 @@ def load_base(
         ) from error
     except (OSError, RuntimeError, KeyError) as error:
         raise _damaged(name, folder, error) from error
+    if quantization is not None:
+        pack_layers(module, quantization, dtype, device)
     module.to(device)
     # what the model was published with would drop at random what the run did not ask to be dropped
     _drop_nothing(module)

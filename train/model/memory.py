@@ -3,11 +3,15 @@
 W weights of the model, P trained numbers, T tokens of a micro-batch, L layers, D hidden size,
 F width of the feed-forward layers, b bytes of a number in the run's precision:
 
-    frozen weights   W b; none where all of them are trained
+    frozen weights   W b; none where all of them are trained; with nf4 9/16 of a byte for each
+                        number of a linear layer, and 8 + b for each of the largest one, unpacked
     trained          P (4 value + 4 gradient + 8 AdamW's moments + 4 for each shard kept
                         + 12 for the copy that a checkpoint is written from)
     activations      T L (13 D + 3 F) b, and T L (4 D + F) b more with dropout; with
                         checkpointing T L D b, and those of one layer
+    loading          the weights as their files have them, before nf4 packs them
+                        T L (6 D + F) 4 more in bfloat16 with nf4 or DoRA, whose adapters are
+                        peft's own: each keeps its input in float32
     loss             T D (b + 4) for the gradient of the hidden states; logits are never held
 
 It is an estimate and not a bound: allocators keep some more.
@@ -15,10 +19,6 @@ It is an estimate and not a bound: allocators keep some more.
 
 from __future__ import annotations
 
-import json
-import math
-import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,51 +26,22 @@ from typing import Any
 import psutil
 import torch
 
-from ironcliw.errors import ModelLoadError, TrainingError
-from ironcliw.json_files import read_object
+from ironcliw.errors import TrainingError
 from train.config import TrainingConfig
+from train.model.sizes import ModelSizes
 
 _TRAINED_BYTES = 4 + 4 + 8 + 12
 _KEPT_BYTES = 4
 _HIDDEN_COPIES, _WIDTH_COPIES = 13, 3
 """Kept of a layer for its backward pass; of one in `fast_layers` it is some 7 and 3."""
+_ADAPTED_INPUTS = 6
+"""Of the width of the hidden states: q, k, v, o, gate and up; that of down is F wide."""
+_NF4_BYTES = 0.5 + 4 / 64
+_UNPACKING_BYTES = 4 + 4
+"""Of a number while its layer is unpacked: its code as an index, and its value in float32."""
 _HEADROOM = 256 * 2**20
 """For the allocator, and what libraries load when they are first used."""
-_NO_ADAPTER = ("embed", "wte", "wpe", "lm_head")
-"""Parts of the names of matrices that are not a linear layer below the head."""
 _CGROUP = Path("/sys/fs/cgroup")
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSizes:
-    """Of a model that was not loaded.
-
-    Attributes:
-        shapes: Name of each stored tensor to its shape.
-        layers: Number of layers.
-        hidden: Width of the hidden states.
-        width: Of the feed-forward layers.
-    """
-
-    shapes: Mapping[str, tuple[int, ...]]
-    layers: int
-    hidden: int
-    width: int
-
-    @property
-    def weights(self) -> int:
-        """Numbers in all."""
-        return sum(math.prod(shape) for shape in self.shapes.values())
-
-    def trained(self, config: TrainingConfig) -> int:
-        """Numbers that a run changes; of an adapter rank x (inputs + outputs) a matrix."""
-        if not config.use_lora:
-            return self.weights
-        return sum(
-            config.lora_rank * sum(shape) + (max(shape) if config.use_dora else 0)
-            for name, shape in self.shapes.items()
-            if len(shape) == 2 and _is_target(name, config)
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,37 +52,18 @@ class Need:
         weights: Of the frozen weights.
         trained: Of what is trained, with gradient, optimizer and copies.
         activations: Of a micro-batch.
+        loading: Of the weights before they are packed, if they are.
     """
 
     weights: int
     trained: int
     activations: int
+    loading: int = 0
 
     @property
     def total(self) -> int:
-        """All of it, with some headroom."""
-        return self.weights + self.trained + self.activations + _HEADROOM
-
-
-def read_sizes(folder: Path) -> ModelSizes | None:
-    """From config.json and the headers of the safetensors files; None where there are none.
-
-    Raises:
-        ModelLoadError: a file is damaged.
-    """
-    shapes: dict[str, tuple[int, ...]] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        for name, described in _header(file).items():
-            if name != "__metadata__":
-                shapes[name] = tuple(described["shape"])
-    config = read_object(folder / "config.json")
-    config = config.get("text_config", config)
-    hidden = _first(config, "hidden_size", "n_embd", "d_model")
-    layers = _first(config, "num_hidden_layers", "n_layer", "num_layers")
-    if not shapes or hidden is None or layers is None:
-        return None
-    width = _first(config, "intermediate_size", "n_inner", "ffn_dim") or 4 * hidden
-    return ModelSizes(shapes, layers, hidden, width)
+        """All of it at the worst moment, with some headroom."""
+        return max(self.loading, self.weights + self.trained + self.activations) + _HEADROOM
 
 
 def estimate(
@@ -131,14 +83,23 @@ def estimate(
     layer = (_HIDDEN_COPIES * hidden + _WIDTH_COPIES * sizes.width) * number
     if config.use_lora and config.lora_dropout:
         layer += (4 * hidden + sizes.width) * number
+    if config.use_lora and (config.quantization or config.use_dora) and number < 4:
+        layer += 4 * (_ADAPTED_INPUTS * hidden + sizes.width)
     if config.gradient_checkpointing:
         activations = tokens * (sizes.layers * hidden * number + layer)
     else:
         activations = tokens * sizes.layers * layer
+    weights, loading = sizes.weights * number if config.use_lora else 0, 0
+    if config.quantization is not None:
+        packed = sum(sizes.linear)
+        loading = sizes.stored or weights
+        weights += round(packed * (_NF4_BYTES - number))
+        weights += max(sizes.linear, default=0) * (_UNPACKING_BYTES + number)
     return Need(
-        weights=sizes.weights * number if config.use_lora else 0,
+        weights=weights,
         trained=sizes.trained(config) * (_TRAINED_BYTES + _KEPT_BYTES * kept),
         activations=activations + tokens * hidden * (number + 4),
+        loading=loading,
     )
 
 
@@ -219,39 +180,18 @@ def _smaller(config: TrainingConfig) -> list[tuple[str, dict[str, Any]]]:
     if not config.gradient_checkpointing:
         found.append(("gradient_checkpointing: true", again))
         found += [(f"gradient_checkpointing: true and {w}", {**again, **c}) for w, c in halves]
+    if config.use_lora and config.quantization is None:
+        packed = {"quantization": "nf4"}
+        found += [
+            ("quantization: nf4", packed),
+            *((f"quantization: nf4, {words}", {**packed, **c}) for words, c in [*found]),
+        ]
     if not config.use_lora:
         found += [("use_lora: true", {"use_lora": True})]
         found += [
             (f"use_lora: true, {words}", {"use_lora": True, **changes}) for words, changes in found
         ]
     return found
-
-
-def _is_target(name: str, config: TrainingConfig) -> bool:
-    if any(part in name for part in _NO_ADAPTER):
-        return False
-    module = name.removesuffix(".weight")
-    targets = config.lora_targets
-    return targets == "all-linear" or any(
-        module == target or module.endswith(f".{target}") for target in targets
-    )
-
-
-def _header(file: Path) -> dict[str, Any]:
-    try:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if length > file.stat().st_size:
-                raise ValueError("its header is longer than the file")
-            return dict(json.loads(stream.read(length)))
-    except (OSError, ValueError, struct.error) as error:
-        raise ModelLoadError(
-            f"{file} is no whole safetensors file ({error}); fetch the model again"
-        ) from error
-
-
-def _first(config: Mapping[str, Any], *keys: str) -> int | None:
-    return next((config[key] for key in keys if type(config.get(key)) is int), None)
 
 
 def _gb(count: int) -> str:

@@ -114,22 +114,3 @@ class Nf4Linear(torch.nn.Linear):
         """x [..., D] to [..., O]."""
         made: torch.Tensor = _Product.apply(x, self)  # type: ignore[no-untyped-call]
         return made
-
-
-def quantize_layers(model: torch.nn.Module, spared: torch.nn.Module | None) -> int:
-    """Replace the linear layers of a model.
-
-    Args:
-        model: Changed in place.
-        spared: Its head, which shares its weight with the embedding, or is too fine for 4 bits.
-
-    Returns:
-        How many were replaced.
-    """
-    count = 0
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is torch.nn.Linear and child is not spared:
-                setattr(parent, name, Nf4Linear(child))
-                count += 1
-    return count

@@ -15,7 +15,8 @@ namespace {
 //   2  no `residual` of encoder_linear, no `bias` of packed_attention; two planes of an activation that
 //      meets weights of 4 bits have 12 bits instead of 16; a scale of NaN in packed int8 weights says
 //      that one of them was not finite
-//   3  add_rms_norm, swiglu and rotary_attention, with their backward operators
+//   3  adapters of decoder_step; add_rms_norm, swiglu and rotary_attention, with their backward
+//      operators
 constexpr long kInterface = 3;
 
 PyObject* interface_number(PyObject*, PyObject*) { return PyLong_FromLong(kInterface); }

@@ -6,10 +6,11 @@ IRONCLIW_BEGIN
 
 namespace {
 
+// Of a tile: so many sums that one does not wait for another.
 #if defined(IRONCLIW_USE_AVX512)
-constexpr int kRanks = 4, kRows = 4;
+constexpr int kRanks = 4, kRows = 4, kRanksOfOneRow = 8, kBlocksOfOneRow = 4;
 #else
-constexpr int kRanks = 2, kRows = 2;  // 16 lanes are several registers here
+constexpr int kRanks = 2, kRows = 2, kRanksOfOneRow = 4, kBlocksOfOneRow = 2;  // 16 lanes are several registers here
 #endif
 
 // `ranks` ranks of `rows` rows: sums over the inputs in one order, whatever the tile.
@@ -20,7 +21,7 @@ void down_tile(const LoraBatch& batch, const LoraGroup& group, int64_t rank, int
   const float* x[rows];
   Floats sums[rows][ranks];
   for (int m = 0; m < rows; ++m) {
-    x[m] = batch.x + group.rows[row + m] * width;
+    x[m] = batch.x + group.rows[row + m] * batch.x_stride;
     for (int r = 0; r < ranks; ++r) sums[m][r] = zero();
   }
   for (int64_t i = 0; i < width; i += 16) {
@@ -46,18 +47,15 @@ template <class Weight, int ranks> void down_ranks(const LoraBatch& batch, const
 
 template <class Weight> void down(const LoraBatch& batch, const LoraGroup& group, int64_t begin, int64_t end) {
   int64_t rank = begin;
+  if (group.count == 1) for (; rank + kRanksOfOneRow <= end; rank += kRanksOfOneRow) down_tile<Weight, kRanksOfOneRow, 1>(batch, group, rank, 0);
   for (; rank + kRanks <= end; rank += kRanks) down_ranks<Weight, kRanks>(batch, group, rank);
   for (; rank < end; ++rank) down_ranks<Weight, 1>(batch, group, rank);
 }
 
-// 16 outputs of up to 16 ranks as rows of ranks, read across the strides where outputs are apart.
+// 16 outputs of up to 16 ranks as rows of ranks, read across the strides.
 template <class Weight>
 void load_up(const LoraBatch& batch, const LoraGroup& group, int64_t output, int count, int64_t rank, int ranks, Floats* out) {
   const auto* weights = static_cast<const Weight*>(batch.b_weights) + group.adapter * batch.b_adapter + output * batch.b_output + rank * batch.b_rank;
-  if (batch.b_output == 1) {
-    for (int r = 0; r < ranks; ++r) out[r] = get(weights + r * batch.b_rank, count);
-    return;
-  }
   Weight turned[16][16] = {};
   for (int n = 0; n < count; ++n) {
     for (int r = 0; r < ranks; ++r) turned[r][n] = weights[n * batch.b_output + r * batch.b_rank];
@@ -65,7 +63,8 @@ void load_up(const LoraBatch& batch, const LoraGroup& group, int64_t output, int
   for (int r = 0; r < ranks; ++r) out[r] = get(turned[r], 16);
 }
 
-template <class Weight> void up(const LoraBatch& batch, const LoraGroup& group, int64_t begin, int64_t end) {
+// Where 16 neighbouring outputs are apart in the weights.
+template <class Weight> void up_apart(const LoraBatch& batch, const LoraGroup& group, int64_t begin, int64_t end) {
   for (int64_t output = begin; output < end; output += 16) {
     const int count = lanes(end, output);
     for (int64_t rank = 0; rank < group.ranks; rank += 16) {
@@ -74,12 +73,51 @@ template <class Weight> void up(const LoraBatch& batch, const LoraGroup& group, 
       load_up<Weight>(batch, group, output, count, rank, ranks, weights);
       for (int64_t row = 0; row < group.count; ++row) {
         const float* hidden = batch.hidden + group.rows[row] * batch.most_ranks + rank;
-        float* y = batch.y + group.rows[row] * batch.outputs + output;
+        float* y = batch.y + group.rows[row] * batch.y_stride + output;
         Floats total = zero();
         for (int r = 0; r < ranks; ++r) total = fma(broadcast(hidden[r]), weights[r], total);
         put(y, get(y, count) + total, count);
       }
     }
+  }
+}
+
+// `rows` rows, `blocks` times 16 outputs (of the last, `count`): 16 ranks are summed, then added.
+template <class Weight, int rows, int blocks>
+void up_tile(const LoraBatch& batch, const LoraGroup& group, int64_t output, int count, int64_t row) {
+  const auto* weights = static_cast<const Weight*>(batch.b_weights) + group.adapter * batch.b_adapter + output * batch.b_output;
+  for (int64_t rank = 0; rank < group.ranks; rank += 16) {
+    const float* hidden[rows];
+    Floats totals[rows][blocks];
+    for (int m = 0; m < rows; ++m) {
+      hidden[m] = batch.hidden + group.rows[row + m] * batch.most_ranks + rank;
+      for (int b = 0; b < blocks; ++b) totals[m][b] = zero();
+    }
+    const int ranks = lanes(group.ranks, rank);
+    for (int r = 0; r < ranks; ++r) {
+      Floats weight[blocks];
+      for (int b = 0; b < blocks; ++b) weight[b] = get(weights + 16 * b * batch.b_output + (rank + r) * batch.b_rank, blocks == 1 ? count : 16);
+      for (int m = 0; m < rows; ++m) {
+        const Floats value = broadcast(hidden[m][r]);
+        for (int b = 0; b < blocks; ++b) totals[m][b] = fma(value, weight[b], totals[m][b]);
+      }
+    }
+    for (int m = 0; m < rows; ++m) {
+      float* y = batch.y + group.rows[row + m] * batch.y_stride + output;
+      for (int b = 0; b < blocks; ++b) put(y + 16 * b, get(y + 16 * b, blocks == 1 ? count : 16) + totals[m][b], blocks == 1 ? count : 16);
+    }
+  }
+}
+
+template <class Weight> void up(const LoraBatch& batch, const LoraGroup& group, int64_t begin, int64_t end) {
+  if (!batch.b_together) return up_apart<Weight>(batch, group, begin, end);
+  int64_t output = begin;
+  if (group.count == 1) for (; output + 16 * kBlocksOfOneRow <= end; output += 16 * kBlocksOfOneRow) up_tile<Weight, 1, kBlocksOfOneRow>(batch, group, output, 16, 0);
+  for (; output < end; output += 16) {
+    const int count = lanes(end, output);
+    int64_t row = 0;
+    for (; row + kRows <= group.count; row += kRows) up_tile<Weight, kRows, 1>(batch, group, output, count, row);
+    for (; row < group.count; ++row) up_tile<Weight, 1, 1>(batch, group, output, count, row);
   }
 }
 

@@ -17,6 +17,9 @@ struct LoraBatch {
   const void *a_weights, *b_weights;  // [adapters, rmax, K]; [adapters, N, rmax], by its strides
   int64_t b_adapter, b_output, b_rank;  // strides of b_weights
   int64_t inputs, outputs, most_ranks;
+  int64_t x_stride = inputs, y_stride = outputs;
+  // whether each 16 outputs from a multiple of 16 on are neighbours in b_weights
+  bool b_together = b_output == 1;
 };
 
 // Rows of one adapter.

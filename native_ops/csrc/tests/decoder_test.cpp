@@ -108,9 +108,44 @@ struct Tokens {
   }
 };
 
-std::vector<float> run(Level level, const DecoderPlan& plan, std::vector<uint16_t>& cache, const Tokens& tokens) {
+// A random adapter of every matrix, in float32 or the bits of bfloat16, and its numbers.
+struct Adapter {
+  std::vector<int64_t> numbers;
+  std::vector<uint64_t> words;
+
+  Adapter(const DecoderPlan& plan, int64_t ranks, bool brief) : numbers{kAdapterVersion, brief ? 30 : 0, int64_t(plan.layers.size())} {
+    const int64_t size = brief ? 2 : 4;
+    const float scale = 0.5f;
+    for (const auto& layer : plan.layers)
+      for (int target = 0; target < kTargets; ++target) {
+        const DecoderMatrix& matrix = target_matrix(layer, target);
+        uint32_t bits;
+        std::memcpy(&bits, &scale, 4);
+        numbers.insert(numbers.end(), {ranks, int64_t(bits)});
+        for (const int64_t count : {ranks * matrix.columns, ranks * matrix.groups() * kGroup}) {
+          numbers.push_back(int64_t(8 * words.size()));
+          const auto values = normals(size_t(count), unsigned(words.size() + 1));
+          const size_t at = words.size();
+          words.resize(at + size_t((size * count + 63) / 64 * 8));
+          auto* out = reinterpret_cast<uint8_t*>(&words[at]);
+          for (size_t i = 0; i < values.size(); ++i) {
+            const float value = values[i] / 8;
+            std::memcpy(out + size_t(size) * i, reinterpret_cast<const uint8_t*>(&value) + 4 - size, size_t(size));
+          }
+        }
+      }
+  }
+  std::string read(const DecoderPlan& plan, DecoderAdapter& adapter) const {
+    return read_adapter(numbers.data(), int64_t(numbers.size()), reinterpret_cast<const uint8_t*>(words.data()), int64_t(8 * words.size()), plan, adapter);
+  }
+};
+
+// With adapters: slot 0 under the first, slot 2 under the second, slot 1 under none.
+std::vector<float> run(Level level, const DecoderPlan& plan, std::vector<uint16_t>& cache, const Tokens& tokens, const std::vector<DecoderAdapter>* adapters = nullptr) {
   std::vector<float> logits(tokens.rows.size() * size_t(plan.vocabulary));
-  const DecoderStep step{tokens.ids.data(), tokens.positions.data(), tokens.slots.data(), int64_t(tokens.ids.size()), tokens.rows.data(), int64_t(tokens.rows.size())};
+  std::vector<int32_t> owners;
+  for (const int32_t slot : tokens.slots) owners.push_back(slot == 1 ? -1 : slot / 2);
+  const DecoderStep step{tokens.ids.data(), tokens.positions.data(), tokens.slots.data(), int64_t(tokens.ids.size()), tokens.rows.data(), int64_t(tokens.rows.size()), adapters, owners.data()};
   run_decoder(plan, cache.data(), step, logits.data(), plain_threads, level);
   return logits;
 }
@@ -145,6 +180,65 @@ TEST(decoder_step_by_step_has_the_bits_of_the_whole) {
     }
     CHECK(cache == other);
   }
+}
+
+TEST(decoder_step_under_adapters_has_the_bits_of_the_whole) {
+  for (const Format format : {Format::f32, Format::q4_1}) {
+    const Model model(format, 2);
+    DecoderPlan plan;
+    CHECK(model.read(plan).empty());
+    std::vector<DecoderAdapter> adapters(2);
+    const Adapter first(plan, 5, false), second(plan, 20, true);
+    CHECK(first.read(plan, adapters[0]).empty() && second.read(plan, adapters[1]).empty());
+    Tokens all;
+    for (int32_t slot = 0; slot < 3; ++slot)
+      for (int32_t t = 0; t < 40; ++t) all.add(token_at(slot, t), t, slot);
+    thread_count = 3;
+    std::vector<uint16_t> cache(size_t(Model::kSlots * model.slot)), other = cache, plain = cache;
+    const auto whole = run(level, plan, cache, all, &adapters), base = run(level, plan, plain, all);
+    const size_t slot_logits = 40 * size_t(Model::kVocabulary);
+    for (size_t slot = 0; slot < 3; ++slot)
+      CHECK((std::memcmp(&whole[slot * slot_logits], &base[slot * slot_logits], 4 * slot_logits) == 0) == (slot == 1), "slot %d", int(slot));
+    for (int32_t t = 0; t < 40;) {  // all slots at once, in chunks of one token and of several
+      Tokens part;
+      const int32_t end = std::min(40, t + (t % 3 ? 1 : 12));
+      for (int32_t slot = 0; slot < 3; ++slot)
+        for (int32_t at = t; at < end; ++at) part.add(token_at(slot, at), at, slot);
+      thread_count = 1 + t % 3;
+      const auto logits = run(level, plan, other, part, &adapters);
+      for (size_t i = 0; i < part.ids.size(); ++i) {
+        const size_t row = size_t(part.slots[i] * 40 + part.positions[i]);
+        CHECK(std::memcmp(&logits[i * Model::kVocabulary], &whole[row * Model::kVocabulary], 4 * Model::kVocabulary) == 0, "format %d, row %d", int(format), int(row));
+      }
+      t = end;
+    }
+    thread_count = 1;
+    CHECK(cache == other);
+  }
+}
+
+TEST(decoder_adapter_with_any_number_exchanged_is_refused_or_runs) {
+  const Model model(Format::q4_1, 1);
+  DecoderPlan plan;
+  CHECK(model.read(plan).empty());
+  const Adapter good(plan, 3, false);
+  Tokens tokens;
+  for (int32_t t = 0; t < 3; ++t) tokens.add(t, t, 0);
+  int refused = 0, ran = 0;
+  for (size_t place = 0; place < good.numbers.size(); ++place) {
+    for (const int64_t value : {int64_t{-64}, int64_t{-1}, int64_t{0}, int64_t{1}, int64_t{64}, int64_t{1024}, int64_t{1} << 31, int64_t{1} << 62}) {
+      Adapter adapter = good;
+      adapter.numbers[place] = value;
+      std::vector<DecoderAdapter> read(1);
+      const std::string wrong = adapter.read(plan, read[0]);
+      refused += !wrong.empty();
+      if (!wrong.empty()) continue;
+      ++ran;
+      std::vector<uint16_t> cache(size_t(Model::kSlots * model.slot));
+      run(level, plan, cache, tokens, &read);
+    }
+  }
+  CHECK(refused > 150 && ran > 50, "%d refused, %d ran", refused, ran);
 }
 
 // What the last layer leaves out changes neither the logits that are wanted nor what is cached.

@@ -15,7 +15,7 @@ struct Shape { int64_t rows, inputs, outputs, most, ranks; bool outputs_apart; }
 std::vector<float> run(Level level, const Shape& s, const std::vector<float>& x, const std::vector<float>& a, const std::vector<float>& b, const std::vector<int64_t>& rows, int64_t split) {
   std::vector<float> y(size_t(s.rows * s.outputs), 0.5f), hidden(size_t(s.rows * s.most));
   LoraBatch batch = {x.data(), y.data(), hidden.data(), a.data(), b.data(), s.outputs * s.most, 1, s.outputs, s.inputs, s.outputs, s.most};
-  if (s.outputs_apart) batch.b_output = s.most, batch.b_rank = 1;
+  if (s.outputs_apart) batch.b_output = s.most, batch.b_rank = 1, batch.b_together = false;
   const LoraGroup group = {1, s.ranks, 0.25f, rows.data(), int64_t(rows.size())};
   const auto& kernels = lora_groups(level);
   kernels.down(batch, group, 0, s.ranks / 2);

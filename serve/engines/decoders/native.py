@@ -29,6 +29,7 @@ from native_ops.packed_linear import FORMATS, pack_weight, packed_bytes
 from serve.engines.decoders.base import SlotDecoder
 from serve.engines.decoders.folder import GenerationFolder
 from serve.engines.decoders.kv_cache import SlotPages, positions_within
+from serve.engines.decoders.native_adapters import NativeAdapter, read_adapter
 from serve.engines.decoders.native_model import NativeModel, native_model
 from serve.engines.decoders.native_sources import FolderSource, GgufSource, WeightSource
 from serve.engines.decoders.projections import Quantization
@@ -112,6 +113,7 @@ class NativeDecoder(SlotDecoder[NativeCache]):
         cache = NativeCache(model.shape, slots, kv_bytes)
         super().__init__(cache, model.shape.vocabulary, torch.device("cpu"))
         self._precision = source.precision
+        self._model = model
         with torch.inference_mode():
             layout, self._weights = load_weights(replace(model, shape=cache.shape), source, formats)
         self._plan = layout.plan(slots)
@@ -119,6 +121,13 @@ class NativeDecoder(SlotDecoder[NativeCache]):
     @property
     def precision(self) -> str:
         return self._precision
+
+    def read_adapter(self, folder: Path) -> NativeAdapter:
+        """See `AdaptedDecoder`. In bfloat16, but for a model in float32."""
+        dtype = torch.float32 if self._precision == "float32" else torch.bfloat16
+        # hundreds of small copies, at which threads would wait for each other
+        with number_of_threads(1), torch.inference_mode():
+            return read_adapter(self._model, folder, dtype)
 
     def _compute(self, step: Step, runs: Sequence[Run], rows: int) -> torch.Tensor:
         # the operator takes slots in any order; views cost nothing where the types fit
@@ -135,6 +144,9 @@ class NativeDecoder(SlotDecoder[NativeCache]):
             slots,
             logit_rows,
             self.vocabulary,
+            [adapter.packed.weights for adapter in step.adapters],
+            [adapter.packed.plan for adapter in step.adapters],
+            torch.from_numpy(np.asarray(step.row_adapters, np.int32)),
         )
         return logits
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from gguf import GGMLQuantizationType, quants
 
+from native_ops.decoder_adapters import LowRank, PackedAdapter, pack_adapter
 from native_ops.decoder_model import DecoderModel
 from native_ops.decoder_plan import (
     LAYER_MATRICES,
@@ -40,6 +41,9 @@ WIDE = DecoderShape(256, 4, 2, 64, 256, 1, 107, 200, 1e-5)
 """Widths that are multiples of a super-block of Q4_K and Q6_K."""
 
 SLOTS = 3
+NO_ADAPTERS = ([], [], torch.empty(0, dtype=torch.int32))
+"""What `decoder_step` takes after the step where no row is under an adapter."""
+
 Step = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 _HEAD_NORMS = ("query_norm.weight", "key_norm.weight")
 
@@ -188,6 +192,28 @@ def random_model(shape: DecoderShape, kind: str, *, planes: int = 1, seed: int =
         tables = rotary_tables(10000.0**-exponents, shape.context)
         parts["rotary.cosine"], parts["rotary.sine"] = tables
     return _lay_out(shape, parts, kind, planes)
+
+
+def random_adapter(
+    shape: DecoderShape,
+    ranks: int,
+    *,
+    targets: Sequence[str] = LAYER_MATRICES,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> PackedAdapter:
+    """Changes that show, of the targets that the model has."""
+    generator = torch.Generator().manual_seed(seed)
+    changes = {}
+    for layer in range(shape.layers):
+        for target in targets:
+            if target == "gate" and not shape.gated:
+                continue
+            outputs, inputs = shape.matrix_size(target)
+            a = torch.randn(ranks, inputs, generator=generator) * inputs**-0.5
+            b = torch.randn(outputs, ranks, generator=generator) * ranks**-0.5
+            changes[f"layers.{layer}.{target}"] = LowRank(a, b, 0.5)
+    return pack_adapter(shape, changes, dtype)
 
 
 def _lay_out(shape: DecoderShape, parts: dict[str, torch.Tensor], kind: str, planes: int) -> Model:

@@ -14,7 +14,12 @@ import native_ops
 from native_ops import binary, packed_linear
 from native_ops.encoder_layout import pack
 from native_ops.operators import REFERENCES
-from tests.unit.native_ops.decoder_models import LLAMA, random_model, tokens_of
+from tests.unit.native_ops.decoder_models import (
+    LLAMA,
+    random_adapter,
+    random_model,
+    tokens_of,
+)
 
 IMPLEMENTATIONS = ("compiled", "reference")
 """As torch calls it on the CPU, and as it does on other devices, or where nothing is compiled."""
@@ -23,6 +28,7 @@ for module in pkgutil.walk_packages(native_ops.__path__, "native_ops."):
         importlib.import_module(module.name)  # which registers its operators
 
 _DECODER = random_model(LLAMA, "F32")
+_ADAPTERS = [random_adapter(LLAMA, 4), random_adapter(LLAMA, 7, dtype=torch.bfloat16, seed=1)]
 _Q4_1 = packed_linear.FORMATS["Q4_1"]
 
 
@@ -64,6 +70,9 @@ def _decoder_step() -> dict[str, Any]:
         "slots": slots,
         "logit_rows": rows,
         "vocabulary": LLAMA.vocabulary,
+        "adapters": [adapter.weights for adapter in _ADAPTERS],
+        "adapter_plans": [adapter.plan for adapter in _ADAPTERS],
+        "row_adapters": int32(0, 0, 0, 0, 0, 1, 1),
     }
 
 

@@ -17,6 +17,7 @@ from native_ops.decoder_reference import decoder_step_reference
 from tests.unit.native_ops.decoder_models import (
     GPT2,
     LLAMA,
+    NO_ADAPTERS,
     QWEN3,
     SLOTS,
     WIDE,
@@ -55,7 +56,7 @@ def run(
 ) -> torch.Tensor:
     parts = tokens.tensors(rows)
     logits: torch.Tensor = decoder_step(
-        model.weights, model.plan, cache, *parts, model.shape.vocabulary
+        model.weights, model.plan, cache, *parts, model.shape.vocabulary, *NO_ADAPTERS
     )
     return logits
 
@@ -63,7 +64,7 @@ def run(
 def reference(model: Model, tokens: Tokens) -> torch.Tensor:
     parts = tokens.tensors()
     return decoder_step_reference(
-        model.weights, model.plan, model.cache(), *parts, model.shape.vocabulary
+        model.weights, model.plan, model.cache(), *parts, model.shape.vocabulary, *NO_ADAPTERS
     )
 
 

@@ -84,3 +84,10 @@ def test_no_such_model() -> None:
 
 def test_a_real_machine_has_memory() -> None:
     assert available_bytes() > 10_000_000
+
+
+def test_an_adapter_fits_beside_its_base() -> None:
+    room = Machine(1.0).room()
+    assert not room.fits("t5-base")
+    room.see(stats(**{"t5-base": "ready"}))
+    assert room.fits("t5-base:mine@1")

@@ -104,3 +104,12 @@ def test_a_folder_of_something_else(
         (path / "config.json").write_text(content)
     with pytest.raises(ModelLoadError, match=match):
         with_model(settings, path, None)
+
+
+def test_a_model_under_an_adapter_is_quantised_as_its_base(tmp_path: Path) -> None:
+    adapters = {"it": {"base": "mine", "source": "dir:/a"}}
+    models = {"mine": {"source": "fake:300", "task": "generation"}}
+    settings = Settings(state_dir=tmp_path, models=models, adapters=adapters)
+    changed, card = with_model(settings, "mine:it", "8bit")
+    assert (card.id, card.quantization) == ("mine:it", "8bit")
+    assert changed.models["mine"].quantization == "8bit"

@@ -11,13 +11,14 @@ from ironcliw.errors import TrainingError
 from tests.unit.train.tiny import make_job, make_model
 from train.checks import check_tokens
 from train.loop.run import StepReport
-from train.worker import read_outcome, work
+from train.outcome import read_outcome
+from train.worker import work
 
 
 def test_a_run_without_room_does_not_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = make_job(tmp_path, make_model(tmp_path / "model"))
     monkeypatch.setattr("train.checks.available_bytes", lambda device: 10**6)
-    monkeypatch.setattr("train.worker.load_base", lambda *given: pytest.fail("it was loaded"))
+    monkeypatch.setattr("train.assembly.load_base", lambda *given: pytest.fail("it was loaded"))
     work(job)
     with pytest.raises(TrainingError, match=r"needs about 0\.27 GB and 0\.00 GB are available"):
         read_outcome(job.uri)

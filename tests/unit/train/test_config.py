@@ -139,6 +139,8 @@ def test_the_method(given: dict[str, Any], method: str) -> None:
         {"allow_local": True},
         {"allow_inexact": True},
         {"max_failures": -1},
+        {"publish": "bot"},
+        {"model_name": "/another/path/of/x"},
         {"data": {"train": ["elsewhere.jsonl"]}},
     ],
 )
@@ -151,7 +153,7 @@ def test_what_changes_no_bit_is_no_number(given: dict[str, Any]) -> None:
 
 def test_every_other_key_is_a_number() -> None:
     left_out = {"name", "workers", "checkpoint", "evaluation", "placement", "allow_local"}
-    left_out |= {"max_failures", "allow_inexact", "data"}
+    left_out |= {"max_failures", "allow_inexact", "data", "publish", "model_name"}
     config = TrainingConfig(model_name="x")
     assert config.numbers().keys() == TrainingConfig.model_fields.keys() - left_out
     for change in ({"seed": 1}, {"learning_rate": 1e-3}, {"max_steps": 3}, {"lora_dropout": 0.1}):

@@ -17,7 +17,7 @@ ALL = sorted(CONFIGS.glob("*.yaml"))
 
 
 def test_there_are_some() -> None:
-    assert {"sft.yaml", "full.yaml"} <= {path.name for path in ALL}
+    assert {"sft.yaml", "full.yaml", "prime-7b-chat.yaml"} <= {path.name for path in ALL}
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.name)

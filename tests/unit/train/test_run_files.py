@@ -6,10 +6,14 @@ import json
 import threading
 import uuid
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from ironcliw.errors import CheckpointError
+from ironcliw.retries import Retry
 from train.run_files import RunFiles
 
 
@@ -85,3 +89,58 @@ def test_workers_that_write_at_the_same_time_leave_one_whole_file(tmp_path: Path
     assert found is not None
     assert len(found["text"]) == 20_000
     assert [each.name for each in tmp_path.iterdir() if each.is_file()] == ["outcome.json"]
+
+
+class Flaky(MemoryFileSystem):
+    """A bucket of which every operation fails twice, and then succeeds."""
+
+    protocol = "flaky"
+    cachable = False
+    failures = 0
+    error: Exception = OSError(104, "Connection reset by peer")
+
+    def _fail(self) -> None:
+        Flaky.failures += 1
+        if Flaky.failures % 3:
+            raise Flaky.error
+
+    def cat_file(self, *given: Any, **options: Any) -> bytes:
+        self._fail()
+        return bytes(super().cat_file(*given, **options))
+
+    def pipe_file(self, *given: Any, **options: Any) -> None:
+        self._fail()
+        super().pipe_file(*given, **options)
+
+    def put_file(self, *given: Any, **options: Any) -> None:
+        self._fail()
+        super().put_file(*given, **options)
+
+
+@pytest.fixture
+def flaky(monkeypatch: pytest.MonkeyPatch) -> RunFiles:
+    fsspec.register_implementation("flaky", Flaky, clobber=True)
+    monkeypatch.setattr(Flaky, "failures", 0)
+    monkeypatch.setattr("train.run_files.RETRY", Retry(sleep=lambda seconds: None))
+    return RunFiles(f"flaky://{uuid.uuid4().hex}/run")
+
+
+def test_errors_that_pass_are_waited_for(flaky: RunFiles, tmp_path: Path) -> None:
+    flaky.write("outcome.json", {"a": 1})
+    assert flaky.read("outcome.json") == {"a": 1}
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "x").write_bytes(b"abc")
+    flaky.upload(tmp_path / "source", "adapter")
+    (tmp_path / "back").mkdir()
+    flaky.download("adapter", tmp_path / "back")
+    assert (tmp_path / "back" / "x").read_bytes() == b"abc"
+    assert Flaky.failures == 12
+
+
+def test_errors_of_a_client_become_ours(flaky: RunFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    # gcsfs and others raise what is no OSError
+    monkeypatch.setattr(Flaky, "error", RuntimeError("forbidden"))
+    with pytest.raises(CheckpointError, match=r"outcome\.json cannot be written \(forbidden\)"):
+        flaky.write("outcome.json", {})
+    with pytest.raises(CheckpointError, match=r"outcome\.json cannot be read \(forbidden\)"):
+        flaky.read("outcome.json")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cluster.environment import GIBIBYTE, Environment, MachineKind
+from cluster.environment import GIBIBYTE, Environment, Gpu, MachineKind
 from ironcliw.errors import SettingsError
 from ironcliw.settings import Settings
 from train.config import TrainingConfig, make_config
@@ -74,6 +75,16 @@ def test_a_small_mac_trains_on_spot_machines(monkeypatch: pytest.MonkeyPatch) ->
     assert place(monkeypatch, MAC, cloud=True, placement="local") == ({}, 8)
     with pytest.raises(SettingsError, match="kept for inference, and no cloud is set up"):
         place(monkeypatch, MAC, cloud=False)
+
+
+def test_workers_with_gpus_meet_through_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = Gpu("cuda", "NVIDIA H200", 140 * GIBIBYTE)
+    for gpus, expected in (((), "gloo"), ((gpu,), "nccl")):
+        here = dataclasses.replace(LARGE, gpus=gpus)
+        monkeypatch.setattr("train.placement.this_machine", lambda url: None)
+        monkeypatch.setattr("train.placement.detect", lambda probes, here=here: here)
+        found = choose_place(config(shards=2, workers=2), Settings())
+        assert (found.use_gpu, found.collectives) == (bool(gpus), expected)
 
 
 def test_others_train_where_they_can(monkeypatch: pytest.MonkeyPatch) -> None:

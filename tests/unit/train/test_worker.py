@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import math
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,15 +18,18 @@ from safetensors.torch import load_file, save_file
 
 from ironcliw.errors import TrainingError
 from tests.unit.train.tiny import WORDS, make_data, make_job, make_model
+from train.checkpoint.faults import FaultAt, fail_with
 from train.checkpoint.snapshot import Checkpoint
 from train.checkpoint.store import CheckpointStore
 from train.data.plan import PackedBatch, StepPlan
 from train.data.tokenized import TokenizedData
+from train.job import Job
 from train.loop.compute import Computer
 from train.loop.log import check
 from train.loop.run import StepReport
+from train.outcome import read_outcome
 from train.run_files import ATTEMPTS, CHECKPOINTS, LOG, OUTCOME, RunFiles
-from train.worker import Job, MachineEndsError, read_outcome, work
+from train.worker import MachineEndsError, work
 
 
 def dies_at(step: int) -> Callable[[StepReport], None]:
@@ -353,3 +357,30 @@ def test_other_parameters_are_refused(tmp_path: Path, model: Path) -> None:
 def test_the_models_threads_are_the_jobs(tmp_path: Path, model: Path) -> None:
     work(make_job(tmp_path, model, max_steps=1))
     assert torch.get_num_threads() == 1
+
+
+def test_the_same_model_at_another_place_is_resumed_exactly(tmp_path: Path, model: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(model, moved)
+    whole, broken = (make_job(tmp_path / name, model) for name in ("a", "b"))
+    work(whole)
+    die(broken, 3)
+    work(make_job(tmp_path / "b", moved))
+    assert result(whole) == result(broken)
+    assert "inexact" not in result(broken)[1]
+
+
+def test_a_disk_that_is_full_ends_the_run_and_costs_no_saved_step(
+    tmp_path: Path, model: Path
+) -> None:
+    whole, broken = (make_job(tmp_path / name, model) for name in ("a", "b"))
+    work(whole)
+    die(broken, 3)
+    full = FaultAt("file-written", fail_with(OSError(28, "No space left on device")))
+    work(broken, faults=full)
+    with pytest.raises(TrainingError, match="No space left on device"):
+        read_outcome(broken.uri)
+    assert saved(broken).step == 2
+    RunFiles(broken.uri).remove(OUTCOME)
+    work(broken)
+    assert result(whole) == result(broken)

@@ -12,7 +12,7 @@ from ironcliw.settings import Settings
 from train.config import TrainingConfig, make_config
 from train.data.masks import TokenRow
 from train.data.tokenized import TokenizedData
-from train.worker import Job
+from train.job import Job
 
 WORDS = 64
 

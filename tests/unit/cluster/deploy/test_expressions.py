@@ -26,6 +26,7 @@ from cluster.money.ledger import Standing
 from ironcliw.setting_sections import CloudSettings
 from ironcliw.settings import Settings
 from serve import metrics as serve_metrics
+from train.shown import gauges
 
 from .expressions import BOARDS, FOLDER, RULES, Expression, read_expressions, uses
 
@@ -84,6 +85,8 @@ def of_the_service(monkeypatch: pytest.MonkeyPatch) -> Exported:
         monkeypatch.setattr(serve_metrics, kind, declare(kind))
     serve_metrics.IngressMetrics()
     serve_metrics.FailoverMetrics()
+    monkeypatch.setattr(gauges, "Gauge", declare("Gauge"))
+    gauges.RunGauges("run")
     return made
 
 

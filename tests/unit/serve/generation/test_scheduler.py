@@ -418,3 +418,41 @@ def test_limits_are_checked() -> None:
         GenerationLimits(max_waiting=0)
     with pytest.raises(SettingsError, match=r"stall=1\.0 is not a limit: give more than 1"):
         GenerationLimits(stall=1.0)
+
+
+class Adapter:
+    """Stands for one that a decoder has read."""
+
+    resident_bytes = 1
+    device = precision = "none"
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+def test_each_token_of_a_step_is_under_its_jobs_adapter() -> None:
+    first, second = Adapter(), Adapter()
+    scheduler = Scheduler(DecoderFacts.of(FakeDecoder(ROOMY)))
+    for loaded, length in ((first, 2), (None, 1), (second, 3), (first, 1)):
+        scheduler.submit(0.0, GenerationJob(tokens(*[5] * length), 4, GREEDY, loaded=loaded))
+    plan = scheduler.next()
+    assert plan is not None and plan.step is not None
+    step = plan.step
+    assert set(step.adapters) == {first, second}
+    under = [None if row < 0 else step.adapters[row] for row in step.row_adapters]
+    by_slot = {slot: under[at] for at, slot in enumerate(step.slots.tolist())}
+    counts = [step.slots.tolist().count(slot) for slot in by_slot]
+    owners = zip(counts, by_slot.values(), strict=True)
+    assert sorted(owners, key=str) == sorted(
+        [(2, first), (1, None), (3, second), (1, first)], key=str
+    )
+    assert all(under[at] is by_slot[slot] for at, slot in enumerate(step.slots.tolist()))
+
+
+def test_a_step_without_adapters_names_none() -> None:
+    scheduler = Scheduler(DecoderFacts.of(FakeDecoder(ROOMY)))
+    scheduler.submit(0.0, GenerationJob(tokens(5), 4, GREEDY))
+    plan = scheduler.next()
+    assert plan is not None and plan.step is not None
+    assert plan.step.adapters == ()
+    assert len(plan.step.row_adapters) == 0

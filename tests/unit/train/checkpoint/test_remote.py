@@ -12,13 +12,14 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from ironcliw import buckets
 from ironcliw.errors import CheckpointError
+from ironcliw.retries import Retry
 from tests.unit.train.checkpoint.dying_saves import DyingSaves, dying_saves
 from tests.unit.train.checkpoint.object_server import LOST, RESET, Objects, serve_objects
 from tests.unit.train.checkpoint.samples import FINGERPRINT, assert_is, snapshot
-from train.checkpoint import buckets, faults, remote
+from train.checkpoint import faults, remote
 from train.checkpoint.faults import Recorder
-from train.checkpoint.retries import Retry
 from train.checkpoint.store import CheckpointStore
 
 OLD, NEW = 2, 3

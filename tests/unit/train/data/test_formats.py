@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from train.data.examples import Completion, Conversation, answers, content_key
+from train.data.examples import Completion, Conversation, Text, answers, content_key
 from train.data.formats import detect, to_example
 from train.data.options import DataOptions
 from train.data.problems import RowError
@@ -239,3 +239,29 @@ def test_answers_are_what_is_learnt() -> None:
     value = {"messages": [USER, {**ANSWER, "weight": 0}, USER, {**ANSWER, "content": "two"}]}
     assert answers(read(value)) == ["two"]
     assert answers(Completion("a", "b")) == ["b"]
+
+
+def test_a_plain_text() -> None:
+    found = to_example({"text": " once upon a time\n", "id": 3}, DataOptions())
+    assert found.example == Text(" once upon a time\n")
+    assert (found.format, found.ignored) == ("text", ("id",))
+    # a column of that name beside another form's keys is not read
+    both = {"prompt": "a", "completion": "b", "text": "a b"}
+    assert to_example(both, DataOptions()).format == "prompt_completion"
+    last = DataOptions(train_on="last")
+    assert to_example({"text": "a"}, last).example == Text("a")
+    assert content_key(Text("a  b")) == content_key(Text("a b")) != content_key(Text("ab"))
+
+
+@pytest.mark.parametrize(
+    ("value", "rule", "message"),
+    [
+        ({"text": "  "}, "empty-content", "text is empty"),
+        ({"text": ["a"]}, "bad-messages", "text is .*, a list"),
+        ({"text": "\ud800"}, "bad-utf8", "text holds half of a surrogate pair"),
+    ],
+)
+def test_a_wrong_text(value: dict[str, Any], rule: str, message: str) -> None:
+    with pytest.raises(RowError, match=message) as raised:
+        to_example(value, DataOptions())
+    assert raised.value.rule == rule

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ironcliw.errors import ModelLoadError
 from ironcliw.settings import Settings
 from tests.unit.train.small_tokenizers import CHATML, THINKING, small
-from train.data.examples import Completion, Conversation
+from train.data.examples import Completion, Conversation, Text
 from train.data.masks import TokenRow, tokenize
 from train.data.problems import RowError
 from train.tokenizer import TrainingTokenizer
@@ -228,3 +228,12 @@ class TestSmolLM2:
         prompt = smollm2.render(messages, add_generation_prompt=True)
         [served] = smollm2.encode([prompt], special=False)
         assert row.tokens[: len(served)].tolist() == served
+
+
+@pytest.mark.parametrize("begin", [False, True])
+def test_every_token_of_a_text_is_learnt(begin: bool) -> None:
+    tokenizer = small(begin=begin)
+    row = tokenize(Text("so be it"), tokenizer)
+    assert tokenizer.text(row.tokens.tolist()) == "<s>" * begin + "so be it<|endoftext|>"
+    # nothing foretells the first token
+    assert row.supervised.tolist() == [False] + [True] * (len(row.tokens) - 1)

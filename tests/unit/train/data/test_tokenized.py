@@ -1,19 +1,15 @@
-"""Tokenised rows: what counts for the digest, and a folder that is whole or refused."""
+"""Tokenised rows: what counts for the digest, and rows of two kinds."""
 
 from __future__ import annotations
-
-import json
-import pickle
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ironcliw.errors import DataError, NewerFormatError
+from ironcliw.errors import DataError
 from tests.unit.train.data.token_rows import rows_of, token_row
+from train.data.masks import TokenRow
 from train.data.tokenized import TokenizedData
 
 
@@ -56,89 +52,24 @@ def test_what_counts_for_the_digest(data: TokenizedData) -> None:
     assert len(digests) == 5
 
 
-def test_a_folder_gives_back_what_was_saved(data: TokenizedData, tmp_path: Path) -> None:
-    folder = tmp_path / "new" / "rows"
-    data.save(folder)
-    found = TokenizedData.open(folder)
-    assert isinstance(found.tokens, np.memmap)
-    assert (found.digest, found.names) == (data.digest, data.names)
-    assert found.row(1).tokens.tolist() == data.row(1).tokens.tolist()
-    assert [found.source(i) for i in range(3)] == [data.source(i) for i in range(3)]
-    assert [one.name for one in folder.parent.iterdir()] == ["rows"]
-    assert pickle.loads(pickle.dumps(found)).digest == data.digest
+def pair(*tokens: int, borders: tuple[int, int]) -> TokenRow:
+    supervised = np.arange(len(tokens)) >= borders[0]
+    return TokenRow(np.array(tokens, np.int32), supervised, borders)
 
 
-def test_a_folder_is_replaced_whole(data: TokenizedData, tmp_path: Path) -> None:
-    data.save(tmp_path / "rows")
-    rows_of([4]).save(tmp_path / "rows")
-    assert len(TokenizedData.open(tmp_path / "rows")) == 1
-    assert [one.name for one in tmp_path.iterdir()] == ["rows"]
+def test_preferences_keep_their_borders() -> None:
+    rows = [pair(1, 2, 3, 4, 5, borders=(2, 3)), pair(1, 2, 3, borders=(1, 2))]
+    data = TokenizedData.of_rows(rows, [(0, 1), (0, 2)], ["a"])
+    assert data.are_pairs and not rows_of([3]).are_pairs
+    assert [data.row(i).borders for i in range(2)] == [(2, 3), (1, 2)]
+    moved = [pair(1, 2, 3, 4, 5, borders=(2, 4)), rows[1]]
+    assert TokenizedData.of_rows(moved, [(0, 1), (0, 2)], ["a"]).digest != data.digest
 
 
-def test_a_save_that_fails_leaves_what_was_there(
-    data: TokenizedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data.save(tmp_path / "rows")
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(json, "dump", full)
-    with pytest.raises(DataError, match=r"rows \(No space left on device\); see that the folder"):
-        rows_of([4]).save(tmp_path / "rows")
-    monkeypatch.undo()
-    assert TokenizedData.open(tmp_path / "rows").digest == data.digest
-    assert [one.name for one in tmp_path.iterdir()] == ["rows"]
-
-
-def flip(file: Path) -> None:
-    content = bytearray(file.read_bytes())
-    content[-1] ^= 1
-    file.write_bytes(content)
-
-
-def shorten(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[:-1])
-
-
-DAMAGE: list[tuple[str, Callable[[Path], object]]] = [
-    ("tokens.npy", flip),
-    ("supervised.npy", flip),
-    ("tokens.npy", shorten),
-    ("offsets.npy", shorten),
-    ("files.npy", Path.unlink),
-    ("tokens.npy", lambda file: np.save(file, np.zeros(10, np.int64))),
-    ("offsets.npy", lambda file: np.save(file, np.array([0, 3, 3, 10]))),
-    ("offsets.npy", lambda file: np.save(file, np.zeros(0, np.int64))),
-    ("files.npy", lambda file: np.save(file, np.array([0, 1, 2], np.int32))),
-    ("lines.npy", lambda file: np.save(file, np.array([0], np.int64))),
-    ("data.json", shorten),
-    ("data.json", lambda file: file.write_text("[]")),
-    ("data.json", lambda file: file.write_text('{"format_version": 1, "rows": 3}')),
-]
-
-
-@pytest.mark.parametrize(("name", "damage"), DAMAGE, ids=range(len(DAMAGE)))
-def test_damage_is_found(
-    data: TokenizedData, tmp_path: Path, name: str, damage: Callable[[Path], object]
-) -> None:
-    data.save(tmp_path / "rows")
-    damage(tmp_path / "rows" / name)
-    with pytest.raises(DataError, match=r"rows is damaged \(.*\); prepare it again"):
-        TokenizedData.open(tmp_path / "rows")
-
-
-def test_an_absent_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds no tokenised data \(data.json is absent\)"):
-        TokenizedData.open(tmp_path)
-
-
-def test_a_newer_format(data: TokenizedData, tmp_path: Path) -> None:
-    data.save(tmp_path / "rows")
-    header = tmp_path / "rows" / "data.json"
-    header.write_text(json.dumps(json.loads(header.read_text()) | {"format_version": 2}))
-    with pytest.raises(NewerFormatError, match="of format 2, this release reads 1; update"):
-        TokenizedData.open(tmp_path / "rows")
+def test_rows_of_two_kinds_are_refused() -> None:
+    rows = [pair(1, 2, 3, borders=(1, 2)), token_row(3, 1)]
+    with pytest.raises(DataError, match=r"1 of 2 rows are preferences .* rows of one kind"):
+        TokenizedData.of_rows(rows, [(0, 1), (0, 2)], ["a"])
 
 
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=8))

@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 
 from tests.unit.train.tiny import make_job, make_model
 from train.data.plan import shards_of
+from train.job import Job
 from train.loop.reduce import Alone, PeerLostError, ProcessGroup, Reducer, StepSum
 from train.run_files import LOG
-from train.worker import Job, work
+from train.worker import work
 
 SHARDS = 5
 
@@ -63,7 +64,7 @@ def reduced(workers: int, noticed: int | None = None) -> list[list[tuple[torch.T
             gradient.zero_()
             for shard in shards_of(rank, workers, SHARDS):
                 gradient += shard_gradient(step, shard)
-                reducer.keep(shard, loss=0.1 * (shard + 1) + step)
+                reducer.keep(shard, 0.1 * (shard + 1) + step)
             total = reducer.sum(notice=rank == noticed and step == 1)
             found[rank].append((gradient.clone(), total))
 
@@ -93,7 +94,7 @@ def test_shards_are_added_in_their_order() -> None:
             wanted += shard_gradient(step, shard)
             loss += float(torch.tensor(0.1 * (shard + 1) + step))
         assert torch.equal(gradient, wanted)
-        assert total == StepSum(loss, notice=False)
+        assert total == StepSum((loss,), notice=False)
         other = torch.zeros(257)
         for shard in reversed(range(SHARDS)):
             other += shard_gradient(step, shard)
@@ -116,7 +117,7 @@ def test_a_shard_that_was_not_computed_leaves_nothing_of_the_step_before() -> No
     gradient.zero_()
     gradient += 1.0
     reducer.keep(0, 1.0)
-    assert reducer.sum(notice=True) == StepSum(1.0, notice=True)
+    assert reducer.sum(notice=True) == StepSum((1.0,), notice=True)
     assert gradient.tolist() == [1.0] * 3
 
 

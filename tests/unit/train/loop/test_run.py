@@ -16,10 +16,12 @@ from tests.unit.train.tiny import make_data, make_job, make_model
 from train.checkpoint.snapshot import Snapshot
 from train.checkpoint.store import CheckpointStore
 from train.data.plan import PackedBatch
-from train.loop.compute import Computer
+from train.job import Job
+from train.loop.compute import Computer, Examined
 from train.loop.reduce import Alone, PeerLostError
+from train.outcome import read_outcome
 from train.run_files import CHECKPOINTS
-from train.worker import Job, MachineEndsError, read_outcome, work
+from train.worker import MachineEndsError, work
 
 
 class Witness(Alone):
@@ -87,14 +89,14 @@ def test_a_notice_while_the_first_worker_measures_is_told_to_the_others(
 ) -> None:
     for name in ("hooks", "done"):
         (tmp_path / "handover" / name).mkdir(parents=True)
-    real = Computer.loss_sum
+    real = Computer.examine
 
-    def measured(self: Computer, batch: PackedBatch) -> torch.Tensor:
+    def measured(self: Computer, batch: PackedBatch, **given: bool) -> Examined:
         text = json.dumps({"at": 0.0, "deadline": 30.0})
         (tmp_path / "handover" / "notice.json").write_text(text)
-        return real(self, batch)
+        return real(self, batch, **given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Computer, "loss_sum", measured)
+    monkeypatch.setattr(Computer, "examine", measured)
     settings = job.settings.model_copy(update={"handover_dir": tmp_path / "handover"})
     job = dataclasses.replace(job, settings=settings, held_out=make_data(9, seed=5))
     with pytest.raises(MachineEndsError):

@@ -136,3 +136,15 @@ def test_a_save_that_failed_is_told_at_the_next(tmp_path: Path) -> None:
     go(saver, range(1, 2))
     with pytest.raises(CheckpointError, match="No space left on device"):
         go(saver, range(2, 3))
+
+
+def test_the_last_save_is_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    full = FaultAt("file-written", fail_with(OSError(28, "No space left on device")))
+    store = CheckpointStore(tmp_path, faults=full)
+    saver = Saver(AsyncWriter(store), CheckpointOptions(every=1), 1, 0)
+    go(saver, range(1, 2))
+    manifest = saver.now(snapshot(2))  # by now there is room
+    assert manifest is not None
+    assert manifest.step == 2
+    assert "No space left on device" in caplog.text
+    assert_is(store.newest(), 2)

@@ -12,14 +12,16 @@ import torch
 from ironcliw.errors import ModelLoadError, TrainingError
 from ironcliw.settings import Settings
 from tests.unit.train.tiny import make_data, make_model
-from train.config import TrainingConfig
+from train.config import TrainingConfig, read_config
 from train.data.plan import MicroBatch, pack
 from train.loop.compute import Computer
 from train.model.adapters import add_adapters, trainable
 from train.model.fused import fuse
 from train.model.load import load_base, model_folder
-from train.model.memory import ModelSizes, available_bytes, check_memory, estimate, read_sizes
+from train.model.memory import available_bytes, check_memory, estimate
+from train.model.sizes import ModelSizes, read_sizes
 
+CONFIGS = Path(__file__).parents[4] / "train" / "configs"
 CPU = torch.device("cpu")
 BF16, FP32 = torch.bfloat16, torch.float32
 # a model of 7 billion weights in layers like LLaMA's
@@ -59,6 +61,67 @@ def test_weights_and_adapters_of_a_large_model() -> None:
     assert LARGE.trained(config(use_dora=True)) > LARGE.trained(config())
 
 
+LLAMA_2_7B = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 4096,
+    "tie_word_embeddings": False,
+}
+SPOT_GIBIBYTES = 32
+RESERVE_GIBIBYTES = 4
+"""Of a worker: its system, Ray's processes and object store, and torch's own libraries."""
+
+
+def test_the_example_of_seven_billion_fits_a_spot_machine(tmp_path: Path) -> None:
+    import transformers
+
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_2_7B))
+    made = transformers.AutoConfig.from_pretrained(tmp_path)
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(made)
+    shapes = {name: tuple(each.shape) for name, each in model.named_parameters()}
+    # published in 16 bits
+    count = sum(each.numel() for each in model.parameters())
+    sizes = ModelSizes(shapes, 32, 4096, 11008, stored=2 * count)
+    assert count == 6_738_415_616
+    run = read_config(CONFIGS / "prime-7b-chat.yaml")
+    assert run.model_name == "prime-7b-chat-v1"
+    available = (SPOT_GIBIBYTES - RESERVE_GIBIBYTES) * 2**30
+    # such a machine may have no bfloat16, and float32 is twice as much
+    for dtype in (BF16, FP32):
+        need = check_memory(run.model_name, sizes, run, dtype, available)
+        # all of it would be 27 GB in float32, and is never held
+        assert need.loading == 2 * count
+        assert need.total < 15.5e9
+    plain = run.model_copy(update={"quantization": None})
+    with pytest.raises(TrainingError, match="it would fit with quantization: nf4"):
+        check_memory(run.model_name, sizes, plain, FP32, available - 2 * 2**30)
+
+
+def test_packed_weights() -> None:
+    need = estimate(LARGE, config(quantization="nf4"), BF16)
+    linear = LARGE.weights - 2 * 32000 * 4096
+    assert sum(LARGE.linear) == linear
+    unpacked = 4096 * 11008 * (8 + 2)
+    assert need.weights == 2 * 2 * 32000 * 4096 + linear * 9 // 16 + unpacked
+    assert need.loading == 2 * LARGE.weights
+
+
+def test_adapters_of_packed_layers_keep_their_inputs_in_float32() -> None:
+    run, packed = config(), config(quantization="nf4")
+    more = 2048 * 32 * (6 * 4096 + 11008) * 4
+    plain = estimate(LARGE, run, BF16).activations
+    assert estimate(LARGE, packed, BF16).activations == plain + more
+    assert estimate(LARGE, config(use_dora=True), BF16).activations == plain + more
+    assert estimate(LARGE, packed, FP32).activations == estimate(LARGE, run, FP32).activations
+
+
 def test_full_training_has_no_frozen_weights() -> None:
     need = estimate(LARGE, config(use_lora=False), BF16)
     assert need.weights == 0
@@ -84,6 +147,7 @@ def test_what_needs_less() -> None:
     [
         ({}, 40, None),
         ({}, 24, "it would fit with micro_batch_tokens: 1024"),
+        ({"gradient_checkpointing": True}, 14.5, "it would fit with quantization: nf4"),
         ({"micro_batch_tokens": 65536, "lora_rank": 1}, 14.0, "gradient_checkpointing: true and"),
         ({"use_lora": False}, 24, "it would fit with use_lora: true, micro_batch_tokens: 1024"),
         ({}, 8, "take a smaller model, or a larger machine"),

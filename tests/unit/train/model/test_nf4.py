@@ -1,10 +1,17 @@
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from train.model.nf4 import BLOCK, LEVELS, Nf4Linear, dequantize, quantize, quantize_layers
+from ironcliw.errors import SettingsError
+from tests.unit.train.tiny import make_model
+from train.model.load import load_base
+from train.model.nf4 import BLOCK, LEVELS, Nf4Linear, dequantize, quantize
+from train.model.packing import pack_layers
 
 
 def test_levels_are_kept_exactly() -> None:
@@ -76,8 +83,38 @@ def test_evaluation_between_steps_changes_nothing() -> None:
 def test_the_head_is_spared() -> None:
     head = torch.nn.Linear(8, 8)
     model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), head)
-    assert quantize_layers(model, head) == 1
+    model.get_output_embeddings = lambda: head  # type: ignore[assignment]
+    assert pack_layers(model, "nf4", torch.bfloat16, torch.device("cpu")) == 1
     assert isinstance(model[0], Nf4Linear)
     assert model[2] is head
     assert "weight" in dict(model[0].named_buffers())
     assert not any(each is model[0].weight for each in model.parameters())
+    # all else is in the run's precision, and the scales are not
+    assert head.weight.dtype == torch.bfloat16
+    assert model[0].scales.dtype == torch.float32
+
+
+def test_the_librarys_kernels_need_cuda_and_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8))
+    with pytest.raises(SettingsError, match="'nf4_bitsandbytes', which needs CUDA, and"):
+        pack_layers(model, "nf4_bitsandbytes", torch.float32, torch.device("cpu"))
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(SettingsError, match=r"bitsandbytes is not installed: pip install 'ironcl"):
+        pack_layers(model, "nf4_bitsandbytes", torch.float32, torch.device("cuda"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_is_packed_from_the_precision_of_its_files(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
+    folder = make_model(tmp_path)
+    cpu = torch.device("cpu")
+    packed = load_base("m", folder, "", dtype, cpu, "nf4").module
+    plain = load_base("m", folder, "", torch.float32, cpu).module
+    codes, scales = quantize(plain.model.layers[0].mlp.up_proj.weight)
+    found = packed.model.layers[0].mlp.up_proj
+    assert torch.equal(found.weight, codes)
+    assert torch.equal(found.scales, scales)
+    assert {each.dtype for each in packed.parameters()} == {dtype}
+    assert packed.model.rotary_emb.inv_freq.dtype == torch.float32
+    assert packed.get_output_embeddings().weight is packed.get_input_embeddings().weight

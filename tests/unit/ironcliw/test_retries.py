@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from train.checkpoint import retries
-from train.checkpoint.retries import Retry, is_transient, one_line
+from ironcliw import retries
+from ironcliw.retries import Retry, is_transient, one_line
 
 
 class WithStatus(Exception):

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
-from ironcliw.errors import CheckpointError
+from ironcliw.errors import StoreError
 
 CONNECT_SECONDS = 10.0
 REQUEST_SECONDS = 60.0
@@ -47,7 +47,7 @@ def connect(uri: str) -> Bucket:
     and `gs://anonymous@bucket/path?endpoint_override=...`.
 
     Raises:
-        CheckpointError: the URI names no bucket, has an unknown option or an unknown scheme, or the
+        StoreError: the URI names no bucket, has an unknown option or an unknown scheme, or the
             client is not installed.
     """
     parts = urlsplit(uri)
@@ -58,10 +58,15 @@ def connect(uri: str) -> Bucket:
         return maker(parts, _options(parts)) if maker else _fsspec(uri)
     # OSError: the region of a bucket on AWS is asked for
     except (ImportError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"checkpoints cannot be stored at {_shown(parts)}: {error}; give a folder, s3://, "
-            "gs:// or another URI that fsspec knows, and install ironcliw[train] for its clients"
+        raise StoreError(
+            f"{_shown(parts)} cannot be used: {error}; give a folder, s3://, gs:// or another URI "
+            "that fsspec knows, and install ironcliw[train] for its clients"
         ) from error
+
+
+def shown(uri: str) -> str:
+    """A URI or path for messages, without credentials and options."""
+    return _shown(urlsplit(uri)) if "://" in uri else uri
 
 
 def _s3(parts: SplitResult, options: dict[str, str]) -> Bucket:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,9 @@ from ironcliw.errors import CheckpointError, DataError, IroncliwError, TrainingE
 from ironcliw.settings import Settings
 from train import trainer
 from train.config import TrainingConfig
+from train.evaluation.gate import Verdict
 from train.loop.run import StepReport
-from train.sft_progress import Lines, Meter, clock
+from train.run_progress import Lines, Meter, clock
 from train.trainer import TrainingResult
 
 
@@ -41,9 +43,12 @@ class FakeTrainer:
             raise FakeTrainer.fails
         measures = {"eval_loss": 1.5, "perplexity": 4.4817}
         before = {"eval_loss": 2.0, "perplexity": 7.3891}
-        return TrainingResult(
+        made = TrainingResult(
             "bot", "/runs/bot", "/runs/bot/adapter", 40, "ab" * 32, measures, before
         )
+        if FakeTrainer.made.publish == "good":
+            return dataclasses.replace(made, published="some:good", version=3)
+        return dataclasses.replace(made, gate=Verdict("eval_loss", 1.5, 2.0, 0.0))
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +105,20 @@ def test_the_command_line_wins_over_the_file(config: Path) -> None:
     assert made.data.max_length == 77
     assert made.lora_targets == ("q_proj", "v_proj")
     assert made.learning_rate == 5e-5
+
+
+def test_what_the_gate_says_is_the_exit_code(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("--config", str(config), "--publish", "good")
+    assert "published as some:good, version 3" in capsys.readouterr().out
+    run("--config", str(config), "--publish", "worse", code=1)
+    printed = capsys.readouterr()
+    assert "result" in printed.out, "the table is shown all the same"
+    assert printed.err.splitlines()[-1] == (
+        "error: not published as 'worse', since it is worse than its base: eval_loss went from "
+        "1.5000 to 2.0000 (lower is better, tolerance 0); the adapter stays in /runs/bot/adapter"
+    )
 
 
 def test_every_problem_of_the_data_has_a_line(

@@ -1,0 +1,164 @@
+"""Reference log-probabilities that are kept: what they depend on, and what is done again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ironcliw.errors import CheckpointError, NewerFormatError
+from tests.unit.train.preference.pairs import make_pairs
+from train.data.plan import in_order
+from train.loop.reduce import Alone
+from train.objectives import keeps_reference, reference_key
+from train.preference import reference
+from train.preference.batch import PackedPairs
+from train.preference.losses import LogProbs
+from train.preference.options import PreferenceOptions
+from train.preference.reference import precompute
+from train.preference.reference_cache import ReferenceCache
+from train.run_files import RunFiles
+
+KEY: dict[str, str | int] = {"model": "a" * 64, "data": "b" * 64, "dtype": "float32"}
+
+
+class Asked:
+    """In place of a model: the sums of each answer's tokens, and what was asked."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[int, ...]] = []
+
+    def logprobs(self, _: Any, pairs: PackedPairs) -> LogProbs:
+        self.batches.append(pairs.rows)
+        sums = np.bincount(pairs.answers, pairs.targets, minlength=2 * pairs.pairs)
+        return LogProbs(torch.tensor(-sums[0::2]), torch.tensor(-sums[1::2]))
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    made = Asked()
+    monkeypatch.setattr(reference, "answer_logprobs", made.logprobs)
+    monkeypatch.setattr(reference, "PART_BATCHES", 2)
+    return made
+
+
+def run(folder: Path, notice: Any = lambda: False, group: Any = None) -> Any:
+    cache = ReferenceCache(str(folder), KEY)
+    model: Any = None
+    return precompute(model, make_pairs(9), cache, group or Alone(), 40, notice)
+
+
+def test_every_row_gets_its_own(tmp_path: Path, asked: Asked) -> None:
+    data = make_pairs(9)
+    found = run(tmp_path)
+    assert found.shape == (9, 2) and found.dtype == np.float32
+    for row in range(9):
+        one = data.row(row)
+        assert one.borders is not None
+        first, second = one.borders
+        assert found[row].tolist() == [-one.tokens[first:second].sum(), -one.tokens[second:].sum()]
+    assert len(asked.batches) == len(in_order(data, 40)) > 4
+
+
+def test_what_is_there_is_not_done_again(tmp_path: Path, asked: Asked) -> None:
+    whole = run(tmp_path / "a")
+    all_ = list(asked.batches)
+    asked.batches.clear()
+    answers = iter([False, False, False, True])
+    assert run(tmp_path / "b", lambda: next(answers)) is None
+    assert asked.batches == all_[:3]
+    asked.batches.clear()
+    assert np.array_equal(run(tmp_path / "b"), whole)
+    assert asked.batches == all_[2:]
+    asked.batches.clear()
+    assert np.array_equal(run(tmp_path / "b"), whole)
+    assert asked.batches == []
+
+
+class Two:
+    """One of two workers that compute one after the other."""
+
+    size = 2
+
+    def __init__(self, rank: int, other: Any = None) -> None:
+        self.rank = rank
+        self._other = other
+
+    def gather(self, part: torch.Tensor) -> list[torch.Tensor]:
+        raise AssertionError("nothing is gathered")
+
+    def agree(self, step: int) -> None:
+        if self._other is not None:
+            self._other()
+
+
+def test_workers_share_the_parts(tmp_path: Path, asked: Asked) -> None:
+    whole = run(tmp_path / "alone")
+    asked.batches.clear()
+
+    def second() -> None:
+        run(tmp_path / "two", group=Two(1))
+
+    monkey = Two(0, second)
+    with pytest.raises(CheckpointError, match=r"part-00000.json is damaged \(it is absent\)"):
+        second()  # reads before the first has written
+    assert np.array_equal(run(tmp_path / "two", group=monkey), whole)
+
+
+def test_another_reference_is_refused(tmp_path: Path) -> None:
+    ReferenceCache(str(tmp_path), KEY)
+    ReferenceCache(str(tmp_path), KEY)
+    with pytest.raises(CheckpointError, match=r"model: a{12} there, c{12} here\); name another"):
+        ReferenceCache(str(tmp_path), KEY | {"model": "c" * 64})
+    with pytest.raises(CheckpointError, match=r"rows: None there, 3 here"):
+        ReferenceCache(str(tmp_path), KEY | {"rows": 3})
+
+
+def test_damage_and_newer_formats(tmp_path: Path) -> None:
+    cache = ReferenceCache(str(tmp_path), KEY)
+    cache.write(0, np.ones((3, 2), np.float32))
+    assert cache.read(0, 3).tolist() == [[1, 1]] * 3
+    with pytest.raises(CheckpointError, match=r"is damaged .*remove the folder"):
+        cache.read(0, 4)
+    files = RunFiles(str(tmp_path))
+    part = files.read("part-00000.json")
+    assert part is not None
+    files.write("part-00000.json", part | {"values": "AAAA" + part["values"][4:]})
+    with pytest.raises(CheckpointError, match="its hash is another"):
+        cache.read(0, 3)
+    files.write("reference.json", {"format_version": 2, "key": KEY})
+    with pytest.raises(NewerFormatError, match="of format 2, this release reads 1"):
+        ReferenceCache(str(tmp_path), KEY)
+
+
+def test_the_key_has_what_the_numbers_depend_on() -> None:
+    data = make_pairs(3)
+    first = reference_key(data, "m", torch.float32, 64, None)
+    others = [
+        reference_key(make_pairs(3, seed=1), "m", torch.float32, 64, None),
+        reference_key(data, "n", torch.float32, 64, None),
+        reference_key(data, "m", torch.bfloat16, 64, None),
+        reference_key(data, "m", torch.float32, 65, None),
+        reference_key(data, "m", torch.float32, 64, "nf4"),
+    ]
+    for other in others:
+        assert sum(first[name] != other[name] for name in first) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "use_lora", "epochs", "kept"),
+    [
+        ({}, True, 1, False),
+        ({}, True, 2, True),
+        ({}, False, 1, True),
+        ({"reference": "model"}, True, 3, False),
+        ({"reference": "precomputed"}, True, 1, True),
+        ({"reference_cache": "x"}, True, 1, True),
+    ],
+)
+def test_when_it_is_kept(options: Any, use_lora: bool, epochs: int, kept: bool) -> None:
+    made = PreferenceOptions.model_validate(options)
+    assert keeps_reference(made, use_lora=use_lora, epochs=epochs) is kept

@@ -1,0 +1,1 @@
+"""Measures on rows that are not trained on, and what follows from them."""

@@ -1,0 +1,94 @@
+"""The table before and after a run, as a page and as JSON. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from train.evaluation.gate import Verdict, lower_is_better
+
+FORMAT_VERSION = 1
+WORDS = {
+    "eval_loss": "loss",
+    "perplexity": "perplexity",
+    "exact_match": "exact match",
+    "decision_accuracy": "decision accuracy",
+}
+
+
+def table(before: Mapping[str, float], after: Mapping[str, float]) -> list[tuple[str, str, str]]:
+    """Measure, before, after; a measure that was not taken is a dash."""
+    return [
+        (WORDS[name], _number(before.get(name)), _number(after[name]))
+        for name in WORDS
+        if name in after
+    ]
+
+
+def as_json(lines: Sequence[Mapping[str, Any]], verdict: Verdict | None) -> dict[str, Any]:
+    """Everything that was measured.
+
+    Args:
+        lines: Of the log, one an evaluation, the first before the first step.
+        verdict: Of the gate.
+    """
+    measured = [
+        {"step": line["step"], **{name: line[name] for name in WORDS if name in line}}
+        for line in lines
+    ]
+    return {
+        "format_version": FORMAT_VERSION,
+        "rows": lines[-1]["eval_rows"],
+        "better": {
+            name: "lower" if lower_is_better(name) else "higher"
+            for name in WORDS
+            if name in lines[-1]
+        },
+        "evaluations": measured,
+        "gate": as_record(verdict),
+    }
+
+
+def as_record(verdict: Verdict | None) -> dict[str, Any] | None:
+    """A verdict as JSON."""
+    if verdict is None:
+        return None
+    return {
+        "metric": verdict.metric,
+        "before": verdict.before,
+        "after": verdict.after,
+        "tolerance": verdict.tolerance,
+        "passed": verdict.passed,
+    }
+
+
+def from_record(values: Mapping[str, Any] | None) -> Verdict | None:
+    """What `as_record` made."""
+    if values is None:
+        return None
+    return Verdict(values["metric"], values["before"], values["after"], values["tolerance"])
+
+
+def as_markdown(name: str, lines: Sequence[Mapping[str, Any]], verdict: Verdict | None) -> str:
+    """A page with the table, each evaluation, and what the gate says."""
+    names = [each for each in WORDS if each in lines[-1]]
+    page = [f"# {name}", "", f"{lines[-1]['eval_rows']} held-out rows.", ""]
+    page += _markdown(("measure", "before", "after"), table(lines[0], lines[-1]))
+    page += ["", "Each evaluation:", ""]
+    page += _markdown(
+        ("step", *(WORDS[each] for each in names)),
+        [(str(line["step"]), *(_number(line.get(each)) for each in names)) for line in lines],
+    )
+    if verdict is not None:
+        said = "may be published" if verdict.passed else "is not published"
+        page += ["", f"The result {said}: {verdict.words}."]
+    return "\n".join([*page, ""])
+
+
+def _markdown(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [heading, ["---", *["---:"] * (len(heading) - 1)], *rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

@@ -1,0 +1,137 @@
+"""The objective that a configuration asks for."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from native_ops import binary
+from train.config import TrainingConfig
+from train.data.tokenized import TokenizedData
+from train.job import Job
+from train.loop.compute import Computer
+from train.loop.objective import Objective, TokenLoss
+from train.loop.reduce import Alone, Group
+from train.loop.run import MachineEndsError
+from train.preference.objective import PairLoss
+from train.preference.options import WITHOUT_REFERENCE, PreferenceOptions
+from train.preference.reference import KeptReference, ModelReference, Reference, precompute
+from train.preference.reference_cache import ReferenceCache
+from train.run_files import HELD_OUT_REFERENCE, REFERENCE, RunFiles
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a worker computes, and of what.
+
+    Attributes:
+        files: Of the run.
+        computer: Of the model before its first step: a reference is computed by it.
+        group: The workers.
+        notice: Whether this worker's machine is about to end.
+        model_digest: Of the weights that training starts from.
+        dtype: Of the computation.
+    """
+
+    files: RunFiles
+    computer: Computer
+    group: Group
+    notice: Callable[[], bool]
+    model_digest: str
+    dtype: torch.dtype
+
+
+def make_objective(job: Job, place: Place) -> Objective:
+    """What a run minimises over the rows that it trains on.
+
+    Raises:
+        MachineEndsError: a notice came while the reference was computed.
+        CheckpointError: the reference cannot be kept, or is that of another model or other data.
+        PeerLostError: another worker is gone.
+    """
+    if job.config.preference is None:
+        return TokenLoss(place.computer, job.train)
+    options = job.config.preference
+    uri = options.reference_cache or place.files.path(REFERENCE)
+    return _pair_loss(job, place, options, job.train, uri)
+
+
+def held_out_objective(job: Job, place: Place) -> PairLoss:
+    """The same over the pairs that are held out; only the first worker measures.
+
+    Raises:
+        MachineEndsError: as `make_objective`.
+        CheckpointError: as `make_objective`.
+    """
+    options = job.config.preference
+    assert options is not None and job.held_out is not None
+    alone = dataclasses.replace(place, group=Alone())
+    return _pair_loss(job, alone, options, job.held_out, place.files.path(HELD_OUT_REFERENCE))
+
+
+def _pair_loss(
+    job: Job, place: Place, options: PreferenceOptions, data: TokenizedData, uri: str
+) -> PairLoss:
+    config = job.config
+    reference: Reference | None = None
+    if options.loss not in WITHOUT_REFERENCE:
+        reference = ModelReference(place.computer)
+        if keeps_reference(options, use_lora=config.use_lora, epochs=config.num_epochs):
+            reference = _kept(config, place, data, uri)
+    return PairLoss(place.computer, data, options, reference)
+
+
+def keeps_reference(options: PreferenceOptions, *, use_lora: bool, epochs: int) -> bool:
+    """Whether log-probabilities of the reference are computed once, before the first step.
+
+    Args:
+        options: Of the loss.
+        use_lora: Otherwise the model does not hold its reference.
+        epochs: Where there are several, each pair's reference is needed as often.
+    """
+    if options.reference == "auto":
+        return not use_lora or epochs > 1 or bool(options.reference_cache)
+    return options.reference == "precomputed"
+
+
+def _kept(config: TrainingConfig, place: Place, data: TokenizedData, uri: str) -> KeptReference:
+    most = config.micro_batch_tokens
+    key = reference_key(data, place.model_digest, place.dtype, most, config.quantization)
+    values = precompute(
+        place.computer, data, ReferenceCache(uri, key), place.group, most, place.notice
+    )
+    if values is None:
+        raise MachineEndsError("a machine of this run is taken back; its reference goes on later")
+    return KeptReference(values, place.computer.device)
+
+
+def reference_key(
+    data: TokenizedData,
+    model_digest: str,
+    dtype: torch.dtype,
+    micro_batch_tokens: int,
+    quantization: str | None,
+) -> dict[str, str | int]:
+    """What log-probabilities of a reference depend on; tokenizer and template are in the data.
+
+    Args:
+        data: Preferences.
+        model_digest: Of the reference's weights.
+        dtype: Of the computation.
+        micro_batch_tokens: Most tokens that are computed together: it changes the rounding.
+        quantization: Of the weights.
+    """
+    return {
+        "model": model_digest,
+        "data": data.digest,
+        "dtype": str(dtype).removeprefix("torch."),
+        "micro_batch_tokens": micro_batch_tokens,
+        "quantization": quantization or "none",
+        "torch": importlib.metadata.version("torch"),
+        "torch_level": torch.backends.cpu.get_cpu_capability(),
+        "kernels": binary.state().level or "none",
+    }

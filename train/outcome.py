@@ -1,0 +1,94 @@
+"""How a run ended: written by its first worker, read by whoever waits for it.
+
+The outcome is written last, since it says that all the rest is there.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ironcliw.errors import CheckpointError, IroncliwError, TrainingError
+from train.evaluation.gate import judge
+from train.evaluation.report import as_json, as_markdown, as_record
+from train.job import Job
+from train.loop.run import TrainingRun
+from train.run_files import (
+    ADAPTER,
+    EVALUATION,
+    EVALUATION_PAGE,
+    LOG,
+    MODEL,
+    OUTCOME,
+    RunFiles,
+)
+from train.shown.recorder import Recorder
+
+
+def write_failure(files: RunFiles, error: Exception, rank: int) -> None:
+    """Write down why a run has failed, in the words of the error."""
+    message = error.message if isinstance(error, IroncliwError) else repr(error)
+    files.write(OUTCOME, {"outcome": "failed", "error": message, "rank": rank})
+
+
+def write_result(
+    job: Job, files: RunFiles, model: Any, run: TrainingRun, recorder: Recorder
+) -> None:
+    """The adapter or model, the log, and then the outcome.
+
+    Args:
+        job: The run.
+        files: Of it.
+        model: transformers' or peft's, as it was trained.
+        run: At its end.
+        recorder: Of its curves.
+
+    Raises:
+        CheckpointError: they cannot be written.
+    """
+    kind = ADAPTER if job.config.use_lora else MODEL
+    with tempfile.TemporaryDirectory(prefix="ironcliw-train-") as folder:
+        model.save_pretrained(folder, safe_serialization=True)
+        if kind == MODEL and job.tokenizer is not None:
+            # a model is served and trained further with its tokenizer; an adapter with its base's
+            job.tokenizer.transformers().save_pretrained(folder)
+        files.upload(Path(folder), kind)
+    files.write_text(LOG, run.log.text)
+    recorder.finish(run.log.lines())
+    evaluations = [line for line in run.log.lines() if line.get("event") == "evaluation"]
+    before = evaluations[0] if evaluations and evaluations[0]["step"] == 0 else None
+    after = evaluations[-1] if evaluations else None
+    verdict = judge(job.config.evaluation, before, after)
+    name = job.config.name or job.uri.rpartition("/")[2]
+    if evaluations:
+        files.write(EVALUATION, as_json(evaluations, verdict))
+        files.write_text(EVALUATION_PAGE, as_markdown(name, evaluations, verdict))
+    files.write(
+        OUTCOME,
+        {
+            "outcome": "finished",
+            "steps": run.step,
+            "chain": run.log.chain,
+            "result": files.path(kind),
+            "model_digest": run.fingerprint.model_digest,
+            "evaluation": after,
+            "before": before,
+            "gate": as_record(verdict),
+        },
+    )
+
+
+def read_outcome(uri: str) -> dict[str, Any] | None:
+    """How a run ended; None: it has not.
+
+    Raises:
+        TrainingError: it failed; the message is the worker's.
+        CheckpointError: the storage cannot be read.
+    """
+    found = RunFiles(uri).read(OUTCOME)
+    if found is not None and found.get("outcome") == "failed":
+        raise TrainingError(str(found["error"]))
+    if found is not None and found.get("outcome") != "finished":
+        raise CheckpointError(f"{uri}/{OUTCOME} says {found!r}, which no release writes")
+    return found

@@ -1,0 +1,1 @@
+"""Training on preferences: of two answers to a prompt, the model shall come to prefer one."""

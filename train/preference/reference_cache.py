@@ -1,0 +1,103 @@
+"""Log-probabilities of a reference in a folder or bucket, for resumed runs and for other runs.
+
+reference.json    what the values depend on
+part-00007.json   values of some rows, with a hash
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ironcliw.errors import CheckpointError, NewerFormatError
+from train.run_files import RunFiles
+
+FORMAT_VERSION = 1
+_HEADER = "reference.json"
+
+
+class ReferenceCache:
+    """Parts of one reference.
+
+    Args:
+        uri: The folder.
+        key: What the values depend on, by name: the model's weights, the data, the dtype...
+
+    Raises:
+        CheckpointError: the folder holds another reference, or cannot be used.
+        NewerFormatError: a newer release wrote it.
+    """
+
+    def __init__(self, uri: str, key: Mapping[str, str | int]) -> None:
+        self._files = RunFiles(uri)
+        header = self._files.read(_HEADER)
+        if header is None:
+            self._files.write(_HEADER, {"format_version": FORMAT_VERSION, "key": dict(key)})
+        else:
+            _check(uri, header, key)
+
+    def has(self, number: int) -> bool:
+        """Whether a part is there."""
+        return self._files.read(_name(number)) is not None
+
+    def write(self, number: int, values: npt.NDArray[np.float32]) -> None:
+        """Keep a part, float32 [rows, 2]."""
+        raw = np.ascontiguousarray(values, "<f4").tobytes()
+        digest = hashlib.sha256(raw).hexdigest()
+        text = base64.b64encode(raw).decode()
+        self._files.write(_name(number), {"rows": len(values), "sha256": digest, "values": text})
+
+    def read(self, number: int, rows: int) -> npt.NDArray[np.float32]:
+        """A part, float32 [rows, 2].
+
+        Raises:
+            CheckpointError: it is absent or damaged.
+        """
+        found = self._files.read(_name(number))
+        try:
+            if found is None:
+                raise ValueError("it is absent")
+            raw = base64.b64decode(found["values"], validate=True)
+            if hashlib.sha256(raw).hexdigest() != found["sha256"]:
+                raise ValueError("its hash is another")
+            return np.frombuffer(raw, "<f4").reshape(rows, 2).copy()
+        except (KeyError, TypeError, ValueError, binascii.Error) as error:
+            raise CheckpointError(
+                f"{self._files.path(_name(number))} is damaged ({error}); remove the folder, and "
+                "it is computed again"
+            ) from error
+
+
+def _name(number: int) -> str:
+    return f"part-{number:05d}.json"
+
+
+def _check(uri: str, header: Mapping[str, Any], key: Mapping[str, str | int]) -> None:
+    version, before = header.get("format_version"), header.get("key")
+    if version != FORMAT_VERSION:
+        raise NewerFormatError(
+            f"{uri} holds a reference of format {version}, this release reads {FORMAT_VERSION}; "
+            "update ironcliw, or remove the folder"
+        )
+    if not isinstance(before, Mapping):
+        raise CheckpointError(f"{uri}/{_HEADER} is damaged; remove the folder")
+    wrong = [
+        f"{name}: {_shown(before.get(name))} there, {_shown(key.get(name))} here"
+        for name in sorted({*before, *key})
+        if before.get(name) != key.get(name)
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"the reference in {uri} is not that of this run ({'; '.join(wrong)}); name another "
+            "folder in preference.reference_cache"
+        )
+
+
+def _shown(value: Any) -> str:
+    return str(value)[:12]

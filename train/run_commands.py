@@ -1,0 +1,191 @@
+"""`ironcliw train sft` and `dpo`: a run from a configuration file, its progress, its result."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ironcliw import console
+from ironcliw.errors import DataError, SettingsError
+
+if TYPE_CHECKING:
+    from train.config import TrainingConfig
+    from train.trainer import TrainingResult
+
+
+Config = Annotated[
+    Path, typer.Option("--config", metavar="FILE", help="YAML, as those in train/configs.")
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="E.g. data.max_length=512; repeatable."),
+]
+Name = Annotated[
+    str | None, typer.Option(help="Of the run; the name of an earlier one resumes it.")
+]
+Model = Annotated[
+    str | None, typer.Option(help="A model of the catalogue, a folder or a GGUF file.")
+]
+Data = Annotated[
+    list[str] | None,
+    typer.Option(metavar="FILE", help="What to train on, in place of data.train; repeatable."),
+]
+AllowInexact = Annotated[
+    bool,
+    typer.Option(
+        "--allow-inexact", help="Resume where the numbers cannot be the same; the log says so."
+    ),
+]
+Publish = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Publish the adapter, if it is not worse than its base."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def sft(
+    config: Config,
+    changes: Changes = None,
+    name: Name = None,
+    model: Model = None,
+    data: Data = None,
+    allow_inexact: AllowInexact = False,
+    publish: Publish = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fine-tune a model on conversations or on prompts with their answers.
+
+    The same command again resumes a run that was interrupted, and shows the result of one that is
+    finished.
+    """
+    named = {"name": name, "model_name": model, "data.train": data, "publish": publish}
+    made = _read(config, changes or [], named, allow_inexact, {}, as_json=as_json)
+    if made.preference is not None:
+        raise SettingsError(
+            f"{config} has a section preference, which compares answers; give it to `ironcliw "
+            "train dpo`, or remove the section"
+        )
+    _train(made, as_json=as_json)
+
+
+def dpo(
+    config: Config,
+    changes: Changes = None,
+    name: Name = None,
+    model: Model = None,
+    data: Data = None,
+    allow_inexact: AllowInexact = False,
+    publish: Publish = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a model on preferences: prompts, each with a chosen and a rejected answer.
+
+    Direct preference optimisation and its kin: `preference.loss`. The same command again resumes a
+    run that was interrupted, and shows the result of one that is finished.
+    """
+    named = {"name": name, "model_name": model, "data.train": data, "publish": publish}
+    default: dict[str, Any] = {"preference": {}}
+    made = _read(config, changes or [], named, allow_inexact, default, as_json=as_json)
+    _train(made, as_json=as_json)
+
+
+def _read(
+    file: Path,
+    changes: list[str],
+    named: dict[str, Any],
+    allow_inexact: bool,
+    defaults: dict[str, Any],
+    *,
+    as_json: bool,
+) -> TrainingConfig:
+    wanted = _changes(changes)
+    wanted.update({key: value for key, value in named.items() if value})
+    if allow_inexact:
+        wanted["allow_inexact"] = True
+    from train.config import read_config
+
+    with _told_line_by_line(as_json=as_json):
+        return read_config(file, wanted, defaults=defaults)
+
+
+def _train(config: TrainingConfig, *, as_json: bool) -> None:
+    settings = console.command_settings()
+    from train.run_progress import shown_progress
+    from train.trainer import Trainer
+
+    with _told_line_by_line(as_json=as_json), shown_progress() as report:
+        result = Trainer(config, settings, report).train()
+    if as_json:
+        console.write_json(dataclasses.asdict(result))
+    else:
+        _write(result)
+    _end(result, config.publish)
+
+
+def _changes(pairs: list[str]) -> dict[str, Any]:
+    """Dotted keys and their values, which are read as YAML."""
+    import yaml
+
+    found = {}
+    for pair in pairs:
+        key, sign, text = pair.partition("=")
+        if not (key and sign):
+            raise typer.BadParameter(
+                f"--set is {pair!r}; write KEY=VALUE, as data.max_length=512", param_hint="--set"
+            )
+        try:
+            found[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise typer.BadParameter(
+                f"--set {key}: {text!r} is no YAML; put a text in quotes", param_hint="--set"
+            ) from error
+    return found
+
+
+@contextlib.contextmanager
+def _told_line_by_line(*, as_json: bool) -> Iterator[None]:
+    """Write messages of several lines as they are; others are `main`'s."""
+    try:
+        yield
+    except (DataError, SettingsError) as error:
+        if as_json or "\n" not in error.message:
+            raise
+        console.note(f"error: {error.message}")
+        raise typer.Exit(console.exit_code(error)) from error
+
+
+def _write(result: TrainingResult) -> None:
+    from train.evaluation.report import table
+
+    console.write_table(
+        ("", ""),
+        [
+            ("run", result.name),
+            ("folder", result.uri),
+            ("result", result.result),
+            ("optimizer steps", str(result.steps)),
+            ("hash of the log", result.chain),
+        ],
+    )
+    if result.evaluation:
+        console.write_table(
+            ("held-out rows", "before", "after"), table(result.before, result.evaluation)
+        )
+    if result.published is not None:
+        console.write_line(f"published as {result.published}, version {result.version}")
+
+
+def _end(result: TrainingResult, wanted: str | None) -> None:
+    """Exits with 1 where the gate kept back what was to be published."""
+    if wanted is not None and result.published is None:
+        why = result.gate.words if result.gate else "nothing was measured"
+        console.note(
+            f"error: not published as {wanted!r}, since it is worse than its base: {why}; the "
+            f"adapter stays in {result.result}"
+        )
+        raise typer.Exit(console.EXIT_FAILED)

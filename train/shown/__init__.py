@@ -1,0 +1,1 @@
+"""A run as dashboards, event files and plots show it."""

@@ -1,0 +1,79 @@
+"""What one looks at while a run goes on and afterwards: event files and a plot, beside its log."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from train.run_files import RunFiles
+from train.shown import event_file, plot
+from train.shown.event_file import EventFile
+
+logger = logging.getLogger(__name__)
+
+
+class Recorder:
+    """Of a run's first worker. In a bucket the files appear when the run is finished.
+
+    Args:
+        files: Of the run.
+    """
+
+    def __init__(self, files: RunFiles) -> None:
+        self._files = files
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        if files.is_local:
+            path = unquote(urlsplit(files.uri).path) if "://" in files.uri else files.uri
+            self._folder = Path(path).expanduser()
+        else:
+            self._temporary = tempfile.TemporaryDirectory(prefix="ironcliw-curves-")
+            self._folder = Path(self._temporary.name)
+        self._events: EventFile | None = None
+
+    def begin(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Write the event file anew, with what the log has already."""
+        try:
+            self._events = EventFile(self._folder / event_file.FOLDER, lines)
+        except OSError as error:
+            self._stop(error)
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """A line that the log got."""
+        try:
+            if self._events is not None:
+                self._events.add([line])
+        except OSError as error:
+            self._stop(error)
+
+    def finish(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Draw the plot, and put everything beside the result."""
+        title = self._files.uri.rpartition("/")[2]
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            plot.draw(lines, title, self._folder / plot.NAME)
+        except OSError as error:
+            self._stop(error)
+        if self._temporary is not None:
+            self._files.upload(self._folder / event_file.FOLDER, event_file.FOLDER)
+            self._files.upload_file(self._folder / plot.NAME, plot.NAME)
+
+    def close(self) -> None:
+        """At the end of an attempt, however it ends."""
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    def _stop(self, error: OSError) -> None:
+        """Curves are for looking at, and the log has them all: the run goes on."""
+        logger.warning("the curves in %s are not written any further: %s", self._folder, error)
+        events, self._events = self._events, None
+        if events is not None:
+            with contextlib.suppress(OSError):
+                events.close()
