@@ -13,7 +13,6 @@ from tests.unit.train.tiny import make_data, make_model
 from train.config import make_config
 from train.data.plan import MicroBatch, pack
 from train.loop.compute import Computer
-from train.model import fast_layers
 from train.model.adapters import add_adapters, trainable
 from train.model.fast_layers import replace_forwards
 from train.model.fused import fuse
@@ -197,6 +196,5 @@ def test_nothing_is_replaced_without_kernels(
 ) -> None:
     model = made(folders["llama"])
     assert replace_forwards(model, torch.float32, torch.device("cuda")) == 0
-    monkeypatch.setattr(fast_layers.binary, "load", lambda: None)
+    monkeypatch.setattr(binary, "load", lambda: None)
     assert replace_forwards(model, torch.float32, CPU) == 0
-    assert binary is fast_layers.binary
