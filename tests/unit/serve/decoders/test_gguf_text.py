@@ -44,7 +44,7 @@ def test_nothing_is_converted_for_a_tokenizer(
 ) -> None:
     path = tmp_path / "model.gguf"
     write_sample(path)
-    monkeypatch.setattr(conversion, "_digest", lambda *_: pytest.fail("hashed"))
+    monkeypatch.setattr(conversion, "file_digest", lambda *_: pytest.fail("hashed"))
     load_text_side(card(path), tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
