@@ -31,7 +31,8 @@ def grouped_lora_reference(
         rank = int(ranks[index])
         rows = torch.where(adapter == index)[0]
         hidden = x[rows] @ a_weights[index, :rank].float().T * scales[index]
-        y[rows] += hidden @ b_weights[index, :, :rank].float().T
+        # in one layout: a product's last bit may depend on it
+        y[rows] += hidden @ b_weights[index, :, :rank].float().contiguous().T
 
 
 def _check(
