@@ -27,6 +27,7 @@ from benchmarks.harness import BenchmarkError, NotRun, Options
 from benchmarks.machine import ROOT
 from benchmarks.processes import descendants, parents
 from benchmarks.training_work import Work
+from train.environment import run_environment
 
 OURS, PLAIN = "ironcliw", "transformers Trainer"
 TRL, TUNED = "TRL 1.16", "TRL 1.16 tuned"
@@ -121,7 +122,7 @@ def measure(options: Options, contestant: str, work: Work, trainer: str = "") ->
         done = subprocess.run(
             [*command, trainer or TRAINERS[contestant], work.text(), folder],
             cwd=ROOT,
-            env=options.child_environment(),
+            env=_environment(options, contestant),
             capture_output=True,
             text=True,
             timeout=_LONGEST_SECONDS,
@@ -135,6 +136,12 @@ def measure(options: Options, contestant: str, work: Work, trainer: str = "") ->
     if "missing" in found:
         return NotRun(str(found["missing"]))
     return parse(found)
+
+
+def _environment(options: Options, contestant: str) -> dict[str, str]:
+    """As each trainer has it: ours sets variables for its workers."""
+    environment = options.child_environment()
+    return environment | (run_environment(environment) if contestant == OURS else {})
 
 
 def parse(found: dict[str, Any]) -> Measured:

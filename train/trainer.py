@@ -14,11 +14,12 @@ from typing import Any
 
 from ironcliw.errors import DataError, SettingsError, TrainingError
 from ironcliw.file_digests import weights_digest
-from ironcliw.settings import Settings, load_settings
+from ironcliw.settings import Settings, load_settings, process_environment
 from train.checkpoint.store import CheckpointStore
 from train.config import TrainingConfig
 from train.data.prepare import Prepared
 from train.data.read import in_process, read_data, with_ray_data
+from train.environment import run_environment
 from train.evaluation.checks import check_evaluation
 from train.evaluation.gate import Verdict
 from train.evaluation.report import from_record
@@ -38,14 +39,6 @@ logger = logging.getLogger(__name__)
 
 _SMALL_BYTES = 64 * 2**20
 """Local files up to this size are read in this process: starting tasks would take longer."""
-# for the actors of Ray Train; where Ray was connected to before, they are as they were
-_RAY = {
-    # how soon the controller sees a dead worker, and a draining node; 2 s and 5 s by default
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5",
-    # a machine in the cloud is there after minutes
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "900",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +112,10 @@ class Trainer:
         import ray
 
         if not ray.is_initialized():
-            ray.init(log_to_driver=False, configure_logging=False, runtime_env={"env_vars": _RAY})
+            variables = run_environment(process_environment())
+            ray.init(
+                log_to_driver=False, configure_logging=False, runtime_env={"env_vars": variables}
+            )
         place = choose_place(config, self.settings)
         tokenizer = TrainingTokenizer.load(
             config.model_name, self.settings, template=config.data.chat_template
