@@ -5,8 +5,8 @@
 Small runs of every kind are killed from outside at random times, from inside at every place of a
 checkpoint's commit, and told that their machine is taken back; each goes on until it is done. Then
 the same is done with mistakes made on purpose, which must show. The times are drawn from a seed
-that the report names; what they hit depends on the machine. What is not shown here: several workers
-(a test has two), GPUs, buckets (tests kill saves to stand-ins of them), models of a real size.
+that the report names; what they hit depends on the machine. What is not shown here: GPUs, buckets
+(tests kill saves to stand-ins of them), models of a real size.
 """
 
 from __future__ import annotations
@@ -37,12 +37,14 @@ CASES: dict[str, dict[str, Any]] = {
     "LoRA, dropout": _DROPOUT,
     "LoRA, dropout, many micro-batches": {**_DROPOUT, "micro_batch_tokens": 30, "batch_size": 8},
     "LoRA, dropout, three shards": {**_DROPOUT, "shards": 3},
+    "LoRA, dropout, three shards, two workers": {**_DROPOUT, "shards": 3, "workers": 2},
     "LoRA, dropout, layers computed twice": {**_DROPOUT, "gradient_checkpointing": True},
     "LoRA, dropout, bfloat16": {**_DROPOUT, "precision": "bf16"},
     "DoRA": {"use_dora": True},
     "QLoRA, dropout": {**_DROPOUT, "quantization": "nf4"},
     "all weights": {"use_lora": False},
     "DPO": {"preference": {}},
+    "DPO, three shards, two workers": {"preference": {}, "shards": 3, "workers": 2},
     "DPO, kept reference, three shards": {
         "preference": {"loss": "ipo", "reference": "precomputed"},
         "shards": 3,
@@ -90,7 +92,8 @@ class Bench:
     def __init__(self, folder: Path, model: Path, changes: dict[str, Any]) -> None:
         self._folder, self._model, self._changes = folder, model, changes
         self._count = 0
-        first, second = self.job(), self.job()
+        # whatever the number of workers, the bits must be those of one
+        first, second = self.job(workers=1), self.job()
         assert runs.attempt(first) == 0, "the first run does not end"
         begun = time.monotonic()
         assert runs.attempt(second) == 0
@@ -111,7 +114,9 @@ def examine(name: str, bench: Bench, draw: random.Random, is_slice: bool) -> Fou
     for number in range(1 if is_slice else RUNS):
         job = bench.job()
         for _ in range(2 if is_slice else KILLS):
-            if runs.attempt(job, kill_after=draw.uniform(0, bench.seconds)) == 0:
+            killed = draw.randrange(job.config.workers)
+            after = draw.uniform(0, bench.seconds)
+            if runs.attempt(job, kill_after=after, killed=killed) == 0:
                 break
             found.kills += 1
             found.lost = max(found.lost, runs.steps_lost(job))

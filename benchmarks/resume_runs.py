@@ -1,5 +1,5 @@
-"""Small runs of training that a proof can kill: a model of some thousand weights, each attempt a
-process of its own.
+"""Small runs of training that a proof can kill: a model of some thousand weights, each worker of an
+attempt a process of its own.
 
 An attempt is forked from a process that has imported everything and computed nothing: it begins
 within milliseconds, so that hundreds of kills take minutes. `fresh` attempts start a new
@@ -8,6 +8,7 @@ interpreter instead, with another hash seed and another working directory.
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 import os
@@ -26,6 +27,7 @@ import torch
 
 from benchmarks.harness import BenchmarkError
 from benchmarks.machine import ROOT
+from benchmarks.servers import free_ports
 from cluster.vm.agent import DONE_FOLDER, HOOKS_FOLDER, NOTICE_FILE
 from cluster.vm.facts import write_atomically
 from ironcliw.settings import Settings, process_environment
@@ -35,12 +37,15 @@ from train.config import make_config
 from train.data.masks import TokenRow
 from train.data.tokenized import TokenizedData
 from train.job import Job
+from train.loop.reduce import ProcessGroup
 from train.run_files import ADAPTER, CHECKPOINTS, LOG, MODEL
 from train.worker import work
 
 WORDS = 64
 ROWS = 20
 LONGEST_SECONDS = 120.0
+MEETING_SECONDS = 20.0
+"""So long workers wait for each other; one that is killed before they meet is waited for."""
 STEPS = "steps.txt"
 """Beside a run: the steps that its attempts did, one a line."""
 _FRESH = """
@@ -144,43 +149,79 @@ def attempt(
     job: Job,
     *,
     kill_after: float | None = None,
+    killed: int = 0,
     point: str | None = None,
     visit: int = 1,
     mistake: Callable[[], object] | None = None,
     notice_after: float | None = None,
 ) -> int | None:
-    """One attempt in a forked process.
+    """One attempt in forked processes, as many as the run has workers.
 
     Args:
         job: The run.
-        kill_after: Seconds until it is killed from outside; None: it is not.
-        point: A place of a checkpoint's commit at which it kills itself; None: none.
+        kill_after: Seconds until a worker is killed from outside; None: none is.
+        killed: Which worker.
+        point: A place of a checkpoint's commit at which the first worker kills itself; None: none.
         visit: Which visit of that place.
-        mistake: Called in the process before it begins.
+        mistake: Called in each process before it begins.
         notice_after: Seconds until its machine's agent tells that it is taken back; None: never.
 
     Returns:
-        Its exit code; -SIGKILL where it was killed. None: it did not end in time.
+        0 where all workers ended well, else the exit code of the first that did not; -SIGKILL
+        where that was killed. None: it did not end in time.
     """
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            os.setsid()
-            _be_quiet(Path(job.uri).parent / "attempts.log")
-            if mistake is not None:
-                mistake()
-            faults: Faults | None = FaultAt(point, kill, visit) if point else None
-            with (Path(job.uri).parent / STEPS).open("a", buffering=1) as steps:
-                work(job, report=lambda done: print(done.step, file=steps), faults=faults)
-            code = 0
-        finally:
-            os._exit(code)
+    (port,) = free_ports(1)
+    faults: Faults | None = FaultAt(point, kill, visit) if point else None
+    pids = [
+        _fork(job, rank, port, mistake, faults if rank == 0 else None)
+        for rank in range(job.config.workers)
+    ]
+    handover = job.settings.handover_dir
     try:
-        return _wait(pid, kill_after, notice_after, job.settings.handover_dir)
+        codes = _watch(pids, killed, kill_after, notice_after, handover)
     finally:
-        if job.settings.handover_dir is not None:
-            (job.settings.handover_dir / NOTICE_FILE).unlink(missing_ok=True)
+        if handover is not None:
+            (handover / NOTICE_FILE).unlink(missing_ok=True)
+    return next((code for code in codes if code != 0), 0)
+
+
+def _fork(
+    job: Job,
+    rank: int,
+    port: int,
+    mistake: Callable[[], object] | None,
+    faults: Faults | None,
+) -> int:
+    """Start a worker; its process id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        os.setsid()
+        _be_quiet(Path(job.uri).parent / "attempts.log")
+        if mistake is not None:
+            mistake()
+        with (Path(job.uri).parent / STEPS).open("a", buffering=1) as steps:
+            group = _meet(rank, job.config.workers, port)
+            work(job, group, lambda done: print(done.step, file=steps), faults)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _meet(rank: int, size: int, port: int) -> ProcessGroup | None:
+    """The workers of an attempt; None: there is one."""
+    if size == 1:
+        return None
+    torch.distributed.init_process_group(
+        "gloo",
+        init_method=f"tcp://127.0.0.1:{port}",
+        rank=rank,
+        world_size=size,
+        timeout=datetime.timedelta(seconds=MEETING_SECONDS),
+    )
+    return ProcessGroup()
 
 
 def steps_lost(job: Job) -> int:
@@ -192,7 +233,7 @@ def steps_lost(job: Job) -> int:
 
 
 def fresh_attempt(job: Job) -> int:
-    """One attempt in a new interpreter, elsewhere and with another hash seed."""
+    """One attempt of one worker in a new interpreter, elsewhere and with another hash seed."""
     with tempfile.TemporaryDirectory(prefix="ironcliw-proof-") as folder:
         file = Path(folder) / "job.pickle"
         file.write_bytes(pickle.dumps(job))
@@ -217,24 +258,34 @@ def _be_quiet(file: Path) -> None:
     os.dup2(handle, 2)
 
 
-def _wait(
-    pid: int, kill_after: float | None, notice_after: float | None, handover: Path | None
-) -> int | None:
+def _watch(
+    pids: list[int],
+    killed: int,
+    kill_after: float | None,
+    notice_after: float | None,
+    handover: Path | None,
+) -> list[int | None]:
+    """The exit codes of an attempt's processes; None: it had not ended in time."""
     begun = time.monotonic()
-    while time.monotonic() - begun < LONGEST_SECONDS:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        if kill_after is not None and time.monotonic() - begun >= kill_after:
-            os.kill(pid, signal.SIGKILL)
+    codes: dict[int, int | None] = {}
+    while len(codes) < len(pids) and time.monotonic() - begun < LONGEST_SECONDS:
+        for pid in (each for each in pids if each not in codes):
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                codes[pid] = os.waitstatus_to_exitcode(status)
+        passed = time.monotonic() - begun
+        if kill_after is not None and passed >= kill_after:
+            if pids[killed] not in codes:
+                os.kill(pids[killed], signal.SIGKILL)
             kill_after = None
-        if notice_after is not None and time.monotonic() - begun >= notice_after:
+        if notice_after is not None and passed >= notice_after:
             assert handover is not None
             now = time.time()
             told = {"at": now, "deadline": now + 30, "reason": "preempted"}
             write_atomically(handover / NOTICE_FILE, json.dumps(told))
             notice_after = None
         time.sleep(0.002)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return None
+    for pid in (each for each in pids if each not in codes):
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    return [codes.get(pid) for pid in pids]
