@@ -14,7 +14,8 @@ import torch
 from native_ops.rotary_attention import rotary_attention
 from native_ops.swiglu import swiglu
 from native_ops.training_norm import add_rms_norm, rms_norm_of
-from train.model.packed_attention import STARTS, longest_row
+from train.model.branches import Branches
+from train.model.packed_attention import BRANCHES, STARTS, longest_row
 
 
 class NormCall:
@@ -86,19 +87,30 @@ class AttentionCall:
             q = module.q_norm(q.view(len(q), -1, width)).view(q.shape)
             k = module.k_norm(k.view(len(k), -1, width)).view(k.shape)
         cos, sin = (each.reshape(-1, width).to(q.dtype) for each in position_embeddings or ())
-        starts = torch.tensor(given[STARTS], dtype=torch.int32)
+        branches: Branches | None = given.get(BRANCHES)
+        if branches is not None:
+            q, k, v, cos, sin = (t.index_select(0, branches.order) for t in (q, k, v, cos, sin))
+        starts = torch.tensor(_starts(given), dtype=torch.int32)
         found = rotary_attention(q, k, v, cos, sin, starts, width, module.scaling)
+        if branches is not None:
+            found = found.index_select(0, branches.own)
         return module.o_proj(found[None]), None
 
     def _knows(self, rotation: tuple[torch.Tensor, torch.Tensor] | None, given: Any) -> bool:
         module = self._module
         return (
-            STARTS in given
+            (STARTS in given or BRANCHES in given)
             and rotation is not None
             and rotation[0].shape[-1] == module.head_dim
             and not (module.training and getattr(module, "attention_dropout", 0.0))
-            and (self._window is None or longest_row(given[STARTS]) <= self._window)
+            and (self._window is None or longest_row(_starts(given)) <= self._window)
         )
+
+
+def _starts(given: Any) -> list[int]:
+    """Where rows start, those with a common beginning put together."""
+    starts: list[int] = given[BRANCHES].starts if BRANCHES in given else given[STARTS]
+    return starts
 
 
 class LayerCall:

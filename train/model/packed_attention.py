@@ -8,7 +8,6 @@ the keyword arguments of the model's call.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from ironcliw.errors import UnsupportedError
-from train.model.branched_attention import Branch, branched_attention
+from train.model.branches import Branches
 from train.model.tree_attention import tree_attention
 
 # what `scaled_dot_product_attention` calls on the processor; heads that share keys are its business
@@ -53,9 +52,9 @@ def packed_attention(
         scaling: Of the products; None: 1 / sqrt(D).
         dropout: Of the attention weights.
         sliding_window: Positions that a position sees; None: all before it.
-        given: `row_starts`, list of ints [rows + 1], from 0 to T; or `row_branches`, where rows
-            share beginnings; or `row_tree` of a single row with many short ends: where its prompt
-            ends, and then each end, the last at T; an end sees the prompt and itself.
+        given: `row_starts`, list of ints [rows + 1], from 0 to T; or `row_branches`, a `Branches`,
+            where rows share beginnings; or `row_tree` of a single row with many short ends: where
+            its prompt ends, and then each end, the last at T; an end sees the prompt and itself.
 
     Returns:
         [1, T, heads, D], and None for the weights.
@@ -69,8 +68,12 @@ def packed_attention(
                 f"the model {words}, which attention over packed rows does not; train another "
                 "architecture, such as Llama, Mistral or Qwen"
             )
-    if (branches := given.get(BRANCHES)) is not None:
-        return _branched(query, key, value, branches, scaling, sliding_window), None
+    branches: Branches | None = given.get(BRANCHES)
+    if branches is not None:
+        rows = (each.index_select(2, branches.order) for each in (query, key, value))
+        given = {STARTS: branches.starts}
+        output, _ = packed_attention(module, *rows, None, scaling, dropout, sliding_window, **given)
+        return output.index_select(1, branches.own), None
     if (ends := given.get(TREE)) is not None:
         return tree_attention(query, key, value, ends, sliding_window, scaling), None
     starts: list[int] = given[STARTS]
@@ -95,23 +98,6 @@ def packed_attention(
             ).transpose(1, 2)
         )
     return (parts[0] if len(parts) == 1 else torch.cat(parts, 1)), None
-
-
-def _branched(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    branches: Sequence[Branch],
-    scaling: float | None,
-    sliding_window: int | None,
-) -> torch.Tensor:
-    longest = max(branch.shared + branch.end - branch.start for branch in branches)
-    if sliding_window is not None and longest > sliding_window:
-        raise UnsupportedError(
-            f"the model sees {sliding_window} positions, and a prompt with its answer has "
-            f"{longest}; lower data.max_length to what it sees, or train another architecture"
-        )
-    return branched_attention(query, key, value, branches, scaling)
 
 
 def longest_row(starts: list[int]) -> int:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from train.data.plan import MicroBatch
 from train.data.tokenized import TokenizedData
-from train.model.branched_attention import Branch
+from train.model.branches import Branch
 
 
 @dataclass(frozen=True, slots=True)

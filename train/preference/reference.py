@@ -13,6 +13,7 @@ from train.data.plan import in_order
 from train.data.tokenized import TokenizedData
 from train.loop.compute import Computer
 from train.loop.reduce import Group
+from train.model.branches import Branches
 from train.model.packed_attention import BRANCHES
 from train.preference.batch import PackedPairs, pack_pairs
 from train.preference.losses import LogProbs
@@ -112,7 +113,8 @@ def precompute(
 
 def answer_logprobs(computer: Computer, pairs: PackedPairs) -> LogProbs:
     """log p of each answer of a micro-batch, float32 [P] each; differentiable."""
-    tokens = computer.logprobs(pairs, {BRANCHES: pairs.branches})
+    branches = Branches.of(pairs.branches, computer.device)
+    tokens = computer.logprobs(pairs, {BRANCHES: branches})
     answers = torch.from_numpy(pairs.answers).to(tokens.device)
     sums = tokens.new_zeros(2 * pairs.pairs).index_add(0, answers, tokens)
     return LogProbs(sums[0::2], sums[1::2])

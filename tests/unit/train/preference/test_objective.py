@@ -19,6 +19,7 @@ from train.data.plan import StepPlan, in_order
 from train.data.tokenized import TokenizedData
 from train.loop.compute import Computer
 from train.model.adapters import add_adapters, trainable
+from train.model.fast_layers import replace_forwards
 from train.model.fused import fuse
 from train.model.load import load_base
 from train.preference.batch import pack_pairs
@@ -35,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("model"))
 
 
-def adapted(folder: Path, *, trained: bool = True) -> Any:
+def adapted(folder: Path, *, trained: bool = True, compiled: bool = True) -> Any:
     base = load_base("tiny", folder, "0" * 64, torch.float32, CPU)
     config = make_config({"model_name": str(folder), "lora_rank": 4}, "test")
     torch.manual_seed(3)
@@ -44,6 +45,8 @@ def adapted(folder: Path, *, trained: bool = True) -> Any:
         for _, parameter in trainable(model):
             torch.nn.init.normal_(parameter, std=0.1)
     fuse(model)
+    if compiled:
+        replace_forwards(model, torch.float32, CPU)
     return model
 
 
@@ -70,8 +73,9 @@ def own_attention(model: Any) -> Iterator[None]:
         config._attn_implementation = before
 
 
-def test_log_probabilities_and_gradients(folder: Path) -> None:
-    model = adapted(folder)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_log_probabilities_and_gradients(folder: Path, compiled: bool) -> None:
+    model = adapted(folder, compiled=compiled)
     data = make_pairs(5)
     (batch,) = in_order(data, 1000)
     pairs = pack_pairs(data, batch)
