@@ -70,9 +70,11 @@ def packed_attention(
             )
     branches: Branches | None = given.get(BRANCHES)
     if branches is not None:
-        rows = (each.index_select(2, branches.order) for each in (query, key, value))
-        given = {STARTS: branches.starts}
-        output, _ = packed_attention(module, *rows, None, scaling, dropout, sliding_window, **given)
+        query, key, value = (t.index_select(2, branches.order) for t in (query, key, value))
+        starts = {STARTS: branches.starts}
+        output, _ = packed_attention(
+            module, query, key, value, None, scaling, dropout, sliding_window, **starts
+        )
         return output.index_select(1, branches.own), None
     if (ends := given.get(TREE)) is not None:
         return tree_attention(query, key, value, ends, sliding_window, scaling), None
