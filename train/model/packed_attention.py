@@ -71,9 +71,9 @@ def packed_attention(
     branches: Branches | None = given.get(BRANCHES)
     if branches is not None:
         query, key, value = (t.index_select(2, branches.order) for t in (query, key, value))
-        starts = {STARTS: branches.starts}
+        rows = {STARTS: branches.starts}
         output, _ = packed_attention(
-            module, query, key, value, None, scaling, dropout, sliding_window, **starts
+            module, query, key, value, None, scaling, dropout, sliding_window, **rows
         )
         return output.index_select(1, branches.own), None
     if (ends := given.get(TREE)) is not None:
