@@ -1,4 +1,4 @@
-"""`train sft`: what it asks of the trainer, what it shows, and how it ends."""
+"""`train sft` and `dpo`: what it asks of the trainer, what it shows, and how it ends."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from train import trainer
 from train.config import TrainingConfig
 from train.evaluation.gate import Verdict
 from train.loop.run import StepReport
+from train.preference.options import PreferenceOptions
 from train.run_progress import Lines, Meter, clock
 from train.trainer import TrainingResult
 
@@ -64,10 +65,26 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def run(*words: str, code: int = 0) -> None:
+def run(*words: str, code: int = 0, command: str = "sft") -> None:
     with pytest.raises(SystemExit) as caught:
-        main(["train", "sft", *words])
+        main(["train", command, *words])
     assert (caught.value.code or 0) == code
+
+
+def test_preferences_by_default_and_as_the_file_has_them(config: Path) -> None:
+    run("--config", str(config), command="dpo")
+    assert FakeTrainer.made.preference == PreferenceOptions()
+    run("--config", str(config), "--set", "preference.beta=0.3", command="dpo")
+    assert FakeTrainer.made.preference == PreferenceOptions(beta=0.3)
+    config.write_text(config.read_text() + "preference:\n  loss: ipo\n")
+    run("--config", str(config), command="dpo")
+    assert FakeTrainer.made.preference == PreferenceOptions(loss="ipo")
+
+
+def test_preferences_are_not_imitated(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config.write_text(config.read_text() + "preference:\n  loss: ipo\n")
+    run("--config", str(config), code=4)
+    assert "has a section preference, which compares answers" in capsys.readouterr().err
 
 
 def test_the_result_is_a_table(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,12 +9,16 @@ from typing import Any
 import pytest
 
 from cluster.environment import GIBIBYTE, Environment, Gpu, MachineKind
-from ironcliw.errors import SettingsError
+from ironcliw.errors import DataError, SettingsError
 from ironcliw.settings import Settings
+from tests.unit.train.data.token_rows import rows_of
+from tests.unit.train.preference.pairs import make_pairs
 from train.config import TrainingConfig, make_config
+from train.data.prepare import DataReport, Prepared
+from train.data.tokenized import TokenizedData
 from train.placement import SPOT_LABEL, choose_place
 from train.run_files import CONFIG, OUTCOME, RunFiles
-from train.trainer import Trainer, check_finished
+from train.trainer import Trainer, check_finished, check_kind
 
 NUMBERS = {"seed": 0, "lora_rank": 16, "data": "abc"}
 
@@ -43,6 +47,30 @@ def test_a_run_that_is_not_finished_is_the_fingerprints_business(tmp_path: Path)
     files = finished(tmp_path)
     files.remove(OUTCOME)
     check_finished("a", files, {**NUMBERS, "seed": 1})
+
+
+@pytest.mark.parametrize(
+    ("preference", "data", "words"),
+    [
+        (None, make_pairs(2), r"pairs.jsonl:1 has a chosen and a rejected .* `ironcliw train dpo`"),
+        ({}, rows_of([4, 5]), r"a.jsonl:1 has one answer, and the run compares two; give rows"),
+        ({}, make_pairs(2), None),
+        (None, rows_of([4]), None),
+    ],
+)
+@pytest.mark.parametrize("held_out", [False, True])
+def test_data_of_the_other_kind(
+    preference: Any, data: TokenizedData, words: str | None, held_out: bool
+) -> None:
+    sound = rows_of([3]) if preference is None else make_pairs(1)
+    report = DataReport(2, (), {}, ())
+    prepared = Prepared(sound, data, report) if held_out else Prepared(data, None, report)
+    given = config(preference=preference)
+    if words is None:
+        check_kind(given, prepared)
+        return
+    with pytest.raises(DataError, match=words):
+        check_kind(given, prepared)
 
 
 def test_without_data_there_is_nothing_to_train_on() -> None:
