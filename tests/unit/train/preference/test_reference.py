@@ -99,13 +99,12 @@ def test_workers_share_the_parts(tmp_path: Path, asked: Asked) -> None:
     whole = run(tmp_path / "alone")
     asked.batches.clear()
 
-    def second() -> None:
-        run(tmp_path / "two", group=Two(1))
-
-    monkey = Two(0, second)
     with pytest.raises(CheckpointError, match=r"part-00000.json is damaged \(it is absent\)"):
-        second()  # reads before the first has written
-    assert np.array_equal(run(tmp_path / "two", group=monkey), whole)
+        run(tmp_path / "early", group=Two(1))  # reads before the first has written
+
+    # the second writes its parts while the first waits for it
+    first = Two(0, lambda: run(tmp_path / "two", group=Two(1)))
+    assert np.array_equal(run(tmp_path / "two", group=first), whole)
 
 
 def test_another_reference_is_refused(tmp_path: Path) -> None:
