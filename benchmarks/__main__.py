@@ -9,11 +9,11 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from benchmarks import machine, report
-from benchmarks.harness import CAPS, Options, ThemeResult, positive
+from benchmarks.harness import CAPS, BenchmarkError, Options, ThemeResult, positive
 from benchmarks.peers import infinity_peer
 from benchmarks.servers import MODEL
 from ironcliw import logs
@@ -50,6 +50,7 @@ def main(argv: Sequence[str]) -> int:
             # also for what a theme measures in this process; before it imports torch
             export_environment(CAPS[options.cap])
         theme = importlib.import_module(THEMES[arguments.theme])
+        _check_parts(arguments.theme, options.parts, getattr(theme, "PARTS", ()))
         with _leaving_on_sigterm():
             result: ThemeResult = theme.run(options)
     except IroncliwError as error:
@@ -57,7 +58,8 @@ def main(argv: Sequence[str]) -> int:
         return 1
     hardware = machine.Machine.read()
     page = report.render(arguments.theme, result, hardware, _facts(argv, started, load))
-    marks = [mark for mark in (options.cap, "quick" if options.quick else None) if mark]
+    named = (options.cap, *options.parts, "quick" if options.quick else None)
+    marks = [mark for mark in named if mark]
     path = arguments.results / report.file_name(arguments.theme, hardware, started.date(), *marks)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
@@ -65,6 +67,13 @@ def main(argv: Sequence[str]) -> int:
         report.write_json(arguments.json, result.rows)
     sys.stdout.write(f"{page}\nwritten to {path}\n")
     return 1 if result.missed else 0
+
+
+def _check_parts(theme: str, given: Sequence[str], known: Iterable[str]) -> None:
+    names = list(known)
+    if wrong := [part for part in given if part not in names]:
+        has = f"its parts are {', '.join(names)}" if names else "it has no parts"
+        raise BenchmarkError(f"theme {theme} has no part {wrong[0]!r}; {has}")
 
 
 @contextlib.contextmanager
@@ -85,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--json", type=Path, metavar="FILE", help="write the rows as JSON, too")
     add("--cap", choices=sorted(CAPS), help="cap the instruction set of ours and peers")
     add("--rounds", type=positive, metavar="N", help="rounds of alternation")
+    add("--part", action="append", help="of a theme that has parts, such as train; repeatable")
     add("--data", type=Path, metavar="DIR", help="folder of the texts (setting bench.data)")
     add("--results", type=Path, metavar="DIR", default=machine.ROOT / "benchmarks" / "results")
     return parser
@@ -99,6 +109,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         rounds=arguments.rounds,
         cap=arguments.cap,
         threads=os.cpu_count() or 1,
+        parts=tuple(arguments.part or ()),
     )
 
 

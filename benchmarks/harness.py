@@ -174,6 +174,7 @@ class Options:
         cap: Name of a cap on the instruction set, or None.
         threads: Compute threads of each contestant.
         seed: Seed of every choice of texts and of arrival times.
+        parts: What of the theme is measured, where it has parts; none: all.
     """
 
     data: Path
@@ -183,6 +184,7 @@ class Options:
     cap: str | None = None
     threads: int = 1
     seed: int = 0
+    parts: tuple[str, ...] = ()
 
     def child_environment(self, **changes: str) -> dict[str, str]:
         """Environment of a contestant's process: the cap, the threads and no network."""

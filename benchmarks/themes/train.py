@@ -4,15 +4,27 @@ a lost worker or machine costs it, how long a step waits for checkpoints, and wh
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import training_learning, training_recovery, training_saving, training_speed
-from benchmarks.harness import Options, ThemeResult
+from benchmarks.harness import Options, Row, ThemeResult
 from benchmarks.training_work import Work, prepare
+
+Found = tuple[list[Row], list[str]]
+PARTS: dict[str, Callable[[Options, str, Path], Found]] = {
+    "speed": training_speed.run,
+    "saving": training_saving.run,
+    "recovery": lambda options, model, folder: training_recovery.run(
+        options, Work(model, str(folder), "bf16", 1, 1, options.threads).data()
+    ),
+    "learning": lambda options, model, folder: training_learning.run(options),
+}
+"""Of the theme; given the options and what `prepare` has made."""
 
 
 def run(options: Options) -> ThemeResult:
-    """Measure everything.
+    """Measure everything, or the parts that are asked for.
 
     Raises:
         BenchmarkError: the data are missing, a contestant failed, or a run did not come back.
@@ -20,12 +32,10 @@ def run(options: Options) -> ThemeResult:
     with tempfile.TemporaryDirectory(prefix="benchmark-train-") as made:
         folder = Path(made)
         model = prepare(options.data, folder)
-        data = Work(model, str(folder), "bf16", 1, 1, options.threads).data()
         found = [
-            training_speed.run(options, model, folder),
-            training_saving.run(options, model, folder),
-            training_recovery.run(options, data),
-            training_learning.run(options),
+            part(options, model, folder)
+            for name, part in PARTS.items()
+            if name in (options.parts or PARTS)
         ]
     return ThemeResult(
         [row for rows, _ in found for row in rows],

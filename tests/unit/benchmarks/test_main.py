@@ -68,6 +68,27 @@ def test_options_reach_the_theme(
     assert (options.model / "model.safetensors").is_file()
 
 
+def test_parts_of_a_theme(
+    theme: types.ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[Options] = []
+
+    def record(options: Options) -> ThemeResult:
+        seen.append(options)
+        return result(3.0)
+
+    theme.run = record  # type: ignore[attr-defined]
+    assert run(tmp_path, "--part", "one") == 1
+    assert "theme fake has no part 'one'; it has no parts" in capsys.readouterr().err
+    theme.PARTS = {"one": None, "two": None}  # type: ignore[attr-defined]
+    assert run(tmp_path, "--part", "three") == 1
+    assert "no part 'three'; its parts are one, two" in capsys.readouterr().err
+    assert run(tmp_path, "--part", "two") == 0
+    assert [options.parts for options in seen] == [("two",)]
+    (page,) = tmp_path.glob("fake-two-*.md")
+    assert page.exists()
+
+
 def test_what_cannot_be_run_is_an_error_and_leaves_no_page(
     theme: types.ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
