@@ -1,8 +1,7 @@
 #include "kernels/rotary_attention.h"
 
-#include <algorithm>
 #include <cmath>
-#include <utility>
+#include <cstring>
 
 #include "kernels/rotary_attention_products.h"
 
@@ -13,6 +12,10 @@ namespace {
 constexpr int64_t kQueries = 32;  // whose weights over all keys are held at once
 
 constexpr int64_t up_to(int64_t size, int64_t multiple) { return (size + multiple - 1) / multiple * multiple; }
+
+constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+void clear(float* at, int64_t count) { std::memset(at, 0, sizeof(float) * static_cast<size_t>(count)); }
 
 // One head of one token, rotated, as floats, zeros behind it: x cos + (-x_2, x_1) sin, x_1 and x_2 its halves.
 template <class Value> void read_token(const Value* x, const Value* cos, const Value* sin, int64_t width, int64_t padded, float* out) {
@@ -55,7 +58,11 @@ template <class Value> struct Row {
   Row(const RotaryAttentionInputs<Value>& in, int64_t first, int64_t end, float* memory)
       : in(in), first(first), length(end - first), padded(up_to(in.width, 16)), stride(up_to(length, 16) + 16), at(memory) {}
 
-  float* take(int64_t floats) { return std::exchange(at, at + floats); }
+  float* take(int64_t floats) {
+    float* taken = at;
+    at += floats;
+    return taken;
+  }
   int64_t elements(int64_t numbers) const { return (numbers + unit - 1) / unit; }
 
   // tokens [from, from + count) of the row, of one head of x, which has `columns` in all
@@ -102,7 +109,7 @@ template <class Value> struct Queries {
   explicit Queries(Row<Value>& row) : row(row), plain(row.take(kQueries * row.padded)), columns(row.take(kQueries * row.padded)), rows(row.take(kQueries * row.padded)) {}
   void read(const Value* x, int64_t head, int64_t from, int64_t count, bool rotate) {
     row.read(x, row.in.heads * row.in.width, head, from, count, rotate, plain);
-    std::fill(plain + count * row.padded, plain + up_to(count, kTileRows) * row.padded, 0.0f);
+    clear(plain + count * row.padded, (up_to(count, kTileRows) - count) * row.padded);
     by_width = {along_columns(Kind{}, plain, up_to(count, kTileRows), row.padded, columns), row.padded / Row<Value>::unit, 1};
     by_token = {along_rows(Kind{}, plain, count, row.padded, rows), 1, row.padded};
   }
@@ -170,7 +177,7 @@ void forward(const RotaryAttentionInputs<Value>& in, int64_t first, int64_t end,
   float *weights = row.take(kQueries * row.stride), *found = row.take(kQueries * row.padded);
   for (int64_t head = key_head * group; head < (key_head + 1) * group; ++head)
     for (int64_t from = 0; from < row.length; from += kQueries) {
-      const int64_t count = std::min(kQueries, row.length - from), tiled = up_to(count, kTileRows);
+      const int64_t count = smaller(kQueries, row.length - from), tiled = up_to(count, kTileRows);
       const int64_t seen = from + count, wide = up_to(seen, 16);
       queries.read(in.q, head, from, count, true);
       product<Kind, false>(queries.by_width, keys.by_width, row.stride, row.padded / Kind::unit, tiled, wide, weights, row.stride);
@@ -209,11 +216,11 @@ void backward(const RotaryAttentionInputs<Value>& in, int64_t first, int64_t end
   Queries<Value> queries(row), gradients(row);
   float *weights = row.take(kQueries * row.stride), *products = row.take(kQueries * row.stride), *paired = row.take(kQueries * row.stride);
   float *found = row.take(kQueries * row.padded), *of_keys = row.take(row.padded * row.stride), *of_values = row.take(row.padded * row.stride);
-  std::fill(of_keys, of_keys + row.padded * row.stride, 0.0f);
-  std::fill(of_values, of_values + row.padded * row.stride, 0.0f);
+  clear(of_keys, row.padded * row.stride);
+  clear(of_values, row.padded * row.stride);
   for (int64_t head = key_head * group; head < (key_head + 1) * group; ++head)
     for (int64_t from = 0; from < row.length; from += kQueries) {
-      const int64_t count = std::min(kQueries, row.length - from), tiled = up_to(count, kTileRows);
+      const int64_t count = smaller(kQueries, row.length - from), tiled = up_to(count, kTileRows);
       const int64_t seen = from + count, wide = up_to(seen, 16), stride = row.stride;
       queries.read(in.q, head, from, count, true);
       gradients.read(gradient, head, from, count, false);
