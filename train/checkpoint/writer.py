@@ -91,6 +91,11 @@ class AsyncWriter:
         return newest
 
     @property
+    def newest(self) -> Manifest | None:
+        """The newest durable checkpoint of this writer, without waiting; None: none is yet."""
+        return self._newest
+
+    @property
     def cost(self) -> SaveCost | None:
         """Of the newest durable checkpoint, for `interval.choose_interval`."""
         return self._cost

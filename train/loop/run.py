@@ -221,6 +221,8 @@ class TrainingRun:
             self._save_together()
             raise TrainingError(self._not_finite(step, loss, norm))
         self.step += 1
+        if parts.saver is not None:
+            parts.saver.hold(self.step)
         measures = dict(zip(parts.objective.measures, means, strict=True))
         line = self.log.add(
             step=self.step,

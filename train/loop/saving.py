@@ -40,7 +40,7 @@ class Saver:
         self._writer = writer
         self._options = options
         self._mtbf = mean_seconds_between_failures(options.mtbf_hours, machines=machines)
-        self._saved = step
+        self._begun = self._saved = step
         self._times: deque[float] = deque(maxlen=_REMEMBERED)
         self.every = options.every if isinstance(options.every, int) else _FIRST
         """Steps from save to save, as of now."""
@@ -50,6 +50,23 @@ class Saver:
         """That the newest save took; None: none is durable yet."""
         cost = self._writer.cost
         return None if cost is None else cost.durable_seconds
+
+    def hold(self, step: int) -> None:
+        """Before a step counts as done: where K is given, a sudden death costs K steps at most.
+
+        A save is written beside the next steps; where these are faster, they wait for it. A K that
+        was chosen weighs that against the wait, and says what a death costs.
+
+        Args:
+            step: Optimizer steps done, this one included.
+
+        Raises:
+            CheckpointError: the save that is waited for failed.
+        """
+        newest = self._writer.newest
+        durable = self._begun if newest is None else newest.step
+        if self._options.every != "auto" and step - durable > self.every:
+            self._writer.wait()
 
     def after_step(self, step: int, seconds: float, snapshot: Callable[[], Snapshot]) -> None:
         """Save if it is time to.

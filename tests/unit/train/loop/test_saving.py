@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,29 @@ def test_it_is_due_every_k_steps_from_where_the_attempt_began(
     writer.wait()
     assert store.steps == expected
     assert_is(store.newest(), expected[-1])
+
+
+@pytest.mark.parametrize(("every", "saved", "waits"), [(2, 2, True), ("auto", 1, False)])
+def test_a_sudden_death_costs_the_steps_between_two_saves(
+    every: object, saved: int, waits: bool, tmp_path: Path
+) -> None:
+    saver, writer, store = make(tmp_path, every)
+    may_commit = threading.Event()
+    real = store.commit
+
+    def commit(taken: Snapshot) -> object:
+        assert may_commit.wait(20)
+        return real(taken)
+
+    store.commit = commit  # type: ignore[method-assign]
+    go(saver, range(1, saved + 1))
+    threading.Timer(0.3, may_commit.set).start()
+    saver.hold(2)
+    assert not may_commit.is_set(), "two steps may be lost"
+    saver.hold(3)
+    assert may_commit.is_set() is waits
+    writer.wait()
+    assert_is(store.newest(), saved)
 
 
 def test_a_snapshot_is_made_only_when_it_is_due(tmp_path: Path) -> None:
