@@ -106,7 +106,8 @@ def sizes(powers: list[int]) -> torch.Tensor:
 def test_the_order_at_both_ends_of_float32(search: Search) -> None:
     x, noise = normal(2, 32)
     rows = torch.stack([1e20 * x, noise, 1e-25 * x, 3e-42 * torch.ones(32), 1e37 * noise])
-    assert search(x[None], rows, 2)[1].tolist() == [[0, 2]]
+    # both have the cosine 1, but for the last bit
+    assert sorted(search(x[None], rows, 2)[1][0].tolist()) == [0, 2]
     for size in (1e-42, 1e-20, 1e36):
         assert_nearest(search(size * x[None], rows, 5), size * x[None], rows, 5)
     matrix = torch.ones(2, 8).to(torch.int8)

@@ -222,10 +222,10 @@ def test_any_other_storage_goes_through_fsspec() -> None:
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("s3:///run", "at s3:///run: it names no bucket"),
+        ("s3:///run", "s3:///run cannot be used: it names no bucket"),
         ("gs://", "it names no bucket"),
         ("gs://bucket/run?regoin=x", r"the options \['regoin'\], known are"),
-        ("carrier-pigeon://bucket/run", "carrier-pigeon://bucket/run: Protocol not known"),
+        ("carrier-pigeon://bucket/run", "carrier-pigeon://bucket/run cannot be used: Protocol not"),
     ],
 )
 def test_wrong_uris(uri: str, message: str) -> None:
