@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import (
+    preference_learning,
     training_learning,
     training_preferences,
     training_recovery,
@@ -26,7 +27,8 @@ PARTS: dict[str, Callable[[Options, str, Path], Found]] = {
     "recovery": lambda options, model, folder: training_recovery.run(
         options, Work(model, str(folder), "bf16", 1, 1, options.threads).data()
     ),
-    "learning": lambda options, model, folder: training_learning.run(options),
+    "learning": lambda options, *_: training_learning.run(options),
+    "preference-learning": lambda options, *_: preference_learning.run(options),
 }
 """Of the theme; given the options and what `prepare` has made."""
 

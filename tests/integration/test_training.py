@@ -25,7 +25,7 @@ import psutil
 import ray
 from ironcliw import Trainer, TrainingConfig
 
-temporary, model, data, folder = sys.argv[1:]
+temporary, model, data, folder, preference = sys.argv[1:]
 ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=temporary)
 
 def workers():
@@ -49,7 +49,7 @@ def train(name, at):
         name=name, model_name=model, precision="fp32", batch_size=4, micro_batch_tokens=256,
         num_epochs=10, lora_rank=4, learning_rate=1e-2, allow_local=True, placement="local",
         checkpoint={"storage": f"{folder}/{name}", "every": 2},
-        data={"eval_share": 0.1, "max_length": 256},
+        data={"eval_share": 0.1, "max_length": 256}, preference=json.loads(preference),
     )
     result = Trainer(config, report=report).train(data)
     print("FOUND", json.dumps({
@@ -99,12 +99,29 @@ def _files(folder: str) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
 
 
+ANSWERS = [{"prompt": f"{n} + 1 = ", "completion": str(n + 1) * 4} for n in range(20)]
+PAIRS = [
+    {"prompt": f"{n} + 1 = ", "chosen": str(n + 1) * 4, "rejected": str(n) * 3} for n in range(20)
+]
+
+
 # peft 0.21 asks transformers 5 for a property by its old name
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
-def test_a_killed_worker_changes_nothing(tmp_path: Path, temporary: Path) -> None:
+@pytest.mark.parametrize(
+    ("rows", "preference"),
+    [
+        pytest.param(ANSWERS, None, id="answers"),
+        pytest.param(PAIRS, {"reference": "precomputed"}, id="pairs", marks=pytest.mark.slow),
+    ],
+)
+def test_a_killed_worker_changes_nothing(
+    rows: list[dict[str, str]],
+    preference: dict[str, str] | None,
+    tmp_path: Path,
+    temporary: Path,
+) -> None:
     _make_model(tmp_path / "model")
     data = tmp_path / "rows.jsonl"
-    rows = [{"prompt": f"{n} + 1 = ", "completion": str(n + 1) * 4} for n in range(20)]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     done = subprocess.run(
         [
@@ -115,6 +132,7 @@ def test_a_killed_worker_changes_nothing(tmp_path: Path, temporary: Path) -> Non
             str(tmp_path / "model"),
             str(data),
             str(tmp_path),
+            json.dumps(preference),
         ],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},

@@ -13,6 +13,8 @@ WORDS = {
     "perplexity": "perplexity",
     "exact_match": "exact match",
     "decision_accuracy": "decision accuracy",
+    "preference_accuracy": "preference accuracy",
+    "reward_margin": "margin of the rewards",
 }
 
 
