@@ -81,7 +81,7 @@ def build_rows(pairs: Sequence[tuple[float, float]], memory: Samples) -> list[Ro
     ]
 
 
-def first_token(url: str, prompt: list[int], timeout: float = 60.0) -> float:
+def first_token(url: str, prompt: list[int], timeout: float = 60.0, *, model: str = MODEL) -> float:
     """Seconds from sending a streamed completion to its first event; reads it to the end.
 
     Raises:
@@ -90,7 +90,7 @@ def first_token(url: str, prompt: list[int], timeout: float = 60.0) -> float:
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout)
     body = {
-        "model": MODEL,
+        "model": model,
         "prompt": prompt,
         "max_tokens": _NEW_TOKENS,
         "temperature": 0,

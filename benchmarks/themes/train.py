@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import (
+    adapter_serving,
     preference_learning,
     training_learning,
     training_preferences,
@@ -26,6 +27,9 @@ PARTS: dict[str, Callable[[Options, str, Path], Found]] = {
     "saving": training_saving.run,
     "recovery": lambda options, model, folder: training_recovery.run(
         options, Work(model, str(folder), "bf16", 1, 1, options.threads).data()
+    ),
+    "adapters": lambda options, model, folder: adapter_serving.run(
+        options, Work(model, str(folder), "bf16", 2, 2, options.threads)
     ),
     "learning": lambda options, *_: training_learning.run(options),
     "preference-learning": lambda options, *_: preference_learning.run(options),
