@@ -72,7 +72,7 @@ def temporary() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _make_model(folder: Path) -> None:
+def make_model(folder: Path) -> None:
     """A decoder of random weights that is slow enough to be hit in the middle of a run."""
     import torch
     import transformers
@@ -102,7 +102,7 @@ def _files(folder: str) -> dict[str, bytes]:
 # peft 0.21 asks transformers 5 for a property by its old name
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 def test_a_killed_worker_changes_nothing(tmp_path: Path, temporary: Path) -> None:
-    _make_model(tmp_path / "model")
+    make_model(tmp_path / "model")
     data = tmp_path / "rows.jsonl"
     rows = [{"prompt": f"{n} + 1 = ", "completion": str(n + 1) * 4} for n in range(20)]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
