@@ -19,9 +19,10 @@ from benchmarks.harness import BenchmarkError, Goal, Options, Row, Samples
 from benchmarks.training_cluster import play
 from benchmarks.training_story import Blow, Done, Plan, Story, message_pattern
 from benchmarks.training_work import SEED
-from train.assembly import LOADED, RESUMED
+from train.assembly import RESUMED
 from train.data.plan import StepPlan
 from train.data.tokenized import TokenizedData
+from train.trained_model import LOADED
 from train.worker import BEGINS
 
 logger = logging.getLogger(__name__)

@@ -64,6 +64,12 @@ def connect(uri: str) -> Bucket:
         ) from error
 
 
+def below(uri: str, name: str) -> str:
+    """The URI or path of something in a folder; a URI's options stay at its end."""
+    place, mark, options = uri.partition("?") if "://" in uri else (uri, "", "")
+    return f"{place.rstrip('/')}/{name}{mark}{options}"
+
+
 def shown(uri: str) -> str:
     """A URI or path for messages, without credentials and options."""
     return _shown(urlsplit(uri)) if "://" in uri else uri

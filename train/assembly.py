@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
-from ironcliw.file_digests import weights_digest
 from train.checkpoint.faults import Faults
 from train.checkpoint.snapshot import Checkpoint
 from train.checkpoint.store import CheckpointStore
 from train.checkpoint.writer import AsyncWriter
-from train.checks import check_room, check_tokens
 from train.config import TrainingConfig
 from train.data.plan import StepPlan
 from train.evaluation.evaluator import Evaluator
@@ -28,20 +24,17 @@ from train.loop.run import Parts, StepReport, TrainingRun
 from train.loop.saving import Saver
 from train.loop.schedule import LearningRate, warmup_steps
 from train.model import packed_attention
-from train.model.adapters import add_adapters, trainable
-from train.model.fast_layers import replace_forwards
-from train.model.fused import fuse
-from train.model.load import choose_device, choose_dtype, load_base, model_folder
+from train.model.adapters import trainable
 from train.objectives import Place, held_out_objective, make_objective
 from train.preference.evaluation import PairEvaluator
 from train.run_files import CHECKPOINTS, RunFiles
 from train.shown.recorder import Recorder
+from train.trained_model import TrainedModel, load_model
 
 logger = logging.getLogger(__name__)
 
-LOADED = "model %s in %s on %s, %d groups of layers fused, %d modules compiled"
 RESUMED = "goes on after step %d of %d"
-"""Messages that end the phases of a start, by which these are timed."""
+"""Message that ends a start, by which this is timed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,46 +53,73 @@ class Assembled:
 
 
 @dataclass(frozen=True, slots=True)
-class _Model:
-    """A model with what is known of it."""
+class Attempt:
+    """One worker's part in an attempt of a run.
 
-    module: Any
-    digest: str
-    dtype: torch.dtype
-    device: torch.device
-
-
-def assemble(
-    job: Job,
-    files: RunFiles,
-    group: Group,
-    notice: Callable[[], bool],
-    report: Callable[[StepReport], None],
-    faults: Faults | None = None,
-) -> Assembled:
-    """Load the model and the newest checkpoint of a run.
-
-    Args:
+    Attributes:
         job: The run.
         files: Of it.
         group: Its workers.
         notice: Whether this worker's machine is about to end.
         report: Called after each step, on the first worker.
         faults: What happens in a checkpoint's commit; for tests.
+    """
+
+    job: Job
+    files: RunFiles
+    group: Group
+    notice: Callable[[], bool]
+    report: Callable[[StepReport], None]
+    faults: Faults | None = None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this worker saves, and tells how far the run is."""
+        return self.group.rank == 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What an attempt goes on from."""
+
+    model: TrainedModel
+    plan: StepPlan
+    fingerprint: Fingerprint
+    store: CheckpointStore
+    checkpoint: Checkpoint | None
+
+
+def assemble(attempt: Attempt) -> Assembled:
+    """Load the model and the newest checkpoint of a run.
+
+    Args:
+        attempt: This worker's part in it.
 
     Raises:
         TrainingError: the model has no room, or its tokens are not the data's.
         ModelLoadError: its files are absent or damaged.
         CheckpointError: the storage cannot be used, or the run was begun with other numbers.
     """
-    config = job.config
+    config, found = attempt.job.config, _find(attempt)
+    recorder = Recorder(attempt.files)
+    run = TrainingRun(_parts(attempt, found, recorder))
+    if found.checkpoint is not None:
+        run.restore(found.checkpoint)
+        logger.info(RESUMED, run.step, total_steps(config, found.plan.steps_per_epoch))
+    if attempt.is_first:
+        recorder.begin(run.log.lines())
+    return Assembled(run, found.model.module, recorder)
+
+
+def _find(attempt: Attempt) -> _Found:
+    job, config = attempt.job, attempt.job.config
     store = CheckpointStore(
-        files.path(CHECKPOINTS),
+        attempt.files.path(CHECKPOINTS),
         keep=config.checkpoint.keep,
-        faults=faults,
-        read_only=group.rank != 0,
+        faults=attempt.faults,
+        read_only=not attempt.is_first,
     )
-    model = _load_model(job, group.size, begun=bool(store.all()))
+    model = load_model(job, attempt.group.size, begun=bool(store.all()))
     plan = StepPlan(
         job.train,
         seed=config.seed,
@@ -107,30 +127,9 @@ def assemble(
         shards=config.shards,
         micro_batch_tokens=config.micro_batch_tokens,
     )
-    fingerprint = _fingerprint(job, model, group)
+    fingerprint = _fingerprint(job, model, attempt.group)
     checkpoint = store.newest(fingerprint, allow_inexact=config.allow_inexact)
-    recorder = Recorder(files)
-    run = TrainingRun(
-        _parts(
-            job,
-            files,
-            model,
-            plan,
-            fingerprint,
-            group,
-            store,
-            checkpoint,
-            notice,
-            report,
-            recorder,
-        )
-    )
-    if checkpoint is not None:
-        run.restore(checkpoint)
-        logger.info(RESUMED, run.step, total_steps(config, plan.steps_per_epoch))
-    if group.rank == 0:
-        recorder.begin(run.log.lines())
-    return Assembled(run, model.module, recorder)
+    return _Found(model, plan, fingerprint, store, checkpoint)
 
 
 def total_steps(config: TrainingConfig, per_epoch: int) -> int:
@@ -139,28 +138,7 @@ def total_steps(config: TrainingConfig, per_epoch: int) -> int:
     return steps if config.max_steps is None else min(steps, config.max_steps)
 
 
-def _load_model(job: Job, workers: int, *, begun: bool) -> _Model:
-    config = job.config
-    device = choose_device()
-    # a weight in bfloat16 would lose the small steps that it is trained by
-    dtype = choose_dtype(config.precision, device) if config.use_lora else torch.float32
-    folder = model_folder(config.model_name, job.settings)
-    check_room(config, folder, dtype, device, workers, begun=begun)
-    base = load_base(
-        config.model_name, folder, weights_digest(folder), dtype, device, config.quantization
-    )
-    known = base.module.get_input_embeddings().num_embeddings
-    check_tokens(config.model_name, known, job.train, job.held_out)
-    module = add_adapters(base, config) if config.use_lora else base.module
-    fused = fuse(module) if config.use_lora else 0
-    fast = replace_forwards(module, dtype, device)
-    if config.gradient_checkpointing:
-        base.module.activation_checkpointing_enable()
-    logger.info(LOADED, config.model_name, dtype, device, fused, fast)
-    return _Model(module, base.digest, dtype, device)
-
-
-def _fingerprint(job: Job, model: _Model, group: Group) -> Fingerprint:
+def _fingerprint(job: Job, model: TrainedModel, group: Group) -> Fingerprint:
     config = job.config
     return Fingerprint.here(
         model=config.model_name,
@@ -176,29 +154,17 @@ def _fingerprint(job: Job, model: _Model, group: Group) -> Fingerprint:
     )
 
 
-def _parts(
-    job: Job,
-    files: RunFiles,
-    model: _Model,
-    plan: StepPlan,
-    fingerprint: Fingerprint,
-    group: Group,
-    store: CheckpointStore,
-    checkpoint: Checkpoint | None,
-    notice: Callable[[], bool],
-    report: Callable[[StepReport], None],
-    recorder: Recorder,
-) -> Parts:
-    config, is_first = job.config, group.rank == 0
+def _parts(attempt: Attempt, found: _Found, recorder: Recorder) -> Parts:
+    job, config = attempt.job, attempt.job.config
+    model, plan = found.model, found.plan
     steps = total_steps(config, plan.steps_per_epoch)
     computer = Computer(model.module, model.device)
     flat = FlatParameters(trainable(model.module))
-    place = Place(files, computer, group, notice, model.digest, model.dtype)
+    place = Place(attempt.files, computer, attempt.group, attempt.notice, model.digest, model.dtype)
     # the reference is computed by the model as it is before its first step
     objective = make_objective(job, place)
-    evaluator = _evaluator(job, place, model.module, plan) if is_first else None
-    saved = checkpoint.step if checkpoint else 0
-    return Parts(
+    evaluator = _evaluator(job, place, model.module, plan)
+    parts = Parts(
         plan=plan,
         data=job.train,
         objective=objective,
@@ -210,15 +176,20 @@ def _parts(
             warmup_steps(config.warmup_steps, config.warmup_share, steps),
             config.schedule,
         ),
-        group=group,
-        fingerprint=fingerprint,
-        saver=Saver(AsyncWriter(store), config.checkpoint, group.size, saved) if is_first else None,
+        group=attempt.group,
+        fingerprint=found.fingerprint,
+        saver=None,
         seed=config.seed,
-        evaluate=(lambda step: evaluator.measure(step, steps, notice)) if evaluator else None,
-        notice=notice,
-        report=report if is_first else lambda report: None,
-        logged=recorder.add if is_first else lambda line: None,
+        evaluate=None
+        if evaluator is None
+        else lambda step: evaluator.measure(step, steps, attempt.notice),
+        notice=attempt.notice,
     )
+    if not attempt.is_first:
+        return parts
+    saved = 0 if found.checkpoint is None else found.checkpoint.step
+    saver = Saver(AsyncWriter(found.store), config.checkpoint, attempt.group.size, saved)
+    return replace(parts, saver=saver, report=attempt.report, logged=recorder.add)
 
 
 def _evaluator(
@@ -230,7 +201,12 @@ def _evaluator(
     if job.config.preference is not None:
         objective = held_out_objective(job, place)
         return PairEvaluator(
-            place.computer, objective, job.held_out, job.config, plan.steps_per_epoch
+            place.computer,
+            objective,
+            job.held_out,
+            job.config,
+            plan.steps_per_epoch,
+            place.group,
         )
     return Evaluator(
         place.computer,
@@ -240,4 +216,5 @@ def _evaluator(
         job.config,
         plan.steps_per_epoch,
         job.tokenizer,
+        place.group,
     )

@@ -12,7 +12,7 @@ from ironcliw import console
 from ironcliw.client import DEFAULT_CHAT_MODEL
 from ironcliw.errors import SettingsError
 from ironcliw.problems import what_is_wrong
-from train.publish_command import publish
+from train.publish_command import merge, publish
 from train.run_commands import dpo, sft
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ train.add_typer(data, name="data")
 train.command("sft")(sft)
 train.command("dpo")(dpo)
 train.command("publish")(publish)
+train.command("merge")(merge)
 
 
 @train.callback()

@@ -154,6 +154,11 @@ class TrainingConfig(BaseModel):
             raise ValueError(
                 f"publish is {self.publish!r} and use_lora is false: adapters alone are published"
             )
+        if self.publish is not None and self.use_dora:
+            raise ValueError(
+                f"publish is {self.publish!r} and use_dora is true: DoRA is not served beside "
+                "other adapters; train without publish, and then `ironcliw train merge`"
+            )
         if self.preference is not None:
             self._fits_preferences(self.preference)
         elif self.evaluation.gate == "preference_accuracy":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from train.data.tokenized import TokenizedData
 from train.job import Job
 from train.loop.compute import Computer
 from train.loop.objective import Objective, TokenLoss
-from train.loop.reduce import Alone, Group
+from train.loop.reduce import Group
 from train.loop.run import MachineEndsError
 from train.preference.objective import PairLoss
 from train.preference.options import WITHOUT_REFERENCE, PreferenceOptions
@@ -61,16 +60,16 @@ def make_objective(job: Job, place: Place) -> Objective:
 
 
 def held_out_objective(job: Job, place: Place) -> PairLoss:
-    """The same over the pairs that are held out; only the first worker measures.
+    """The same over the pairs that are held out.
 
     Raises:
         MachineEndsError: as `make_objective`.
         CheckpointError: as `make_objective`.
+        PeerLostError: as `make_objective`.
     """
     options = job.config.preference
     assert options is not None and job.held_out is not None
-    alone = dataclasses.replace(place, group=Alone())
-    return _pair_loss(job, alone, options, job.held_out, place.files.path(HELD_OUT_REFERENCE))
+    return _pair_loss(job, place, options, job.held_out, place.files.path(HELD_OUT_REFERENCE))
 
 
 def _pair_loss(

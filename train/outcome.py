@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from ironcliw.buckets import shown
 from ironcliw.errors import CheckpointError, IroncliwError, TrainingError
 from train.evaluation.gate import judge
 from train.evaluation.report import as_json, as_markdown, as_record
@@ -60,7 +61,7 @@ def write_result(
     before = evaluations[0] if evaluations and evaluations[0]["step"] == 0 else None
     after = evaluations[-1] if evaluations else None
     verdict = judge(job.config.evaluation, before, after)
-    name = job.config.name or job.uri.rpartition("/")[2]
+    name = job.config.name or shown(job.uri).rpartition("/")[2]
     if evaluations:
         files.write(EVALUATION, as_json(evaluations, verdict))
         files.write_text(EVALUATION_PAGE, as_markdown(name, evaluations, verdict))

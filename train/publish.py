@@ -66,12 +66,12 @@ def publish_run(
         IroncliwError: as `ironcliw.adapters.publish`.
     """
     files = RunFiles(uri)
-    outcome = read_outcome(uri)
-    config = (files.read(CONFIG) or {}).get("config", {})
-    if outcome is None:
-        raise SettingsError(f"{uri} holds no finished run; see its name, or resume it to its end")
-    if not str(outcome["result"]).endswith(ADAPTER):
-        raise SettingsError(f"run {uri} has trained all weights; adapters alone are published")
+    outcome, config = finished_adapter(uri)
+    if config.get("use_dora"):
+        raise SettingsError(
+            f"the adapter of {uri} is DoRA's, which is not served beside others: `ironcliw train "
+            f"merge {uri} FOLDER` makes a model of its own of it"
+        )
     why_not = refusal(outcome)
     if why_not is not None and not force:
         raise TrainingError(
@@ -82,7 +82,7 @@ def publish_run(
     base = str(config["model_name"])
     _check_base(base, settings)
     index = settings.state_dir / "models" / "index"
-    _check_weights(base, outcome, settings, index)
+    check_weights(base, outcome, settings, index)
     with tempfile.TemporaryDirectory(prefix="ironcliw-publish-") as temporary:
         folder = Path(temporary)
         files.download(ADAPTER, folder)
@@ -102,6 +102,22 @@ def publish_run(
         return publish(settings.state_dir, dataclasses.replace(record, source=source))
 
 
+def finished_adapter(uri: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """How a run ended, and the configuration that it was begun with.
+
+    Raises:
+        SettingsError: it is not there or not finished, or it trained no adapter.
+        TrainingError: it has failed.
+    """
+    outcome = read_outcome(uri)
+    if outcome is None:
+        raise SettingsError(f"{uri} holds no finished run; see its name, or resume it to its end")
+    config: dict[str, Any] = (RunFiles(uri).read(CONFIG) or {}).get("config", {})
+    if not config.get("use_lora", True):
+        raise SettingsError(f"run {uri} has trained all weights: {outcome['result']} is no adapter")
+    return outcome, config
+
+
 def _check_base(name: str, settings: Settings) -> None:
     if name not in Catalog(settings.models):
         raise SettingsError(
@@ -110,7 +126,19 @@ def _check_base(name: str, settings: Settings) -> None:
         )
 
 
-def _check_weights(base: str, outcome: Mapping[str, Any], settings: Settings, index: Path) -> None:
+def check_weights(base: str, outcome: Mapping[str, Any], settings: Settings, index: Path) -> None:
+    """See that a run's base is what it was when the run began.
+
+    Args:
+        base: Its name.
+        outcome: Of the run.
+        settings: Of the head: its catalogue.
+        index: Of digests that are known.
+
+    Raises:
+        TrainingError: its files were changed.
+        IroncliwError: it is not there.
+    """
     trained_on = outcome.get("model_digest")
     found = weights_digest(model_folder(base, settings), index)
     if trained_on is not None and found != trained_on:

@@ -1,16 +1,19 @@
-"""`ironcliw train publish`: a finished run's adapter into the register of what is served."""
+"""`ironcliw train publish` and `merge`: what becomes of a finished run's adapter."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ironcliw import console
 
+Run = Annotated[str, typer.Argument(metavar="RUN", help="Its name, or its folder or URI.")]
+
 
 def publish(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Its name, or its folder or URI.")],
+    run: Run,
     name: Annotated[str, typer.Argument(metavar="NAME", help="To publish the adapter under.")],
     force: Annotated[
         bool,
@@ -35,4 +38,29 @@ def publish(
             ("files", record.source),
             ("forced", "yes" if record.forced else "no"),
         ],
+    )
+
+
+def merge(
+    run: Run,
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="For the model; not there yet, or empty.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Merge the adapter of a finished run into its base, as a model of its own.
+
+    For DoRA, which is not served beside other adapters, and for other programs.
+    """
+    settings = console.command_settings()
+    from train.merge import merge_run
+    from train.run_files import run_uri
+
+    made = merge_run(run_uri(run, settings), folder, settings)
+    if as_json:
+        console.write_json({"folder": str(made)})
+        return
+    console.write_line(
+        f'{made}\nto serve it: [models.NAME] in ironcliw.toml, with source = "dir:{made}" and '
+        'task = "generation"'
     )

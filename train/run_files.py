@@ -21,10 +21,13 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import fsspec
+from fsspec.implementations.arrow import ArrowFSWrapper
 
-from ironcliw.errors import CheckpointError
+from ironcliw.buckets import below, connect
+from ironcliw.errors import CheckpointError, StoreError
 from ironcliw.retries import Retry, one_line
 from ironcliw.settings import Settings
 
@@ -49,16 +52,22 @@ class RunFiles:
     """Small files of a run.
 
     Args:
-        uri: A folder, or a URI that fsspec knows.
+        uri: A folder, `s3://`, `gs://` (see `ironcliw.buckets`) or another URI that fsspec knows.
+
+    Raises:
+        CheckpointError: the URI is wrong, or the client for it is not installed.
     """
 
     def __init__(self, uri: str) -> None:
         self.uri = uri.rstrip("/")
-        self._files, self._root = fsspec.url_to_fs(self.uri)
+        try:
+            self._files, self._root = _connected(self.uri)
+        except (ImportError, StoreError, ValueError) as error:
+            raise CheckpointError(f"a run cannot be kept there: {one_line(error)}") from error
 
     def path(self, name: str) -> str:
         """URI of a file or folder of the run."""
-        return f"{self.uri}/{name}"
+        return below(self.uri, name)
 
     def read(self, name: str) -> dict[str, Any] | None:
         """A JSON file; None where it is not there.
@@ -79,7 +88,11 @@ class RunFiles:
         self.write_text(name, json.dumps(values, indent=2))
 
     def write_text(self, name: str, text: str) -> None:
-        """Write a text file, whole or not at all.
+        """As `write_bytes`, in UTF-8."""
+        self.write_bytes(name, text.encode())
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Write a file, whole or not at all.
 
         Raises:
             CheckpointError: it cannot be written.
@@ -87,15 +100,15 @@ class RunFiles:
         target = f"{self._root}/{name}"
 
         def write() -> None:
-            self._files.makedirs(self._root, exist_ok=True)
+            self._files.makedirs(target.rpartition("/")[0], exist_ok=True)
             if self.is_local:
                 # an object in a bucket appears whole; a file does when it is renamed
                 # its own name: several workers may have the same to say at the same time
                 new = Path(f"{target}.{secrets.token_hex(4)}.new")
-                new.write_text(text, encoding="utf-8")
+                new.write_bytes(content)
                 new.replace(target)
             else:
-                self._files.pipe_file(target, text.encode())
+                self._files.pipe_file(target, content)
 
         self._written(write, name)
 
@@ -165,3 +178,21 @@ class RunFiles:
         """Whether it is a folder of this machine."""
         protocol = self._files.protocol
         return "file" in ([protocol] if isinstance(protocol, str) else protocol)
+
+
+class _Objects(ArrowFSWrapper):  # type: ignore[misc]  # fsspec has no types
+    """What fsspec expects, over a client of Arrow's."""
+
+    cachable = False
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        """Buckets have no folders: to make one needs rights to the bucket, and leaves an object."""
+
+
+def _connected(uri: str) -> tuple[Any, str]:
+    """A file system of fsspec's, and the folder in it; of buckets by the checkpoints' client."""
+    if urlsplit(uri).scheme in ("s3", "gs", "gcs"):
+        bucket = connect(uri)
+        return _Objects(bucket.system), bucket.root
+    found: tuple[Any, str] = fsspec.url_to_fs(uri)
+    return found

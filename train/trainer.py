@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ironcliw.buckets import below
 from ironcliw.errors import DataError, SettingsError, TrainingError
 from ironcliw.file_digests import weights_digest
 from ironcliw.settings import Settings, load_settings, process_environment
@@ -24,16 +25,15 @@ from train.evaluation.checks import check_evaluation
 from train.evaluation.gate import Verdict
 from train.evaluation.report import from_record
 from train.job import Job
-from train.loop.reduce import ProcessGroup
 from train.loop.run import StepReport
 from train.outcome import read_outcome
 from train.placement import Place, choose_place
-from train.progress import Progress, watch
+from train.progress import watch
 from train.publish import check_publishing, publish_run
+from train.ray_worker import train_worker
 from train.run_files import CHECKPOINTS, CONFIG, OUTCOME, RunFiles, run_uri
 from train.shown.gauges import RunGauges
 from train.tokenizer import TrainingTokenizer, model_path
-from train.worker import work
 
 logger = logging.getLogger(__name__)
 
@@ -170,7 +170,7 @@ class Trainer:
 
         with watch(report) as progress:
             TorchTrainer(
-                _work,
+                train_worker,
                 train_loop_config={"job": ray.put(job), "progress": progress},
                 torch_config=TorchConfig(backend=place.collectives),
                 scaling_config=api.ScalingConfig(
@@ -186,17 +186,6 @@ class Trainer:
                     failure_config=api.FailureConfig(max_failures=-1, max_preemption_failures=-1),
                 ),
             ).fit()
-
-
-def _work(given: dict[str, Any]) -> None:
-    """A worker of Ray Train's."""
-    import ray
-    import torch
-
-    job: Job = ray.get(given["job"])
-    progress: Progress = given["progress"]
-    group = ProcessGroup() if torch.distributed.get_world_size() > 1 else None
-    work(job, group, progress.send)
 
 
 def run_name(config: TrainingConfig, prepared: Prepared, model: str) -> str:
@@ -266,7 +255,7 @@ def _is_small(paths: tuple[str, ...]) -> bool:
 def _result(name: str, uri: str) -> TrainingResult:
     outcome = read_outcome(uri)
     if outcome is None:
-        newest = CheckpointStore(f"{uri}/{CHECKPOINTS}", read_only=True).all()
+        newest = CheckpointStore(below(uri, CHECKPOINTS), read_only=True).all()
         step = newest[0].step if newest else 0
         raise TrainingError(
             f"run {name} ended without an outcome, {step} steps are saved in {uri}; see its logs "

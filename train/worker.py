@@ -16,7 +16,7 @@ import torch
 
 from cluster.handover import Handover
 from ironcliw.errors import TrainingError
-from train.assembly import assemble
+from train.assembly import Attempt, assemble
 from train.checkpoint.faults import Faults
 from train.checkpoint.store import CheckpointStore
 from train.job import Job
@@ -104,7 +104,8 @@ def _attempt(
     torch.set_num_threads(job.threads)
     folder = job.settings.handover_dir
     handover = None if folder is None else Handover(folder)
-    made = assemble(job, files, group, lambda: _is_noticed(handover), report, faults)
+    attempt = Attempt(job, files, group, lambda: _is_noticed(handover), report, faults)
+    made = assemble(attempt)
     with contextlib.closing(made.recorder):
         with _hook(handover, f"train-{os.getpid()}-{group.rank}"):
             ending = made.run.run()

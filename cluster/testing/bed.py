@@ -71,9 +71,13 @@ class Bed:
     def address(self) -> str:
         return f"{HEAD_ADDRESS}:{self.settings.cluster.gcs_port}"
 
-    def driver(self, program: str) -> subprocess.Popen[str]:
-        """Starts a program that has joined the cluster already."""
+    def driver(
+        self, program: str, runtime_env: Mapping[str, Any] | None = None
+    ) -> subprocess.Popen[str]:
+        """Starts a program that has joined the cluster already; a job brings its `runtime_env`."""
         start = f"address={self.address!r}, log_to_driver=False, logging_level='ERROR'"
+        if runtime_env is not None:
+            start += f", runtime_env={dict(runtime_env)!r}"
         driver = subprocess.Popen(
             [sys.executable, "-c", f"import ray\nray.init({start})\n{program}"],
             env=self.environment,

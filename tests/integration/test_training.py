@@ -72,7 +72,7 @@ def temporary() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _make_model(folder: Path) -> None:
+def make_model(folder: Path) -> None:
     """A decoder of random weights that is slow enough to be hit in the middle of a run."""
     import torch
     import transformers
@@ -120,7 +120,7 @@ def test_a_killed_worker_changes_nothing(
     tmp_path: Path,
     temporary: Path,
 ) -> None:
-    _make_model(tmp_path / "model")
+    make_model(tmp_path / "model")
     data = tmp_path / "rows.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     done = subprocess.run(

@@ -9,21 +9,23 @@ from typing import Any
 import numpy as np
 
 from train.config import TrainingConfig
-from train.data.plan import in_order, pack
+from train.data.plan import MicroBatch, in_order, pack
 from train.data.tokenized import TokenizedData
 from train.evaluation.answers import essence
-from train.evaluation.generation import InterruptedEvaluationError, generate
+from train.evaluation.generation import generate, groups
 from train.evaluation.labels import branches, find_labels
 from train.evaluation.options import EvaluationOptions
 from train.evaluation.rows import Tokens, answered, question, without_end
 from train.loop.compute import Computer
+from train.loop.reduce import Alone, Group
+from train.loop.shares import InterruptedEvaluationError, sum_in_shares
 from train.tokenizer import TrainingTokenizer
 
 Measures = dict[str, float | int]
 
 
 class Evaluator:
-    """Measures a model at the end of epochs.
+    """Measures a model at the end of epochs; the workers of a run share the rows.
 
     Args:
         computer: Of the model.
@@ -33,6 +35,7 @@ class Evaluator:
         config: What, how often, and on how many rows.
         steps_per_epoch: Of the run.
         tokenizer: Of the model; needed where texts are compared.
+        group: The workers; each has an evaluator, and all measure at the same steps.
 
     Raises:
         SettingsError: as `find_labels`.
@@ -47,7 +50,9 @@ class Evaluator:
         config: TrainingConfig,
         steps_per_epoch: int,
         tokenizer: TrainingTokenizer | None = None,
+        group: Group | None = None,
     ) -> None:
+        self._group = group or Alone()
         self._computer = computer
         self._model = model
         self._data = data
@@ -71,15 +76,17 @@ class Evaluator:
             notice: Whether to leave at once.
 
         Returns:
-            None where nothing is due at this step, or a notice came.
+            None where nothing is due at this step.
+
+        Raises:
+            InterruptedEvaluationError: a notice came, to this worker or another.
+            PeerLostError: another worker is gone.
         """
         if not self._rows or not is_due(self._options, step, steps, self._steps_per_epoch):
             return None
         was_training = self._computer.set_training(False)
         try:
             return self._all(notice)
-        except InterruptedEvaluationError:
-            return None
         finally:
             self._computer.set_training(was_training)
 
@@ -93,16 +100,15 @@ class Evaluator:
 
     def _loss(self, notice: Callable[[], bool]) -> Measures:
         exact = "exact_match" in self._options.metrics and not self._options.generates
-        total, count, right = 0.0, 0, 0
-        for batch in in_order(self._data, self._most_tokens, self._rows):
-            _leave_if(notice)
+
+        def examined(batch: MicroBatch) -> tuple[float, float]:
             packed = pack(self._data, batch)
             seen = self._computer.examine(packed, best=exact)
-            total += seen.loss
-            count += batch.supervised
-            if seen.best is not None:
-                right += sum(answered(packed, seen.best))
-        loss = total / max(1, count)
+            return seen.loss, 0 if seen.best is None else sum(answered(packed, seen.best))
+
+        batches = in_order(self._data, self._most_tokens, self._rows)
+        total, right = sum_in_shares(self._group, batches, examined, 2, notice)
+        loss = total / max(1, sum(batch.supervised for batch in batches))
         found: Measures = {"eval_loss": loss, "perplexity": math.exp(min(loss, 700.0))}
         if exact:
             found["exact_match"] = right / self._rows
@@ -112,33 +118,42 @@ class Evaluator:
         tokenizer = self._tokenizer
         assert tokenizer is not None, "texts are compared, and there is no tokenizer"
         asked = [question(self._data, row) for row in range(self._rows)]
-        answers = generate(
-            self._model,
-            [one.prompt for one in asked],
-            ends=tokenizer.end_tokens,
-            most_new=self._options.max_new_tokens,
-            most_tokens=self._most_tokens,
-            notice=notice,
-        )
-        find = essence(self._options)
-        right = 0
-        for one, answer in zip(asked, answers, strict=True):
-            expected = find(tokenizer.text(without_end(one.answer, tokenizer)))
-            right += expected is not None and find(tokenizer.text(answer)) == expected
-        return right / self._rows
+        prompts = [one.prompt for one in asked]
+        most_new, find = self._options.max_new_tokens, essence(self._options)
+
+        def generated(rows: list[int]) -> tuple[float]:
+            answers = generate(
+                self._model,
+                [prompts[row] for row in rows],
+                ends=tokenizer.end_tokens,
+                most_new=most_new,
+                most_tokens=self._most_tokens,
+                notice=notice,
+            )
+            right = 0
+            for row, answer in zip(rows, answers, strict=True):
+                expected = find(tokenizer.text(without_end(asked[row].answer, tokenizer)))
+                right += expected is not None and find(tokenizer.text(answer)) == expected
+            return (right,)
+
+        pieces = groups(prompts, most_new, self._most_tokens)
+        (total,) = sum_in_shares(self._group, pieces, generated, 1, notice)
+        return total / self._rows
 
     def _decisions(self, notice: Callable[[], bool]) -> float:
-        right = 0
-        for row in range(self._rows):
+        def decided(row: int) -> tuple[float]:
             asked = question(self._data, row)
             scores: list[float] = []
             for some in branches(asked, self._labels, self._most_tokens):
-                _leave_if(notice)
+                if scores and notice():
+                    raise InterruptedEvaluationError
                 seen = self._computer.examine(some.batch, tree=some.ends)
                 borders = np.cumsum(some.counts)[:-1]
                 scores += [float(part.sum()) for part in np.split(seen.logprobs, borders)]
-            right += self._labels[int(np.argmax(scores))] == asked.answer
-        return right / self._rows
+            return (self._labels[int(np.argmax(scores))] == asked.answer,)
+
+        (total,) = sum_in_shares(self._group, range(self._rows), decided, 1, notice)
+        return total / self._rows
 
 
 def is_due(options: EvaluationOptions, step: int, steps: int, steps_per_epoch: int) -> bool:
@@ -153,8 +168,3 @@ def is_due(options: EvaluationOptions, step: int, steps: int, steps_per_epoch: i
     epoch, inside = divmod(step, steps_per_epoch)
     every = options.every_epochs
     return step in (0, steps) or (inside == 0 and every > 0 and epoch % every == 0)
-
-
-def _leave_if(notice: Callable[[], bool]) -> None:
-    if notice():
-        raise InterruptedEvaluationError

@@ -13,15 +13,12 @@ from typing import Any
 import torch
 
 from train.evaluation.rows import Tokens
+from train.loop.shares import InterruptedEvaluationError
 from train.model.adapters import causal_of
 
 _CACHED_SHARE = 8
 """Tokens in the cache for one in a micro-batch: a layer keeps two vectors of a token in the cache,
 at the most, and 19 or more for a backward pass."""
-
-
-class InterruptedEvaluationError(Exception):
-    """The machine is about to end; the measure is not complete."""
 
 
 def generate(
@@ -48,7 +45,7 @@ def generate(
     """
     found: dict[int, list[int]] = {}
     with torch.no_grad(), _padded_attention(causal_of(model)) as causal:
-        for rows in _groups(prompts, most_new, _CACHED_SHARE * most_tokens):
+        for rows in groups(prompts, most_new, most_tokens):
             some = [prompts[row] for row in rows]
             answers = _greedy(causal, some, frozenset(ends), most_new, notice)
             found.update(zip(rows, answers, strict=True))
@@ -65,17 +62,25 @@ def _padded_attention(causal: Any) -> Iterator[Any]:
         causal.set_attn_implementation(before)
 
 
-def _groups(prompts: Sequence[Tokens], most_new: int, most: int) -> Iterator[list[int]]:
-    """Prompts of about one length, as many as the cache has room for."""
-    rows: list[int] = []
+def groups(prompts: Sequence[Tokens], most_new: int, most_tokens: int) -> list[list[int]]:
+    """Places of prompts of about one length, as many together as the cache has room for.
+
+    Args:
+        prompts: In tokens.
+        most_new: Most tokens of an answer.
+        most_tokens: Of a micro-batch of training.
+    """
+    found: list[list[int]] = []
     for row in sorted(range(len(prompts)), key=lambda row: -len(prompts[row])):
         # the first is the longest
-        if rows and (len(rows) + 1) * (len(prompts[rows[0]]) + most_new) > most:
-            yield rows
-            rows = []
-        rows.append(row)
-    if rows:
-        yield rows
+        if (
+            not found
+            or (len(found[-1]) + 1) * (len(prompts[found[-1][0]]) + most_new)
+            > _CACHED_SHARE * most_tokens
+        ):
+            found.append([])
+        found[-1].append(row)
+    return found
 
 
 def _greedy(

@@ -16,7 +16,7 @@ from ironcliw.errors import SettingsError
 from train.data.plan import PackedBatch
 from train.data.tokenized import TokenizedData
 from train.evaluation.options import EvaluationOptions
-from train.evaluation.rows import Question, Tokens, question, without_end
+from train.evaluation.rows import Question, Tokens, answers, question, without_end
 from train.tokenizer import TrainingTokenizer
 
 MOST_LABELS = 1000
@@ -60,8 +60,7 @@ def find_labels(
     """
     measured = range(min(len(held_out), options.max_rows))
     expected = [question(held_out, index).answer for index in measured]
-    others = (question(train, index).answer for index in range(len(train)))
-    known = dict.fromkeys([*expected, *others])
+    known = dict.fromkeys([*expected, *answers(train)])
     if options.labels == "data":
         found = sorted(known)
         if not 2 <= len(found) <= MOST_LABELS:

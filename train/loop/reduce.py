@@ -44,6 +44,14 @@ class Group(Protocol):
         """The equally long vectors of all workers, in the order of their ranks."""
         ...
 
+    def numbers(self, mine: Sequence[float]) -> list[list[float]]:
+        """The equally many numbers of each worker, in the order of their ranks.
+
+        Raises:
+            PeerLostError: another worker is gone.
+        """
+        ...
+
     def agree(self, step: int) -> None:
         """Meet all workers, which have done the same number of steps.
 
@@ -61,6 +69,9 @@ class Alone:
 
     def gather(self, part: torch.Tensor) -> Sequence[torch.Tensor]:
         return [part]
+
+    def numbers(self, mine: Sequence[float]) -> list[list[float]]:
+        return [list(mine)]
 
     def agree(self, step: int) -> None:
         """There is nobody else."""
@@ -81,11 +92,14 @@ class ProcessGroup:
             raise PeerLostError(f"another worker is gone: {error}") from error
         return parts
 
-    def agree(self, step: int) -> None:
+    def numbers(self, mine: Sequence[float]) -> list[list[float]]:
         # nccl gathers from the GPU only
         device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
-        found = self.gather(torch.tensor([step], dtype=torch.int64, device=device))
-        steps = [int(each) for each in found]
+        found = self.gather(torch.tensor(mine, dtype=torch.float64, device=device))
+        return [part.tolist() for part in found]
+
+    def agree(self, step: int) -> None:
+        steps = [int(found) for (found,) in self.numbers([step])]
         if len(set(steps)) > 1:
             raise PeerLostError(
                 f"the workers stand after steps {steps}: a checkpoint came or went while they "

@@ -25,6 +25,7 @@ from train.loop.optimizer import Optimizer
 from train.loop.reduce import Group, Reducer, StepSum
 from train.loop.saving import Saver
 from train.loop.schedule import LearningRate
+from train.loop.shares import InterruptedEvaluationError
 from train.randomness import seeded
 
 WEIGHTS = "weights/"
@@ -88,8 +89,9 @@ class Parts:
         fingerprint: What the numbers depend on.
         saver: Saves; None on all workers but the first.
         seed: Of the run.
-        evaluate: Called at the end of epochs with the number of steps done; what it returns goes to
-            the log. None, or a result of None: nothing is measured then.
+        evaluate: Called at the end of epochs with the number of steps done, on all workers; what it
+            returns goes to the log. None, or a result of None: nothing is measured then. It raises
+            `InterruptedEvaluationError` on all of them where the machine of one is about to end.
         notice: Whether this worker's machine is about to end.
         report: Called after each step.
         logged: Called with each line that the log gets, on the first worker.
@@ -179,7 +181,8 @@ class TrainingRun:
         parts.group.agree(self.step)
         while True:
             if not self._evaluated():
-                return self._leave_evaluation()
+                self._save_together()
+                return Ending.NOTICE
             if self.step >= parts.schedule.steps:
                 self._save()
                 return Ending.FINISHED
@@ -261,8 +264,9 @@ class TrainingRun:
         at_end = self.step % parts.plan.steps_per_epoch == 0 or self.step == parts.schedule.steps
         if parts.evaluate is None or not at_end or self._was_evaluated():
             return True
-        found = parts.evaluate(self.step)
-        if found is None and parts.notice():
+        try:
+            found = parts.evaluate(self.step)
+        except InterruptedEvaluationError:
             return False
         if found is not None:
             parts.logged(self.log.add(event="evaluation", step=self.step, **found))
@@ -271,14 +275,6 @@ class TrainingRun:
     def _was_evaluated(self) -> bool:
         last = self.log.lines()[-1:]
         return bool(last) and (last[0].get("event"), last[0]["step"]) == ("evaluation", self.step)
-
-    def _leave_evaluation(self) -> Ending:
-        """Only the first worker measures; the others learn of its notice in the next step."""
-        self._save()
-        if self.step < self._parts.schedule.steps:
-            self._reducer.sum(notice=True)
-            self._save_together()
-        return Ending.NOTICE
 
     def _save(self) -> None:
         if self._parts.saver is not None:

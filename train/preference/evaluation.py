@@ -9,11 +9,13 @@ from train.data.plan import in_order
 from train.data.tokenized import TokenizedData
 from train.evaluation.evaluator import Measures, is_due
 from train.loop.compute import Computer
+from train.loop.reduce import Group
+from train.loop.shares import sum_in_shares
 from train.preference.objective import PairLoss
 
 
 class PairEvaluator:
-    """Measures a model on pairs, at the end of epochs.
+    """Measures a model on pairs, at the end of epochs; the workers of a run share them.
 
     Args:
         computer: Of the model.
@@ -21,6 +23,7 @@ class PairEvaluator:
         data: Those pairs.
         config: How often, and on how many.
         steps_per_epoch: Of the run.
+        group: The workers; each has an evaluator, and all measure at the same steps.
     """
 
     def __init__(
@@ -30,7 +33,9 @@ class PairEvaluator:
         data: TokenizedData,
         config: TrainingConfig,
         steps_per_epoch: int,
+        group: Group,
     ) -> None:
+        self._group = group
         self._computer = computer
         self._objective = objective
         self._options = config.evaluation
@@ -52,19 +57,20 @@ class PairEvaluator:
             notice: Whether to leave at once.
 
         Returns:
-            None where nothing is due at this step, or a notice came.
+            None where nothing is due at this step.
+
+        Raises:
+            InterruptedEvaluationError: a notice came, to this worker or another.
+            PeerLostError: another worker is gone.
         """
         if not self._batches or not is_due(self._options, step, steps, self._steps_per_epoch):
             return None
         was_training = self._computer.set_training(False)
         names = ("eval_loss", *self._objective.measures, "preference_accuracy")
-        sums = [0.0] * len(names)
         try:
-            for batch in self._batches:
-                if notice():
-                    return None
-                found = self._objective.measure(batch)
-                sums = [a + b for a, b in zip(sums, found, strict=True)]
+            sums = sum_in_shares(
+                self._group, self._batches, self._objective.measure, len(names), notice
+            )
         finally:
             self._computer.set_training(was_training)
         count = sum(len(batch.rows) for batch in self._batches)

@@ -10,29 +10,40 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from ironcliw.buckets import shown
 from train.run_files import RunFiles
 from train.shown import event_file, plot
 from train.shown.event_file import EventFile
+from train.shown.uploads import Uploads
 
 logger = logging.getLogger(__name__)
 
+UPLOAD_SECONDS = 30.0
+"""Between two copies of a growing event file to a bucket, at the least."""
+_PATIENCE_SECONDS = 5.0
+"""For a copy that is under way at the end of an attempt: the machine may be about to end, too."""
+
 
 class Recorder:
-    """Of a run's first worker. In a bucket the files appear when the run is finished.
+    """Of a run's first worker. In a folder the event file grows with every step, in a bucket every
+    half a minute.
 
     Args:
         files: Of the run.
+        upload_seconds: Between two copies to a bucket, at the least.
     """
 
-    def __init__(self, files: RunFiles) -> None:
+    def __init__(self, files: RunFiles, upload_seconds: float = UPLOAD_SECONDS) -> None:
         self._files = files
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._uploads: Uploads | None = None
         if files.is_local:
             path = unquote(urlsplit(files.uri).path) if "://" in files.uri else files.uri
             self._folder = Path(path).expanduser()
         else:
             self._temporary = tempfile.TemporaryDirectory(prefix="ironcliw-curves-")
             self._folder = Path(self._temporary.name)
+            self._uploads = Uploads(self._upload_events, upload_seconds)
         self._events: EventFile | None = None
 
     def begin(self, lines: Iterable[Mapping[str, Any]]) -> None:
@@ -47,28 +58,40 @@ class Recorder:
         try:
             if self._events is not None:
                 self._events.add([line])
+                if self._uploads is not None:
+                    self._uploads.wanted()
         except OSError as error:
             self._stop(error)
 
     def finish(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Draw the plot, and put everything beside the result."""
-        title = self._files.uri.rpartition("/")[2]
+        title = shown(self._files.uri).rpartition("/")[2]
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             plot.draw(lines, title, self._folder / plot.NAME)
         except OSError as error:
             self._stop(error)
-        if self._temporary is not None:
-            self._files.upload(self._folder / event_file.FOLDER, event_file.FOLDER)
+        if self._uploads is not None:
+            # or an older copy that is still under way would come last
+            self._uploads.end()
+            self._upload_events()
             self._files.upload_file(self._folder / plot.NAME, plot.NAME)
 
     def close(self) -> None:
         """At the end of an attempt, however it ends."""
+        if self._uploads is not None:
+            self._uploads.end(_PATIENCE_SECONDS)
         if self._events is not None:
             self._events.close()
             self._events = None
         if self._temporary is not None:
             self._temporary.cleanup()
+
+    def _upload_events(self) -> None:
+        """The whole file, as it is now: an object cannot be appended to."""
+        file = self._folder / event_file.FOLDER / event_file.NAME
+        if file.is_file():
+            self._files.write_bytes(f"{event_file.FOLDER}/{event_file.NAME}", file.read_bytes())
 
     def _stop(self, error: OSError) -> None:
         """Curves are for looking at, and the log has them all: the run goes on."""

@@ -18,9 +18,10 @@ from benchmarks.training_decisions import LabelTrie
 from benchmarks.training_learning import Learned
 from benchmarks.training_story import Blow, Done, Line, Plan, Reported, Story, log_lines
 from benchmarks.training_work import Work, prepare
-from train.assembly import LOADED, RESUMED
+from train.assembly import RESUMED
 from train.data.masks import TokenRow
 from train.data.tokenized import TokenizedData
+from train.trained_model import LOADED
 from train.worker import BEGINS
 
 GIBIBYTE = 2**30

@@ -14,6 +14,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from ironcliw.errors import CheckpointError
 from ironcliw.retries import Retry
+from tests.unit.train.checkpoint.object_server import serve_objects
+from train.checkpoint.store import CheckpointStore
 from train.run_files import RunFiles
 
 
@@ -48,6 +50,39 @@ def test_a_folder_is_uploaded(files: RunFiles, tmp_path: Path) -> None:
     assert files.read("adapter/b.json") == {"name": "b.json"}
     files.upload(source, "adapter")  # an attempt that died here does it again
     assert files.read("adapter/a.json") == {"name": "a.json"}
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["s3://key:secret@bucket/runs/one?{}&region=us-east-1", "gs://anonymous@bucket/runs/one?{}"],
+)
+def test_a_bucket_is_reached_as_for_checkpoints(uri: str, tmp_path: Path) -> None:
+    """By Arrow's client, with the options that a URI has, and without making a folder."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "a.json").write_text('{"name": "a"}')
+    with serve_objects() as objects:
+        files = RunFiles(uri.format(f"endpoint_override=127.0.0.1:{objects.port}&scheme=http"))
+        assert not files.is_local
+        assert files.read("outcome.json") is None
+        files.write("outcome.json", {"loss": 0.5})
+        files.upload(source, "adapter")
+        assert objects.content.keys() == {"runs/one/outcome.json", "runs/one/adapter/a.json"}
+        assert files.read("outcome.json") == {"loss": 0.5}
+        # the same file by the URI that is told
+        adapter = files.path("adapter")
+        assert RunFiles(adapter).read("a.json") == {"name": "a"}
+        assert CheckpointStore(files.path("checkpoints")).all() == []
+        (tmp_path / "back").mkdir()
+        files.download("adapter", tmp_path / "back")
+        assert (tmp_path / "back" / "a.json").read_text() == '{"name": "a"}'
+        files.remove("outcome.json")
+        assert files.read("outcome.json") is None
+
+
+def test_a_uri_that_names_no_bucket_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="cannot be kept there: gs:///runs cannot be used"):
+        RunFiles("gs:///runs")
 
 
 @pytest.mark.parametrize("text", ["{", "3", '"x"', "\xff"])

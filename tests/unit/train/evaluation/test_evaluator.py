@@ -24,11 +24,12 @@ from train.config import make_config
 from train.data.masks import TokenRow
 from train.data.tokenized import TokenizedData
 from train.evaluation.evaluator import Evaluator
-from train.evaluation.generation import InterruptedEvaluationError, generate
+from train.evaluation.generation import generate
 from train.evaluation.labels import branches
 from train.evaluation.rows import Question
 from train.job import Job
 from train.loop.compute import Computer
+from train.loop.shares import InterruptedEvaluationError
 from train.model.load import load_base
 from train.model.packed_attention import NAME
 from train.outcome import read_outcome
@@ -178,7 +179,8 @@ def test_a_notice_ends_every_measure(after: int, llama: Path) -> None:
     data = text_rows(NUMBERS)
     found = evaluator(llama, data, metrics=metrics, match="last_number", max_new_tokens=3)
     assert found._computer.set_training(True) is False
-    assert found.measure(0, 8, notice) is None
+    with pytest.raises(InterruptedEvaluationError):
+        found.measure(0, 8, notice)
     assert found._computer.set_training(False) is True
     assert found._model.config._attn_implementation == NAME
     assert asked == after + 1

@@ -15,7 +15,7 @@ from train.data.tokenized import TokenizedData
 from train.evaluation.checks import check_evaluation
 from train.evaluation.labels import branches, find_labels
 from train.evaluation.options import EvaluationOptions
-from train.evaluation.rows import Question, answered, question
+from train.evaluation.rows import Question, answered, answers, question
 
 PAIRS = (("play a song", "music"), ("is it wet", "weather"), ("will it rain", "weather"))
 
@@ -37,6 +37,14 @@ def test_the_last_answer_is_asked_for() -> None:
     data = flagged("abCDefG", "aBCD")
     assert question(data, 0) == Question((0, 1, 2, 3, 4, 5), (6,))
     assert question(data, 1) == Question((0,), (1, 2, 3))
+
+
+def test_the_answers_of_the_data_come_once_each_and_in_its_order() -> None:
+    rows = ["abCDefG", "aBCD", "aB", "aBCD", "abcdeFG", "aBCDefG"]
+    data = flagged(*rows)
+    asked = (question(data, row).answer for row in range(len(rows)))
+    assert answers(data) == list(dict.fromkeys(asked)) == [(6,), (1, 2, 3), (1,), (5, 6)]
+    assert answers(flagged()) == []
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import sys
 import threading
 from collections.abc import Sequence
@@ -11,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.unit.train.tiny import make_job, make_model
+from tests.unit.train.tiny import make_data, make_job, make_model
 from train.data.plan import shards_of
 from train.job import Job
 from train.loop.reduce import Alone, PeerLostError, ProcessGroup, Reducer, StepSum
@@ -19,6 +21,7 @@ from train.run_files import LOG
 from train.worker import work
 
 SHARDS = 5
+HELD_OUT = make_data(9, seed=5)
 
 
 class Meeting:
@@ -40,6 +43,9 @@ class Member:
         found = list(self._meeting.parts)
         self._meeting.barrier.wait()
         return found
+
+    def numbers(self, mine: Sequence[float]) -> list[list[float]]:
+        raise AssertionError("a Reducer gathers vectors")
 
     def agree(self, step: int) -> None:
         raise AssertionError("a Reducer has no step")
@@ -173,7 +179,11 @@ def test_two_processes_give_the_bytes_of_one(
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
     model = make_model(tmp_path / "model")
     changes = {"shards": 2, "lora_dropout": 0.1, "max_steps": 4}
-    alone, together = (make_job(tmp_path / name, model, **changes) for name in ("a", "b"))
+    alone, together = (
+        # three micro-batches to measure: one worker has one more than the other
+        dataclasses.replace(make_job(tmp_path / name, model, **changes), held_out=HELD_OUT)
+        for name in ("a", "b")
+    )
     work(alone)
     torch.multiprocessing.spawn(  # type: ignore[no-untyped-call]
         _worker, (together, str(tmp_path / "rendezvous")), nprocs=2
@@ -181,4 +191,6 @@ def test_two_processes_give_the_bytes_of_one(
     files = [Path(job.uri) / "adapter" / "adapter_model.safetensors" for job in (alone, together)]
     assert files[0].read_bytes() == files[1].read_bytes()
     assert max(float(each.abs().max()) for each in load_file(files[0]).values()) > 0
-    assert (Path(alone.uri) / LOG).read_bytes() == (Path(together.uri) / LOG).read_bytes()
+    log = (Path(alone.uri) / LOG).read_bytes()
+    assert log == (Path(together.uri) / LOG).read_bytes()
+    assert sum("eval_loss" in json.loads(line) for line in log.splitlines()) == 2

@@ -84,7 +84,7 @@ def test_after_a_loss_that_is_no_number_all_wait_for_the_save(
     assert witness.events == ["agreed on 0", "gathered", "saved 0", "agreed on 0"]
 
 
-def test_a_notice_while_the_first_worker_measures_is_told_to_the_others(
+def test_a_notice_while_the_run_is_measured_ends_it(
     job: Job, witness: Witness, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in ("hooks", "done"):
@@ -101,7 +101,7 @@ def test_a_notice_while_the_first_worker_measures_is_told_to_the_others(
     job = dataclasses.replace(job, settings=settings, held_out=make_data(9, seed=5))
     with pytest.raises(MachineEndsError):
         work(job, witness)
-    assert witness.events == ["agreed on 0", "saved 0", "noticed", "agreed on 0"]
+    assert witness.events == ["agreed on 0", "saved 0", "agreed on 0"]
     found = CheckpointStore(f"{job.uri}/{CHECKPOINTS}", read_only=True).newest()
     assert found is not None
     assert found.state["log"] == "", "half a measure was logged"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import struct
+import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ironcliw.errors import CheckpointError
 from tests.unit.train.tiny import make_data, make_job, make_model
 from train.loop.log import RunLog
 from train.loop.run import StepReport
@@ -19,6 +22,8 @@ from train.shown import gauges
 from train.shown.curves import Point, points
 from train.shown.event_file import NAME, EventFile
 from train.shown.plot import draw, means
+from train.shown.recorder import Recorder
+from train.shown.uploads import Uploads
 from train.worker import work
 
 LINES: list[dict[str, Any]] = [
@@ -31,9 +36,13 @@ LINES: list[dict[str, Any]] = [
 
 def read(path: Path) -> list[tuple[int, dict[str, float]]]:
     """Steps and values of an event file, by TensorFlow's format of records and its protocol."""
+    return read_bytes(path.read_bytes())
+
+
+def read_bytes(raw: bytes) -> list[tuple[int, dict[str, float]]]:
     from tensorboardX.proto import event_pb2
 
-    raw, at, found = path.read_bytes(), 0, []
+    at, found = 0, []
     while at < len(raw):
         (length,) = struct.unpack_from("<Q", raw, at)
         event = event_pb2.Event.FromString(raw[at + 12 : at + 12 + length])
@@ -129,6 +138,62 @@ def test_in_a_bucket_they_come_with_the_result(tmp_path: Path) -> None:
     root = uri.removeprefix("memory:/")
     assert files.cat_file(f"{root}/loss.png").startswith(b"\x89PNG")
     assert files.size(f"{root}/tensorboard/{NAME}") > 100
+
+
+def until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return found
+
+
+def test_in_a_bucket_they_grow_while_the_run_goes_on() -> None:
+    uri = f"memory://{uuid.uuid4().hex}/run"
+    files = RunFiles(uri)
+    place = f"{uri.removeprefix('memory:/')}/tensorboard/{NAME}"
+
+    def steps() -> list[int]:
+        stored = files._files.cat_file(place) if files._files.exists(place) else b""
+        return [step for step, _ in read_bytes(stored)]
+
+    recorder = Recorder(files, upload_seconds=0.01)
+    recorder.begin(LINES[:1])
+    recorder.add(LINES[1])
+    until(lambda: steps()[-1:] == [1])
+    recorder.add(LINES[3])
+    until(lambda: steps()[-1:] == [2])
+    recorder.close()
+    recorder.add(LINES[3])
+    assert len(steps()) == 8
+
+
+def test_an_upload_that_fails_is_told_of_and_made_again(caplog: pytest.LogCaptureFixture) -> None:
+    made: list[int] = []
+
+    def upload() -> None:
+        made.append(1)
+        if len(made) == 1:
+            raise CheckpointError("no room")
+
+    uploads = Uploads(upload, 0.0)
+    uploads.wanted()
+    until(lambda: "the curves are not up to date: no room" in caplog.text)
+    uploads.wanted()
+    until(lambda: len(made) == 2)
+    uploads.end()
+    uploads.wanted()
+    assert len(made) == 2
+
+
+def test_uploads_leave_time_between_them() -> None:
+    made: list[int] = []
+    uploads = Uploads(lambda: made.append(1), 600.0)
+    for _ in range(100):
+        uploads.wanted()
+    until(lambda: made)
+    uploads.end()
+    assert made == [1], "one in ten minutes"
 
 
 def test_gauges_count_what_was_lost(monkeypatch: pytest.MonkeyPatch) -> None:
