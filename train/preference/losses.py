@@ -81,15 +81,17 @@ def preference_loss(
         gamma: Of `simpo`.
 
     Returns:
-        float [P], not averaged, and the rewards. Of `simpo` and `sigmoid_norm` they are averages
-        over an answer's tokens.
+        float [P], not averaged, and the rewards; of `simpo`, which has no reference, b times the
+        average log-probability of a token.
     """
     chosen, rejected = policy.chosen, policy.rejected
     if reference is not None and name not in WITHOUT_REFERENCE:
         chosen, rejected = chosen - reference.chosen, rejected - reference.rejected
+    sums = LogProbs(chosen, rejected)
     if name in ("ipo", "sigmoid_norm", "simpo"):
         chosen, rejected = chosen / lengths.chosen, rejected / lengths.rejected
-    rewards = Rewards((beta * chosen).detach(), (beta * rejected).detach())
+    worth = LogProbs(chosen, rejected) if name in WITHOUT_REFERENCE else sums
+    rewards = Rewards((beta * worth.chosen).detach(), (beta * worth.rejected).detach())
     return _of_margin(name, chosen - rejected, beta, label_smoothing, gamma), rewards
 
 

@@ -74,6 +74,15 @@ def test_a_model_that_is_its_own_reference(name: LossName) -> None:
         assert float(found) == pytest.approx(math.log(2))
 
 
+@pytest.mark.parametrize("name", LOSSES)
+def test_rewards_are_of_whole_answers(name: LossName) -> None:
+    _, rewards = loss(name, pair(-4.0, -9.0), pair(-5.0, -6.0), 2, 3)
+    wanted = (-4.0 / 2, -9.0 / 3) if name == "simpo" else (1.0, -3.0)
+    assert (float(rewards.chosen), float(rewards.rejected)) == pytest.approx(
+        tuple(BETA * each for each in wanted)
+    )
+
+
 def test_simpo_has_no_reference() -> None:
     assert first_loss("simpo", beta=BETA) is None
     without, _ = preference_loss("simpo", pair(-4, -6), None, pair(2, 2), beta=2.0, gamma=0.5)
