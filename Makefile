@@ -44,7 +44,8 @@ serve: setup ## start the head and the service; Ctrl-C stops both
 	@exec $(VENV)/bin/ironcliw up --foreground
 
 test: setup ## the tests, without the slow ones and those of optional engines
-	$(PY) -m pytest -m 'not slow and not engines'
+	$(PY) -m pytest -m 'not slow and not engines' --numprocesses auto --maxprocesses 4 --dist loadfile tests/unit
+	$(PY) -m pytest -m 'not slow and not engines' tests/contract tests/integration tests/chaos
 
 test-slow: setup ## the slow tests alone
 	$(PY) -m pytest -m slow --timeout 900

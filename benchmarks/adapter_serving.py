@@ -153,7 +153,7 @@ def make_adapters(model: Path, folder: Path, count: int) -> list[Path]:
                 if each.requires_grad:
                     each.normal_(0.0, 0.01, generator=generator)
         made.append(folder / str(number))
-        adapted.save_pretrained(made[-1], safe_serialization=True)
+        adapted.save_pretrained(str(made[-1]), safe_serialization=True)
     return made
 
 

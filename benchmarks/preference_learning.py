@@ -51,8 +51,10 @@ _SETTINGS: dict[str, Any] = {
     "lora_rank": 16,
     "evaluation": {"every_epochs": 0, "max_rows": 3000, "gate": "preference_accuracy"},
 }
-_RATES = {INTENTS: {"learning_rate": 5e-4, "batch_size": 16, "micro_batch_tokens": 1024}}
-_RATES[SOLUTIONS] = {"learning_rate": 1e-4, "batch_size": 8, "micro_batch_tokens": 4096}
+_RATES: dict[str, dict[str, Any]] = {
+    INTENTS: {"learning_rate": 5e-4, "batch_size": 16, "micro_batch_tokens": 1024},
+    SOLUTIONS: {"learning_rate": 1e-4, "batch_size": 8, "micro_batch_tokens": 4096},
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -91,6 +91,7 @@ def curve_rows(loss: str, ours: Found, theirs: Found, *, note: str) -> list[Row]
     units = ("relative", "absolute")
     if isinstance(ours, NotRun) or isinstance(theirs, NotRun):
         absent = ours if isinstance(ours, NotRun) else theirs
+        assert isinstance(absent, NotRun)
         return [
             Row(THEME, name, unit, absent, goal=CURVE)
             for name, unit in zip(names, units, strict=True)
