@@ -137,7 +137,7 @@ def test_a_noticed_run_goes_on_elsewhere_with_the_same_bits(place: Place) -> Non
     assert seen == list(range(NOTICED_STEP + 1, len(steps) + 1))
     told = agent_events(cluster, first)
     assert told["hook_done"] - told["preempted"] <= SAVE_SECONDS
-    assert told["raylet_stopped"] - told["preempted"] < NOTICE_SECONDS
+    assert told["power_off"] - told["preempted"] < NOTICE_SECONDS
     assert first not in cluster.live()
     assert len(cluster.inserts()) == 2
     # it was saved in the middle, which nothing but the notice asks for
