@@ -33,6 +33,9 @@ from train.trained_model import TrainedModel, load_model
 
 logger = logging.getLogger(__name__)
 
+RESUMED = "goes on after step %d of %d"
+"""Message that ends a worker's start from a checkpoint, by which this is timed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Assembled:
@@ -102,9 +105,7 @@ def assemble(attempt: Attempt) -> Assembled:
     run = TrainingRun(_parts(attempt, found, recorder))
     if found.checkpoint is not None:
         run.restore(found.checkpoint)
-        logger.info(
-            "goes on after step %d of %d", run.step, total_steps(config, found.plan.steps_per_epoch)
-        )
+        logger.info(RESUMED, run.step, total_steps(config, found.plan.steps_per_epoch))
     if attempt.is_first:
         recorder.begin(run.log.lines())
     return Assembled(run, found.model.module, recorder)

@@ -18,6 +18,9 @@ from train.model.load import choose_device, choose_dtype, load_base, model_folde
 
 logger = logging.getLogger(__name__)
 
+LOADED = "model %s in %s on %s, %d groups of layers fused, %d modules compiled"
+"""Message that ends the loading of a model, by which this is timed."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrainedModel:
@@ -64,12 +67,5 @@ def load_model(job: Job, workers: int, *, begun: bool) -> TrainedModel:
     fast = replace_forwards(module, dtype, device)
     if config.gradient_checkpointing:
         base.module.activation_checkpointing_enable()
-    logger.info(
-        "model %s in %s on %s, %d groups of layers fused, %d modules compiled",
-        config.model_name,
-        dtype,
-        device,
-        fused,
-        fast,
-    )
+    logger.info(LOADED, config.model_name, dtype, device, fused, fast)
     return TrainedModel(module, base.digest, dtype, device)
