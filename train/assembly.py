@@ -34,7 +34,7 @@ from train.trained_model import TrainedModel, load_model
 logger = logging.getLogger(__name__)
 
 RESUMED = "goes on after step %d of %d"
-"""Message that ends a start, by which this is timed."""
+"""Message that ends a worker's start from a checkpoint, by which this is timed."""
 
 
 @dataclass(frozen=True, slots=True)

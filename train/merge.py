@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,9 @@ def _merged(base: Path, adapter: Path) -> Any:
     loader: Any = transformers.AutoModelForCausalLM
     model = loader.from_pretrained(base, dtype=torch.float32)
     kept = transformers.AutoConfig.from_pretrained(base).dtype
-    whole: Any = peft.PeftModel.from_pretrained(model, str(adapter))
+    with warnings.catch_warnings():
+        # peft 0.21 asks transformers 5 for a property by its old name
+        warnings.simplefilter("ignore", FutureWarning)
+        whole: Any = peft.PeftModel.from_pretrained(model, str(adapter))
     # safe: an adapter with a number that is none is refused
     return whole.merge_and_unload(safe_merge=True).to(kept or torch.float32)

@@ -57,9 +57,9 @@ def load_model(job: Job, workers: int, *, begun: bool) -> TrainedModel:
     dtype = choose_dtype(config.precision, device) if config.use_lora else torch.float32
     folder = model_folder(config.model_name, job.settings)
     check_room(config, folder, dtype, device, workers, begun=begun)
-    base = load_base(
-        config.model_name, folder, weights_digest(folder), dtype, device, config.quantization
-    )
+    # a worker that is started again on its machine reads nothing twice to know what it loads
+    digest = weights_digest(folder, job.settings.state_dir / "models" / "index")
+    base = load_base(config.model_name, folder, digest, dtype, device, config.quantization)
     known = base.module.get_input_embeddings().num_embeddings
     check_tokens(config.model_name, known, job.train, job.held_out)
     module = add_adapters(base, config) if config.use_lora else base.module

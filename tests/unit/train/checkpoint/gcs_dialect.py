@@ -51,8 +51,9 @@ def _upload(objects: Objects, request: Request, bucket: str) -> Answer:
         assert boundary is not None
         _, first, second, _ = request.body.split(b"--" + boundary[1].encode())
         meta = json.loads(first.partition(b"\r\n\r\n")[2])
-        return _stored(objects, bucket, request.query.get("name") or meta["name"],
-                       second.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n"))  # fmt: skip
+        name = request.query.get("name") or meta["name"]
+        content = second.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n")
+        return _stored(objects, bucket, name, content, meta.get("metadata"))
     if kind == "media":
         return _stored(objects, bucket, request.query["name"], request.body)
     if kind == "resumable":
@@ -82,8 +83,15 @@ def _resumed(objects: Objects, request: Request, bucket: str, upload: str) -> An
     return Answer(308, b"", have)
 
 
-def _stored(objects: Objects, bucket: str, key: str, content: bytes) -> Answer:
+def _stored(
+    objects: Objects,
+    bucket: str,
+    key: str,
+    content: bytes,
+    metadata: dict[str, str] | None = None,
+) -> Answer:
     objects.content[key] = content
+    objects.metadata[key] = metadata or {}
     objects.modified[key] = time.time()
     return _json(_resource(objects, bucket, key))
 
@@ -128,6 +136,8 @@ def _resource(objects: Objects, bucket: str, key: str) -> dict[str, Any]:
         "timeCreated": moment,
         "updated": moment,
         "storageClass": "STANDARD",
+        # by one of these Arrow's client knows what it made as a folder
+        "metadata": objects.metadata.get(key, {}),
     }
 
 

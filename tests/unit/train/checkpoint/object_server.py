@@ -57,12 +57,14 @@ class Objects:
 
     Attributes:
         content: Bytes by key.
+        metadata: What clients say of an object, by key; of GCS alone.
         uploads: Unfinished ones: parts by number, by upload.
         asked: Every request, in order.
         faults: (pattern, status) in order: the next request that matches gets the first one.
     """
 
     content: dict[str, bytes] = field(default_factory=dict)
+    metadata: dict[str, dict[str, str]] = field(default_factory=dict)
     modified: dict[str, float] = field(default_factory=dict)
     uploads: dict[str, dict[int, bytes]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 
-from train.loop.reduce import Alone
+from train.loop.reduce import Alone, Group
 from train.loop.shares import InterruptedEvaluationError, sum_in_shares
 
 PIECES = 7
@@ -42,7 +42,7 @@ class Member:
 
 def computed(piece: int) -> tuple[float, float]:
     """Of very different sizes: another order of adding gives other bits."""
-    return 0.1 * 10.0 ** (3 * (piece % 4)), float(piece)
+    return 0.1 * (piece + 1) * 10.0 ** (4 * (piece % 3)), float(piece)
 
 
 def in_threads(
@@ -59,7 +59,7 @@ def in_threads(
             done.append(piece)
             return computed(piece)
 
-        member = Alone() if workers == 1 else Member(meeting, rank, workers)
+        member: Group = Alone() if workers == 1 else Member(meeting, rank, workers)
         sums = None
         try:
             sums = sum_in_shares(member, range(PIECES), compute, 2, lambda: notice(rank))

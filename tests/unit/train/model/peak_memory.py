@@ -1,7 +1,7 @@
 """The peak of a run's memory, measured in a process of its own: `python -m
 tests.unit.train.model.peak_memory FOLDER JSON` prints measured and estimated bytes as JSON.
 
-What is imported before the run is not counted: the estimate has no part for the libraries.
+What is imported before the run is not counted: the libraries' own memory is no part of the need.
 """
 
 from __future__ import annotations
