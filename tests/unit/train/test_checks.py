@@ -18,7 +18,7 @@ from train.worker import work
 def test_a_run_without_room_does_not_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = make_job(tmp_path, make_model(tmp_path / "model"))
     monkeypatch.setattr("train.checks.available_bytes", lambda device: 10**6)
-    monkeypatch.setattr("train.trained_model.load_base", lambda *given: pytest.fail("it was loaded"))
+    monkeypatch.setattr("train.trained_model.load_base", lambda *_: pytest.fail("it was loaded"))
     work(job)
     with pytest.raises(TrainingError, match=r"needs about 0\.27 GB and 0\.00 GB are available"):
         read_outcome(job.uri)
