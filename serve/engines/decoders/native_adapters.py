@@ -34,7 +34,7 @@ _UNSERVED = {
     "alora_invocation_tokens": "it begins in the middle of a prompt (aLoRA)",
 }
 """Keys of adapter_config.json that make an adapter more than low-rank changes."""
-_MERGE = "merge it into its base (`merge_and_unload` of peft) and serve that as a model of its own"
+_MERGE = "merge it into its base (`ironcliw train merge`) and serve that as a model of its own"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
