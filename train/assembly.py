@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +72,7 @@ def assemble(
     notice: Callable[[], bool],
     report: Callable[[StepReport], None],
     faults: Faults | None = None,
+    listen: Callable[[Mapping[str, Any]], None] = lambda line: None,
 ) -> Assembled:
     """Load the model and the newest checkpoint of a run.
 
@@ -82,6 +83,7 @@ def assemble(
         notice: Whether this worker's machine is about to end.
         report: Called after each step, on the first worker.
         faults: What happens in a checkpoint's commit; for tests.
+        listen: Called with each line of the log, on the first worker.
 
     Raises:
         TrainingError: the model has no room, or its tokens are not the data's.
@@ -105,7 +107,7 @@ def assemble(
     )
     fingerprint = _fingerprint(job, model, group)
     checkpoint = store.newest(fingerprint, allow_inexact=config.allow_inexact)
-    recorder = Recorder(files)
+    recorder = Recorder(files, listen)
     run = TrainingRun(
         _parts(
             job,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -22,10 +22,14 @@ class Recorder:
 
     Args:
         files: Of the run.
+        listen: Called with each line of the log; those from before a resume come first.
     """
 
-    def __init__(self, files: RunFiles) -> None:
+    def __init__(
+        self, files: RunFiles, listen: Callable[[Mapping[str, Any]], None] = lambda line: None
+    ) -> None:
         self._files = files
+        self._listen = listen
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         if files.is_local:
             path = unquote(urlsplit(files.uri).path) if "://" in files.uri else files.uri
@@ -35,8 +39,10 @@ class Recorder:
             self._folder = Path(self._temporary.name)
         self._events: EventFile | None = None
 
-    def begin(self, lines: Iterable[Mapping[str, Any]]) -> None:
+    def begin(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Write the event file anew, with what the log has already."""
+        for line in lines:
+            self._listen(line)
         try:
             self._events = EventFile(self._folder / event_file.FOLDER, lines)
         except OSError as error:
@@ -49,6 +55,7 @@ class Recorder:
                 self._events.add([line])
         except OSError as error:
             self._stop(error)
+        self._listen(line)
 
     def finish(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Draw the plot, and put everything beside the result."""
