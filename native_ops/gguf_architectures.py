@@ -15,6 +15,15 @@ import numpy as np
 
 from ironcliw.errors import ModelLoadError
 from native_ops.gguf import GgufFile
+from native_ops.gguf_names import (
+    GPT2,
+    GPT2_OUTER,
+    LLAMA,
+    LLAMA_OUTER,
+    QK_NORMS,
+    QKV_BIASES,
+    ROPE_FACTORS,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,44 +43,6 @@ class TargetTensor:
     source: str
     change: Literal["none", "unpermute", "transpose"] = "none"
     heads: int = 1
-
-
-_LLAMA = {
-    "attn_norm.weight": "input_layernorm.weight",
-    "attn_q.weight": "self_attn.q_proj.weight",
-    "attn_k.weight": "self_attn.k_proj.weight",
-    "attn_v.weight": "self_attn.v_proj.weight",
-    "attn_output.weight": "self_attn.o_proj.weight",
-    "ffn_norm.weight": "post_attention_layernorm.weight",
-    "ffn_gate.weight": "mlp.gate_proj.weight",
-    "ffn_up.weight": "mlp.up_proj.weight",
-    "ffn_down.weight": "mlp.down_proj.weight",
-}
-_QKV_BIASES = {f"attn_{x}.bias": f"self_attn.{x}_proj.bias" for x in "qkv"}
-_QK_NORMS = {f"attn_{x}_norm.weight": f"self_attn.{x}_norm.weight" for x in "qk"}
-_GPT2 = {
-    f"{theirs}.{part}": f"{ours}.{part}"
-    for theirs, ours in {
-        "attn_norm": "ln_1",
-        "attn_qkv": "attn.c_attn",
-        "attn_output": "attn.c_proj",
-        "ffn_norm": "ln_2",
-        "ffn_up": "mlp.c_fc",
-        "ffn_down": "mlp.c_proj",
-    }.items()
-    for part in ("weight", "bias")
-}
-_LLAMA_OUTER = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-}
-_GPT2_OUTER = {
-    "token_embd.weight": "transformer.wte.weight",
-    "position_embd.weight": "transformer.wpe.weight",
-    "output_norm.weight": "transformer.ln_f.weight",
-    "output_norm.bias": "transformer.ln_f.bias",
-}
-_ROPE_FACTORS = "rope_freqs.weight"
 
 
 def model_config(file: GgufFile) -> dict[str, Any]:
@@ -98,7 +69,7 @@ def model_tensors(file: GgufFile) -> list[TargetTensor]:
     name = _architecture(file)
     targets = {target.source: target for target in _targets(file, name)}
     absent = [source for source in targets if source not in file.tensors]
-    unused = [source for source in file.tensors if source not in targets | {_ROPE_FACTORS: None}]
+    unused = [source for source in file.tensors if source not in targets | {ROPE_FACTORS: None}]
     if absent or unused:
         found = f"lacks {absent[0]!r}" if absent else f"has {unused[0]!r}, which is not supported"
         raise ModelLoadError(
@@ -144,7 +115,7 @@ def _tensor_shape(file: GgufFile, name: str) -> tuple[int, ...]:
 
 def _targets(file: GgufFile, name: str) -> Iterator[TargetTensor]:
     prefix, outer = (
-        ("transformer.h", _GPT2_OUTER) if name == "gpt2" else ("model.layers", _LLAMA_OUTER)
+        ("transformer.h", GPT2_OUTER) if name == "gpt2" else ("model.layers", LLAMA_OUTER)
     )
     for source, target in outer.items():
         yield TargetTensor(target, source)
@@ -159,14 +130,14 @@ def _targets(file: GgufFile, name: str) -> Iterator[TargetTensor]:
 
 def _layer_parts(file: GgufFile, name: str) -> Mapping[str, str]:
     if name == "gpt2":
-        return _GPT2
+        return GPT2
     if name == "qwen2":
-        return _LLAMA | _QKV_BIASES
+        return LLAMA | QKV_BIASES
     if name == "qwen3":
-        return _LLAMA | _QK_NORMS
+        return LLAMA | QK_NORMS
     if _has_attention_bias(file):
-        return _LLAMA | _QKV_BIASES | {"attn_output.bias": "self_attn.o_proj.bias"}
-    return _LLAMA
+        return LLAMA | QKV_BIASES | {"attn_output.bias": "self_attn.o_proj.bias"}
+    return LLAMA
 
 
 def _changed(file: GgufFile, name: str, target: TargetTensor, part: str) -> TargetTensor:
@@ -260,7 +231,7 @@ _CONFIGS: dict[str, Callable[[GgufFile], dict[str, Any]]] = {
 
 def _rope(file: GgufFile, name: str, theta: float, head_dim: int) -> dict[str, Any]:
     """How positions beyond the trained window are reached, as transformers describes it."""
-    if _ROPE_FACTORS in file.tensors:
+    if ROPE_FACTORS in file.tensors:
         return _llama3_rope(file, theta, head_dim)
     kind = file.text(f"{name}.rope.scaling.type", "none")
     if kind == "none":
@@ -283,7 +254,7 @@ def _rope(file: GgufFile, name: str, theta: float, head_dim: int) -> dict[str, A
 
 def _llama3_rope(file: GgufFile, theta: float, head_dim: int) -> dict[str, Any]:
     """Llama 3.1 and later: the file has each frequency's divisor, the config the rule for them."""
-    stored = file.dequantize(_ROPE_FACTORS).astype(np.float64).ravel()
+    stored = file.dequantize(ROPE_FACTORS).astype(np.float64).ravel()
     factor, low, high, window = _float32(stored.max()), 1.0, 4.0, 8192
     if len(stored) == head_dim // 2 and math.isfinite(factor) and factor > 0:
         # _compute_llama3_parameters in transformers/modeling_rope_utils.py
@@ -298,6 +269,6 @@ def _llama3_rope(file: GgufFile, theta: float, head_dim: int) -> dict[str, Any]:
                 "original_max_position_embeddings": window,
             }
     raise ModelLoadError(
-        f"{file.path}: the factors in {_ROPE_FACTORS!r} are not those of Llama 3.1 or later; use "
+        f"{file.path}: the factors in {ROPE_FACTORS!r} are not those of Llama 3.1 or later; use "
         "the model's Hugging Face folder instead"
     )

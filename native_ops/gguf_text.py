@@ -22,7 +22,7 @@ from native_ops.gguf_tokenizer import (
     special_ids,
 )
 
-_END_TEXTS = frozenset(
+END_TEXTS = frozenset(
     {"<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|endoftext|>", "<end_of_turn>", "</s>"}
 )
 """Control tokens that end an answer whatever the file says (llama.cpp's end-of-generation set)."""
@@ -120,5 +120,5 @@ class GgufText:
 def _end_ids(file: GgufFile, ids: dict[str, int]) -> list[int]:
     """Every token that ends an answer, the file's own EOS first."""
     named = [ids[role] for role in ("eos", "eot", "eom") if role in ids]
-    known = [number for text, number in control_tokens(file).items() if text in _END_TEXTS]
+    known = [number for text, number in control_tokens(file).items() if text in END_TEXTS]
     return list(dict.fromkeys(named + known))

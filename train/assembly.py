@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -63,6 +63,7 @@ class Attempt:
         notice: Whether this worker's machine is about to end.
         report: Called after each step, on the first worker.
         faults: What happens in a checkpoint's commit; for tests.
+        listen: Called with each line of the log, on the first worker.
     """
 
     job: Job
@@ -71,6 +72,7 @@ class Attempt:
     notice: Callable[[], bool]
     report: Callable[[StepReport], None]
     faults: Faults | None = None
+    listen: Callable[[Mapping[str, Any]], None] = lambda line: None
 
     @property
     def is_first(self) -> bool:
@@ -101,7 +103,7 @@ def assemble(attempt: Attempt) -> Assembled:
         CheckpointError: the storage cannot be used, or the run was begun with other numbers.
     """
     config, found = attempt.job.config, _find(attempt)
-    recorder = Recorder(attempt.files)
+    recorder = Recorder(attempt.files, attempt.listen)
     run = TrainingRun(_parts(attempt, found, recorder))
     if found.checkpoint is not None:
         run.restore(found.checkpoint)

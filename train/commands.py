@@ -12,8 +12,11 @@ from ironcliw import console
 from ironcliw.client import DEFAULT_CHAT_MODEL
 from ironcliw.errors import SettingsError
 from ironcliw.problems import what_is_wrong
-from train.publish_command import merge, publish
+from train.comparison.commands import evaluate
+from train.export.commands import export, merge
+from train.publish_command import publish
 from train.run_commands import dpo, sft
+from train.sweep.commands import tune
 
 if TYPE_CHECKING:
     from train.data.check import ShownRow
@@ -24,8 +27,11 @@ data = typer.Typer(help="Look at training data before a run does.", no_args_is_h
 train.add_typer(data, name="data")
 train.command("sft")(sft)
 train.command("dpo")(dpo)
-train.command("publish")(publish)
+train.command("tune")(tune)
+train.command("eval")(evaluate)
 train.command("merge")(merge)
+train.command("export")(export)
+train.command("publish")(publish)
 
 
 @train.callback()

@@ -6,25 +6,16 @@ fingerprint (`numbers`); what only says where it runs or how often it saves is n
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
-import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ironcliw.adapters import check_name
-from ironcliw.errors import RequestError, SettingsError
-from ironcliw.problems import follows, what_is_wrong
+from ironcliw.errors import RequestError
 from train.checkpoint.options import CheckpointOptions
+from train.config_file import read_mapping, validated
 from train.data.options import DataOptions
 from train.evaluation.options import EvaluationOptions
 from train.preference.options import PreferenceOptions
@@ -223,18 +214,7 @@ def read_config(
             message names all that are.
     """
     called = source or str(path)
-    try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(f"{called}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{called} is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(given, dict):
-        raise SettingsError(f"{called} holds {_kind(given)}; keys and values are expected")
-    given = {**(defaults or {}), **given}
-    for key, value in (changes or {}).items():
-        _put(given, key.split("."), value, key)
-    return make_config(given, called)
+    return make_config(read_mapping(path, changes, source=called, defaults=defaults), called)
 
 
 def make_config(given: Mapping[str, Any], called: str) -> TrainingConfig:
@@ -243,45 +223,4 @@ def make_config(given: Mapping[str, Any], called: str) -> TrainingConfig:
     Raises:
         SettingsError: as `read_config`.
     """
-    try:
-        return TrainingConfig.model_validate(given)
-    except ValidationError as error:
-        lines = [
-            f"  {'.'.join(map(str, item['loc'])) or called}: {what_is_wrong(item, _known(item))}"
-            + _given(item)
-            for item in error.errors()
-            if not follows(item)
-        ]
-        raise SettingsError("\n".join([f"{called}:", *lines])) from error
-
-
-def _given(item: Mapping[str, Any]) -> str:
-    plain = isinstance(item["input"], str | int | float | bool)
-    return f" (given: {json.dumps(item['input'])})" if plain else ""
-
-
-def _known(item: Mapping[str, Any]) -> Sequence[str]:
-    """The keys of the section that an unknown key stands in."""
-    model: Any = TrainingConfig
-    for name in item["loc"][:-1]:
-        field = model.model_fields.get(name)
-        kinds = () if field is None else (field.annotation, *get_args(field.annotation))
-        model = next((kind for kind in kinds if hasattr(kind, "model_fields")), None)
-        if model is None:
-            return ()
-    return list(model.model_fields)
-
-
-def _put(given: dict[str, Any], names: Sequence[str], value: Any, key: str) -> None:
-    inner: Any = given
-    for name in names[:-1]:
-        if inner.get(name) is None:
-            inner[name] = {}
-        inner = inner[name]
-        if not isinstance(inner, dict):
-            raise SettingsError(f"--set {key}: {name} is no section")
-    inner[names[-1]] = value
-
-
-def _kind(value: Any) -> str:
-    return "nothing" if value is None else f"a {type(value).__name__}"
+    return validated(TrainingConfig, given, called)

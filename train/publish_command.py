@@ -1,66 +1,94 @@
-"""`ironcliw train publish` and `merge`: what becomes of a finished run's adapter."""
+"""`ironcliw train publish`: a finished run into the register of what is served, or on the Hub."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ironcliw import console
+from ironcliw.errors import SettingsError
 
-Run = Annotated[str, typer.Argument(metavar="RUN", help="Its name, or its folder or URI.")]
+if TYPE_CHECKING:
+    from ironcliw.settings import Settings
 
 
 def publish(
-    run: Run,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="To publish the adapter under.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Its name, or its folder or URI.")],
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="To publish the adapter under, to be served."),
+    ] = None,
+    hub: Annotated[
+        str | None,
+        typer.Option("--hub", metavar="OWNER/NAME", help="Repository of the Hugging Face Hub."),
+    ] = None,
+    merged: Annotated[
+        bool, typer.Option("--merged", help="On the Hub the merged model, not the adapter.")
+    ] = False,
+    public: Annotated[
+        bool, typer.Option("--public", help="On the Hub for all; else for the owner alone.")
+    ] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Put the files in place of those of a repository.")
+    ] = False,
+    licence: Annotated[
+        str | None, typer.Option(help="Of the base, where the catalogue does not know it.")
+    ] = None,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Although it is worse than its base; the register says so."),
+        typer.Option("--force", help="Although it is worse than its base; what is made says so."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Publish the adapter of a finished run, if it is not worse than its base."""
+    """Publish what a finished run has made, if it is not worse than its base.
+
+    With NAME its adapter is served at once, with --hub it goes to the Hugging Face Hub.
+    """
+    if name is None and hub is None:
+        raise SettingsError(
+            "nowhere to publish to: give a NAME to serve the adapter under, or --hub OWNER/NAME"
+        )
+    if hub is None and (merged or public or replace or licence is not None):
+        raise SettingsError(
+            "--merged, --public, --replace and --licence belong to --hub OWNER/NAME"
+        )
     settings = console.command_settings()
+    found: dict[str, Any] = {}
+    if name is not None:
+        found.update(_register(run, name, settings, force=force))
+    if hub is not None:
+        from train.export.hub_publish import publish_to_hub
+
+        commit = publish_to_hub(
+            run,
+            hub,
+            settings,
+            merged=merged,
+            public=public,
+            replace=replace,
+            force=force,
+            licence=licence,
+        )
+        found.update({"hub": commit.url, "revision": commit.revision})
+    if as_json:
+        console.write_json(found)
+        return
+    shown = ("model_id", "version", "source", "forced", "hub", "revision")
+    words = {"model_id": "model", "source": "files"}
+    console.write_table(
+        ("", ""),
+        [(words.get(key, key), _cell(found[key])) for key in shown if key in found],
+    )
+
+
+def _register(run: str, name: str, settings: Settings, *, force: bool) -> dict[str, Any]:
     from train.publish import publish_run
     from train.run_files import run_uri
 
     record = publish_run(run_uri(run, settings), name, settings, force=force)
-    if as_json:
-        console.write_json(record.encode())
-        return
-    console.write_table(
-        ("", ""),
-        [
-            ("model", record.model_id),
-            ("version", str(record.version)),
-            ("files", record.source),
-            ("forced", "yes" if record.forced else "no"),
-        ],
-    )
+    return {**record.encode(), "model_id": record.model_id}
 
 
-def merge(
-    run: Run,
-    folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="For the model; not there yet, or empty.")
-    ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Merge the adapter of a finished run into its base, as a model of its own.
-
-    For DoRA, which is not served beside other adapters, and for other programs.
-    """
-    settings = console.command_settings()
-    from train.merge import merge_run
-    from train.run_files import run_uri
-
-    made = merge_run(run_uri(run, settings), folder, settings)
-    if as_json:
-        console.write_json({"folder": str(made)})
-        return
-    console.write_line(
-        f'{made}\nto serve it: [models.NAME] in ironcliw.toml, with source = "dir:{made}" and '
-        'task = "generation"'
-    )
+def _cell(value: Any) -> str:
+    return ("yes" if value else "no") if isinstance(value, bool) else str(value)

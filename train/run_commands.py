@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ironcliw import console
-from ironcliw.errors import DataError, SettingsError
+from ironcliw.errors import SettingsError
+from train.command_options import AsJson, Changes, Config, changed_keys, told_line_by_line
 
 if TYPE_CHECKING:
     from train.config import TrainingConfig
     from train.trainer import TrainingResult
 
 
-Config = Annotated[
-    Path, typer.Option("--config", metavar="FILE", help="YAML, as those in train/configs.")
-]
-Changes = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="E.g. data.max_length=512; repeatable."),
-]
 Name = Annotated[
     str | None, typer.Option(help="Of the run; the name of an earlier one resumes it.")
 ]
@@ -45,7 +37,6 @@ Publish = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Publish the adapter, if it is not worse than its base."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def sft(
@@ -103,13 +94,13 @@ def _read(
     *,
     as_json: bool,
 ) -> TrainingConfig:
-    wanted = _changes(changes)
+    wanted = changed_keys(changes)
     wanted.update({key: value for key, value in named.items() if value})
     if allow_inexact:
         wanted["allow_inexact"] = True
     from train.config import read_config
 
-    with _told_line_by_line(as_json=as_json):
+    with told_line_by_line(as_json=as_json):
         return read_config(file, wanted, defaults=defaults)
 
 
@@ -118,45 +109,13 @@ def _train(config: TrainingConfig, *, as_json: bool) -> None:
     from train.run_progress import shown_progress
     from train.trainer import Trainer
 
-    with _told_line_by_line(as_json=as_json), shown_progress() as report:
+    with told_line_by_line(as_json=as_json), shown_progress() as report:
         result = Trainer(config, settings, report).train()
     if as_json:
         console.write_json(dataclasses.asdict(result))
     else:
         _write(result)
     _end(result, config.publish)
-
-
-def _changes(pairs: list[str]) -> dict[str, Any]:
-    """Dotted keys and their values, which are read as YAML."""
-    import yaml
-
-    found = {}
-    for pair in pairs:
-        key, sign, text = pair.partition("=")
-        if not (key and sign):
-            raise typer.BadParameter(
-                f"--set is {pair!r}; write KEY=VALUE, as data.max_length=512", param_hint="--set"
-            )
-        try:
-            found[key] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise typer.BadParameter(
-                f"--set {key}: {text!r} is no YAML; put a text in quotes", param_hint="--set"
-            ) from error
-    return found
-
-
-@contextlib.contextmanager
-def _told_line_by_line(*, as_json: bool) -> Iterator[None]:
-    """Write messages of several lines as they are; others are `main`'s."""
-    try:
-        yield
-    except (DataError, SettingsError) as error:
-        if as_json or "\n" not in error.message:
-            raise
-        console.note(f"error: {error.message}")
-        raise typer.Exit(console.exit_code(error)) from error
 
 
 def _write(result: TrainingResult) -> None:

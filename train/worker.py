@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 
@@ -36,6 +37,7 @@ def work(
     group: Group | None = None,
     report: Callable[[StepReport], None] = lambda report: None,
     faults: Faults | None = None,
+    listen: Callable[[Mapping[str, Any]], None] = lambda line: None,
 ) -> None:
     """One attempt.
 
@@ -44,6 +46,8 @@ def work(
         group: The workers; None: this one alone.
         report: Called after each step, on the first worker.
         faults: What happens in a checkpoint's commit; for tests.
+        listen: Called with each line of the log, on the first worker; a resumed run's from before
+            come first.
 
     Raises:
         MachineEndsError: this machine, or that of another worker, is about to end.
@@ -56,7 +60,7 @@ def work(
         return
     try:
         _count_attempt(job, files, group)
-        _attempt(job, files, group, report, faults)
+        _attempt(job, files, group, report, faults, listen)
     except MachineEndsError:
         if group.rank == 0:
             # an end that was announced is no failure
@@ -100,11 +104,12 @@ def _attempt(
     group: Group,
     report: Callable[[StepReport], None],
     faults: Faults | None,
+    listen: Callable[[Mapping[str, Any]], None],
 ) -> None:
     torch.set_num_threads(job.threads)
     folder = job.settings.handover_dir
     handover = None if folder is None else Handover(folder)
-    attempt = Attempt(job, files, group, lambda: _is_noticed(handover), report, faults)
+    attempt = Attempt(job, files, group, lambda: _is_noticed(handover), report, faults, listen)
     made = assemble(attempt)
     with contextlib.closing(made.recorder):
         with _hook(handover, f"train-{os.getpid()}-{group.rank}"):

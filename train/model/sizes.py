@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,20 @@ def read_sizes(folder: Path) -> ModelSizes | None:
         return None
     width = _first(config, "intermediate_size", "n_inner", "ffn_dim") or 4 * hidden
     return ModelSizes(shapes, layers, hidden, width, stored)
+
+
+def read_shapes(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
+    """Name and shape of each tensor of some safetensors files, from their headers.
+
+    Raises:
+        ModelLoadError: a file is absent or damaged.
+    """
+    return {
+        name: tuple(described["shape"])
+        for file in files
+        for name, described in _header(file).items()
+        if name != "__metadata__"
+    }
 
 
 def _is_target(name: str, config: TrainingConfig) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -30,11 +30,18 @@ class Recorder:
 
     Args:
         files: Of the run.
+        listen: Called with each line of the log; those from before a resume come first.
         upload_seconds: Between two copies to a bucket, at the least.
     """
 
-    def __init__(self, files: RunFiles, upload_seconds: float = UPLOAD_SECONDS) -> None:
+    def __init__(
+        self,
+        files: RunFiles,
+        listen: Callable[[Mapping[str, Any]], None] = lambda line: None,
+        upload_seconds: float = UPLOAD_SECONDS,
+    ) -> None:
         self._files = files
+        self._listen = listen
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._uploads: Uploads | None = None
         if files.is_local:
@@ -46,8 +53,10 @@ class Recorder:
             self._uploads = Uploads(self._upload_events, upload_seconds)
         self._events: EventFile | None = None
 
-    def begin(self, lines: Iterable[Mapping[str, Any]]) -> None:
+    def begin(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Write the event file anew, with what the log has already."""
+        for line in lines:
+            self._listen(line)
         try:
             self._events = EventFile(self._folder / event_file.FOLDER, lines)
         except OSError as error:
@@ -62,6 +71,7 @@ class Recorder:
                     self._uploads.wanted()
         except OSError as error:
             self._stop(error)
+        self._listen(line)
 
     def finish(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Draw the plot, and put everything beside the result."""

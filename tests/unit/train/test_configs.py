@@ -9,11 +9,16 @@ import pytest
 
 from ironcliw.catalog import Catalog
 from tests.unit.train.small_tokenizers import small
+from train.comparison.config import read_comparison
 from train.config import read_config
 from train.data.read import read_data
+from train.sweep.config import read_sweep
+from train.sweep.points import points
 
 CONFIGS = Path(__file__).parents[3] / "train" / "configs"
-ALL = sorted(CONFIGS.glob("*.yaml"))
+# what is no run: a comparison, and a sweep
+OTHERS = {"eval.yaml", "tune.yaml"}
+ALL = sorted(path for path in CONFIGS.glob("*.yaml") if path.name not in OTHERS)
 
 
 def test_there_are_some() -> None:
@@ -39,3 +44,22 @@ def test_what_is_commented_out_is_valid_too(path: Path, tmp_path: Path) -> None:
     whole = re.sub(r"(?m)^( *)# (\w+: \S+)", r"\1\2", path.read_text())
     (tmp_path / "run.yaml").write_text(whole)
     assert read_config(tmp_path / "run.yaml").data == read_config(path).data
+
+
+def test_the_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(CONFIGS.parents[1])
+    config = read_comparison(CONFIGS / "eval.yaml")
+    assert config.model_name in Catalog({})
+    for suite in config.suites:
+        options = suite.data.model_copy(update={"max_length": 4096})
+        assert len(read_data(options, small()).train) == 20
+
+
+def test_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(CONFIGS.parents[1])
+    config = read_sweep(CONFIGS / "tune.yaml")
+    made = [config.trial(point) for point in points(config)]
+    assert len(made) == config.samples
+    # asha decides at the ends of epochs
+    assert {each.num_epochs for each in made} == {3}
+    assert len({each.learning_rate for each in made}) == config.samples

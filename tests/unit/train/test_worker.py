@@ -384,3 +384,13 @@ def test_a_disk_that_is_full_ends_the_run_and_costs_no_saved_step(
     RunFiles(broken.uri).remove(OUTCOME)
     work(broken)
     assert result(whole) == result(broken)
+
+
+def test_a_listener_hears_the_whole_log(tmp_path: Path, model: Path) -> None:
+    job = make_job(tmp_path, model)
+    die(job, 5)
+    heard: list[dict[str, Any]] = []
+    work(job, listen=lambda line: heard.append(dict(line)))
+    # what was logged before the resume comes first
+    assert [line["step"] for line in heard] == list(range(1, 9))
+    assert heard == [json.loads(line) for line in result(job)[1].splitlines()]

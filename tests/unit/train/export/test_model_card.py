@@ -1,0 +1,73 @@
+"""What a published model's page says."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import yaml
+
+from train.export.model_card import CardFacts, hub_licence, model_card
+
+FACTS = CardFacts(
+    repository="me/bot",
+    kind="adapter",
+    base="llama-2-7b",
+    base_repository="meta-llama/Llama-2-7b-hf",
+    base_digest="ab" * 32,
+    licence="Llama-2",
+    config={
+        "use_lora": True,
+        "use_dora": True,
+        "lora_rank": 8,
+        "lora_alpha": 16.0,
+        "quantization": "nf4",
+        "data": {"train": ["/home/somebody/secret/pairs.jsonl"]},
+        "preference": {"loss": "ipo", "beta": 0.1},
+        "learning_rate": 2e-4,
+        "max_steps": None,
+    },
+    data_digest="cd" * 32,
+    before={"eval_loss": 1.0, "preference_accuracy": 0.5, "eval_rows": 40},
+    after={"eval_loss": 0.5, "preference_accuracy": 0.875, "eval_rows": 40},
+    verdict="eval_loss went from 1.0000 to 0.5000",
+)
+
+
+def test_everything_is_said() -> None:
+    page = model_card(FACTS)
+    _, head, text = page.split("---\n", 2)
+    assert yaml.safe_load(head) == {
+        "base_model": "meta-llama/Llama-2-7b-hf",
+        "base_model_relation": "adapter",
+        "library_name": "peft",
+        "license": "llama2",
+        "pipeline_tag": "text-generation",
+        "tags": ["ironcliw", "dpo", "lora"],
+    }
+    assert "DoRA (arXiv 2402.09353), rank 8, alpha 16, base held in nf4" in text
+    assert "preferences, loss ipo, beta 0.1" in text
+    assert "`pairs.jsonl`" in text
+    assert "somebody" not in text
+    assert "| preference accuracy | 0.5000 | 0.8750 |" in text
+    assert "40 held-out rows" in text
+    assert "max_steps" not in text
+
+
+def test_nothing_was_held_out() -> None:
+    page = model_card(dataclasses.replace(FACTS, before={}, after={}, forced=True))
+    assert "Nothing was held out" in page
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [("Apache-2.0", "apache-2.0"), ("MIT", "mit"), ("unpublished", "other")]
+)
+def test_licences(ours: str, theirs: str) -> None:
+    assert hub_licence(ours) == theirs
+    head = model_card(dataclasses.replace(FACTS, licence=ours)).split("---\n")[1]
+    assert yaml.safe_load(head).get("license_name") == (ours if theirs == "other" else None)
+
+
+def test_a_base_that_is_not_on_the_hub() -> None:
+    head = model_card(dataclasses.replace(FACTS, base_repository=None)).split("---\n")[1]
+    assert "base_model" not in yaml.safe_load(head)

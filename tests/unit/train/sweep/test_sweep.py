@@ -1,0 +1,170 @@
+"""Spaces, their points, and what is made of trials; Ray Tune is in tests/integration."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ironcliw.errors import SettingsError
+from train.config_file import validated
+from train.sweep.config import SEARCHED, SweepConfig, read_sweep
+from train.sweep.plot import draw
+from train.sweep.points import points, trial_name
+from train.sweep.results import Trial, as_json, as_markdown, best, ranked, table
+from train.sweep.trial import History
+
+RUN = {"model_name": "tiny", "num_epochs": 9, "preference": {"beta": 0.1}}
+SPACE = {"lora_rank": [4, 8], "preference.beta": {"choice": [0.1, 0.3]}}
+
+
+def sweep(**changes: Any) -> SweepConfig:
+    return validated(SweepConfig, {"name": "s", "run": RUN, "space": SPACE, **changes}, "test")
+
+
+def test_every_combination() -> None:
+    found = points(sweep())
+    assert [tuple(point.values()) for point in found] == [(4, 0.1), (4, 0.3), (8, 0.1), (8, 0.3)]
+    config = sweep().trial(found[3])
+    assert config.preference is not None
+    assert (config.lora_rank, config.preference.beta, config.num_epochs) == (8, 0.3, 9)
+    # the sweep's own configuration is as it was
+    assert RUN["preference"] == {"beta": 0.1}
+
+
+def test_changes_of_all_trials() -> None:
+    assert sweep(changes={"num_epochs": 2}).trial({"lora_rank": 4}).num_epochs == 2
+
+
+def test_draws_are_the_same_always_and_different_from_each_other() -> None:
+    space = {"learning_rate": {"log_uniform": [1e-5, 1e-2]}, "lora_dropout": {"uniform": [0, 0.5]}}
+    run = {"model_name": "tiny"}
+    found = points(sweep(run=run, space=space, samples=40))
+    assert found == points(sweep(run=run, space=space, samples=40))
+    assert found != points(sweep(run=run, space=space, samples=40, seed=1))
+    assert len({trial_name(point) for point in found}) == 40
+    rates = [float(point["learning_rate"]) for point in found]
+    assert all(1e-5 <= rate <= 1e-2 for rate in rates)
+    # every order of magnitude is as likely as another
+    assert 5 <= sum(rate < 1e-4 for rate in rates) <= 22
+    assert all(rate == float(f"{rate:.4g}") for rate in rates)
+    # more cannot be drawn of a choice than it has
+    assert len(points(sweep(samples=100))) == 4
+
+
+def test_names_of_trials() -> None:
+    name = trial_name({"lora_rank": 8, "preference.beta": 0.1, "schedule": "a/b c"})
+    assert name.startswith("lora_rank-8_beta-0.1_schedule-a-b-c-")
+    assert trial_name({"lora_rank": 8}) != trial_name({"lora_alpha": 8})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"space": {"data.max_length": [1, 2]}}, "space has the key 'data.max_length'; what can"),
+        ({"space": {"learning_rate": {"uniform": [1, 2]}}}, "space.learning_rate is no choice"),
+        ({"space": {"lora_rank": {"choice": [1], "uniform": [1, 2]}}}, "give one of choice"),
+        ({"space": {"lora_rank": {}}}, "give one of choice, uniform and log_uniform, not none"),
+        ({"space": {"weight_decay": {"uniform": [2, 1]}}}, "the first number must be the smaller"),
+        ({"space": {"weight_decay": {"log_uniform": [0, 1]}}}, "both must be above 0"),
+        ({"space": {}}, "space"),
+        ({"sample": 3}, "did you mean 'samples'"),
+        ({"name": "a/b"}, "name"),
+    ],
+)
+def test_sweeps_that_cannot_be(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        sweep(**changes)
+
+
+def test_trials_that_cannot_be() -> None:
+    with pytest.raises(SettingsError, match=r"sweep s, lora_rank=0:\n +lora_rank"):
+        sweep(space={"lora_rank": [0]}).trial({"lora_rank": 0})
+    with pytest.raises(SettingsError, match="workers is 2; a trial has one"):
+        sweep(run={**RUN, "workers": 2, "shards": 2}).trial({})
+
+
+def test_the_keys_are_those_of_a_run() -> None:
+    from train.config import TrainingConfig
+    from train.preference.options import PreferenceOptions
+
+    known = {*TrainingConfig.model_fields}
+    known |= {f"preference.{name}" for name in PreferenceOptions.model_fields}
+    assert known >= SEARCHED
+
+
+def test_a_run_in_a_file_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("model_name: other\nlora_rank: 2\n")
+    file = tmp_path / "sweep.yaml"
+    file.write_text(f"name: s\nrun: {tmp_path}/run.yaml\nspace: {{lora_rank: [4]}}\n")
+    found = read_sweep(file, {"run.num_epochs": 5, "concurrent": 3})
+    assert (found.run["model_name"], found.run["num_epochs"], found.concurrent) == ("other", 5, 3)
+
+
+def test_the_history_of_a_log() -> None:
+    told = History()
+    lines: list[dict[str, Any]] = [
+        {"event": "evaluation", "step": 0, "eval_loss": 2.0, "eval_rows": 3, "chain": "x"},
+        {"step": 1, "epoch": 0, "loss": 1.0},
+        {"step": 2, "epoch": 0, "loss": 1.0},
+        {"event": "evaluation", "step": 2, "eval_loss": 1.5, "eval_rows": 3},
+        {"event": "inexact resume", "step": 2, "why": []},
+        {"step": 3, "epoch": 1, "loss": 1.0},
+        {"event": "evaluation", "step": 3, "eval_loss": 1.25, "eval_rows": 3},
+    ]
+    said = [found for line in lines if (found := told.add(line)) is not None]
+    assert said == told.evaluations
+    assert [(line["step"], line["epoch"], line["eval_loss"]) for line in said] == [
+        (0, 0, 2.0),
+        (2, 1, 1.5),
+        (3, 2, 1.25),
+    ]
+
+
+def trial(rank: int, beta: float, state: Any, *losses: float, error: str = "") -> Trial:
+    point: dict[str, Any] = {"lora_rank": rank, "preference.beta": beta}
+    history = [
+        {"step": 10 * epoch, "epoch": epoch, "eval_loss": loss} for epoch, loss in enumerate(losses)
+    ]
+    return Trial(trial_name(point), f"/runs/{rank}-{beta}", point, state, history, error)
+
+
+TRIALS = [
+    trial(4, 0.1, "finished", 2.0, 1.5, 1.2),
+    trial(4, 0.3, "ended early", 2.0, 1.0),
+    trial(8, 0.1, "finished", 2.0, 1.4, 1.1),
+    trial(8, 0.3, "failed", 2.0, error="step 3: the loss is nan"),
+]
+
+
+def test_the_best_first() -> None:
+    config = sweep()
+    # one that was ended early has had fewer steps, and its measure is not compared
+    assert [each.point["lora_rank"] for each in ranked(config, TRIALS)] == [8, 4, 4, 8]
+    winner = best(config, TRIALS)
+    assert winner is TRIALS[2]
+    assert best(config, TRIALS[1:2]) is None
+    higher = sweep(metric="preference_accuracy")
+    assert higher.mode == "max"
+    heading, rows = table(config, TRIALS)
+    assert heading == ["lora_rank", "preference.beta", "steps", "epochs", "eval_loss", "state"]
+    assert rows[0] == ["8", "0.1", "20", "2", "1.1000", "finished"]
+    assert rows[-1] == ["8", "0.3", "0", "0", "-", "failed"]
+
+
+def test_pages_and_pictures(tmp_path: Path) -> None:
+    config = sweep()
+    written = as_json(config, TRIALS)
+    assert json.loads(json.dumps(written, allow_nan=False)) == written
+    assert written["best"] == TRIALS[2].name
+    assert written["trials"][-1]["value"] is None
+    page = as_markdown(config, TRIALS, "sweep.png")
+    assert "`--set lora_rank=8 --set preference.beta=0.1`" in page
+    assert "failed: step 3: the loss is nan" in page
+    draw(config, TRIALS, tmp_path / "sweep.png")
+    assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    draw(config, [], tmp_path / "empty.png")
+    assert math.isnan(TRIALS[3].value("eval_loss"))

@@ -1,0 +1,110 @@
+"""A run's result, an adapter or a model written in the format that somebody else reads."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Literal, get_args
+
+from ironcliw.errors import SettingsError
+from ironcliw.settings import Settings
+from native_ops.gguf_export import export_gguf
+from native_ops.gguf_export_plan import BLOCKS, GgufQuantization
+from train.export.merge import write_merged
+from train.export.source import Source, open_source
+from train.export.target import whole
+from train.model.sizes import read_sizes
+
+Format = Literal["gguf", "safetensors"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+ALIASES: dict[str, GgufQuantization] = {"int8": "q8_0", "int4": "q4_1"}
+"""What our engines call 8bit and 4bit: with these the file has what they would round to 4 bits."""
+QUANTIZATIONS: tuple[str, ...] = (*get_args(GgufQuantization), *ALIASES)
+
+
+def export(
+    wanted: str,
+    target: Path,
+    settings: Settings,
+    *,
+    form: str,
+    quantization: str | None = None,
+    base: str | None = None,
+    force: bool = False,
+) -> Source:
+    """Write a model, merged first where it is an adapter.
+
+    Args:
+        wanted: As `open_source`.
+        target: File (gguf) or folder (safetensors) to write.
+        settings: Of the head.
+        form: One of `FORMATS`.
+        quantization: One of `QUANTIZATIONS`, for gguf; None: q8_0.
+        base: As `open_source`.
+        force: Replace what is at the target.
+
+    Returns:
+        What was exported; its paths may be gone.
+
+    Raises:
+        SettingsError: an unknown format or quantization, or there is no such model.
+        UnsupportedError: the format cannot hold the model.
+        AdapterError: the adapter was trained on another base.
+        ConflictError: the target exists.
+        StoreError: the target cannot be written.
+        ModelLoadError: files are absent or damaged.
+    """
+    kind = _quantization(form, quantization)
+    with (
+        open_source(wanted, settings, base) as source,
+        tempfile.TemporaryDirectory(prefix="ironcliw-merged-") as temporary,
+        whole(target, force=force, room=_room(source.model, kind)) as work,
+    ):
+        folder = source.model
+        if source.adapter is not None:
+            folder = work if kind is None else Path(temporary)
+            folder.mkdir(exist_ok=True)
+            write_merged(source, folder)
+        elif kind is None:
+            shutil.copytree(source.model, work)
+        if kind is not None:
+            export_gguf(folder, work, kind, name=source.name)
+        return source
+
+
+def default_target(source: str, form: str, quantization: str | None) -> Path:
+    """Where an export goes that is given no place."""
+    name = Path(source.rstrip("/")).name.replace(":", "-").removesuffix(".gguf")
+    kind = _quantization(form, quantization)
+    return Path(name) if kind is None else Path(f"{name}.{kind.upper()}.gguf")
+
+
+def _quantization(form: str, given: str | None) -> GgufQuantization | None:
+    """None for a folder of safetensors."""
+    if form not in FORMATS:
+        raise SettingsError(f"--format is {form!r}; known are {', '.join(FORMATS)}")
+    if form == "safetensors":
+        if given is not None:
+            raise SettingsError(
+                f"--quantization is {given!r}, and a folder of safetensors is not quantised: our "
+                "engines do that when they load it (quantization = '8bit' or '4bit'); leave it "
+                "out, or take --format gguf"
+            )
+        return None
+    name = ALIASES.get(given or "q8_0", given or "q8_0")
+    for known in get_args(GgufQuantization):
+        if name.lower() == known:
+            found: GgufQuantization = known
+            return found
+    raise SettingsError(f"--quantization is {given!r}; known are {', '.join(QUANTIZATIONS)}")
+
+
+def _room(model: Path, kind: GgufQuantization | None) -> int:
+    sizes = read_sizes(model)
+    if sizes is None:
+        return 0
+    if kind is None:
+        return sizes.stored
+    block = BLOCKS[kind.upper()]
+    return sizes.weights * block.nbytes // block.elements

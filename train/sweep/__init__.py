@@ -1,0 +1,1 @@
+"""Runs that differ in a few numbers, and which of them is the best."""

@@ -1,0 +1,261 @@
+"""All trials of a sweep, by Ray Tune; a sweep that was interrupted goes on under its name."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ironcliw.catalog import Catalog
+from ironcliw.errors import SettingsError
+from ironcliw.file_digests import weights_digest
+from ironcliw.settings import Settings, process_environment
+from train.config import TrainingConfig
+from train.data.read import in_process, read_data
+from train.environment import run_environment
+from train.evaluation.checks import check_evaluation
+from train.job import Job
+from train.placement import Place, choose_place
+from train.run_files import OUTCOME, RunFiles
+from train.sweep import plot
+from train.sweep.config import Point, SweepConfig
+from train.sweep.points import points, trial_name
+from train.sweep.results import State, Trial, as_json, as_markdown
+from train.sweep.trial import EPOCH, FAILED, RECORD, TrialJob, run_trial, trial_uri
+from train.tokenizer import TrainingTokenizer, model_path
+from train.trainer import check_kind
+
+SWEEP, RESULTS, PAGE = "sweep.json", "results.json", "results.md"
+_TUNE = "tune"
+
+Report = Callable[[str], None]
+
+
+def sweep_uri(config: SweepConfig, settings: Settings) -> str:
+    """Of a sweep's folder."""
+    if "://" in config.storage:
+        return config.storage.rstrip("/")
+    folder = Path(config.storage or settings.state_dir / "sweeps" / config.name)
+    return str(folder.expanduser().resolve())
+
+
+def run_sweep(
+    config: SweepConfig, settings: Settings, report: Report = lambda text: None
+) -> list[Trial]:
+    """Try every point; results are in the sweep's folder, whatever happens after.
+
+    Args:
+        config: Of the sweep.
+        settings: Of the head.
+        report: Told in words of each evaluation.
+
+    Raises:
+        SettingsError: the configuration cannot be run, or a sweep of this name was begun that is
+            another one.
+        DataError: the data cannot be used.
+    """
+    tried = points(config)
+    configs = [config.trial(point) for point in tried]
+    uri = sweep_uri(config, settings)
+    files = RunFiles(uri)
+    _check_begun(config, files)
+    place = choose_place(configs[0], settings)
+    given = _prepared(config, configs[0], settings, place, uri)
+    files.write(SWEEP, config.model_dump(mode="json"))
+    _start_ray()
+    errors = _tune(config, tried, given, place, report)
+    trials = read_trials(config, uri, errors)
+    write_results(config, trials, files)
+    return trials
+
+
+def read_trials(
+    config: SweepConfig, uri: str, errors: Mapping[str, str] | None = None
+) -> list[Trial]:
+    """What the folders of a sweep's trials hold.
+
+    Args:
+        config: Of the sweep.
+        uri: Of its folder.
+        errors: Why Ray Tune gave trials up, by name; None: the sweep is going on, and what is not
+            finished is unfinished.
+    """
+    found = []
+    for point in points(config):
+        name, where = trial_name(point), trial_uri(uri, point)
+        files = RunFiles(where)
+        record = files.read(RECORD) or {}
+        outcome = files.read(OUTCOME) or {}
+        error = str(record.get(FAILED) or (errors or {}).get(name, ""))
+        state: State = "unfinished" if errors is None else "ended early"
+        if outcome.get("outcome") == "finished":
+            state = "finished"
+        elif error or outcome:
+            state, error = "failed", error or str(outcome.get("error", ""))
+        elif not record:
+            state = "unfinished"
+        found.append(Trial(name, where, point, state, record.get("history", ()), error))
+    return found
+
+
+def write_results(config: SweepConfig, trials: list[Trial], files: RunFiles) -> None:
+    """Table, page and picture into the sweep's folder.
+
+    Raises:
+        CheckpointError: they cannot be written.
+    """
+    files.write(RESULTS, as_json(config, trials))
+    files.write_text(PAGE, as_markdown(config, trials, plot.NAME))
+    with tempfile.TemporaryDirectory(prefix="ironcliw-sweep-") as temporary:
+        picture = Path(temporary) / plot.NAME
+        plot.draw(config, trials, picture)
+        files.upload_file(picture, plot.NAME)
+
+
+def _check_begun(config: SweepConfig, files: RunFiles) -> None:
+    before = files.read(SWEEP)
+    if before is None:
+        return
+    now = config.model_dump(mode="json")
+    # how many go on at a time changes no number
+    free = {"concurrent", "storage"}
+    changed = sorted(key for key in now if key not in free and before.get(key) != now[key])
+    if changed:
+        raise SettingsError(
+            f"sweep {config.name} was begun with other values of {', '.join(changed)} "
+            f"({files.uri}); give this one a name of its own"
+        )
+
+
+def _prepared(
+    config: SweepConfig, first: TrainingConfig, settings: Settings, place: Place, uri: str
+) -> TrialJob:
+    """Data and model, which all trials share."""
+    path = model_path(first.model_name, settings)
+    tokenizer = TrainingTokenizer.load(
+        first.model_name, settings, template=first.data.chat_template
+    )
+    prepared = read_data(first.data, tokenizer, in_process)
+    check_kind(first, prepared)
+    check_evaluation(first.evaluation, prepared.eval, prepared.train, tokenizer)
+    if prepared.eval is None or not len(prepared.eval):
+        raise SettingsError(
+            f"sweep {config.name} compares {config.metric} of held-out rows, and none is held out; "
+            "set data.eval or data.eval_share of the run"
+        )
+    if first.preference is None:
+        known = {"eval_loss", "perplexity", *first.evaluation.metrics}
+    else:
+        known = {"eval_loss", "preference_accuracy", "reward_accuracy", "reward_margin"}
+    if config.metric not in known:
+        raise SettingsError(
+            f"sweep {config.name}: metric is {config.metric!r}, and what is measured is "
+            f"{', '.join(sorted(known))}; add it to run.evaluation.metrics, or choose one of these"
+        )
+    if config.scheduler == "asha" and config.grace_epochs >= first.num_epochs > 1:
+        raise SettingsError(
+            f"sweep {config.name}: grace_epochs is {config.grace_epochs} and num_epochs "
+            f"{first.num_epochs}, so that no trial could be ended early; lower grace_epochs, or "
+            "set scheduler to none"
+        )
+    shared = first.model_copy(update={"model_name": _absolute(first.model_name, settings)})
+    threads = max(1, place.threads // config.concurrent)
+    index = settings.state_dir / "models" / "index"
+    job = Job(shared, settings, uri, prepared.train, prepared.eval, threads, tokenizer)
+    return TrialJob(job, config, uri, weights_digest(path, index))
+
+
+def _absolute(name: str, settings: Settings) -> str:
+    """A trial's process has another working directory."""
+    if name in Catalog(settings.models):
+        return name
+    return str(Path(name).expanduser().resolve())
+
+
+def _start_ray() -> None:
+    import ray
+
+    if not ray.is_initialized():
+        variables = run_environment(process_environment())
+        ray.init(log_to_driver=False, configure_logging=False, runtime_env={"env_vars": variables})
+
+
+def _tune(
+    config: SweepConfig, tried: list[Point], given: TrialJob, place: Place, report: Report
+) -> dict[str, str]:
+    """Run all trials to their ends; returns why those failed that did."""
+    from ray import tune
+
+    resources: dict[str, float] = {"CPU": float(given.job.threads)}
+    if place.use_gpu:
+        resources["GPU"] = 1.0 / config.concurrent
+    selectors: dict[str, Any] = {"bundle_label_selector": [place.labels]} if place.labels else {}
+    trainable = tune.with_resources(
+        tune.with_parameters(run_trial, given=given),
+        tune.PlacementGroupFactory([resources], **selectors),
+    )
+    space = {"point": tune.grid_search(tried)}
+    path = f"{given.uri}/{_TUNE}"
+    if tune.Tuner.can_restore(path):
+        tuner = tune.Tuner.restore(
+            path, trainable=trainable, param_space=space, resume_errored=True
+        )
+    else:
+        tuner = tune.Tuner(
+            trainable,
+            param_space=space,
+            tune_config=tune.TuneConfig(
+                scheduler=_scheduler(config, given.job.config.num_epochs),
+                metric=config.metric,
+                mode=config.mode,
+                max_concurrent_trials=config.concurrent,
+            ),
+            run_config=tune.RunConfig(
+                name=_TUNE,
+                storage_path=given.uri,
+                verbose=0,
+                callbacks=[_teller(config, report)],
+                # any number: the run itself counts those without progress (`max_failures`)
+                failure_config=tune.FailureConfig(max_failures=-1),
+            ),
+        )
+    results: Any = tuner.fit()  # it can be iterated, which its types do not say
+    return {
+        trial_name(result.config["point"]): str(result.error)
+        for result in results
+        if result.error is not None and result.config
+    }
+
+
+def _scheduler(config: SweepConfig, epochs: int) -> Any:
+    from ray.tune.schedulers import ASHAScheduler
+
+    if config.scheduler == "none" or epochs <= config.grace_epochs:
+        return None  # first come, first served
+    return ASHAScheduler(
+        time_attr=EPOCH,
+        # whoever reaches the last epoch ends by itself: its result is to be written
+        max_t=epochs - 1,
+        stop_last_trials=False,
+        grace_period=config.grace_epochs,
+        reduction_factor=config.reduction_factor,
+    )
+
+
+def _teller(config: SweepConfig, report: Report) -> Any:
+    from ray import tune
+
+    class Teller(tune.Callback):
+        """Says what each evaluation has found."""
+
+        def on_trial_result(
+            self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
+        ) -> None:
+            if EPOCH in result and config.metric in result:
+                report(
+                    f"{trial_name(trial.config['point'])}: epoch {result[EPOCH]}, "
+                    f"{config.metric} {result[config.metric]:.4f}"
+                )
+
+    return Teller()

@@ -1,0 +1,105 @@
+"""One trial: a run of its own in a folder of its own, whose worker Ray Tune starts and may end.
+
+What Ray Tune knows of a trial is its measures. What the trial is lies in its run's checkpoints: it
+is started again after a death, finds its newest one, and goes on with the same bits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ironcliw.errors import TrainingError
+from train.job import Job
+from train.outcome import read_outcome
+from train.run_files import CONFIG, RunFiles
+from train.sweep.config import SweepConfig
+from train.sweep.points import trial_name
+from train.worker import work
+
+RECORD = "trial.json"
+EPOCH, FAILED = "epoch", "failed"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TrialJob:
+    """What all trials of a sweep are given.
+
+    Attributes:
+        job: Of which data, tokenizer, settings and threads are every trial's.
+        sweep: The sweep.
+        uri: Of its folder.
+        model: Digest of the model's files.
+    """
+
+    job: Job
+    sweep: SweepConfig
+    uri: str
+    model: str
+
+
+def trial_uri(sweep_uri: str, point: Mapping[str, Any]) -> str:
+    """Of a trial's run."""
+    return f"{sweep_uri}/trials/{trial_name(point)}"
+
+
+def run_trial(config: dict[str, Any], given: TrialJob | None = None) -> None:
+    """A trainable of Ray Tune's; to be called in a trial's process.
+
+    Args:
+        config: Of the trial, with its `point`.
+        given: What all trials have; never None (Tune gives it by name).
+    """
+    from ray import tune
+
+    assert given is not None, "tune.with_parameters gives it"
+    point = config["point"]
+    uri = trial_uri(given.uri, point)
+    made = given.sweep.trial(point).model_copy(update={"model_name": given.job.config.model_name})
+    job = dataclasses.replace(given.job, config=made, uri=uri)
+    files = RunFiles(uri)
+    numbers = {**made.numbers(), "data": job.train.digest, "model": given.model}
+    files.write(CONFIG, {"config": made.model_dump(mode="json"), "numbers": numbers})
+    told = History()
+
+    def listen(line: Mapping[str, Any]) -> None:
+        found = told.add(line)
+        if found is not None:
+            files.write(RECORD, {"point": point, "history": told.evaluations})
+            if found["step"] > 0:
+                tune.report(dict(found))
+
+    work(job, listen=listen)
+    try:
+        finished = read_outcome(uri) is not None
+    except TrainingError as error:
+        # it would fail again in the same way: the sweep goes on without it
+        files.write(RECORD, {"point": point, "history": told.evaluations, FAILED: error.message})
+        tune.report({given.sweep.metric: math.nan, EPOCH: made.num_epochs, FAILED: error.message})
+        return
+    assert finished, "work returns when a run is over, and raises otherwise"
+
+
+class History:
+    """What a run's log says of its held-out rows.
+
+    Attributes:
+        evaluations: Step, epochs done, and measures, of each evaluation.
+    """
+
+    def __init__(self) -> None:
+        self.evaluations: list[dict[str, Any]] = []
+        self._epochs = 0
+
+    def add(self, line: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Take in a line of the log; returns what it says, if it is an evaluation."""
+        if "event" not in line:
+            self._epochs = int(line["epoch"]) + 1
+        if line.get("event") != "evaluation":
+            return None
+        measures = {name: value for name, value in line.items() if isinstance(value, float)}
+        found = {"step": int(line["step"]), EPOCH: self._epochs, **measures}
+        self.evaluations.append(found)
+        return found
