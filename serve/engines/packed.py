@@ -9,10 +9,10 @@ from typing import Protocol
 
 import torch
 
+from ironcliw.encoder_folder import EncoderFolder
 from ironcliw.errors import UnavailableError
 from serve.engines.architecture import Architecture
 from serve.engines.checks import InputLimits
-from serve.engines.folder import EncoderFolder
 from serve.engines.native_stack import native_suits
 from serve.engines.packed_native import NativeLayers
 from serve.engines.packed_torch import TorchLayers

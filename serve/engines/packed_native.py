@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from ironcliw.encoder_folder import EncoderFolder
 from serve.engines.architecture import Architecture
-from serve.engines.folder import EncoderFolder
 from serve.engines.native_stack import read_bert, steps
 from serve.engines.packed_weights import open_weights
 from serve.engines.pooling import Head

@@ -100,8 +100,8 @@ def load_engine(
             progress(1.0)
         return engine
     # imported here: torch costs a second and 200 MB, and the ingress never needs it
+    from ironcliw.encoder_folder import EncoderFolder
     from serve.engines.encoder import load_encoder
-    from serve.engines.folder import EncoderFolder
 
     return load_encoder(
         EncoderFolder.read(locate(card, cache_dir)),
@@ -147,7 +147,7 @@ def load_preparer(card: ModelCard, cache_dir: Path) -> Prepared:
         from serve.engines.fake import FakeTextEncoder
 
         return Prepared(FakeTextEncoder(), {}, "")
-    from serve.engines.folder import EncoderFolder
+    from ironcliw.encoder_folder import EncoderFolder
     from serve.engines.tokenizer import TextEncoder
 
     folder = EncoderFolder.read(locate(card, cache_dir))
@@ -182,7 +182,7 @@ def estimate_bytes(card: ModelCard, cache_dir: Path, settings: ServeSettings) ->
 
         weights = gguf_bytes if path.is_file() else folder_bytes
         return weights(path, card, settings) + extra
-    from serve.engines.folder import EncoderFolder
+    from ironcliw.encoder_folder import EncoderFolder
 
     size = _ELEMENT_BYTES.get(settings.precision, 4)
     folder = EncoderFolder.read(path)
