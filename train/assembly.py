@@ -17,11 +17,17 @@ from train.checkpoint.writer import AsyncWriter
 from train.checks import check_room, check_tokens
 from train.config import TrainingConfig
 from train.data.plan import StepPlan
+from train.embedding.encoder import Encoder
+from train.embedding.evaluation import EmbeddingEvaluator
+from train.embedding.load import load_encoder
+from train.embedding.objective import EmbeddingLoss
+from train.embedding.tokenizer import encoder_folder
 from train.evaluation.evaluator import Evaluator
 from train.fingerprint import Fingerprint, digest_of
 from train.job import Job
 from train.loop.compute import Computer
 from train.loop.flat import FlatParameters
+from train.loop.objective import Objective
 from train.loop.optimizer import Optimizer
 from train.loop.reduce import Group
 from train.loop.run import Parts, StepReport, TrainingRun
@@ -102,6 +108,7 @@ def assemble(
         batch_size=config.batch_size,
         shards=config.shards,
         micro_batch_tokens=config.micro_batch_tokens,
+        whole_shards=config.embedding is not None,
     )
     fingerprint = _fingerprint(job, model, group)
     checkpoint = store.newest(fingerprint, allow_inexact=config.allow_inexact)
@@ -142,6 +149,8 @@ def _load_model(job: Job, workers: int, *, begun: bool) -> _Model:
     device = choose_device()
     # a weight in bfloat16 would lose the small steps that it is trained by
     dtype = choose_dtype(config.precision, device) if config.use_lora else torch.float32
+    if config.embedding is not None:
+        return _load_encoder(job, workers, dtype, device, begun=begun)
     folder = model_folder(config.model_name, job.settings)
     check_room(config, folder, dtype, device, workers, begun=begun)
     base = load_base(
@@ -165,6 +174,19 @@ def _load_model(job: Job, workers: int, *, begun: bool) -> _Model:
     return _Model(module, base.digest, dtype, device)
 
 
+def _load_encoder(
+    job: Job, workers: int, dtype: torch.dtype, device: torch.device, *, begun: bool
+) -> _Model:
+    config = job.config
+    folder = encoder_folder(config.model_name, job.settings)
+    check_room(config, folder.transformer, dtype, device, workers, begun=begun)
+    check_tokens(config.model_name, folder.vocabulary, job.train, job.held_out)
+    digest = weights_digest(folder.path)
+    encoder = load_encoder(config, folder, digest, dtype, device)
+    logger.info("encoder %s in %s on %s", config.model_name, dtype, device)
+    return _Model(encoder, digest, dtype, device)
+
+
 def _fingerprint(job: Job, model: _Model, group: Group) -> Fingerprint:
     config = job.config
     return Fingerprint.here(
@@ -175,7 +197,9 @@ def _fingerprint(job: Job, model: _Model, group: Group) -> Fingerprint:
         dtype=model.dtype,
         micro_batch_tokens=config.micro_batch_tokens,
         shards=config.shards,
-        attention=packed_attention.NAME,
+        attention=packed_attention.NAME
+        if config.embedding is None
+        else packed_attention.ENCODER_NAME,
         device=model.device,
         world_size=group.size,
     )
@@ -196,12 +220,17 @@ def _parts(
 ) -> Parts:
     config, is_first = job.config, group.rank == 0
     steps = total_steps(config, plan.steps_per_epoch)
-    computer = Computer(model.module, model.device)
     flat = FlatParameters(trainable(model.module))
-    place = Place(files, computer, group, notice, model.digest, model.dtype)
-    # the reference is computed by the model as it is before its first step
-    objective = make_objective(job, place)
-    evaluator = _evaluator(job, place, model.module, plan) if is_first else None
+    objective: Objective
+    evaluator: Evaluator | PairEvaluator | EmbeddingEvaluator | None
+    if isinstance(model.module, Encoder):
+        objective, evaluator = _of_encoder(job, model.module, plan)
+    else:
+        computer = Computer(model.module, model.device)
+        place = Place(files, computer, group, notice, model.digest, model.dtype)
+        # the reference is computed by the model as it is before its first step
+        objective = make_objective(job, place)
+        evaluator = _evaluator(job, place, model.module, plan) if is_first else None
     saved = checkpoint.step if checkpoint else 0
     return Parts(
         plan=plan,
@@ -219,11 +248,24 @@ def _parts(
         fingerprint=fingerprint,
         saver=Saver(AsyncWriter(store), config.checkpoint, group.size, saved) if is_first else None,
         seed=config.seed,
-        evaluate=(lambda step: evaluator.measure(step, steps, notice)) if evaluator else None,
+        evaluate=(lambda step: evaluator.measure(step, steps, notice))
+        if evaluator and is_first
+        else None,
         notice=notice,
         report=report if is_first else lambda report: None,
         logged=recorder.add if is_first else lambda line: None,
     )
+
+
+def _of_encoder(
+    job: Job, encoder: Encoder, plan: StepPlan
+) -> tuple[EmbeddingLoss, EmbeddingEvaluator | None]:
+    config = job.config
+    assert config.embedding is not None
+    objective = EmbeddingLoss(encoder, job.train, config.embedding, config.micro_batch_tokens)
+    if job.held_out is None:
+        return objective, None
+    return objective, EmbeddingEvaluator(encoder, job.held_out, config, plan.steps_per_epoch)
 
 
 def _evaluator(

@@ -13,6 +13,8 @@ WORDS = {
     "perplexity": "perplexity",
     "exact_match": "exact match",
     "decision_accuracy": "decision accuracy",
+    "retrieval_accuracy": "retrieval accuracy",
+    "prototype_accuracy": "accuracy by prototypes",
 }
 
 
