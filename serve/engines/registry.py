@@ -45,6 +45,12 @@ class Prepared:
 def require_embedding(card: ModelCard) -> None:
     """Raise RequestError unless the model makes embeddings."""
     _require(card, EMBEDDING_TASKS, "embeddings")
+    if card.adapter is not None and card.adapter.kind == "head":
+        raise RequestError(
+            f"model {card.id!r} is a head, which decides; for vectors, ask for "
+            f"{card.adapter.base!r}",
+            param="model",
+        )
 
 
 def require_classification(card: ModelCard) -> None:
