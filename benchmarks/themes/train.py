@@ -1,6 +1,7 @@
-"""Theme `train`: LoRA fine-tuning, its speed and memory against TRL and transformers' Trainer, what
-a lost worker or machine costs it, how long a step waits for checkpoints, and what it learns; and
-embeddings that are trained on half of CLINC150's labels."""
+"""Theme `train`: LoRA fine-tuning and DPO, their speed and memory against TRL and transformers'
+Trainer, what a lost worker or machine costs, how long a step waits for checkpoints, and what is
+learned;
+and embeddings that are trained on half of CLINC150\'s labels."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from pathlib import Path
 from benchmarks import (
     training_embedding,
     training_learning,
+    training_preferences,
     training_recovery,
     training_saving,
     training_speed,
@@ -21,6 +23,7 @@ from benchmarks.training_work import Work, prepare
 Found = tuple[list[Row], list[str]]
 PARTS: dict[str, Callable[[Options, str, Path], Found]] = {
     "speed": training_speed.run,
+    "preferences": lambda options, _, folder: training_preferences.run(options, folder),
     "saving": training_saving.run,
     "recovery": lambda options, model, folder: training_recovery.run(
         options, Work(model, str(folder), "bf16", 1, 1, options.threads).data()
