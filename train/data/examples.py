@@ -137,9 +137,11 @@ def content_key(example: Example) -> bytes:
 def split_key(example: Example) -> bytes:
     """32 bytes that decide whether an example is held out.
 
-    Those of `content_key`; but of preferences those of the prompt: pairs of answers to one prompt
-    are held out together, or what is held out would be known.
+    Those of `content_key`; but of preferences those of the prompt, and of pairs of texts those of
+    the anchor: what belongs to one is held out together, or what is held out would be known.
     """
+    if isinstance(example, TextGroup) and not example.labelled:
+        return content_key(replace(example, positive="", negatives=()))
     if not isinstance(example, Preference):
         return content_key(example)
     chosen = example.chosen

@@ -13,7 +13,7 @@ from ironcliw.errors import UnsupportedError
 from ironcliw.settings import Settings
 from serve.engines.tokenizer import TextEncoder
 from tests.unit.train.embedding.encoders import make_encoder
-from train.data.examples import TextGroup, content_key
+from train.data.examples import TextGroup, content_key, split_key
 from train.data.formats import to_example
 from train.data.options import DataOptions
 from train.data.prepare import prepare
@@ -97,6 +97,13 @@ def test_keys() -> None:
     assert len({content_key(read(value)) for value in given}) == 4
     spaced = {"anchor": " a", "positive": "b\n"}
     assert content_key(read(spaced)) == content_key(read(given[0]))
+
+
+def test_positives_of_one_anchor_are_held_out_together() -> None:
+    pairs = [read({"anchor": "a", "positive": word}) for word in ("b", "c")]
+    assert split_key(pairs[0]) == split_key(pairs[1])
+    texts = [read({"text": word, "label": "x"}) for word in ("b", "c")]
+    assert split_key(texts[0]) != split_key(texts[1])
 
 
 def rows_of(text: str, tokenizer: EncoderTokenizer, **options: Any) -> Any:
