@@ -50,6 +50,15 @@ CASES: dict[str, dict[str, Any]] = {
         "shards": 3,
     },
     "DPO, all weights": {"preference": {"loss": "cdpo", "label_smoothing": 0.1}, "use_lora": False},
+    "embeddings, dropout, three lengths": {**_DROPOUT, "embedding": {"matryoshka": [16, 8]}},
+    "embeddings, dropout, two shards, two workers": {
+        **_DROPOUT,
+        "embedding": {},
+        "batch_size": 8,
+        "shards": 2,
+        "workers": 2,
+    },
+    "embeddings, all weights": {"embedding": {"label_name_share": 0.2}, "use_lora": False},
 }
 _WRONG_CASE = {**_DROPOUT, "checkpoint": {"every": 1}}
 RUNS, KILLS, NOTICES = 5, 4, 2

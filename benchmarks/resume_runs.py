@@ -27,6 +27,7 @@ import torch
 
 from benchmarks.harness import BenchmarkError
 from benchmarks.machine import ROOT
+from benchmarks.resume_encoder import make_encoder, make_texts
 from benchmarks.servers import free_ports
 from cluster.vm.agent import DONE_FOLDER, HOOKS_FOLDER, NOTICE_FILE
 from cluster.vm.facts import write_atomically
@@ -46,6 +47,8 @@ ROWS = 20
 LONGEST_SECONDS = 120.0
 MEETING_SECONDS = 20.0
 """So long workers wait for each other; one that is killed before they meet is waited for."""
+ENCODER = "encoder"
+"""Beside the model: one that is trained where runs are on embeddings."""
 STEPS = "steps.txt"
 """Beside a run: the steps that its attempts did, one a line."""
 _FRESH = """
@@ -57,7 +60,7 @@ with open(sys.argv[1], "rb") as file:
 
 
 def make_model(folder: Path) -> Path:
-    """A Llama of two layers with random weights, in Hugging Face's format."""
+    """A Llama of two layers with random weights, in Hugging Face's format, and an encoder."""
     import transformers
 
     torch.manual_seed(0)
@@ -73,6 +76,7 @@ def make_model(folder: Path) -> Path:
     )
     module: Any = transformers.LlamaForCausalLM(config)
     module.save_pretrained(folder)
+    make_encoder(folder.parent / ENCODER)
     return folder
 
 
@@ -104,11 +108,11 @@ def make_job(folder: Path, model: Path, changes: dict[str, Any]) -> Job:
 
     Args:
         folder: Of the run; made.
-        model: Of `make_model`.
+        model: Of `make_model`; in its place the one beside it where embeddings are trained.
         changes: To the configuration.
     """
     given = {
-        "model_name": str(model),
+        "model_name": str(model.parent / ENCODER if "embedding" in changes else model),
         "precision": "fp32",
         "batch_size": 4,
         "micro_batch_tokens": 48,
@@ -125,6 +129,8 @@ def make_job(folder: Path, model: Path, changes: dict[str, Any]) -> Job:
     settings = Settings(state_dir=folder / "state", handover_dir=handover)
     config = make_config(given, "proof")
     data = make_rows() if config.preference is None else make_pairs()
+    if config.embedding is not None:
+        data = make_texts(ROWS)
     return Job(config, settings, str(folder / "run"), data, data, 1)
 
 

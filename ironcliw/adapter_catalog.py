@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from ironcliw.adapter_record import NAME, PublishedAdapter
 from ironcliw.adapters import names, register_folder, versions
 from ironcliw.errors import ModelNotFoundError, SettingsError, StoreError
+from ironcliw.head_record import AdapterKind
 
 if TYPE_CHECKING:
     from ironcliw.setting_sections import AdapterSettings
@@ -36,6 +37,7 @@ class AdapterCard:
         version: Of a published one; 0: of the settings.
         digest: `adapter_digest` that its files must have; None: any.
         base_digest: `weights_digest` that the base must have; None: any.
+        kind: `lora`, or `head`: a classifier over the base's vectors.
     """
 
     name: str
@@ -44,6 +46,7 @@ class AdapterCard:
     version: int = 0
     digest: str | None = None
     base_digest: str | None = None
+    kind: AdapterKind = "lora"
 
     @property
     def model_id(self) -> str:
@@ -65,6 +68,7 @@ class AdapterCard:
             record.version,
             record.digest,
             record.base_digest,
+            record.kind,
         )
 
 
@@ -87,7 +91,7 @@ class AdapterCatalog:
         state_dir: Path | None = None,
     ) -> None:
         self._configured = {
-            name: AdapterCard(name, given.base, given.source, digest=given.digest)
+            name: AdapterCard(name, given.base, given.source, digest=given.digest, kind=given.kind)
             for name, given in configured.items()
         }
         for name, card in self._configured.items():

@@ -12,9 +12,11 @@ from typing import Any, Self
 
 from ironcliw.errors import NewerFormatError, RequestError, StoreError
 from ironcliw.file_digests import files_digest, weights_digest
+from ironcliw.head_record import AdapterKind, HeadRecord, is_head
 from ironcliw.json_files import read_object
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1 had no heads; what is no head is still written as that, so that older releases read it."""
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 """What peft writes, and all that an adapter is."""
 
@@ -27,7 +29,7 @@ Metrics = Mapping[str, Mapping[str, float]]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PublishedAdapter:
-    """A LoRA adapter that may be served.
+    """A LoRA adapter, or a head, that may be served.
 
     Attributes:
         name: What it is called: requests name the model `BASE:NAME`.
@@ -35,12 +37,13 @@ class PublishedAdapter:
         source: Folder with peft's files, or its URI (`s3://`, `gs://`).
         base_digest: `weights_digest` of the base that it was trained on.
         digest: `adapter_digest` of its files.
-        rank: The largest of its layers'.
+        rank: The largest of its layers'; of a head, how many labels it has.
         metrics: Such as `{"before": {"loss": 2.1}, "after": {"loss": 1.7}}`.
         created: When it was made; aware, in UTC once it is read again.
         version: Counted from 1 for each name; 0: not published yet, `publish` gives it.
         format_version: Of the record.
         forced: Published although it is worse than its base, or was not measured.
+        kind: `lora`, or `head`: see `ironcliw.head_record`.
     """
 
     name: str
@@ -52,8 +55,9 @@ class PublishedAdapter:
     metrics: Metrics
     created: datetime
     version: int = 0
-    format_version: int = FORMAT_VERSION
+    format_version: int = 1
     forced: bool = False
+    kind: AdapterKind = "lora"
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -98,6 +102,8 @@ class PublishedAdapter:
     def encode(self) -> dict[str, Any]:
         """As it is stored."""
         values = dataclasses.asdict(self)
+        if self.kind == "lora":
+            del values["kind"]  # format 1 has no such key
         return values | {"created": self.created.astimezone(UTC).isoformat()}
 
     @classmethod
@@ -160,7 +166,7 @@ def describe(
     """The record of an adapter that lies in a folder of this machine; `publish` takes it.
 
     Args:
-        folder: With peft's files.
+        folder: With peft's files, or a head's.
         name: To publish it under.
         base: Catalogue id of its base.
         base_weights: The base's folder or GGUF file, as `ironcliw.sources.locate` gives it.
@@ -172,16 +178,20 @@ def describe(
         ModelLoadError: files are absent or damaged.
         RequestError: the name or the base breaks a rule.
     """
+    config = read_object(folder / ADAPTER_FILES[0])
+    head = is_head(config)
     return PublishedAdapter(
         name=name,
         base=base,
         source=str(folder),
         base_digest=weights_digest(base_weights, index),
         digest=adapter_digest(folder),
-        rank=largest_rank(read_object(folder / ADAPTER_FILES[0])),
+        rank=len(HeadRecord.read(folder).labels) if head else largest_rank(config),
         metrics=metrics,
         created=datetime.now(UTC),
         forced=forced,
+        format_version=FORMAT_VERSION if head else 1,
+        kind="head" if head else "lora",
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
@@ -201,6 +201,18 @@ class CloudSettings(Section):
         return value
 
 
+class CascadeStep(Section):
+    """One model of a cascade of decisions."""
+
+    model: str = Field(description="A model id that decides, such as BASE:HEAD.")
+    confidence: float = Field(
+        0.9, gt=0, le=1, description="An answer of at least so much ends the cascade."
+    )
+    temperature: float = Field(
+        1.0, gt=0, le=100, description="Of its probabilities; above 1 they become less sure."
+    )
+
+
 class ServeSettings(Section):
     """The HTTP service."""
 
@@ -263,6 +275,11 @@ class ServeSettings(Section):
     )
     generation_timeout_seconds: float = Field(
         600.0, gt=0, le=3600, description="Deadline of a generation without a header of its own."
+    )
+    cascades: dict[str, Annotated[tuple[CascadeStep, ...], Field(min_length=1)]] = Field(
+        default_factory=dict,
+        description="Models that decide one after the other until one is sure, by the name that "
+        "requests ask for.",
     )
     refusal_threshold: float | None = Field(
         None, ge=0, le=1, description="Decisions below it are refusals; unset: as calibrated."
@@ -329,6 +346,9 @@ class AdapterSettings(Section):
     source: str = Field(description="`dir:PATH`, `s3://...` or `gs://...`: a folder of peft's.")
     digest: str | None = Field(
         None, pattern="^[0-9a-f]{64}$", description="SHA-256 that its files must have."
+    )
+    kind: Literal["lora", "head"] = Field(
+        "lora", description="head: a classifier over the vectors of an embedding model."
     )
 
     @field_validator("source")

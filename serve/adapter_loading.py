@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ironcliw.adapter_record import ADAPTER_FILES
 from ironcliw.adapter_sources import locate_adapter
-from ironcliw.catalog import ModelCard
+from ironcliw.catalog import GENERATING, ModelCard
 from ironcliw.errors import AdapterError, UnsupportedError
 from ironcliw.file_digests import weights_digest
 from ironcliw.sources import locate
@@ -34,9 +34,13 @@ def load_adapter(card: ModelCard, base: object, cache_dir: Path) -> LoadedAdapte
     read = getattr(base, "read_adapter", None)
     if read is None:
         raise UnsupportedError(
-            f"model {adapter.base!r} is computed by an engine that serves no adapters of ours; set "
-            f"models.{adapter.base}.engine = 'torch', or merge the adapter and serve that as a "
-            "model of its own",
+            f"model {adapter.base!r} is computed by an engine that serves no adapters of ours; "
+            + (
+                f"set models.{adapter.base}.engine = 'torch', or merge"
+                if card.task in GENERATING
+                else "merge"
+            )
+            + " the adapter and serve that as a model of its own",
             param="model",
         )
     folder = locate_adapter(adapter, cache_dir)

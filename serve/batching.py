@@ -24,10 +24,11 @@ from ironcliw.errors import (
     UnavailableError,
 )
 from serve.batcher import Batch, Batcher, BatchLimits, Plan, Priority, QueueStats
-from serve.engines.protocol import Tokens, Vectors
+from serve.engines.protocol import AdaptedTokens, Tokens, Vectors
 
 Vector = npt.NDArray[np.float32]
-Run = Callable[[list[Tokens]], Awaitable[Vectors]]
+Item = Tokens | AdaptedTokens
+Run = Callable[[list[Item]], Awaitable[Vectors]]
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class BatchObserver(Protocol):
 
 @dataclass(slots=True)
 class _Pending:
-    sequences: Sequence[Tokens]
+    sequences: Sequence[Item]
     rows: list[Vector]
     future: asyncio.Future[list[Vector]]
     losses: int = 0
@@ -95,7 +96,7 @@ class BatchQueue:
 
     async def submit(
         self,
-        sequences: Sequence[Tokens],
+        sequences: Sequence[Item],
         *,
         priority: Priority = Priority.NORMAL,
         deadline: float | None = None,
@@ -173,7 +174,7 @@ class BatchQueue:
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._receive(batch, done))
 
-    async def _call(self, sequences: list[Tokens]) -> Vectors:
+    async def _call(self, sequences: list[Item]) -> Vectors:
         vectors = await self._run(sequences)
         if len(vectors) != len(sequences):
             raise IroncliwError(

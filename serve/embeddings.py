@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ironcliw.catalog import Catalog
+from ironcliw.catalog import Catalog, ModelCard
 from ironcliw.errors import ContextLengthError, RequestError, RequestTooLargeError
 from ironcliw.schemas import EmbeddingRequest
 from ironcliw.setting_sections import ServeSettings
@@ -19,9 +19,10 @@ from serve.answers import embedding_body, shorten
 from serve.batcher import Priority
 from serve.batching import BatchObserver, BatchQueue
 from serve.content_cache import ContentCache
-from serve.engines.protocol import Encoded, Tokens, Vectors
+from serve.engines.protocol import AdaptedTokens, Encoded, Tokens, Vectors
 from serve.engines.registry import Prepared, load_preparer, require_embedding
 from serve.failover_lane import open_lane
+from serve.failover_variant import FailoverVariant
 from serve.lanes import Lane
 from serve.read_once import ReadOnce
 from serve.variants import Variant
@@ -102,6 +103,8 @@ class EmbeddingService:
         self._observer = observer
         self._cache = ContentCache(settings.embedding_cache_bytes)
         self._prepared = ReadOnce(self._prepare)
+        self._adapters = ReadOnce(self._load_adapter)
+        self._cached: set[str] = set()  # models under adapters whose vectors may be kept
         self._lanes: dict[str, Lane] = {}
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="tokenise")
 
@@ -121,7 +124,11 @@ class EmbeddingService:
         """JSON bytes of an `EmbeddingResponse`, and what it was made from."""
         result = await self.embed(request, deadline)
         body = embedding_body(
-            result.vectors, request.model, result.tokens, result.truncated, request.encoding_format
+            result.vectors,
+            result.served.model,
+            result.tokens,
+            result.truncated,
+            request.encoding_format,
         )
         return body, result
 
@@ -140,11 +147,11 @@ class EmbeddingService:
         if card.dimensions:
             _check_dimensions(request, card.dimensions)
         inputs = self._inputs(request)
-        prepared = await self._prepared.get(card.id)
+        prepared = await self._prepared.get(_base(card))
         encoded = await self._encode(prepared, request, inputs)
         total = self._check_tokens(request, encoded)
         vectors, served = await self._vectors(
-            card.id, [item.tokens for item in encoded], _PRIORITIES[request.priority], deadline
+            card, [item.tokens for item in encoded], _PRIORITIES[request.priority], deadline
         )
         _check_dimensions(request, vectors.shape[1])
         return EmbeddingResult(
@@ -173,12 +180,13 @@ class EmbeddingService:
             RequestTooLargeError: more tokens than one request may have.
             IroncliwError: see the error tree.
         """
-        require_embedding(self._catalog[model_id])
-        prepared = await self._prepared.get(model_id)
+        card = self._catalog[model_id]
+        require_embedding(card)
+        prepared = await self._prepared.get(_base(card))
         encoded = await self._encode_texts(prepared, texts, prepared.default_prompt)
         total = self._total(encoded, "the texts have")
         sequences = [item.tokens for item in encoded]
-        vectors, served = await self._vectors(model_id, sequences, _PRIORITIES[priority], deadline)
+        vectors, served = await self._vectors(card, sequences, _PRIORITIES[priority], deadline)
         return EmbeddingResult(vectors, total, _cut(encoded), served)
 
     def errors(self) -> dict[str, str]:
@@ -188,7 +196,9 @@ class EmbeddingService:
     def forget(self, model_id: str) -> None:
         """Drop a model's tokenizer and answers: it may come back with other files."""
         self._prepared.forget(model_id)
-        self._cache.forget(model_id)
+        self._adapters.forget(model_id)
+        for known in {model_id, *(one for one in self._cached if _is_under(one, model_id))}:
+            self._cache.forget(known)
 
     async def close(self) -> None:
         """Fail what waits and stop."""
@@ -222,6 +232,9 @@ class EmbeddingService:
 
     async def _prepare(self, model_id: str) -> Prepared:
         return await asyncio.to_thread(load_preparer, self._catalog[model_id], self._cache_dir)
+
+    async def _load_adapter(self, model_id: str) -> None:
+        await self._variant.load(model_id, False, None)
 
     async def _encode(
         self, prepared: Prepared, request: EmbeddingRequest, inputs: Any
@@ -262,15 +275,21 @@ class EmbeddingService:
         return total
 
     async def _vectors(
-        self, model_id: str, sequences: list[Tokens], priority: Priority, deadline: float | None
+        self, card: ModelCard, sequences: list[Tokens], priority: Priority, deadline: float | None
     ) -> tuple[Vectors, Served]:
+        model_id, adapter = card.id, card.adapter
         rows = [self._cache.get(model_id, tokens) for tokens in sequences]
         missing = [index for index, row in enumerate(rows) if row is None]
-        lane = self._lane(model_id)
+        lane = self._lane(self._lane_of(card))
         route = lane.route
         if missing:
+            asked = [sequences[index] for index in missing]
+            if adapter is not None:
+                # one that cannot be loaded must not fail a batch that others are in
+                await self._adapters.get(model_id)
+                self._cached.add(model_id)
             computed, route = await lane.submit(
-                [sequences[index] for index in missing],
+                asked if adapter is None else [AdaptedTokens(each, adapter) for each in asked],
                 priority,
                 None if deadline is None else deadline - _ANSWER_SECONDS,
             )
@@ -280,6 +299,11 @@ class EmbeddingService:
         vectors = np.stack([row for row in rows if row is not None])
         return vectors, Served(model_id, *route, cached=not missing and bool(rows))
 
+    def _lane_of(self, card: ModelCard) -> str:
+        """A base and its adapters share their batches, but for those that must stay at home."""
+        stays = card.adapter is not None and card.adapter.is_local
+        return card.id if stays and isinstance(self._variant, FailoverVariant) else _base(card)
+
     def _lane(self, model_id: str) -> Lane:
         lane = self._lanes.get(model_id)
         if lane is None:
@@ -288,6 +312,15 @@ class EmbeddingService:
                 self._variant, "embed", model_id, self._settings, observer
             )
         return lane
+
+
+def _base(card: ModelCard) -> str:
+    """Of a model under an adapter, its base: tokenizer and batches are the base's."""
+    return card.id if card.adapter is None else card.adapter.base
+
+
+def _is_under(model_id: str, base: str) -> bool:
+    return model_id.partition(":")[0] == base
 
 
 def _cut(encoded: Sequence[Encoded]) -> list[tuple[int, int]]:

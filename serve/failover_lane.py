@@ -13,8 +13,8 @@ from typing import Any, Literal, NamedTuple
 
 from ironcliw.setting_sections import ServeSettings
 from serve.batcher import Priority
-from serve.batching import BatchObserver, BatchQueue, Vector
-from serve.engines.protocol import PackedTokens, Tokens
+from serve.batching import BatchObserver, BatchQueue, Item, Vector
+from serve.engines.protocol import PackedTokens
 from serve.failover_router import FailoverRouter
 from serve.failover_terms import Attempt, Ending, Failure, Route, Side
 from serve.failover_variant import FailoverVariant
@@ -74,7 +74,7 @@ class FailoverLane:
         self.route = self._home.route
 
     async def submit(
-        self, sequences: Sequence[Tokens], priority: Priority, deadline: float | None
+        self, sequences: Sequence[Item], priority: Priority, deadline: float | None
     ) -> tuple[list[Vector], Route]:
         """See `serve.lanes.Lane`.
 
@@ -97,7 +97,7 @@ class FailoverLane:
         await self._cloud.close()
 
     async def _attempt(
-        self, sequences: Sequence[Tokens], priority: Priority, attempt: Attempt
+        self, sequences: Sequence[Item], priority: Priority, attempt: Attempt
     ) -> tuple[list[Vector], Route]:
         if attempt.side is Side.LOCAL:
             return await self._home.submit(sequences, priority, attempt.deadline)
@@ -107,7 +107,7 @@ class FailoverLane:
         rows: list[_Row] = given
         return [row.vector for row in rows], Route(self._router.spot.name, rows[-1].node)
 
-    async def _run(self, sequences: list[Tokens]) -> Any:
+    async def _run(self, sequences: list[Item]) -> Any:
         """A batch in the cloud: a `_Row` for each sequence; the queue hands on whatever it gets."""
         if not self._router.is_awake():
             # sent now it would only wait for its time to be over

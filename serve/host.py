@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -29,6 +29,7 @@ from serve.cache import ModelCache
 from serve.engines.protocol import ClassificationEngine, EmbeddingEngine, PackedTokens, Vectors
 from serve.engines.registry import (
     CLASSIFICATION_TASKS,
+    EMBEDDING_TASKS,
     GENERATION_TASKS,
     estimate_bytes,
     load_classification_engine,
@@ -120,9 +121,22 @@ class ModelHost:
         Raises:
             ModelNotFoundError, RequestError, ModelLoadError, MemoryBudgetError
         """
-        require_embedding(self._catalog[model_id])
-        async with self.residency.use(model_id) as engine:
+        for adapter in batch.adapters:
+            self._catalog.adapters.learn(adapter)
+        card = self._catalog[model_id]
+        require_embedding(card)
+        if card.adapter is not None:
+            model_id, batch = card.adapter.base, batch.all_under(card.adapter)
+        async with AsyncExitStack() as used:
+            # the base first: it is what an adapter is loaded for
+            engine = await used.enter_async_context(self.residency.use(model_id))
             embed = cast(EmbeddingEngine, engine).embed
+            if batch.adapters:
+                loaded = [
+                    await used.enter_async_context(self.residency.use(adapter.model_id))
+                    for adapter in batch.adapters
+                ]
+                embed = partial(cast(Any, engine).embed_adapted, adapters=loaded)
             computed = await self._batch(model_id, engine, embed, batch)
             if len(batch.tokens) <= _INLINE_TOKENS:
                 self._small_seconds[model_id] = computed.seconds
@@ -193,7 +207,12 @@ class ModelHost:
         if card.adapter is None:
             await self.residency.load(card.id, pin=pin, ttl=ttl)
             return
-        require_generation(card)
+        if card.adapter.kind == "head":
+            # the head itself is read where requests are: here there are only vectors to make
+            await self.residency.load(card.adapter.base, pin=pin, ttl=ttl)
+            return
+        if card.task not in EMBEDDING_TASKS:
+            require_generation(card)
         async with self.residency.use(card.adapter.base):
             await self.residency.load(card.id, pin=pin, ttl=ttl)
 

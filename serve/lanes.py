@@ -11,8 +11,8 @@ from typing import Protocol
 
 from ironcliw.setting_sections import ServeSettings
 from serve.batcher import BatchLimits, Priority
-from serve.batching import BatchObserver, BatchQueue, Vector
-from serve.engines.protocol import PackedTokens, Tokens, Vectors
+from serve.batching import BatchObserver, BatchQueue, Item, Vector
+from serve.engines.protocol import PackedTokens, Vectors
 from serve.failover_terms import Route
 from serve.host import Computed
 from serve.variants import ReplicaLostError
@@ -30,7 +30,7 @@ class Lane(Protocol):
         ...
 
     async def submit(
-        self, sequences: Sequence[Tokens], priority: Priority, deadline: float | None
+        self, sequences: Sequence[Item], priority: Priority, deadline: float | None
     ) -> tuple[list[Vector], Route]:
         """A vector for each sequence, and who computed them; as `BatchQueue.submit`."""
         ...
@@ -76,7 +76,7 @@ class ModelLane:
         )
 
     async def submit(
-        self, sequences: Sequence[Tokens], priority: Priority, deadline: float | None
+        self, sequences: Sequence[Item], priority: Priority, deadline: float | None
     ) -> tuple[list[Vector], Route]:
         """See `Lane`."""
         rows = await self.queue.submit(sequences, priority=priority, deadline=deadline)
@@ -90,7 +90,7 @@ class ModelLane:
         """See `Lane`."""
         await self.queue.close()
 
-    async def _run(self, sequences: list[Tokens]) -> Vectors:
+    async def _run(self, sequences: list[Item]) -> Vectors:
         batch = PackedTokens.pack(sequences)
         computed = await self._compute(batch, time.monotonic() + self._timeout)
         if computed.node != self.route.node:

@@ -13,11 +13,15 @@ from train.checkpoint.store import CheckpointStore
 from train.checkpoint.writer import AsyncWriter
 from train.config import TrainingConfig
 from train.data.plan import StepPlan
+from train.embedding.encoder import Encoder
+from train.embedding.evaluation import EmbeddingEvaluator
+from train.embedding.objective import EmbeddingLoss
 from train.evaluation.evaluator import Evaluator
 from train.fingerprint import Fingerprint, digest_of
 from train.job import Job
 from train.loop.compute import Computer
 from train.loop.flat import FlatParameters
+from train.loop.objective import Objective
 from train.loop.optimizer import Optimizer
 from train.loop.reduce import Group
 from train.loop.run import Parts, StepReport, TrainingRun
@@ -128,6 +132,7 @@ def _find(attempt: Attempt) -> _Found:
         batch_size=config.batch_size,
         shards=config.shards,
         micro_batch_tokens=config.micro_batch_tokens,
+        whole_shards=config.embedding is not None,
     )
     fingerprint = _fingerprint(job, model, attempt.group)
     checkpoint = store.newest(fingerprint, allow_inexact=config.allow_inexact)
@@ -150,7 +155,9 @@ def _fingerprint(job: Job, model: TrainedModel, group: Group) -> Fingerprint:
         dtype=model.dtype,
         micro_batch_tokens=config.micro_batch_tokens,
         shards=config.shards,
-        attention=packed_attention.NAME,
+        attention=packed_attention.NAME
+        if config.embedding is None
+        else packed_attention.ENCODER_NAME,
         device=model.device,
         world_size=group.size,
     )
@@ -160,12 +167,19 @@ def _parts(attempt: Attempt, found: _Found, recorder: Recorder) -> Parts:
     job, config = attempt.job, attempt.job.config
     model, plan = found.model, found.plan
     steps = total_steps(config, plan.steps_per_epoch)
-    computer = Computer(model.module, model.device)
     flat = FlatParameters(trainable(model.module))
-    place = Place(attempt.files, computer, attempt.group, attempt.notice, model.digest, model.dtype)
-    # the reference is computed by the model as it is before its first step
-    objective = make_objective(job, place)
-    evaluator = _evaluator(job, place, model.module, plan)
+    objective: Objective
+    evaluator: Evaluator | PairEvaluator | EmbeddingEvaluator | None
+    if isinstance(model.module, Encoder):
+        objective, evaluator = _of_encoder(attempt, model.module, plan)
+    else:
+        computer = Computer(model.module, model.device)
+        place = Place(
+            attempt.files, computer, attempt.group, attempt.notice, model.digest, model.dtype
+        )
+        # the reference is computed by the model as it is before its first step
+        objective = make_objective(job, place)
+        evaluator = _evaluator(job, place, model.module, plan)
     parts = Parts(
         plan=plan,
         data=job.train,
@@ -192,6 +206,20 @@ def _parts(attempt: Attempt, found: _Found, recorder: Recorder) -> Parts:
     saved = 0 if found.checkpoint is None else found.checkpoint.step
     saver = Saver(AsyncWriter(found.store), config.checkpoint, attempt.group.size, saved)
     return replace(parts, saver=saver, report=attempt.report, logged=recorder.add)
+
+
+def _of_encoder(
+    attempt: Attempt, encoder: Encoder, plan: StepPlan
+) -> tuple[EmbeddingLoss, EmbeddingEvaluator | None]:
+    job, config = attempt.job, attempt.job.config
+    assert config.embedding is not None
+    objective = EmbeddingLoss(encoder, job.train, config.embedding, config.micro_batch_tokens)
+    if job.held_out is None:
+        return objective, None
+    evaluator = EmbeddingEvaluator(
+        encoder, job.held_out, config, plan.steps_per_epoch, attempt.group
+    )
+    return objective, evaluator
 
 
 def _evaluator(

@@ -14,8 +14,9 @@ from ironcliw.errors import SettingsError
 from ironcliw.problems import what_is_wrong
 from train.comparison.commands import evaluate
 from train.export.commands import export, merge
+from train.heads.command import head
 from train.publish_command import publish
-from train.run_commands import dpo, sft
+from train.run_commands import dpo, embed, sft
 from train.sweep.commands import tune
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ data = typer.Typer(help="Look at training data before a run does.", no_args_is_h
 train.add_typer(data, name="data")
 train.command("sft")(sft)
 train.command("dpo")(dpo)
+train.command("embed")(embed)
+train.command("head")(head)
 train.command("tune")(tune)
 train.command("eval")(evaluate)
 train.command("merge")(merge)
@@ -95,9 +98,10 @@ def check_data(
     settings = console.command_settings()
     from train.data.check import facts, show_row
     from train.data.read import examine
-    from train.tokenizer import TrainingTokenizer
+    from train.embedding.tokenizer import load_tokenizer, within_window
 
-    tokenizer = TrainingTokenizer.load(model, settings, template=options.chat_template)
+    tokenizer = load_tokenizer(model, settings, options.chat_template)
+    options = within_window(options, tokenizer)
     found = examine(options, tokenizer)
     counts = facts(found, options)
     shown = show_row(found.train, row, tokenizer) if len(found.train) else None

@@ -17,7 +17,8 @@ from ironcliw.errors import RequestError
 from train.checkpoint.options import CheckpointOptions
 from train.config_file import read_mapping, validated
 from train.data.options import DataOptions
-from train.evaluation.options import EvaluationOptions
+from train.embedding.options import EmbeddingOptions
+from train.evaluation.options import EMBEDDING_MEASURES, EvaluationOptions
 from train.preference.options import PreferenceOptions
 from train.quantization import Quantization
 
@@ -52,6 +53,9 @@ class TrainingConfig(BaseModel):
     evaluation: EvaluationOptions = Field(default_factory=EvaluationOptions)
     preference: PreferenceOptions | None = Field(
         None, description="Train on preferences (DPO), not on answers to be imitated."
+    )
+    embedding: EmbeddingOptions | None = Field(
+        None, description="Train an embedding model on texts that belong together."
     )
 
     use_lora: bool = Field(True, description="Train adapters, not the model's own weights.")
@@ -178,6 +182,34 @@ class TrainingConfig(BaseModel):
                 "be imitated; of preferences, loss and accuracy always are measured"
             )
 
+    @model_validator(mode="after")
+    def _fits_embedding(self) -> Self:
+        if self.embedding is None:
+            if self.evaluation.gate in EMBEDDING_MEASURES:
+                raise ValueError(
+                    f"evaluation.gate is {self.evaluation.gate!r}, and there is no section "
+                    "embedding; choose a measure of evaluation.metrics, or 'eval_loss'"
+                )
+            return self
+        if self.preference is not None:
+            raise ValueError("there are sections preference and embedding; a run is of one kind")
+        if self.quantization is not None:
+            raise ValueError(
+                f"quantization is {self.quantization!r}: encoders are small, and are trained as "
+                "they are; leave it out"
+            )
+        if self.batch_size < 2 * self.shards:
+            raise ValueError(
+                f"batch_size is {self.batch_size} and shards is {self.shards}: a text is compared "
+                "with the others of its shard, so a shard has two rows at least; raise batch_size"
+            )
+        if self.evaluation.metrics:
+            raise ValueError(
+                f"evaluation.metrics is {list(self.evaluation.metrics)}, which are of answers to "
+                "be imitated; of embeddings, the accuracy of retrieval always is measured"
+            )
+        return self
+
     @property
     def method(self) -> Method:
         """In a word."""
@@ -191,6 +223,8 @@ class TrainingConfig(BaseModel):
         # the model is known by its digest, and the data by theirs, wherever they lie
         dumped.pop("model_name")
         dumped.pop("data")
+        if self.embedding is None:
+            dumped.pop("embedding")  # runs of the releases before had no such key
         return dumped
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ironcliw.buckets import shown
 from ironcliw.errors import CheckpointError, IroncliwError, TrainingError
+from train.embedding.encoder import Encoder
 from train.evaluation.gate import judge
 from train.evaluation.report import as_json, as_markdown, as_record
 from train.job import Job
@@ -50,8 +51,11 @@ def write_result(
     """
     kind = ADAPTER if job.config.use_lora else MODEL
     with tempfile.TemporaryDirectory(prefix="ironcliw-train-") as folder:
-        model.save_pretrained(folder, safe_serialization=True)
-        if kind == MODEL and job.tokenizer is not None:
+        if isinstance(model, Encoder):
+            model.save(Path(folder))
+        else:
+            model.save_pretrained(folder, safe_serialization=True)
+        if kind == MODEL and job.tokenizer is not None and not isinstance(model, Encoder):
             # a model is served and trained further with its tokenizer; an adapter with its base's
             job.tokenizer.transformers().save_pretrained(folder)
         files.upload(Path(folder), kind)

@@ -70,6 +70,21 @@ def seeded(
         _seed(seed_for(seed, step, shard, micro_batch, f"after {purpose}"), kind)
 
 
+def generator_state(device: torch.device) -> tuple[torch.Tensor, ...]:
+    """Where torch's default generators stand, that of the device included."""
+    states = [torch.default_generator.get_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    return tuple(states)
+
+
+def restore_generator(states: tuple[torch.Tensor, ...], device: torch.device) -> None:
+    """Put them back to where they stood, so that the same numbers are drawn again."""
+    torch.default_generator.set_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)
+
+
 def _seed(value: int, kind: str) -> None:
     # not torch.manual_seed: without CUDA in use it formats a stack trace on every call
     torch.default_generator.manual_seed(value)

@@ -1,4 +1,4 @@
-"""`ironcliw train sft` and `dpo`: a run from a configuration file, its progress, its result."""
+"""`ironcliw train sft`, `dpo` and `embed`: a run from a file, its progress, its result."""
 
 from __future__ import annotations
 
@@ -56,11 +56,29 @@ def sft(
     """
     named = {"name": name, "model_name": model, "data.train": data, "publish": publish}
     made = _read(config, changes or [], named, allow_inexact, {}, as_json=as_json)
-    if made.preference is not None:
-        raise SettingsError(
-            f"{config} has a section preference, which compares answers; give it to `ironcliw "
-            "train dpo`, or remove the section"
-        )
+    _refuse_section(config, made, "preference", "compares answers", "dpo")
+    _refuse_section(config, made, "embedding", "compares texts by their vectors", "embed")
+    _train(made, as_json=as_json)
+
+
+def embed(
+    config: Config,
+    changes: Changes = None,
+    name: Name = None,
+    model: Model = None,
+    data: Data = None,
+    allow_inexact: AllowInexact = False,
+    publish: Publish = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train an embedding model on texts that belong together, or on texts with labels.
+
+    The same command again resumes a run that was interrupted, and shows the result of one that is
+    finished.
+    """
+    named = {"name": name, "model_name": model, "data.train": data, "publish": publish}
+    default: dict[str, Any] = {"embedding": {}}
+    made = _read(config, changes or [], named, allow_inexact, default, as_json=as_json)
     _train(made, as_json=as_json)
 
 
@@ -83,6 +101,16 @@ def dpo(
     default: dict[str, Any] = {"preference": {}}
     made = _read(config, changes or [], named, allow_inexact, default, as_json=as_json)
     _train(made, as_json=as_json)
+
+
+def _refuse_section(
+    file: Path, config: TrainingConfig, section: str, what: str, command: str
+) -> None:
+    if getattr(config, section) is not None:
+        raise SettingsError(
+            f"{file} has a section {section}, which {what}; give it to `ironcliw train {command}`, "
+            "or remove the section"
+        )
 
 
 def _read(

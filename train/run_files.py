@@ -121,14 +121,17 @@ class RunFiles:
         self._written(lambda: self._files.rm_file(f"{self._root}/{name}"), name)
 
     def upload(self, folder: Path, name: str) -> None:
-        """Copy a local folder's files into the run.
+        """Copy a local folder's files into the run, those of its folders included.
 
         Raises:
             CheckpointError: they cannot be written.
         """
         self._written(lambda: self._files.makedirs(f"{self._root}/{name}", exist_ok=True), name)
         for file in sorted(folder.iterdir()):
-            self.upload_file(file, f"{name}/{file.name}")
+            if file.is_dir():
+                self.upload(file, f"{name}/{file.name}")
+            else:
+                self.upload_file(file, f"{name}/{file.name}")
 
     def upload_file(self, file: Path, name: str) -> None:
         """Copy a local file into the run.

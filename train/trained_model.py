@@ -10,6 +10,8 @@ import torch
 
 from ironcliw.file_digests import weights_digest
 from train.checks import check_room, check_tokens
+from train.embedding.load import load_encoder
+from train.embedding.tokenizer import encoder_folder
 from train.job import Job
 from train.model.adapters import add_adapters
 from train.model.fast_layers import replace_forwards
@@ -55,6 +57,8 @@ def load_model(job: Job, workers: int, *, begun: bool) -> TrainedModel:
     device = choose_device()
     # a weight in bfloat16 would lose the small steps that it is trained by
     dtype = choose_dtype(config.precision, device) if config.use_lora else torch.float32
+    if config.embedding is not None:
+        return _load_encoder(job, workers, dtype, device, begun=begun)
     folder = model_folder(config.model_name, job.settings)
     check_room(config, folder, dtype, device, workers, begun=begun)
     # a worker that is started again on its machine reads nothing twice to know what it loads
@@ -69,3 +73,16 @@ def load_model(job: Job, workers: int, *, begun: bool) -> TrainedModel:
         base.module.activation_checkpointing_enable()
     logger.info(LOADED, config.model_name, dtype, device, fused, fast)
     return TrainedModel(module, base.digest, dtype, device)
+
+
+def _load_encoder(
+    job: Job, workers: int, dtype: torch.dtype, device: torch.device, *, begun: bool
+) -> TrainedModel:
+    config = job.config
+    folder = encoder_folder(config.model_name, job.settings)
+    check_room(config, folder.transformer, dtype, device, workers, begun=begun)
+    check_tokens(config.model_name, folder.vocabulary, job.train, job.held_out)
+    digest = weights_digest(folder.path)
+    encoder = load_encoder(config, folder, digest, dtype, device)
+    logger.info("encoder %s in %s on %s", config.model_name, dtype, device)
+    return TrainedModel(encoder, digest, dtype, device)

@@ -20,6 +20,7 @@ from train.checkpoint.store import CheckpointStore
 from train.config import TrainingConfig
 from train.data.prepare import Prepared
 from train.data.read import in_process, read_data, with_ray_data
+from train.embedding.tokenizer import EncoderTokenizer, within_window
 from train.environment import run_environment
 from train.evaluation.checks import check_evaluation
 from train.evaluation.gate import Verdict
@@ -117,11 +118,9 @@ class Trainer:
                 log_to_driver=False, configure_logging=False, runtime_env={"env_vars": variables}
             )
         place = choose_place(config, self.settings)
-        tokenizer = TrainingTokenizer.load(
-            config.model_name, self.settings, template=config.data.chat_template
-        )
+        tokenizer = _tokenizer(config, self.settings)
         how = in_process if _is_small(config.data.train) else with_ray_data
-        prepared = read_data(config.data, tokenizer, how)
+        prepared = read_data(within_window(config.data, tokenizer), tokenizer, how)
         check_kind(config, prepared)
         check_publishing(config, prepared.eval, self.settings)
         check_evaluation(config.evaluation, prepared.eval, prepared.train, tokenizer)
@@ -186,6 +185,12 @@ class Trainer:
                     failure_config=api.FailureConfig(max_failures=-1, max_preemption_failures=-1),
                 ),
             ).fit()
+
+
+def _tokenizer(config: TrainingConfig, settings: Settings) -> TrainingTokenizer:
+    if config.embedding is not None:
+        return EncoderTokenizer.load_encoder(config.model_name, settings)
+    return TrainingTokenizer.load(config.model_name, settings, template=config.data.chat_template)
 
 
 def run_name(config: TrainingConfig, prepared: Prepared, model: str) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.child import Embed
+from ironcliw.encoder_folder import EncoderFolder
 from ironcliw.settings import load_settings
 from serve.engines.encoder import load_encoder
-from serve.engines.folder import EncoderFolder
 from serve.engines.protocol import EmbeddingEngine, PackedTokens
 from serve.engines.tokenizer import TextEncoder
 from serve.host import use_cpu_capability

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.harness import Goal, Row, Samples, percentile
 from serve.batcher import BatchLimits
-from serve.batching import BatchQueue
+from serve.batching import BatchQueue, Item
 from serve.engines.protocol import Tokens, Vectors
 
 GOAL = Goal(0.5, at_most=True)
@@ -28,7 +28,7 @@ async def _measure(rounds: int) -> list[float]:
     tokens: Tokens = np.arange(12, dtype=np.int32)
     vectors: Vectors = np.zeros((1, 384), dtype=np.float32)
 
-    async def run(sequences: list[Tokens]) -> Vectors:
+    async def run(sequences: list[Item]) -> Vectors:
         return vectors
 
     queue = BatchQueue(BatchLimits(), run)

@@ -12,7 +12,7 @@ from pydantic import Discriminator, Field, StrictBool, StrictStr, Tag
 
 from ironcliw.schemas.base import Answer, Priority, Request, Strings
 
-MethodName = Literal["embedding", "nli", "classifier", "lm"]
+MethodName = Literal["embedding", "nli", "classifier", "lm", "head"]
 DEFAULT_TEMPLATE = "This example is {}."
 """Hypothesis of a label, the default of transformers' zero-shot pipeline."""
 
@@ -226,11 +226,17 @@ class LabelScore(Answer):
     score: float
 
 
+DECIDED_BY: Any = Field(
+    None, description="Extension: of a cascade, the model that was sure enough; else absent."
+)
+
+
 class PredicateAnswer(Answer):
     """Probability that the statement is true."""
 
     type: Literal["predicate"] = "predicate"
     name: str | None
+    decided_by: str | None = DECIDED_BY
     probability: float
 
 
@@ -246,6 +252,7 @@ class ChoiceAnswer(Answer):
 
     type: Literal["choice"] = "choice"
     name: str | None
+    decided_by: str | None = DECIDED_BY
     choice: str | bool
     confidence: float
     probabilities: list[ChoiceProbability]
@@ -264,6 +271,7 @@ class ScoreAnswer(Answer):
 
     type: Literal["score"] = "score"
     name: str | None
+    decided_by: str | None = DECIDED_BY
     score: float
     confidence: float
     probabilities: list[LevelProbability]
@@ -274,6 +282,7 @@ class RefusalAnswer(Answer):
 
     type: Literal["refusal"] = "refusal"
     name: str | None
+    decided_by: str | None = DECIDED_BY
 
 
 class DecisionUsage(Answer):

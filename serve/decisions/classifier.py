@@ -55,13 +55,12 @@ class ClassifierMethod:
     ) -> Estimates:
         """See `serve.decisions.answers.Method`."""
         encoder = await self._classifiers.encoder(model_id)
-        places = {label: index for index, label in enumerate(encoder.labels)}
-        wanted = [_columns(model_id, question, places) for question in questions]
+        wanted = [chosen_columns(model_id, question, encoder.labels) for question in questions]
         texts = await self._classifiers.singles(model_id, [text])
         found = await self._classifiers.logits(model_id, texts, options.priority, deadline)
         whole = class_probabilities(encoder, found.rows)[0]
         estimates = [
-            _estimate(question, whole[columns])
+            chosen_estimate(question, whole[columns])
             for question, columns in zip(questions, wanted, strict=True)
         ]
         return Estimates(estimates, found.tokens, found.served, found.truncated)
@@ -70,21 +69,43 @@ class ClassifierMethod:
         """Nothing is kept here."""
 
 
-def _columns(model_id: str, question: Question, places: dict[str, int]) -> list[int]:
+def chosen_columns(model_id: str, question: Question, labels: Sequence[str]) -> list[int]:
+    """Places among a model's labels of a question's options, or of its statement.
+
+    A name is a label's where they are equal, else where they are but for case, underscores and
+    white space.
+
+    Raises:
+        RequestError: one is no label of the model.
+    """
+    places = {_normal(label): index for index, label in enumerate(labels)}
+    exact = {label: index for index, label in enumerate(labels)}
     names = [option.text for option in question.options] or [question.instructions]
-    unknown = [name for name in names if name not in places]
-    if unknown:
-        known = ", ".join(places)
+    found = [exact.get(name, places.get(_normal(name))) for name in names]
+    columns = [column for column in found if column is not None]
+    if len(columns) < len(names):
+        unknown = [name for name, column in zip(names, found, strict=True) if column is None]
+        known = ", ".join(labels)
         shown = known if len(known) <= 300 else known[:297] + "..."
         raise RequestError(
             f"{question.param}: {unknown[0][:60]!r} is not a label of {model_id}, and a "
             f"classifier answers a {question.kind} about its own labels only; they are {shown}",
             param=question.param,
         )
-    return [places[name] for name in names]
+    if len(set(columns)) < len(columns):
+        raise RequestError(
+            f"{question.param}: two of its options are one label of {model_id}; give each once",
+            param=question.param,
+        )
+    return columns
 
 
-def _estimate(question: Question, given: Probabilities) -> Estimate:
+def _normal(name: str) -> str:
+    return " ".join(name.replace("_", " ").split()).casefold()
+
+
+def chosen_estimate(question: Question, given: Probabilities) -> Estimate:
+    """Of the probabilities of a question's options among all labels, in its order."""
     if question.kind == "predicate":
         return Estimate(given)
     total = float(given.sum())

@@ -13,17 +13,19 @@ import numpy as np
 import orjson
 
 from ironcliw.catalog import Catalog, ModelCard
-from ironcliw.errors import RequestError, RequestTooLargeError
+from ironcliw.errors import RequestError, RequestTooLargeError, SettingsError
 from ironcliw.schemas.decisions import DEFAULT_TEMPLATE, ClassifyRequest, DecisionRequest
-from ironcliw.setting_sections import ServeSettings
+from ironcliw.setting_sections import CascadeStep, ServeSettings
 from serve.batching import BatchObserver, BatchQueue
-from serve.decisions.answers import Estimates, Method, answer, decision_body
+from serve.decisions import cascade
+from serve.decisions.answers import Estimate, Estimates, Method, answer, decision_body
 from serve.decisions.classifier import ClassifierMethod, class_probabilities
 from serve.decisions.embedding import Embedder, EmbeddingMethod
 from serve.decisions.forms import DecisionForms
 from serve.decisions.lm import LmMethod, NextTokenScorer
 from serve.decisions.logits import SequenceClassifiers
 from serve.decisions.nli import MOST_PAIRS, NliMethod
+from serve.decisions.published_head import HeadMethod
 from serve.decisions.questions import (
     Option,
     Options,
@@ -61,6 +63,9 @@ class DecisionService:
         generation: Where next-token scores come from; None: the method `lm` is not offered.
         observer: Told of every batch of a classifier, by model.
         aliased: Puts a model in the place of an alias.
+
+    Raises:
+        SettingsError: a cascade has the name of a model.
     """
 
     def __init__(
@@ -74,15 +79,22 @@ class DecisionService:
         observer: Callable[[str], BatchObserver] | None = None,
         aliased: Callable[[DecisionRequest], DecisionRequest] = lambda request: request,
     ) -> None:
+        for name in settings.cascades:
+            if name in catalog:
+                raise SettingsError(
+                    f"setting serve.cascades.{name}: a model has that name; choose another one"
+                )
         self._catalog = catalog
         self._aliased = aliased
         self._settings = settings
         self._forms = DecisionForms()
         self._classifiers = SequenceClassifiers(catalog, settings, variant, cache_dir, observer)
+        self._heads = HeadMethod(catalog, embeddings, cache_dir)
         self._methods: dict[str, Method] = {
             "embedding": EmbeddingMethod(embeddings),
             "nli": NliMethod(self._classifiers),
             "classifier": ClassifierMethod(self._classifiers),
+            "head": self._heads,
         }
         if generation is not None:
             self._methods["lm"] = LmMethod(generation)
@@ -111,21 +123,68 @@ class DecisionService:
         self, request: DecisionRequest, questions: Sequence[Question], deadline: float | None
     ) -> tuple[bytes, Served]:
         request = self._aliased(request)
-        card = self._catalog[request.model]
+        text = read_input(request)
+        if (steps := self._settings.cascades.get(request.model)) is not None:
+            return await self._cascade(request, steps, text, questions, deadline)
+        found = await self._estimates(request, request.model, text, questions, deadline)
+        answers = self._answers(request, questions, found.estimates)
+        model = self._catalog[request.model].id
+        return decision_body(model, answers, found.tokens, found.truncated), found.served
+
+    async def _cascade(
+        self,
+        request: DecisionRequest,
+        steps: Sequence[CascadeStep],
+        text: str,
+        questions: Sequence[Question],
+        deadline: float | None,
+    ) -> tuple[bytes, Served]:
+        if request.method is not None:
+            raise RequestError(
+                f"method is {request.method!r}, and {request.model!r} is a cascade of models, each "
+                "with its own; leave it out",
+                param="method",
+            )
+
+        only_nli = {"hypothesis_template": None, "multi_label": False}
+
+        async def ask(step: CascadeStep, question: Question) -> Estimates:
+            is_nli = _method_name(self._catalog[step.model], None) == "nli"
+            given = request if is_nli else request.model_copy(update=only_nli)
+            return await self._estimates(given, step.model, text, (question,), deadline)
+
+        found = await cascade.decide(steps, questions, ask)
+        answers = self._answers(request, questions, found.estimates)
+        for one, model in zip(answers, found.by, strict=True):
+            one["decided_by"] = model
+        body = decision_body(request.model, answers, found.tokens, found.truncated)
+        return body, found.served
+
+    async def _estimates(
+        self,
+        request: DecisionRequest,
+        model: str,
+        text: str,
+        questions: Sequence[Question],
+        deadline: float | None,
+    ) -> Estimates:
+        card = self._catalog[model]
         name = _method_name(card, request.method)
         options = _options(name, request.hypothesis_template, request.multi_label, request.priority)
         if name != "embedding":
             _refuse_examples(questions, name)
-        text = read_input(request)
-        found = await self._method(name).estimate(card.id, text, questions, options, deadline)
+        return await self._method(name).estimate(card.id, text, questions, options, deadline)
+
+    def _answers(
+        self, request: DecisionRequest, questions: Sequence[Question], found: Sequence[Estimate]
+    ) -> list[dict[str, Any]]:
         threshold = request.refusal_threshold
         if threshold is None:
             threshold = self._settings.refusal_threshold
-        answers = [
+        return [
             answer(question, estimate, threshold)
-            for question, estimate in zip(questions, found.estimates, strict=True)
+            for question, estimate in zip(questions, found, strict=True)
         ]
-        return decision_body(card.id, answers, found.tokens, found.truncated), found.served
 
     async def classify(
         self, request: ClassifyRequest, deadline: float | None
@@ -236,6 +295,9 @@ class DecisionService:
     async def _own_labels(
         self, card: ModelCard, texts: Sequence[str], priority: str, deadline: float | None
     ) -> tuple[list[Any], Served, int]:
+        if is_head(card):
+            labels, rows, made = await self._heads.own_labels(card.id, texts, priority, deadline)
+            return [_pairs(labels, row) for row in rows], made.served, len(made.truncated)
         if card.task != "classifier":
             raise RequestError(
                 f"model {card.id!r} is for {card.task} and has no labels of its own; give "
@@ -245,18 +307,24 @@ class DecisionService:
         encoder = await self._classifiers.encoder(card.id)
         sequences = await self._classifiers.singles(card.id, texts)
         found = await self._classifiers.logits(card.id, sequences, priority, deadline)
-        results = [
-            [
-                {"label": encoder.labels[index], "score": float(row[index])}
-                for index in np.argsort(-row, kind="stable")
-            ]
-            for row in class_probabilities(encoder, found.rows)
-        ]
+        whole = class_probabilities(encoder, found.rows)
+        results = [_pairs(encoder.labels, row) for row in whole]
         return results, found.served, sum([item.truncated > 0 for item in sequences])
 
 
+def is_head(card: ModelCard) -> bool:
+    """Whether a model is one under a head, which decides by it alone."""
+    return card.adapter is not None and card.adapter.kind == "head"
+
+
+def _pairs(labels: Sequence[str], row: Any) -> list[dict[str, Any]]:
+    """Labels and their scores, the likeliest first."""
+    order = np.argsort(-row, kind="stable")
+    return [{"label": labels[index], "score": float(row[index])} for index in order]
+
+
 def _method_name(card: ModelCard, wanted: str | None) -> str:
-    methods = METHODS_OF_TASK.get(card.task)
+    methods = ("head",) if is_head(card) else METHODS_OF_TASK.get(card.task)
     if methods is None:
         raise RequestError(
             f"model {card.id!r} is for {card.task} and cannot decide; models for "

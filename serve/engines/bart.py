@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from ironcliw.encoder_folder import EncoderFolder
 from native_ops.encoder import packed_attention, qkv_number
 from native_ops.norms import add_layer_norm
 from serve.engines.bart_weights import (
@@ -21,7 +22,6 @@ from serve.engines.bart_weights import (
     DecoderLayerWeights,
     open_bart,
 )
-from serve.engines.folder import EncoderFolder
 from serve.engines.native_stack import NativeStack, PackedLinear, Texts, name_of
 from serve.engines.packed_weights import Affine
 from serve.engines.weights import LoadCounter

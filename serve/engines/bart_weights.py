@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
+from ironcliw.encoder_folder import EncoderFolder
 from ironcliw.errors import ModelLoadError
 from serve.engines.architecture import known_activation
-from serve.engines.folder import EncoderFolder
 from serve.engines.packed_weights import Affine, LayerWeights, joined, linear_of, norm_of
 from serve.engines.weights import LoadCounter, Weights
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from ironcliw.encoder_folder import EncoderFolder
 from serve.engines.architecture import Architecture
-from serve.engines.folder import EncoderFolder
 from serve.engines.native_stack import Texts, read_bert
 from serve.engines.packed_weights import open_weights
 from serve.engines.weights import LoadCounter

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from ironcliw.encoder_folder import EncoderFolder
 from ironcliw.errors import ModelLoadError
-from serve.engines.folder import EncoderFolder
 from serve.engines.packed_weights import Affine, linear_of
 from serve.engines.weights import LoadCounter, Weights
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
+from ironcliw.encoder_folder import EncoderFolder
 from serve.engines.encoder import choose_device, choose_precision
-from serve.engines.folder import EncoderFolder
 from serve.engines.native_stack import native_suits
 from serve.engines.packed_classifier import packed_classifier
 from serve.engines.protocol import ClassificationEngine

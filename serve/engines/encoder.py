@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import torch
 
+from ironcliw.encoder_folder import EncoderFolder
 from ironcliw.errors import SettingsError
 from native_ops import binary
 from serve.engines.architecture import bert_like
-from serve.engines.folder import EncoderFolder
 from serve.engines.native_stack import native_suits
 from serve.engines.protocol import EmbeddingEngine
 from serve.engines.weights import LoadCounter

@@ -8,7 +8,7 @@ B texts, T tokens, D width, V words, P positions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +16,21 @@ import numpy.typing as npt
 import torch
 
 from native_ops import binary
-from native_ops.encoder import encoder_forward, encoder_linear, encoder_pack, qkv_number
+from native_ops.encoder import (
+    activated,
+    encoder_forward,
+    encoder_linear,
+    encoder_pack,
+    packed_attention,
+    qkv_number,
+)
+from native_ops.norms import add_layer_norm
 from serve.engines.architecture import Architecture
+from serve.engines.encoder_adapters import PARTS
 from serve.engines.packed_weights import Affine, EncoderWeights, LayerWeights
 from serve.engines.protocol import PackedTokens
+
+Change = Callable[[int, str, torch.Tensor, torch.Tensor], None]
 
 _LEVELS = {
     torch.float32: frozenset({"avx2", "avx512", "avx512_bf16", "amx"}),
@@ -178,6 +189,54 @@ class NativeStack:
             self._activation,
             self._number,
         )
+        return rows
+
+    @property
+    def inner(self) -> int:
+        """Width of the feed-forward layers."""
+        return self._inner
+
+    def changed(self, texts: Texts, words: torch.Tensor, change: Change) -> torch.Tensor:
+        """As the call, with something added to the products of layers; float32 [T, D].
+
+        It is put together from single operators, so its last bits may differ from the call's.
+
+        Args:
+            texts: Token ids below V.
+            words: [V, D], float32 or bfloat16.
+            change: Given layer, part (of `encoder_adapters.PARTS`), input and output of a product,
+                adds to the output.
+        """
+        starts = texts.starts.long()
+        places = torch.arange(len(texts.tokens)) - starts[:-1].repeat_interleave(starts.diff())
+        x = words[texts.tokens.long()].float() + self._places[places]
+        x = add_layer_norm(x, None, self._vectors[0], self._vectors[1], self._epsilon)
+        for layer in range(len(self._weights) // 4):
+            x = self._changed_layer(layer, x, texts.starts, change)
+        return x
+
+    def _changed_layer(
+        self, layer: int, x: torch.Tensor, starts: torch.Tensor, change: Change
+    ) -> torch.Tensor:
+        first, out, up, down = self._weights[4 * layer : 4 * layer + 4]
+        biases = self._vectors[2 + 8 * layer : 6 + 8 * layer]
+        norms = self._vectors[6 + 8 * layer : 10 + 8 * layer]
+
+        def product(x: torch.Tensor, part: str, packed: torch.Tensor, number: str) -> torch.Tensor:
+            bias = biases[PARTS.index(part)]
+            y: torch.Tensor = encoder_linear(x, packed, bias, "none", number)
+            change(layer, part, x, y)
+            return y
+
+        qkv = product(x, "qkv", first, qkv_number(self._number))
+        q, k, v = (each.contiguous() for each in qkv.chunk(3, 1))
+        scale = (x.shape[1] // self._heads) ** -0.5
+        context = packed_attention(q, k, v, starts, starts, self._heads, scale, False)
+        y = product(context, "attention_out", out, self._number)
+        x = add_layer_norm(y, x, norms[0], norms[1], self._epsilon)
+        inner = activated(product(x, "up", up, self._number), self._activation)
+        y = product(inner, "down", down, self._number)
+        rows: torch.Tensor = add_layer_norm(y, x, norms[2], norms[3], self._epsilon)
         return rows
 
 

@@ -5,14 +5,18 @@ B texts, T tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 
-from ironcliw.errors import UnavailableError
+from ironcliw.encoder_folder import EncoderFolder
+from ironcliw.errors import UnavailableError, UnsupportedError
 from serve.engines.architecture import Architecture
 from serve.engines.checks import InputLimits
-from serve.engines.folder import EncoderFolder
+from serve.engines.encoder_adapters import EncoderAdapter
 from serve.engines.native_stack import native_suits
 from serve.engines.packed_native import NativeLayers
 from serve.engines.packed_torch import TorchLayers
@@ -92,6 +96,43 @@ class PackedEncoder:
         self._limits.check(batch)
         with torch.inference_mode(), threads_for(self._device, len(batch.tokens)):
             return self._layers.vectors(batch).numpy()
+
+    def read_adapter(self, folder: Path) -> EncoderAdapter:
+        """An adapter for texts of this model; in any thread, while batches are computed.
+
+        Raises:
+            AdapterError: its files are damaged, or it is of another kind or model.
+            UnsupportedError: the encoder is computed by torch, which has no such products.
+        """
+        if not isinstance(self._layers, NativeLayers):
+            raise UnsupportedError(
+                f"the model runs on {self.device} in {self.precision}, where adapters are not "
+                "computed; they need the compiled kernels on a CPU: merge the adapter and serve "
+                "that as a model of its own",
+                param="model",
+            )
+        return self._layers.read_adapter(folder)
+
+    def embed_adapted(self, batch: PackedTokens, adapters: Sequence[EncoderAdapter]) -> Vectors:
+        """As `embed`, of texts of which some are under an adapter.
+
+        Args:
+            batch: Its `under` says which adapter each text is under.
+            adapters: Those of `batch.adapters`, loaded.
+        """
+        if not isinstance(self._layers, NativeLayers):
+            raise UnavailableError("this engine was closed; load the model again")
+        self._limits.check(batch)
+        vectors = np.empty((len(batch.lengths), self.dimensions), np.float32)
+        with torch.inference_mode(), threads_for(self._device, len(batch.tokens)):
+            # what is under no adapter has the bits that it has in other batches
+            plain, changed = np.flatnonzero(batch.under < 0), np.flatnonzero(batch.under >= 0)
+            if len(plain):
+                vectors[plain] = self._layers.vectors(batch.part(plain)).numpy()
+            if len(changed):
+                part = batch.part(changed)
+                vectors[changed] = self._layers.adapted_vectors(part, adapters).numpy()
+        return vectors
 
     def close(self) -> None:
         self._layers = None

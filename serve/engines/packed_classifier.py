@@ -10,6 +10,7 @@ from typing import Protocol
 
 import torch
 
+from ironcliw.encoder_folder import EncoderFolder
 from ironcliw.errors import UnavailableError
 from serve.engines.architecture import bert_like
 from serve.engines.bart import BartBody
@@ -17,7 +18,6 @@ from serve.engines.bart_weights import bart_like
 from serve.engines.bert import BertBody
 from serve.engines.checks import InputLimits, require_end
 from serve.engines.classification_head import ClassificationHead
-from serve.engines.folder import EncoderFolder
 from serve.engines.native_stack import Texts, name_of, steps
 from serve.engines.pair_tokenizer import PairEncoder
 from serve.engines.protocol import PackedTokens, Vectors

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from ironcliw.encoder_folder import EncoderFolder
 from serve.engines.architecture import Architecture
-from serve.engines.folder import EncoderFolder
 from serve.engines.linear import Linear, make_linear
 from serve.engines.packed_weights import Affine, LayerWeights, open_weights
 from serve.engines.pooling import Head

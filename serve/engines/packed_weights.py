@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ironcliw.encoder_folder import EncoderFolder
 from serve.engines.architecture import Architecture
-from serve.engines.folder import EncoderFolder
 from serve.engines.weights import LoadCounter, Weights
 
 _ANCHOR = "embeddings.word_embeddings.weight"

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from transformers import AutoModel, AutoModelForTextEncoding
 
+from ironcliw.encoder_folder import EncoderFolder
 from ironcliw.errors import ModelLoadError, UnavailableError
 from serve.engines.checks import InputLimits
-from serve.engines.folder import EncoderFolder
 from serve.engines.padded_model import (
     STEP_TOKENS,
     fixed_arguments,

@@ -16,9 +16,9 @@ import numpy.typing as npt
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from ironcliw.encoder_folder import EncoderFolder
 from ironcliw.errors import ModelLoadError, UnavailableError
 from serve.engines.checks import InputLimits, require_end
-from serve.engines.folder import EncoderFolder
 from serve.engines.packed_classifier import SMALL_MODEL_BYTES
 from serve.engines.padded_model import (
     STEP_TOKENS,

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import torch
 from transformers import AutoConfig
 
+from ironcliw.encoder_folder import EncoderFolder
 from ironcliw.errors import ModelLoadError
-from serve.engines.folder import EncoderFolder
 from serve.engines.protocol import PackedTokens
 
 STEP_TOKENS = 2048

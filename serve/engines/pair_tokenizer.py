@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import tokenizers
 
+from ironcliw.encoder_folder import EncoderFolder
 from ironcliw.errors import ContextLengthError, ModelLoadError
 from ironcliw.json_files import read_object
-from serve.engines.folder import EncoderFolder
 from serve.engines.protocol import Encoded, Tokens
 
 _PROBE = "a"

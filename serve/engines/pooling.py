@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 import torch.nn.functional as F
 
+from ironcliw import encoder_folder as modules
+from ironcliw.encoder_folder import HeadModule
 from ironcliw.errors import ModelLoadError
+from ironcliw.safetensors_files import StoredTensor
 from native_ops.encoder import pool_texts
-from serve.engines import folder as modules
-from serve.engines.folder import HeadModule
-from serve.engines.safetensors_files import StoredTensor
 from serve.engines.weights import LoadCounter, Weights
 
 Step = Callable[[torch.Tensor], torch.Tensor]

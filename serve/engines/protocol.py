@@ -8,11 +8,13 @@ Shapes: B texts, T tokens of the whole batch (packed, no padding), D embedding d
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from ironcliw.adapter_catalog import AdapterCard
 
 Tokens = npt.NDArray[np.int32]
 Vectors = npt.NDArray[np.float32]
@@ -31,6 +33,22 @@ class Encoded:
     truncated: int = 0
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class AdaptedTokens:
+    """One sequence for a model under an adapter, among others for its base and its adapters.
+
+    Attributes:
+        tokens: int32 [T].
+        adapter: That the model is under.
+    """
+
+    tokens: Tokens
+    adapter: AdapterCard
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
 @dataclass(frozen=True, slots=True)
 class PackedTokens:
     """B token sequences end to end, the form that travels to a replica.
@@ -38,18 +56,44 @@ class PackedTokens:
     Attributes:
         tokens: int32 [T].
         lengths: int32 [B]; sums to T.
+        adapters: Those that sequences are under, each once. They travel with the batch, since a
+            replica in the cloud has no register of adapters.
+        under: int32 [B], which of them each sequence is under, -1: none; empty where there are
+            none.
     """
 
     tokens: Tokens
     lengths: npt.NDArray[np.int32]
+    adapters: tuple[AdapterCard, ...] = ()
+    under: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
 
     @classmethod
-    def pack(cls, sequences: Sequence[Tokens]) -> PackedTokens:
+    def pack(cls, sequences: Sequence[Tokens | AdaptedTokens]) -> PackedTokens:
         """Join sequences; raises ValueError when there are none or one is empty."""
         lengths = np.fromiter((len(s) for s in sequences), dtype=np.int32, count=len(sequences))
         if len(lengths) == 0 or int(lengths.min()) < 1:
             raise ValueError(f"cannot pack sequences of the lengths {lengths.tolist()}")
-        return cls(np.concatenate(sequences).astype(np.int32, copy=False), lengths)
+        plain = [s.tokens if isinstance(s, AdaptedTokens) else s for s in sequences]
+        tokens = np.concatenate(plain).astype(np.int32, copy=False)
+        if not any(isinstance(s, AdaptedTokens) for s in sequences):
+            return cls(tokens, lengths)
+        places: dict[AdapterCard, int] = {}
+        under = [
+            places.setdefault(s.adapter, len(places)) if isinstance(s, AdaptedTokens) else -1
+            for s in sequences
+        ]
+        return cls(tokens, lengths, tuple(places), np.array(under, np.int32))
+
+    def all_under(self, adapter: AdapterCard) -> PackedTokens:
+        """The same, each sequence under one adapter."""
+        return replace(self, adapters=(adapter,), under=np.zeros(len(self.lengths), np.int32))
+
+    def part(self, places: npt.NDArray[np.intp]) -> PackedTokens:
+        """Some of the sequences, in the order of their places."""
+        ends = np.cumsum(self.lengths)
+        parts = [self.tokens[ends[at] - self.lengths[at] : ends[at]] for at in places]
+        under = self.under[places] if len(self.under) else self.under
+        return PackedTokens(np.concatenate(parts), self.lengths[places], self.adapters, under)
 
 
 class EmbeddingEngine(Protocol):

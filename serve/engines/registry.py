@@ -45,6 +45,12 @@ class Prepared:
 def require_embedding(card: ModelCard) -> None:
     """Raise RequestError unless the model makes embeddings."""
     _require(card, EMBEDDING_TASKS, "embeddings")
+    if card.adapter is not None and card.adapter.kind == "head":
+        raise RequestError(
+            f"model {card.id!r} is a head, which decides; for vectors, ask for "
+            f"{card.adapter.base!r}",
+            param="model",
+        )
 
 
 def require_classification(card: ModelCard) -> None:
@@ -100,8 +106,8 @@ def load_engine(
             progress(1.0)
         return engine
     # imported here: torch costs a second and 200 MB, and the ingress never needs it
+    from ironcliw.encoder_folder import EncoderFolder
     from serve.engines.encoder import load_encoder
-    from serve.engines.folder import EncoderFolder
 
     return load_encoder(
         EncoderFolder.read(locate(card, cache_dir)),
@@ -147,7 +153,7 @@ def load_preparer(card: ModelCard, cache_dir: Path) -> Prepared:
         from serve.engines.fake import FakeTextEncoder
 
         return Prepared(FakeTextEncoder(), {}, "")
-    from serve.engines.folder import EncoderFolder
+    from ironcliw.encoder_folder import EncoderFolder
     from serve.engines.tokenizer import TextEncoder
 
     folder = EncoderFolder.read(locate(card, cache_dir))
@@ -182,7 +188,7 @@ def estimate_bytes(card: ModelCard, cache_dir: Path, settings: ServeSettings) ->
 
         weights = gguf_bytes if path.is_file() else folder_bytes
         return weights(path, card, settings) + extra
-    from serve.engines.folder import EncoderFolder
+    from ironcliw.encoder_folder import EncoderFolder
 
     size = _ELEMENT_BYTES.get(settings.precision, 4)
     folder = EncoderFolder.read(path)

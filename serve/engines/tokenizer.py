@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import tokenizers
-from tokenizers.normalizers import Lowercase
-from tokenizers.normalizers import Sequence as NormalizerSequence
 
+from ironcliw.encoder_folder import EncoderFolder
+from ironcliw.encoder_tokenizer import load_encoder_tokenizer
 from ironcliw.errors import ModelLoadError, RequestError
 from ironcliw.json_files import read_object
-from serve.engines.folder import EncoderFolder
 from serve.engines.protocol import Encoded
 
 
@@ -31,7 +29,7 @@ class TextEncoder:
         config = read_object(config_file) if config_file.exists() else {}
         self._side = "left" if config.get("truncation_side") == "left" else "right"
         self._window = folder.max_tokens
-        self._tokenizer = _load(folder)
+        self._tokenizer = load_encoder_tokenizer(folder)
         self._special = self._tokenizer.num_special_tokens_to_add(is_pair=False)
         if self._special >= self._window:
             raise ModelLoadError(
@@ -95,52 +93,3 @@ class TextEncoder:
             f"{self._vocabulary - 1}",
             param="input",
         )
-
-
-def _load(folder: EncoderFolder) -> tokenizers.Tokenizer:
-    file = folder.transformer / "tokenizer.json"
-    if file.exists():
-        try:
-            tokenizer = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises bare Exception, whatever is wrong
-            raise ModelLoadError(f"{file} is damaged ({error}); download it again") from error
-    else:
-        tokenizer = _convert(folder)
-    if folder.lowercase:
-        steps = [Lowercase()]
-        if tokenizer.normalizer is not None:
-            steps.append(tokenizer.normalizer)
-        tokenizer.normalizer = NormalizerSequence(steps)
-    return tokenizer
-
-
-def _convert(folder: EncoderFolder) -> tokenizers.Tokenizer:
-    """Build the fast tokenizer from an old vocabulary file, through transformers."""
-    names = (
-        "vocab.txt",
-        "sentencepiece.bpe.model",
-        "spiece.model",
-        "tokenizer.model",
-        "vocab.json",
-    )
-    if not any((folder.transformer / name).exists() for name in names):
-        raise ModelLoadError(
-            f"{folder.transformer} has no tokenizer (tokenizer.json or {', '.join(names)}); copy "
-            "the whole model folder again",
-            code="model_file_absent",
-        )
-    # imported here: it costs 100 MB, and most folders have a tokenizer.json
-    from transformers import AutoTokenizer
-
-    try:
-        slow = AutoTokenizer.from_pretrained(
-            str(folder.transformer), local_files_only=True, trust_remote_code=False
-        )
-    except (OSError, ValueError, ImportError) as error:
-        raise ModelLoadError(f"{folder.transformer}: no usable tokenizer ({error})") from error
-    backend = getattr(slow, "backend_tokenizer", None)
-    if not isinstance(backend, tokenizers.Tokenizer):
-        raise ModelLoadError(
-            f"{folder.transformer} has no fast tokenizer; save one as tokenizer.json"
-        )
-    return backend

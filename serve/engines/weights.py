@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ironcliw.errors import ModelLoadError
-from serve.engines.safetensors_files import StoredTensor
+from ironcliw.safetensors_files import StoredTensor
 
 _RENAMED = {".weight": ".gamma", ".bias": ".beta"}
 """Layer norms of checkpoints that once came from TensorFlow."""

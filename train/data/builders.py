@@ -58,13 +58,21 @@ def prompt_completion(value: Value, called: str = "completion") -> Conversation 
 
 
 def text(value: Value) -> Text:
-    given = value["text"]
+    return Text(checked_text("text", value["text"]))
+
+
+def checked_text(name: str, given: Any) -> str:
+    """A value that is a text with something in it.
+
+    Raises:
+        RowError: it is not.
+    """
     if not isinstance(given, str):
         raise RowError(
-            "bad-messages", f"text is {shortened(given)}, a {type(given).__name__}", "give a text"
+            "bad-messages", f"{name} is {shortened(given)}, a {type(given).__name__}", "give a text"
         )
-    _check_text("text", given)
-    return Text(given)
+    _check_text(name, given)
+    return given
 
 
 def _check_text(name: str, text: str) -> None:

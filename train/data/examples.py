@@ -1,6 +1,7 @@
 """What is trained on, whatever form it came in.
 
-A conversation, a prompt with its completion, or two of these of which one is preferred.
+A conversation, a prompt with its completion, two of these of which one is preferred, or texts
+that are compared by their vectors.
 """
 
 from __future__ import annotations
@@ -67,11 +68,35 @@ class Preference:
     rejected: Conversation | Completion
 
 
-Example = Conversation | Completion | Text | Preference
+@dataclass(frozen=True, slots=True)
+class TextGroup:
+    """Texts whose vectors are to be near each other, or far from each other.
+
+    Attributes:
+        anchor: The text that is compared.
+        positive: What it is to be near to; of a labelled text the name of its label.
+        negatives: What it is to be far from, beside what other rows have.
+        labelled: Whether the positive is a label: other texts of it are near, too.
+    """
+
+    anchor: str
+    positive: str
+    negatives: tuple[str, ...] = ()
+    labelled: bool = False
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All of them, the anchor first."""
+        return (self.anchor, self.positive, *self.negatives)
+
+
+Example = Conversation | Completion | Text | Preference | TextGroup
 
 
 def answers(example: Example) -> list[str]:
     """The texts that the model shall learn to write, or to tell apart."""
+    if isinstance(example, TextGroup):
+        return list(example.texts)
     if isinstance(example, Preference):
         return [*answers(example.chosen), *answers(example.rejected)]
     if isinstance(example, Text):
@@ -87,6 +112,9 @@ def content_key(example: Example) -> bytes:
 
     A prompt and its completion count as the conversation of the same words.
     """
+    if isinstance(example, TextGroup):
+        given = [[_normal(text) for text in example.texts], example.labelled]
+        return hashlib.sha256(json.dumps(given).encode()).digest()
     if isinstance(example, Preference):
         keys = content_key(example.chosen) + content_key(example.rejected)
         return hashlib.sha256(keys).digest()
@@ -109,9 +137,11 @@ def content_key(example: Example) -> bytes:
 def split_key(example: Example) -> bytes:
     """32 bytes that decide whether an example is held out.
 
-    Those of `content_key`; but of preferences those of the prompt: pairs of answers to one prompt
-    are held out together, or what is held out would be known.
+    Those of `content_key`; but of preferences those of the prompt, and of pairs of texts those of
+    the anchor: what belongs to one is held out together, or what is held out would be known.
     """
+    if isinstance(example, TextGroup) and not example.labelled:
+        return content_key(replace(example, positive="", negatives=()))
     if not isinstance(example, Preference):
         return content_key(example)
     chosen = example.chosen

@@ -9,6 +9,8 @@
     sharegpt_preference {"conversations", "chosen", "rejected"}, the latter a message each
     text                {"text"}, of which every token is learnt
 
+and for encoders those of `train.data.groups`: triplet, pair, labelled.
+
 `history` holds earlier [question, answer] pairs, whose answers are supervised too, as in
 LLaMA-Factory (https://github.com/hiyouga/LLaMA-Factory/blob/main/data/README.md). A message with
 `"weight": 0` is not supervised, as in OpenAI's fine-tuning files.
@@ -23,6 +25,7 @@ from typing import Any, get_args
 
 from train.data.builders import alpaca, messages, prompt_completion, sharegpt, text
 from train.data.examples import Conversation, Example
+from train.data.groups import labelled, pair, triplet
 from train.data.options import DataOptions, FormatName
 from train.data.preferences import preference, sharegpt_preference
 from train.data.problems import RowError, shortened
@@ -60,21 +63,23 @@ class Formatted:
     ignored: tuple[str, ...]
 
 
-def to_example(value: _Value, options: DataOptions) -> Formatted:
+def to_example(value: _Value, options: DataOptions, *, groups: bool = False) -> Formatted:
     """Read a record.
 
     Args:
         value: Keys and values as the file has them.
         options: Of which `format`, `columns` and `train_on` count here.
+        groups: Whether texts are to be compared by their vectors.
 
     Raises:
         RowError: the record breaks a rule.
     """
     renamed = _renamed(value, options.columns)
-    name = detect(renamed) if options.format == "auto" else options.format
-    form = None if name is None else FORMATS[name]
+    forms = GROUP_FORMATS if groups else FORMATS
+    name = detect(renamed, forms) if options.format == "auto" else options.format
+    form = None if name is None else forms.get(name)
     if name is None or form is None or not form.required <= renamed.keys():
-        raise _unknown(renamed, name)
+        raise _unknown(renamed, name, forms)
     extra = sorted(renamed.keys() - form.required - form.optional)
     _refuse_typos(extra, form, renamed)
     example = form.build(renamed)
@@ -83,10 +88,16 @@ def to_example(value: _Value, options: DataOptions) -> Formatted:
     return Formatted(example, name, tuple(extra))
 
 
-def detect(value: _Value) -> FormatName | None:
-    """The form whose keys a record has; of several the first in the table above."""
-    names: tuple[FormatName, ...] = get_args(FormatName)
-    return next((name for name in names if FORMATS[name].required <= value.keys()), None)
+def detect(value: _Value, forms: Mapping[FormatName, Format] | None = None) -> FormatName | None:
+    """The form whose keys a record has; of several the first in the order of `FormatName`.
+
+    Args:
+        value: Of the record.
+        forms: To choose from; None: those of answers to be imitated and of preferences.
+    """
+    given = FORMATS if forms is None else forms
+    names: list[FormatName] = [name for name in get_args(FormatName) if name in given]
+    return next((name for name in names if given[name].required <= value.keys()), None)
 
 
 def _renamed(value: _Value, columns: Mapping[str, str]) -> dict[str, Any]:
@@ -103,20 +114,29 @@ def _renamed(value: _Value, columns: Mapping[str, str]) -> dict[str, Any]:
     return rest | taken
 
 
-def _unknown(value: _Value, name: FormatName | None) -> RowError:
+def _unknown(
+    value: _Value, name: FormatName | None, forms: Mapping[FormatName, Format]
+) -> RowError:
     keys = ", ".join(sorted(map(str, value))) or "none"
+    if name is not None and name not in forms:
+        return RowError(
+            "unknown-keys",
+            f"the format {name} is not for this kind of model",
+            f"give auto, or one of {', '.join(forms)}",
+        )
     if name is not None:
-        lacking = ", ".join(sorted(FORMATS[name].required - value.keys()))
+        lacking = ", ".join(sorted(forms[name].required - value.keys()))
         return RowError(
             "unknown-keys",
             f"the row lacks {lacking}, which the format {name} has; its keys are {keys}",
             "give columns, such as {prompt: question, completion: answer}, or another format",
         )
-    forms = "; ".join(f"{n}: {', '.join(sorted(f.required))}" for n, f in FORMATS.items())
+    known = "; ".join(f"{n}: {', '.join(sorted(f.required))}" for n, f in forms.items())
+    example = "anchor: query" if "pair" in forms else "prompt: question, completion: answer"
     return RowError(
         "unknown-keys",
-        f"the row's keys are {keys}, which is no known format ({forms})",
-        "name your keys in columns, such as {prompt: question, completion: answer}",
+        f"the row's keys are {keys}, which is no known format ({known})",
+        f"name your keys in columns, such as {{{example}}}",
     )
 
 
@@ -160,4 +180,9 @@ FORMATS: dict[FormatName, Format] = {
         frozenset({"prompt", "completion"}), frozenset({"tools"}), prompt_completion
     ),
     "text": Format(frozenset({"text"}), frozenset(), text),
+}
+GROUP_FORMATS: dict[FormatName, Format] = {
+    "triplet": Format(frozenset({"anchor", "positive", "negative"}), frozenset(), triplet),
+    "pair": Format(frozenset({"anchor", "positive"}), frozenset({"negative"}), pair),
+    "labelled": Format(frozenset({"text", "label"}), frozenset(), labelled),
 }

@@ -32,11 +32,15 @@ class TokenRow:
             which nothing precedes.
         borders: Of a preference: where the chosen answer begins, and where the rejected one does.
             What precedes the first belongs to both.
+        starts: Of texts that are compared by their vectors: where each begins, the anchor at 0.
+        labelled: Of such texts: whether the second is the name of a label.
     """
 
     tokens: npt.NDArray[np.int32]
     supervised: npt.NDArray[np.bool_]
     borders: tuple[int, int] | None = None
+    starts: tuple[int, ...] | None = None
+    labelled: bool = False
 
 
 def tokenize(

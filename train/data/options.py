@@ -14,6 +14,9 @@ FormatName = Literal[
     "alpaca",
     "prompt_completion",
     "text",
+    "triplet",
+    "pair",
+    "labelled",
 ]
 
 

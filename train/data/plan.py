@@ -125,6 +125,8 @@ class StepPlan:
         shards: Logical parts of a step, at least as many as workers.
         micro_batch_tokens: Most tokens that are computed together.
         packing: Several rows in a micro-batch; otherwise one.
+        whole_shards: All rows of a shard are one micro-batch, however long: they are compared with
+            each other.
 
     Raises:
         SettingsError: a number is out of range.
@@ -140,6 +142,7 @@ class StepPlan:
         shards: int = 1,
         micro_batch_tokens: int = 4096,
         packing: bool = True,
+        whole_shards: bool = False,
     ) -> None:
         given = {
             "batch_size": batch_size,
@@ -155,6 +158,7 @@ class StepPlan:
         self.shards = shards
         self.micro_batch_tokens = micro_batch_tokens
         self.packing = packing
+        self.whole_shards = whole_shards
         self._lengths = data.lengths
         self._supervised = data.supervised_counts
 
@@ -187,6 +191,8 @@ class StepPlan:
 
     def _shard(self, rows: list[int]) -> Shard:
         """Longest first, each row into the first micro-batch that has room for it."""
+        if self.whole_shards:
+            return Shard((self._micro_batch(rows),) if rows else ())
         packed: list[list[int]] = []
         room: list[int] = []
         for row in rows:

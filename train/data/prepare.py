@@ -16,6 +16,9 @@ from train.data.rows import Row, TokenBlock
 from train.data.split import first_places, is_held_out, shared
 from train.data.tokenized import TokenizedData
 
+_ALIKE = ({"pair", "triplet"},)
+"""Forms of which one file may have several: some rows have hard negatives, others have none."""
+
 
 @dataclass(frozen=True, slots=True)
 class DataReport:
@@ -125,7 +128,7 @@ def _without_mixed(
         row = one.row
         if row.format is not None:
             before = first.setdefault(one.file, row)
-            if row.format != before.format:
+            if {row.format, before.format} not in _ALIKE and row.format != before.format:
                 row = _left_out(
                     row,
                     DataProblem(

@@ -29,6 +29,7 @@ Rule = Literal[
     "no-end-of-turn",
     "zero-supervised",
     "equal-answers",
+    "equal-texts",
     "over-length",
     "duplicate",
     "in-eval-too",

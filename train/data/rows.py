@@ -7,17 +7,26 @@ in blocks, which may be done anywhere and in any order.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from train.data.examples import Example, Preference, answers, content_key, split_key
+from train.data.examples import (
+    Example,
+    Preference,
+    TextGroup,
+    answers,
+    content_key,
+    split_key,
+)
 from train.data.filters import check_quality
 from train.data.formats import to_example
+from train.data.groups import longest_text, tokenize_group
 from train.data.masks import TokenRow, tokenize
 from train.data.options import DataOptions, FormatName
 from train.data.pairs import cut, length_of, tokenize_pair
 from train.data.problems import DataProblem, RowError
 from train.data.records import Record, parse
+from train.embedding.tokenizer import EncoderTokenizer
 from train.tokenizer import TrainingTokenizer
 
 BLOCK_ROWS = 256
@@ -123,15 +132,19 @@ def _row(
 ) -> Row:
     row = Row(record.line)
     try:
-        found = to_example(record.value, options)
+        is_encoder = isinstance(tokenizer, EncoderTokenizer)
+        found = to_example(record.value, options, groups=is_encoder)
         ignored.update(found.ignored)
         key, split = content_key(found.example), split_key(found.example)
         row = replace(row, format=found.format, key=key, split_key=split)
         tokens = _tokens(found.example, options, tokenizer)
-        row = replace(row, length=length_of(tokens))
+        row = replace(row, length=longest_text(tokens) if is_encoder else length_of(tokens))
         if row.length > options.max_length:
-            return _too_long(file, row, tokens, options)
-        check_quality(answers(found.example), int(tokens.supervised.sum()), options.filters)
+            return _too_long(
+                file, row, options, lambda: _cut(found.example, tokens, options, tokenizer)
+            )
+        count = len(tokens.tokens) if is_encoder else int(tokens.supervised.sum())
+        check_quality(answers(found.example), count, options.filters)
     except RecursionError:
         deep = RowError("bad-messages", "the row is nested too deeply", "flatten it")
         return replace(row, problem=_softened(deep.at(file, record.line), options))
@@ -144,12 +157,25 @@ def _row(
 
 
 def _tokens(example: Example, options: DataOptions, tokenizer: TrainingTokenizer) -> TokenRow:
+    if isinstance(example, TextGroup):
+        assert isinstance(tokenizer, EncoderTokenizer)
+        return tokenize_group(example, tokenizer)
     if isinstance(example, Preference):
         return tokenize_pair(example, tokenizer, plain_text=options.plain_text)
     return tokenize(example, tokenizer, plain_text=options.plain_text)
 
 
-def _too_long(file: str, row: Row, tokens: TokenRow, options: DataOptions) -> Row:
+def _cut(
+    example: Example, tokens: TokenRow, options: DataOptions, tokenizer: TrainingTokenizer
+) -> TokenRow:
+    """The row in `max_length` tokens; of texts that are compared, each text."""
+    if isinstance(example, TextGroup):
+        assert isinstance(tokenizer, EncoderTokenizer)
+        return tokenize_group(example, tokenizer, options.max_length)
+    return cut(tokens, options.max_length)
+
+
+def _too_long(file: str, row: Row, options: DataOptions, shorten: Callable[[], TokenRow]) -> Row:
     found = f"the row has {row.length} tokens, more than max_length, {options.max_length}"
     kept: TokenRow | None = None
     if options.over_length == "error":
@@ -160,7 +186,7 @@ def _too_long(file: str, row: Row, tokens: TokenRow, options: DataOptions) -> Ro
         most = options.max_length
         advice = f"its last {row.length - most} tokens are cut (over_length is truncate)"
         try:
-            kept = cut(tokens, most)
+            kept = shorten()
         except RowError as error:
             advice = f"{error.given}: {error.advice}"
     stops = options.over_length == "error"

@@ -6,6 +6,7 @@
     files       int32 [n]      which of `names` each row comes from
     lines       int64 [n]      and from which line
     borders     int32 [n, 2]   of preferences: see `train.data.pairs`; [0, 2] otherwise
+    groups      of texts that are compared by their vectors: see `train.data.text_places`
 
 As arrays they pass between Ray's workers without a copy.
 """
@@ -23,6 +24,7 @@ import numpy.typing as npt
 
 from ironcliw.errors import DataError
 from train.data.masks import TokenRow
+from train.data.text_places import TextPlaces
 
 _DTYPES = {
     "tokens": np.dtype("<i4"),
@@ -49,6 +51,7 @@ class TokenizedData:
         lines: int64 [n], counted from 1.
         names: The files that rows come from.
         borders: int32 [n, 2] of preferences, [0, 2] where rows are to be imitated.
+        groups: Where texts lie that are compared by their vectors; None: rows are to be written.
     """
 
     tokens: npt.NDArray[np.int32]
@@ -58,6 +61,7 @@ class TokenizedData:
     lines: npt.NDArray[np.int64]
     names: tuple[str, ...]
     borders: npt.NDArray[np.int32] = field(default_factory=_no_borders)
+    groups: TextPlaces | None = None
 
     @classmethod
     def of_rows(
@@ -81,6 +85,7 @@ class TokenizedData:
             places[:, 1].copy(),
             tuple(names),
             _borders(rows),
+            TextPlaces.of_rows(rows),
         )
 
     def __len__(self) -> int:
@@ -93,7 +98,11 @@ class TokenizedData:
         if self.are_pairs:
             first, second = self.borders[index].tolist()
             borders = (first, second)
-        return TokenRow(self.tokens[start:end], self.supervised[start:end], borders)
+        starts = None if self.groups is None else self.groups.of_row(index)
+        labelled = self.groups is not None and self.groups.labelled
+        return TokenRow(
+            self.tokens[start:end], self.supervised[start:end], borders, starts, labelled
+        )
 
     @property
     def are_pairs(self) -> bool:
@@ -130,6 +139,8 @@ class TokenizedData:
             array = np.ascontiguousarray(getattr(self, name), dtype)
             total.update(array.size.to_bytes(8, "little"))
             total.update(array.data if len(array) else b"")
+        if self.groups is not None:
+            total.update(self.groups.content())
         return total.hexdigest()
 
 

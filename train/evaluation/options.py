@@ -8,7 +8,15 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Metric = Literal["exact_match", "decision_accuracy"]
-GateMetric = Literal["eval_loss", "exact_match", "decision_accuracy", "preference_accuracy"]
+GateMetric = Literal[
+    "eval_loss",
+    "exact_match",
+    "decision_accuracy",
+    "preference_accuracy",
+    "retrieval_accuracy",
+    "prototype_accuracy",
+]
+EMBEDDING_MEASURES = frozenset({"retrieval_accuracy", "prototype_accuracy"})
 
 
 class EvaluationOptions(BaseModel):
@@ -61,7 +69,7 @@ class EvaluationOptions(BaseModel):
                 raise ValueError(
                     f"pattern is {self.pattern!r}, which is no regular expression ({error})"
                 ) from error
-        measured = {"eval_loss", "preference_accuracy", *self.metrics}
+        measured = {"eval_loss", "preference_accuracy", *EMBEDDING_MEASURES, *self.metrics}
         if self.gate not in measured:
             raise ValueError(
                 f"gate is {self.gate!r}, which is not measured; add it to metrics, or set gate to "

@@ -15,6 +15,8 @@ WORDS = {
     "decision_accuracy": "decision accuracy",
     "preference_accuracy": "preference accuracy",
     "reward_margin": "margin of the rewards",
+    "retrieval_accuracy": "retrieval accuracy",
+    "prototype_accuracy": "accuracy by prototypes",
 }
 
 

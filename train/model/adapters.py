@@ -15,7 +15,7 @@ from train.randomness import seeded
 ADAPTER = "default"
 
 
-def add_adapters(base: BaseModel, config: TrainingConfig) -> Any:
+def add_adapters(base: BaseModel, config: TrainingConfig, task: str = "CAUSAL_LM") -> Any:
     """The model with adapters, all other weights frozen.
 
     The adapters are float32 whatever the model's dtype, as peft has it.
@@ -23,6 +23,7 @@ def add_adapters(base: BaseModel, config: TrainingConfig) -> Any:
     Args:
         base: Changed in place.
         config: Rank, alpha, dropout, targets and kind.
+        task: As peft names it.
 
     Returns:
         A `peft.PeftModel`.
@@ -43,7 +44,7 @@ def add_adapters(base: BaseModel, config: TrainingConfig) -> Any:
         use_dora=config.use_dora,
         # GPT-2's layers hold their weights transposed
         fan_in_fan_out=any(isinstance(each, Conv1D) for each in base.module.modules()),
-        task_type="CAUSAL_LM",
+        task_type=task,
     )
     with seeded(config.seed, 0, 0, 0, "adapters"), warnings.catch_warnings():
         # peft 0.21 asks transformers 5 for a property by its old name

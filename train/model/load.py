@@ -97,23 +97,24 @@ def load_base(
         )
     except ValueError as error:
         if "attn_implementation" not in str(error) and "attention" not in str(error).lower():
-            raise _damaged(name, folder, error) from error
+            raise damaged(name, folder, error) from error
         raise UnsupportedError(
             f"model {name!r} ({folder}): its attention in transformers cannot be replaced by one "
             f"over packed rows ({error}); train another architecture"
         ) from error
     except (OSError, RuntimeError, KeyError) as error:
-        raise _damaged(name, folder, error) from error
+        raise damaged(name, folder, error) from error
     if quantization is not None:
         pack_layers(module, quantization, dtype, device)
     module.to(device)
     # what the model was published with would drop at random what the run did not ask to be dropped
-    _drop_nothing(module)
+    drop_nothing(module)
     module.train()
     return BaseModel(module, folder, digest, dtype)
 
 
-def _drop_nothing(module: torch.nn.Module) -> None:
+def drop_nothing(module: torch.nn.Module) -> None:
+    """Turn every dropout off that the model came with."""
     for each in module.modules():
         if isinstance(each, torch.nn.Dropout):
             each.p = 0.0
@@ -121,7 +122,8 @@ def _drop_nothing(module: torch.nn.Module) -> None:
             setattr(each, "attention_dropout", 0.0)  # noqa: B010  # a name that Module does not know
 
 
-def _damaged(name: str, folder: Path, error: Exception) -> ModelLoadError:
+def damaged(name: str, folder: Path, error: Exception) -> ModelLoadError:
+    """The error for files that transformers cannot read."""
     return ModelLoadError(
         f"model {name!r}: {folder} cannot be loaded ({error}); see that its files are whole"
     )

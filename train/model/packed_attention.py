@@ -1,5 +1,7 @@
 """Attention over rows that lie one behind the other, for every decoder of transformers.
 
+Encoders have the same, without the order: each token sees all of its row.
+
 A micro-batch is one sequence [1, T] of rows without padding; a row sees itself and nothing else.
 transformers hands this function the queries, keys and values of all rows, and the rows' starts from
 the keyword arguments of the model's call.
@@ -23,6 +25,7 @@ _FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 NAME = "ironcliw_packed"
+ENCODER_NAME = "ironcliw_packed_encoder"
 STARTS = "row_starts"
 BRANCHES = "row_branches"
 TREE = "row_tree"
@@ -81,7 +84,7 @@ def packed_attention(
     starts: list[int] = given[STARTS]
     windowed = sliding_window is not None and longest_row(starts) > sliding_window
     if query.device.type == "cpu" and not windowed and not dropout:
-        made: torch.Tensor = _Rows.apply(query, key, value, starts, scaling)  # type: ignore[no-untyped-call]
+        made: torch.Tensor = _Rows.apply(query, key, value, starts, scaling, True)  # type: ignore[no-untyped-call]
         return made, None
     grouped = query.shape[1] != key.shape[1]
     parts = []
@@ -100,6 +103,44 @@ def packed_attention(
             ).transpose(1, 2)
         )
     return (parts[0] if len(parts) == 1 else torch.cat(parts, 1)), None
+
+
+def encoder_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **given: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention within each row, of every token to every other.
+
+    Args:
+        module: The model's attention module; only there because transformers gives it.
+        query: [1, heads, T, D].
+        key: As query.
+        value: As query.
+        attention_mask: Not used: the starts say it all.
+        scaling: Of the products; None: 1 / sqrt(D).
+        dropout: Of the attention weights.
+        given: `row_starts`, list of ints [rows + 1], from 0 to T.
+
+    Returns:
+        [1, T, heads, D], and None for the weights.
+    """
+    starts: list[int] = given[STARTS]
+    if query.device.type == "cpu" and not dropout:
+        made: torch.Tensor = _Rows.apply(query, key, value, starts, scaling, False)  # type: ignore[no-untyped-call]
+        return made, None
+    lengths = [end - first for first, end in itertools.pairwise(starts)]
+    rows = zip(*(torch.split(each, lengths, 2) for each in (query, key, value)), strict=True)
+    parts = [
+        F.scaled_dot_product_attention(*row, dropout_p=dropout, scale=scaling).transpose(1, 2)
+        for row in rows
+    ]
+    return torch.cat(parts, 1), None
 
 
 def longest_row(starts: list[int]) -> int:
@@ -122,24 +163,25 @@ class _Rows(torch.autograd.Function):
         value: torch.Tensor,
         starts: list[int],
         scaling: float | None,
+        causal: bool,
     ) -> torch.Tensor:
         _, heads, length, width = query.shape
         output = query.new_empty(1, length, heads, width)
         sums = query.new_empty(1, heads, length, dtype=torch.float32)
         for first, end in itertools.pairwise(starts):
             rows = (each[:, :, first:end] for each in (query, key, value))
-            part, total = _FORWARD(*rows, 0.0, True, scale=scaling)
+            part, total = _FORWARD(*rows, 0.0, causal, scale=scaling)
             output[:, first:end] = part.transpose(1, 2)
             sums[:, :, first:end] = total
         ctx.save_for_backward(query, key, value, output, sums)
-        ctx.starts, ctx.scaling = starts, scaling
+        ctx.starts, ctx.scaling, ctx.causal = starts, scaling, causal
         return output
 
     @staticmethod
     @once_differentiable
     def backward(
         ctx: Any, gradient: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None, None]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None, None, None]:
         query, key, value, output, sums = ctx.saved_tensors
         # laid out as the projections' outputs are, [1, T, heads, D]
         found = [_like(each) for each in (query, key, value)]
@@ -151,12 +193,12 @@ class _Rows(torch.autograd.Function):
                 output[:, first:end].transpose(1, 2),
                 sums[:, :, first:end],
                 0.0,
-                True,
+                ctx.causal,
                 scale=ctx.scaling,
             )
             for whole, part in zip(found, parts, strict=True):
                 whole[:, :, first:end] = part
-        return found[0], found[1], found[2], None, None
+        return found[0], found[1], found[2], None, None, None
 
 
 def _like(given: torch.Tensor) -> torch.Tensor:
@@ -172,10 +214,19 @@ def _band(length: int, window: int | None, device: torch.device) -> torch.Tensor
 
 def register() -> str:
     """Make the function known to transformers; returns the name to load models with."""
+    return _register(NAME, packed_attention)
+
+
+def register_encoder() -> str:
+    """As `register`, of `encoder_attention`."""
+    return _register(ENCODER_NAME, encoder_attention)
+
+
+def _register(name: str, function: Any) -> str:
     from transformers.masking_utils import AttentionMaskInterface
     from transformers.modeling_utils import AttentionInterface
 
-    AttentionInterface.register(NAME, packed_attention)
+    AttentionInterface.register(name, function)
     # no mask is built: it would be [1, 1, T, T]
-    AttentionMaskInterface.register(NAME, lambda *_, **__: None)
-    return NAME
+    AttentionMaskInterface.register(name, lambda *_, **__: None)
+    return name

@@ -15,7 +15,7 @@ from typing import Any
 from ironcliw.errors import ModelLoadError
 from ironcliw.json_files import optional_object, read_object
 from ironcliw.model_text import chat_template, special_tokens, token_ids
-from serve.engines.safetensors_files import StoredTensor, stored_tensors, weight_files
+from ironcliw.safetensors_files import StoredTensor, stored_tensors, weight_files
 
 _NUMBERS = ("temperature", "top_p", "top_k", "repetition_penalty")
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx")

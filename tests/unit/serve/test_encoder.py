@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ironcliw.encoder_folder import EncoderFolder
 from ironcliw.errors import (
     ContextLengthError,
     ModelLoadError,
@@ -23,7 +24,6 @@ from ironcliw.errors import (
 )
 from serve.engines import packed, packed_native
 from serve.engines.encoder import choose_device, choose_precision, load_encoder
-from serve.engines.folder import EncoderFolder
 from serve.engines.packed import PackedEncoder
 from serve.engines.padded import PaddedEncoder
 from serve.engines.protocol import EmbeddingEngine, PackedTokens, Vectors
@@ -290,7 +290,7 @@ def test_capped_cpu_computes_in_fp32() -> None:
 
 def test_the_bert_family_loads_without_transformers(minilm: Path) -> None:
     code = (
-        "import sys; from serve.engines.folder import EncoderFolder as F;"
+        "import sys; from ironcliw.encoder_folder import EncoderFolder as F;"
         "from serve.engines.encoder import load_encoder;"
         f"load_encoder(F.read({str(minilm)!r})); assert 'transformers' not in sys.modules"
     )

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ironcliw.encoder_folder import EncoderFolder, Normalize, Pooling
 from ironcliw.errors import ModelLoadError
 from serve.engines.encoder import load_encoder
-from serve.engines.folder import EncoderFolder, Normalize, Pooling
 from serve.engines.protocol import PackedTokens
 
 
@@ -290,7 +290,7 @@ def test_poolings_that_are_not_supported(folder: Path, changes: dict[str, Any], 
 
 def test_reading_and_tokenising_need_no_torch(minilm: Path) -> None:
     code = (
-        "import sys; from serve.engines.folder import EncoderFolder;"
+        "import sys; from ironcliw.encoder_folder import EncoderFolder;"
         "from serve.engines.tokenizer import TextEncoder;"
         f"TextEncoder(EncoderFolder.read({str(minilm)!r})).encode(['a', 'b']);"
         "assert not {'torch', 'transformers'} & set(sys.modules)"

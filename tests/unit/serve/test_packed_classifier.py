@@ -12,13 +12,13 @@ import pytest
 import torch
 import transformers as t
 
+from ironcliw.encoder_folder import EncoderFolder
 from ironcliw.errors import ModelLoadError, RequestError, UnavailableError
 from serve.engines import classifier, native_stack
 from serve.engines.bart import BartBody
 from serve.engines.bart_weights import bart_like
 from serve.engines.bert import BertBody
 from serve.engines.classifier import load_classifier
-from serve.engines.folder import EncoderFolder
 from serve.engines.packed_classifier import PackedClassifier
 from serve.engines.padded_classifier import PaddedClassifier
 from serve.engines.pair_tokenizer import PairEncoder

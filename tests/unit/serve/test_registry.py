@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ironcliw.catalog import Catalog, ModelCard
+from ironcliw.encoder_folder import EncoderFolder
 from ironcliw.errors import ModelLoadError
 from ironcliw.setting_sections import ServeSettings
-from serve.engines.folder import EncoderFolder
 from serve.engines.registry import estimate_bytes, load_engine
 
 MakeFolder = Callable[..., Path]

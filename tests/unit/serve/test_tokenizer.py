@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ironcliw.encoder_folder import EncoderFolder
 from ironcliw.errors import ModelLoadError, RequestError
-from serve.engines.folder import EncoderFolder
 from serve.engines.tokenizer import TextEncoder
 
 

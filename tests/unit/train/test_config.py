@@ -113,6 +113,19 @@ def test_a_section_without_keys_can_be_changed_and_is_the_default(tmp_path: Path
         ({"precision": "bf16", "use_lora": False}, "all weights are trained in float32"),
         ({"use_dora": True, "use_lora": False}, "kinds of LoRA, and use_lora is false"),
         ({"use_rslora": True, "use_lora": False}, "kinds of LoRA, and use_lora is false"),
+        ({"embedding": {}, "preference": {}}, "sections preference and embedding; a run is of one"),
+        ({"embedding": {}, "quantization": "nf4"}, "encoders are small, and are trained as they"),
+        ({"embedding": {}, "batch_size": 5, "shards": 3}, "a shard has two rows at least; raise"),
+        (
+            {"embedding": {}, "evaluation": {"metrics": ["exact_match"]}},
+            "of embeddings, the accuracy of retrieval always is measured",
+        ),
+        ({"embedding": {"matryoshka": [8, 8]}}, "give each length once, from 1 on"),
+        ({"embedding": {"temperature": 0}}, "temperature: .*greater than 0"),
+        (
+            {"evaluation": {"gate": "retrieval_accuracy"}},
+            "gate is 'retrieval_accuracy', and there is no section embedding",
+        ),
     ],
 )
 def test_contradictions(given: dict[str, Any], message: str) -> None:
@@ -154,8 +167,13 @@ def test_what_changes_no_bit_is_no_number(given: dict[str, Any]) -> None:
 def test_every_other_key_is_a_number() -> None:
     left_out = {"name", "workers", "checkpoint", "evaluation", "placement", "allow_local"}
     left_out |= {"max_failures", "allow_inexact", "data", "publish", "model_name"}
+    left_out |= {"embedding"}  # where there is none, as in the releases before
     config = TrainingConfig(model_name="x")
     assert config.numbers().keys() == TrainingConfig.model_fields.keys() - left_out
     for change in ({"seed": 1}, {"learning_rate": 1e-3}, {"max_steps": 3}, {"lora_dropout": 0.1}):
         changed = make_config({"model_name": "x", **change}, "test")
         assert digest_of(changed.numbers()) != digest_of(config.numbers())
+    embedding = [
+        make_config({"model_name": "x", "embedding": {"temperature": t}}, "test") for t in (0.1, 1)
+    ]
+    assert len({digest_of(each.numbers()) for each in (*embedding, config)}) == 3

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from ironcliw.catalog import Catalog
+from ironcliw.settings import Settings
 from tests.unit.train.small_tokenizers import small
 from train.comparison.config import read_comparison
 from train.config import read_config
 from train.data.read import read_data
+from train.embedding.tokenizer import EncoderTokenizer
 from train.sweep.config import read_sweep
 from train.sweep.points import points
 
@@ -22,7 +24,9 @@ ALL = sorted(path for path in CONFIGS.glob("*.yaml") if path.name not in OTHERS)
 
 
 def test_there_are_some() -> None:
-    assert {"sft.yaml", "full.yaml", "prime-7b-chat.yaml"} <= {path.name for path in ALL}
+    assert {"sft.yaml", "full.yaml", "prime-7b-chat.yaml", "embed.yaml"} <= {
+        path.name for path in ALL
+    }
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.name)
@@ -30,9 +34,14 @@ def test_it_is_valid_and_its_data_are_there(path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(CONFIGS.parents[1])
     config = read_config(path)
     assert config.model_name in Catalog({})
-    # a byte is a token of the small tokenizer, so that rows are longer
-    options = config.data.model_copy(update={"max_length": 4096})
-    prepared = read_data(options, small())
+    if config.embedding is not None:
+        prepared = read_data(
+            config.data, EncoderTokenizer.load_encoder(config.model_name, Settings())
+        )
+    else:
+        # a byte is a token of the small tokenizer, so that rows are longer
+        options = config.data.model_copy(update={"max_length": 4096})
+        prepared = read_data(options, small())
     assert prepared.report.rows == 20
     assert prepared.eval is not None
     assert len(prepared.train) + len(prepared.eval) == 20

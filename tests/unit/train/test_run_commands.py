@@ -14,6 +14,7 @@ from ironcliw.errors import CheckpointError, DataError, IroncliwError, TrainingE
 from ironcliw.settings import Settings
 from train import trainer
 from train.config import TrainingConfig
+from train.embedding.options import EmbeddingOptions
 from train.evaluation.gate import Verdict
 from train.loop.run import StepReport
 from train.preference.options import PreferenceOptions
@@ -79,6 +80,22 @@ def test_preferences_by_default_and_as_the_file_has_them(config: Path) -> None:
     config.write_text(config.read_text() + "preference:\n  loss: ipo\n")
     run("--config", str(config), command="dpo")
     assert FakeTrainer.made.preference == PreferenceOptions(loss="ipo")
+
+
+def test_embeddings_by_default_and_as_the_file_has_them(config: Path) -> None:
+    run("--config", str(config), command="embed")
+    assert FakeTrainer.made.embedding == EmbeddingOptions()
+    config.write_text(config.read_text() + "embedding:\n  temperature: 0.1\n")
+    run("--config", str(config), command="embed")
+    assert FakeTrainer.made.embedding == EmbeddingOptions(temperature=0.1)
+
+
+def test_embeddings_are_no_answers(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config.write_text(config.read_text() + "embedding:\n  temperature: 0.1\n")
+    run("--config", str(config), code=4)
+    assert "give it to `ironcliw train embed`" in capsys.readouterr().err
+    run("--config", str(config), code=4, command="dpo")
+    assert "sections preference and embedding" in capsys.readouterr().err
 
 
 def test_preferences_are_not_imitated(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ironcliw.errors import ModelLoadError
 from ironcliw.json_files import optional_object, read_json, read_object
-from serve.engines.safetensors_files import StoredTensor, stored_tensors, weight_files
+from ironcliw.safetensors_files import StoredTensor, stored_tensors, weight_files
 
 POOLING_MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 """In the order in which sentence-transformers joins their outputs."""
