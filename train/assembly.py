@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,12 +47,13 @@ class Assembled:
 
     Attributes:
         run: To be run.
-        model: transformers' or peft's, which it trains.
+        save: Called at the end on every worker: puts the adapter or the model into a folder, where
+            one is given.
         recorder: Of its curves.
     """
 
     run: TrainingRun
-    model: Any
+    save: Callable[[Path | None], None]
     recorder: Recorder
 
 
@@ -128,7 +130,12 @@ def assemble(
         )
     if group.rank == 0:
         recorder.begin(run.log.lines())
-    return Assembled(run, model.module, recorder)
+
+    def save(folder: Path | None) -> None:
+        if folder is not None:
+            model.module.save_pretrained(folder, safe_serialization=True)
+
+    return Assembled(run, save, recorder)
 
 
 def total_steps(config: TrainingConfig, per_epoch: int) -> int:
@@ -201,7 +208,7 @@ def _parts(
     place = Place(files, computer, group, notice, model.digest, model.dtype)
     # the reference is computed by the model as it is before its first step
     objective = make_objective(job, place)
-    evaluator = _evaluator(job, place, model.module, plan) if is_first else None
+    evaluator = make_evaluator(job, place, model.module, plan) if is_first else None
     saved = checkpoint.step if checkpoint else 0
     return Parts(
         plan=plan,
@@ -226,10 +233,10 @@ def _parts(
     )
 
 
-def _evaluator(
+def make_evaluator(
     job: Job, place: Place, model: Any, plan: StepPlan
 ) -> Evaluator | PairEvaluator | None:
-    """None: nothing is held out."""
+    """What measures the held-out rows; None: there are none."""
     if job.held_out is None:
         return None
     if job.config.preference is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +35,8 @@ class Place:
         notice: Whether this worker's machine is about to end.
         model_digest: Of the weights that training starts from.
         dtype: Of the computation.
+        cache: Makes the folder of a kept reference.
+        in_step: Every worker makes the same passes, and measures, too: none has the whole model.
     """
 
     files: RunFiles
@@ -43,6 +45,8 @@ class Place:
     notice: Callable[[], bool]
     model_digest: str
     dtype: torch.dtype
+    cache: Callable[[str, Mapping[str, str | int]], ReferenceCache] = ReferenceCache
+    in_step: bool = False
 
 
 def make_objective(job: Job, place: Place) -> Objective:
@@ -61,7 +65,8 @@ def make_objective(job: Job, place: Place) -> Objective:
 
 
 def held_out_objective(job: Job, place: Place) -> PairLoss:
-    """The same over the pairs that are held out; only the first worker measures.
+    """The same over the pairs that are held out; where each worker has the whole model only the
+    first measures.
 
     Raises:
         MachineEndsError: as `make_objective`.
@@ -69,7 +74,7 @@ def held_out_objective(job: Job, place: Place) -> PairLoss:
     """
     options = job.config.preference
     assert options is not None and job.held_out is not None
-    alone = dataclasses.replace(place, group=Alone())
+    alone = place if place.in_step else dataclasses.replace(place, group=Alone())
     return _pair_loss(job, alone, options, job.held_out, place.files.path(HELD_OUT_REFERENCE))
 
 
@@ -102,7 +107,7 @@ def _kept(config: TrainingConfig, place: Place, data: TokenizedData, uri: str) -
     most = config.micro_batch_tokens
     key = reference_key(data, place.model_digest, place.dtype, most, config.quantization)
     values = precompute(
-        place.computer, data, ReferenceCache(uri, key), place.group, most, place.notice
+        place.computer, data, place.cache(uri, key), place.group, most, place.notice
     )
     if values is None:
         raise MachineEndsError("a machine of this run is taken back; its reference goes on later")

@@ -6,6 +6,7 @@ The outcome is written last, since it says that all the rest is there.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,18 @@ def write_failure(files: RunFiles, error: Exception, rank: int) -> None:
 
 
 def write_result(
-    job: Job, files: RunFiles, model: Any, run: TrainingRun, recorder: Recorder
+    job: Job,
+    files: RunFiles,
+    save: Callable[[Path], None],
+    run: TrainingRun,
+    recorder: Recorder,
 ) -> None:
     """The adapter or model, the log, and then the outcome.
 
     Args:
         job: The run.
         files: Of it.
-        model: transformers' or peft's, as it was trained.
+        save: Puts the adapter or the model, as it was trained, into a folder.
         run: At its end.
         recorder: Of its curves.
 
@@ -49,7 +54,7 @@ def write_result(
     """
     kind = ADAPTER if job.config.use_lora else MODEL
     with tempfile.TemporaryDirectory(prefix="ironcliw-train-") as folder:
-        model.save_pretrained(folder, safe_serialization=True)
+        save(Path(folder))
         if kind == MODEL and job.tokenizer is not None:
             # a model is served and trained further with its tokenizer; an adapter with its base's
             job.tokenizer.transformers().save_pretrained(folder)

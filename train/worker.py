@@ -24,6 +24,7 @@ from train.loop.reduce import Alone, Group, PeerLostError
 from train.loop.run import Ending, MachineEndsError, StepReport
 from train.outcome import write_failure, write_result
 from train.run_files import ATTEMPTS, CHECKPOINTS, OUTCOME, RunFiles
+from train.sharding.assembly import assemble_sharded
 
 logger = logging.getLogger(__name__)
 
@@ -101,14 +102,17 @@ def _attempt(
     torch.set_num_threads(job.threads)
     folder = job.settings.handover_dir
     handover = None if folder is None else Handover(folder)
-    made = assemble(job, files, group, lambda: _is_noticed(handover), report, faults)
+    make = assemble_sharded if job.config.sharding.is_on else assemble
+    made = make(job, files, group, lambda: _is_noticed(handover), report, faults)
     with contextlib.closing(made.recorder):
         with _hook(handover, f"train-{os.getpid()}-{group.rank}"):
             ending = made.run.run()
         if ending is Ending.NOTICE:
             raise MachineEndsError("a machine of this run is taken back; all is saved")
         if group.rank == 0:
-            write_result(job, files, made.model, made.run, made.recorder)
+            write_result(job, files, made.save, made.run, made.recorder)
+        else:
+            made.save(None)
 
 
 def _is_noticed(handover: Handover | None) -> bool:

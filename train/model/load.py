@@ -108,12 +108,13 @@ def load_base(
         pack_layers(module, quantization, dtype, device)
     module.to(device)
     # what the model was published with would drop at random what the run did not ask to be dropped
-    _drop_nothing(module)
+    drop_nothing(module)
     module.train()
     return BaseModel(module, folder, digest, dtype)
 
 
-def _drop_nothing(module: torch.nn.Module) -> None:
+def drop_nothing(module: torch.nn.Module) -> None:
+    """Set every chance of dropping to 0, whatever the model was published with."""
     for each in module.modules():
         if isinstance(each, torch.nn.Dropout):
             each.p = 0.0
