@@ -25,6 +25,7 @@ def save_adapter(model: ShardedModel, folder: Path | None) -> None:
         model: With adapters.
         folder: None: another worker writes it.
     """
+    model.root.reshard()  # a pass without gradients leaves what all layers share gathered
     named = [pair for pair in model.module.named_parameters() if pair[1].requires_grad]
     whole = {name: tensor for name, tensor in _gathered(named) if folder is not None}
     if folder is not None:
@@ -42,6 +43,7 @@ def save_model(
         folder: None: another worker writes it.
         file_bytes: Of a file, about.
     """
+    model.root.reshard()
     held: dict[str, torch.Tensor] = {}
     files: list[list[str]] = []
     total = 0

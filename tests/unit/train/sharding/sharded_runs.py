@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import resume_runs as runs
+from benchmarks.harness import BenchmarkError
 from train.job import Job
 from train.run_files import CHECKPOINTS
 
@@ -46,8 +47,10 @@ class Runs:
 
     def end(self, job: Job) -> str:
         """Run an attempt to its end."""
-        code = runs.attempt(job)
-        return runs.result(job) if code == 0 else self.told(job)
+        try:
+            return runs.result(job) if runs.attempt(job) == 0 else self.told(job)
+        except BenchmarkError:
+            return self.told(job)
 
     def told(self, job: Job) -> str:
         """What the workers of a run have printed, and how it ended."""
