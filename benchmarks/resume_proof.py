@@ -256,9 +256,12 @@ def main() -> int:
     """Print the report, and keep it unless it is of a slice; 1 where anything is not as it must."""
     parser = argparse.ArgumentParser(description="Kills runs of training, and compares their bits.")
     parser.add_argument("--slice", action="store_true", help="a minute of it; no report is kept")
-    is_slice = parser.parse_args().slice
+    parser.add_argument("--only", default="", help="kinds with this word; no report is kept")
+    given = parser.parse_args()
+    is_slice, only = given.slice, given.only
     begun, draw = time.monotonic(), random.Random(SEED)
     cases = dict(list(CASES.items())[1:2]) if is_slice else CASES
+    cases = {name: changes for name, changes in cases.items() if only in name}
     names = [*MISTAKES, _FLIPPED, _THREADS]
     with _folder() as folder:
         model = runs.make_model(folder / "model")
@@ -266,15 +269,17 @@ def main() -> int:
             examine(name, Bench(folder / str(at), model, changes), draw, is_slice)
             for at, (name, changes) in enumerate(cases.items())
         ]
-        wrong = Bench(folder / "wrong", model, _WRONG_CASE)
-        shown = controls(wrong, names[::3] if is_slice else names)
-        if not is_slice:
+        shown: dict[str, str] = {}
+        if only not in "FSDP" or not only:
+            wrong = Bench(folder / "wrong", model, _WRONG_CASE)
+            shown |= controls(wrong, names[::3] if is_slice else names)
+        if not is_slice and only in "FSDP":
             cut = Bench(folder / "wrong-fsdp", model, _WRONG_FSDP_CASE)
             made = controls(cut, [*FSDP_MISTAKES, _FLIPPED])
             shown |= {f"FSDP: {name}": what for name, what in made.items()}
     report = render(found, shown, time.monotonic() - begun)
     print(report)
-    if not is_slice:
+    if not is_slice and not only:
         day = datetime.date.today().isoformat()
         place = ROOT / "benchmarks" / "results" / f"resume_{Machine.read().slug}_{day}.md"
         place.write_text(report, encoding="utf-8")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch._C._distributed_c10d import HashStore
 
 from ironcliw.file_digests import weights_digest
 from train.assembly import Assembled, make_evaluator, total_steps
@@ -186,7 +187,7 @@ def _meet_oneself(device: torch.device) -> None:
         return
     torch.distributed.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        store=torch.distributed.HashStore(),
+        store=HashStore(),
         rank=0,
         world_size=1,
     )

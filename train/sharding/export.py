@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from train.sharding.load import ShardedModel
+from train.sharding.load import ShardedModel, give_up_gathered
 from train.sharding.signals import peers
 
 FILE_BYTES = 2 << 30
@@ -25,7 +25,7 @@ def save_adapter(model: ShardedModel, folder: Path | None) -> None:
         model: With adapters.
         folder: None: another worker writes it.
     """
-    model.root.reshard()  # a pass without gradients leaves what all layers share gathered
+    give_up_gathered(model.root)
     named = [pair for pair in model.module.named_parameters() if pair[1].requires_grad]
     whole = {name: tensor for name, tensor in _gathered(named) if folder is not None}
     if folder is not None:
@@ -43,7 +43,7 @@ def save_model(
         folder: None: another worker writes it.
         file_bytes: Of a file, about.
     """
-    model.root.reshard()
+    give_up_gathered(model.root)
     held: dict[str, torch.Tensor] = {}
     files: list[list[str]] = []
     total = 0

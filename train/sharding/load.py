@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from ironcliw.errors import ModelLoadError, UnsupportedError
 from train.config import TrainingConfig
@@ -69,6 +69,13 @@ class ShardedModel:
     digest: str
     dtype: torch.dtype
     device: torch.device
+
+
+def give_up_gathered(root: torch.nn.Module) -> None:
+    """Let no worker hold more than its pieces, whatever a pass has left gathered."""
+    for each in root.modules():
+        if isinstance(each, FSDPModule):
+            each.reshard()
 
 
 def load_sharded(

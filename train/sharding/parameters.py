@@ -18,6 +18,7 @@ import torch
 from train.loop.optimizer import PREFIX
 from train.loop.reduce import Group
 from train.sharding.layout import pieces_of, rows_of
+from train.sharding.load import give_up_gathered
 from train.sharding.sums import sums_of_rows
 
 _MULTIPLE = 64
@@ -93,7 +94,7 @@ class ShardedParameters:
 
     def publish(self) -> None:
         """Let the model compute with the values."""
-        self._root.reshard()  # what was gathered before is no longer so
+        give_up_gathered(self._root)  # it would be computed with as it was
         with torch.no_grad():
             for at, view in enumerate(self.views(self.values)):
                 self._local(at).copy_(view)
@@ -156,7 +157,7 @@ class ShardedParameters:
         if squares:
             mine[: sum(lengths[self._group.rank])] = torch.cat(squares)
         found = [
-            part[: sum(counts)].split(counts)
+            torch.split(part[: sum(counts)], counts)
             for part, counts in zip(self._group.gather(mine), lengths, strict=True)
         ]
         # as one worker would have them: all rows of the first parameter, then of the next

@@ -39,9 +39,7 @@ class WeightFiles:
             )
         for path in paths:
             try:
-                file: Any = self._stack.enter_context(
-                    safe_open(path, framework="pt")  # type: ignore[no-untyped-call]
-                )
+                file: Any = self._stack.enter_context(safe_open(path, framework="pt"))
             except (SafetensorError, OSError) as error:
                 raise ModelLoadError(
                     f"{path} is no whole safetensors file ({error}); fetch the model again"

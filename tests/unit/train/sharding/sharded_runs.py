@@ -22,6 +22,7 @@ from train.run_files import CHECKPOINTS
 FSDP = {"sharding": {"mode": "fsdp"}, "shards": 3, "batch_size": 6, "max_steps": 5}
 LORA = {**FSDP, "lora_dropout": 0.1}
 ALL = {**FSDP, "use_lora": False}
+KEPT = {**ALL, "preference": {"reference": "precomputed"}}
 
 
 class Runs:
@@ -77,17 +78,19 @@ def same_for_any_number(made: Runs) -> dict[str, Any]:
 
 def preferences(made: Runs) -> dict[str, Any]:
     """The same of runs on preferences, whose reference is the model or kept."""
-    kept = {"preference": {"reference": "precomputed"}, "use_lora": False}
     return {
         "LoRA": [made.whole({**FSDP, "preference": {}}, workers) for workers in (1, 2)],
-        "all weights": [made.whole({**FSDP, **kept}, workers) for workers in (1, 2)],
+        "all weights": [made.whole(KEPT, workers) for workers in (1, 2)],
     }
 
 
 def resumes(made: Runs) -> dict[str, Any]:
     """Runs that die and go on, with as many workers or others; with uneven rows, too."""
     found: dict[str, Any] = {}
-    for name, given in {"LoRA": LORA, "all weights": ALL}.items():
+    # a reference is computed by the model as it was loaded, and then the checkpoint is put back
+    kept = {**KEPT, "sharding": {"mode": "fsdp", "reshard_after_forward": False}}
+    kinds = {"LoRA": LORA, "all weights": ALL, "preferences, layers kept": kept}
+    for name, given in kinds.items():
         found[name] = [made.whole(given, 2)]
         for before, after in ((2, 2), (2, 3), (3, 2), (2, 1)):
             job = made.job(given, before)
