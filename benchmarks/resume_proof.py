@@ -256,7 +256,11 @@ def main() -> int:
     """Print the report, and keep it unless it is of a slice; 1 where anything is not as it must."""
     parser = argparse.ArgumentParser(description="Kills runs of training, and compares their bits.")
     parser.add_argument("--slice", action="store_true", help="a minute of it; no report is kept")
-    parser.add_argument("--only", default="", help="kinds with this word; no report is kept")
+    parser.add_argument(
+        "--only",
+        default="",
+        help="kinds with these words; or 'mistakes'; nothing kept",
+    )
     given = parser.parse_args()
     is_slice, only = given.slice, given.only
     begun, draw = time.monotonic(), random.Random(SEED)
@@ -270,10 +274,10 @@ def main() -> int:
             for at, (name, changes) in enumerate(cases.items())
         ]
         shown: dict[str, str] = {}
-        if only not in "FSDP" or not only:
+        if only in "mistakes":
             wrong = Bench(folder / "wrong", model, _WRONG_CASE)
             shown |= controls(wrong, names[::3] if is_slice else names)
-        if not is_slice and only in "FSDP":
+        if only in "FSDP mistakes" and not is_slice:
             cut = Bench(folder / "wrong-fsdp", model, _WRONG_FSDP_CASE)
             made = controls(cut, [*FSDP_MISTAKES, _FLIPPED])
             shown |= {f"FSDP: {name}": what for name, what in made.items()}

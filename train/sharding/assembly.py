@@ -114,7 +114,7 @@ def assemble_sharded(
         # the reference is computed by the model as it is before its first step
         objective = make_objective(job, place)
         evaluator = make_evaluator(job, place, model.module, plan)
-        meeting = GlooMeeting()
+        meeting = GlooMeeting(device)
         shared = SharedStore(store, meeting)
         reader = PieceReader(store, flat, fingerprint, allow_inexact=config.allow_inexact)
         checkpoint = shared.newest(reader.load)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,17 +9,19 @@ import torch
 
 from train.loop.reduce import PeerLostError
 
-_WAIT = datetime.timedelta(minutes=30)
-"""For the slowest worker's file: storage may be slow, and a lost worker is seen at once."""
-
-
 class GlooMeeting:
-    """Through a process group of its own, so that training's collectives go on beside it."""
+    """Through a process group of its own, so that training's collectives go on beside it.
 
-    def __init__(self) -> None:
+    Args:
+        device: Of the run's collectives: they say how long a worker is waited for.
+    """
+
+    def __init__(self, device: torch.device) -> None:
         self.rank = torch.distributed.get_rank()
         self.size = torch.distributed.get_world_size()
-        self._group = torch.distributed.new_group(backend="gloo", timeout=_WAIT)
+        world: Any = torch.distributed.group.WORLD
+        timeout = world._get_backend(device).options._timeout
+        self._group = torch.distributed.new_group(backend="gloo", timeout=timeout)
 
     def exchange(self, value: Any) -> Sequence[Any]:
         found: list[Any] = [None] * self.size

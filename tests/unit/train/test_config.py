@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -154,8 +155,40 @@ def test_what_changes_no_bit_is_no_number(given: dict[str, Any]) -> None:
 def test_every_other_key_is_a_number() -> None:
     left_out = {"name", "workers", "checkpoint", "evaluation", "placement", "allow_local"}
     left_out |= {"max_failures", "allow_inexact", "data", "publish", "model_name"}
+    # runs from before it could be chosen go on, and the fingerprint says it in words
+    left_out |= {"sharding"}
     config = TrainingConfig(model_name="x")
     assert config.numbers().keys() == TrainingConfig.model_fields.keys() - left_out
     for change in ({"seed": 1}, {"learning_rate": 1e-3}, {"max_steps": 3}, {"lora_dropout": 0.1}):
         changed = make_config({"model_name": "x", **change}, "test")
         assert digest_of(changed.numbers()) != digest_of(config.numbers())
+
+
+def test_a_sharded_run_is_another_one_whatever_the_number_of_workers() -> None:
+    whole = TrainingConfig(model_name="x", shards=4)
+    cut = [
+        TrainingConfig.model_validate(
+            {"model_name": "x", "shards": 4, "workers": workers, "sharding": {"mode": "fsdp"}}
+        )
+        for workers in (1, 4)
+    ]
+    assert cut[0].numbers() == cut[1].numbers() == {**whole.numbers(), "sharding": "fsdp"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"quantization": "nf4"}, "quantization is 'nf4' and sharding.mode 'fsdp'"),
+        ({"use_dora": True}, "use_dora is true and sharding.mode 'fsdp'"),
+        ({"optimizer": "adamw8bit"}, "optimizer is 'adamw8bit' and sharding.mode 'fsdp'"),
+        (
+            {"evaluation": {"metrics": ["exact_match"], "match": "last_number"}},
+            "evaluation.match is 'last_number' and sharding.mode 'fsdp'",
+        ),
+        ({"sharding": {"mode": "zero"}}, "sharding.mode"),
+    ],
+)
+def test_what_cannot_be_sharded_is_refused(changes: dict[str, object], message: str) -> None:
+    given = {"model_name": "x", "sharding": {"mode": "fsdp"}, **changes}
+    with pytest.raises(SettingsError, match=re.escape(message)):
+        make_config(given, "test")
