@@ -16,7 +16,7 @@ import torch
 
 from cluster.handover import Handover
 from ironcliw.errors import TrainingError
-from train.assembly import assemble
+from train.assembly import Assembled, assemble
 from train.checkpoint.faults import Faults
 from train.checkpoint.store import CheckpointStore
 from train.job import Job
@@ -25,6 +25,7 @@ from train.loop.run import Ending, MachineEndsError, StepReport
 from train.outcome import write_failure, write_result
 from train.run_files import ATTEMPTS, CHECKPOINTS, OUTCOME, RunFiles
 from train.sharding.assembly import assemble_sharded
+from train.sharding.signals import peers
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +103,23 @@ def _attempt(
     torch.set_num_threads(job.threads)
     folder = job.settings.handover_dir
     handover = None if folder is None else Handover(folder)
-    make = assemble_sharded if job.config.sharding.is_on else assemble
+    if job.config.sharding.is_on:
+        # collectives are everywhere in it: in loading, in passes, in measures and in the export
+        with peers():
+            _run(job, files, group, report, faults, handover, assemble_sharded)
+    else:
+        _run(job, files, group, report, faults, handover, assemble)
+
+
+def _run(
+    job: Job,
+    files: RunFiles,
+    group: Group,
+    report: Callable[[StepReport], None],
+    faults: Faults | None,
+    handover: Handover | None,
+    make: Callable[..., Assembled],
+) -> None:
     made = make(job, files, group, lambda: _is_noticed(handover), report, faults)
     with contextlib.closing(made.recorder):
         with _hook(handover, f"train-{os.getpid()}-{group.rank}"):

@@ -38,7 +38,7 @@ from train.sharding.parameters import ShardedParameters
 from train.sharding.reference import InStep, SharedReferenceCache
 from train.sharding.rounds import Rounds
 from train.sharding.saving import ShardedSaver
-from train.sharding.signals import Signals, peers
+from train.sharding.signals import Signals
 from train.shown.recorder import Recorder
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def assemble_sharded(
         UnsupportedError: the model cannot be sharded.
         ModelLoadError: its files are absent or damaged.
         CheckpointError: the storage cannot be used, or the run was begun with other numbers.
-        PeerLostError: another worker is gone.
+        RuntimeError: of torch's, where another worker is gone (`signals.peers`).
     """
     device = choose_device()
     _meet_oneself(device)
@@ -110,14 +110,13 @@ def assemble_sharded(
         functools.partial(SharedReferenceCache, signals=signals, is_first=is_first),
         in_step=True,
     )
-    with peers():
-        # the reference is computed by the model as it is before its first step
-        objective = make_objective(job, place)
-        evaluator = make_evaluator(job, place, model.module, plan)
-        meeting = GlooMeeting(device)
-        shared = SharedStore(store, meeting)
-        reader = PieceReader(store, flat, fingerprint, allow_inexact=config.allow_inexact)
-        checkpoint = shared.newest(reader.load)
+    # the reference is computed by the model as it is before its first step
+    objective = make_objective(job, place)
+    evaluator = make_evaluator(job, place, model.module, plan)
+    meeting = GlooMeeting(device)
+    shared = SharedStore(store, meeting)
+    reader = PieceReader(store, flat, fingerprint, allow_inexact=config.allow_inexact)
+    checkpoint = shared.newest(reader.load)
     steps = total_steps(config, plan.steps_per_epoch)
     saver = ShardedSaver(
         AsyncWriter(shared),

@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import save_file
 
 from train.sharding.load import ShardedModel, give_up_gathered
-from train.sharding.signals import peers
 
 FILE_BYTES = 2 << 30
 """Of a file, and so what the first worker holds of the whole at a time."""
@@ -71,9 +70,7 @@ def save_model(
 def _gathered(named: list[tuple[str, Any]]) -> Iterator[tuple[str, torch.Tensor]]:
     """Each parameter whole, one after the other."""
     for name, parameter in named:
-        with peers():
-            tensor = parameter.detach().full_tensor()
-        yield name, tensor.cpu()
+        yield name, parameter.detach().full_tensor().cpu()
 
 
 def _part(number: int) -> str:

@@ -9,6 +9,7 @@ import torch
 
 from train.loop.reduce import PeerLostError
 
+
 class GlooMeeting:
     """Through a process group of its own, so that training's collectives go on beside it.
 

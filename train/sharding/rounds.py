@@ -21,7 +21,7 @@ from train.randomness import seeded
 from train.sharding.load import ShardedModel
 from train.sharding.parameters import ShardedParameters
 from train.sharding.saving import ShardedSaver
-from train.sharding.signals import Signals, peers
+from train.sharding.signals import Signals
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +101,7 @@ class Rounds:
         if save:
             self._saver.save_agreed()
         rounds = rounds_of(step, self._group.size)
-        with peers():
-            mine = [self._pass(step, at, each) for at, each in enumerate(rounds)]
+        mine = [self._pass(step, at, each) for at, each in enumerate(rounds)]
         self._flat.collect()
         for each in self._model.sums:
             each.forget()
