@@ -24,8 +24,6 @@ from train.loop.reduce import Alone, Group, PeerLostError
 from train.loop.run import Ending, MachineEndsError, StepReport
 from train.outcome import write_failure, write_result
 from train.run_files import ATTEMPTS, CHECKPOINTS, OUTCOME, RunFiles
-from train.sharding.assembly import assemble_sharded
-from train.sharding.signals import peers
 
 logger = logging.getLogger(__name__)
 
@@ -103,33 +101,30 @@ def _attempt(
     torch.set_num_threads(job.threads)
     folder = job.settings.handover_dir
     handover = None if folder is None else Handover(folder)
-    if job.config.sharding.is_on:
-        # collectives are everywhere in it: in loading, in passes, in measures and in the export
-        with peers():
-            _run(job, files, group, report, faults, handover, assemble_sharded)
-    else:
-        _run(job, files, group, report, faults, handover, assemble)
+    make, guarded = _ways(job)
+    with guarded:
+        made = make(job, files, group, lambda: _is_noticed(handover), report, faults)
+        with contextlib.closing(made.recorder):
+            with _hook(handover, f"train-{os.getpid()}-{group.rank}"):
+                ending = made.run.run()
+            if ending is Ending.NOTICE:
+                raise MachineEndsError("a machine of this run is taken back; all is saved")
+            if group.rank == 0:
+                write_result(job, files, made.save, made.run, made.recorder)
+            else:
+                made.save(None)
 
 
-def _run(
-    job: Job,
-    files: RunFiles,
-    group: Group,
-    report: Callable[[StepReport], None],
-    faults: Faults | None,
-    handover: Handover | None,
-    make: Callable[..., Assembled],
-) -> None:
-    made = make(job, files, group, lambda: _is_noticed(handover), report, faults)
-    with contextlib.closing(made.recorder):
-        with _hook(handover, f"train-{os.getpid()}-{group.rank}"):
-            ending = made.run.run()
-        if ending is Ending.NOTICE:
-            raise MachineEndsError("a machine of this run is taken back; all is saved")
-        if group.rank == 0:
-            write_result(job, files, made.save, made.run, made.recorder)
-        else:
-            made.save(None)
+def _ways(job: Job) -> tuple[Callable[..., Assembled], contextlib.AbstractContextManager[None]]:
+    """How the run is put together, and what its collectives' failures are taken for."""
+    if not job.config.sharding.is_on:
+        return assemble, contextlib.nullcontext()
+    # not at the top: torch takes its time to import FSDP2, which most runs do without
+    from train.sharding.assembly import assemble_sharded
+    from train.sharding.signals import peers
+
+    # they are everywhere in it: in loading, in passes, in measures and in the export
+    return assemble_sharded, peers()
 
 
 def _is_noticed(handover: Handover | None) -> bool:
