@@ -14,11 +14,13 @@ import torch
 
 from train.checkpoint.snapshot import Checkpoint
 from train.data.plan import Step, StepPlan
-from train.loop import run
+from train.loop import passes
 from train.loop.log import RunLog
 from train.loop.optimizer import Optimizer
 from train.loop.run import TrainingRun
 from train.loop.schedule import LearningRate
+from train.sharding.parameters import ShardedParameters
+from train.sharding.rounds import Rounds
 
 
 def forget_moments() -> None:
@@ -62,7 +64,7 @@ def draw_anew() -> None:
     def seeded(*_: Any, **__: Any) -> Iterator[int]:
         yield int(torch.default_generator.manual_seed(time.time_ns() % 2**31).initial_seed())
 
-    run.seeded = seeded  # type: ignore[attr-defined]
+    passes.seeded = seeded  # type: ignore[attr-defined]
 
 
 def forget_log() -> None:
@@ -85,3 +87,48 @@ MISTAKES: dict[str, Callable[[], None]] = {
     "the log begins anew": forget_log,
 }
 """By what is done wrong; all of them need a run with dropout and a falling rate to show."""
+
+
+def add_backwards() -> None:
+    """The gradients of a round are added from the last worker to the first."""
+    real: Any = torch.distributed.all_to_all_single
+
+    def exchange(received: torch.Tensor, sent: torch.Tensor, group: Any) -> None:
+        real(received, sent, group=group)
+        parts = received.view(group.size(), -1)
+        parts.copy_(parts.flip(0).clone())
+
+    setattr(torch.distributed, "all_to_all_single", exchange)  # noqa: B010  # it is typed as its own
+
+
+def take_all_parts() -> None:
+    """What a worker without a micro-batch of its own computes is counted."""
+    real = Rounds._pass
+
+    def counted(self: Rounds, step: Step, number: int, places: Any) -> Any:
+        filled = next(each for each in places if each is not None)
+        return real(self, step, number, tuple(each or filled for each in places))
+
+    Rounds._pass = counted  # type: ignore[method-assign]
+
+
+def swap_moments() -> None:
+    """Adam's moments are those of the rows behind one's own."""
+    real = ShardedParameters.restore
+
+    def restore(
+        self: ShardedParameters, tensors: Mapping[str, torch.Tensor]
+    ) -> Mapping[str, torch.Tensor]:
+        found = real(self, tensors)
+        return {name: tensor.roll(1) if tensor.dim() else tensor for name, tensor in found.items()}
+
+    ShardedParameters.restore = restore  # type: ignore[method-assign]
+
+
+FSDP_MISTAKES: dict[str, Callable[[], None]] = {
+    "gradients are added in another order": add_backwards,
+    "what an idle worker computes is counted": take_all_parts,
+    "moments of other rows": swap_moments,
+    "data of the next step": shift_data,
+}
+"""Of runs in pieces whose steps have several rounds, and shards of unequal length."""

@@ -25,13 +25,14 @@ from typing import Any
 
 from benchmarks import resume_runs as runs
 from benchmarks.machine import ROOT, Machine, commit
-from benchmarks.resume_mistakes import MISTAKES
+from benchmarks.resume_mistakes import FSDP_MISTAKES, MISTAKES
 from train.checkpoint.faults import LOCAL_POINTS
 from train.job import Job
 from train.run_files import CHECKPOINTS
 
 SEED = 20_261_123
 _DROPOUT = {"lora_dropout": 0.1}
+_FSDP: dict[str, Any] = {"sharding": {"mode": "fsdp"}}
 CASES: dict[str, dict[str, Any]] = {
     "LoRA": {},
     "LoRA, dropout": _DROPOUT,
@@ -43,11 +44,29 @@ CASES: dict[str, dict[str, Any]] = {
     "DoRA": {"use_dora": True},
     "QLoRA, dropout": {**_DROPOUT, "quantization": "nf4"},
     "all weights": {"use_lora": False},
+    "FSDP, LoRA, dropout, three shards, two workers": {
+        **_DROPOUT,
+        **_FSDP,
+        "shards": 3,
+        "workers": 2,
+    },
+    "FSDP, all weights, four shards, two workers": {
+        **_FSDP,
+        "use_lora": False,
+        "shards": 4,
+        "workers": 2,
+    },
     "DPO": {"preference": {}},
     "DPO, three shards, two workers": {"preference": {}, "shards": 3, "workers": 2},
     "DPO, kept reference, three shards": {
         "preference": {"loss": "ipo", "reference": "precomputed"},
         "shards": 3,
+    },
+    "FSDP, DPO, three shards, two workers": {
+        **_FSDP,
+        "preference": {},
+        "shards": 3,
+        "workers": 2,
     },
     "DPO, all weights": {"preference": {"loss": "cdpo", "label_smoothing": 0.1}, "use_lora": False},
     "embeddings, dropout, three lengths": {**_DROPOUT, "embedding": {"matryoshka": [16, 8]}},
@@ -61,6 +80,15 @@ CASES: dict[str, dict[str, Any]] = {
     "embeddings, all weights": {"embedding": {"label_name_share": 0.2}, "use_lora": False},
 }
 _WRONG_CASE = {**_DROPOUT, "checkpoint": {"every": 1}}
+# three rounds a step, the last with one worker idle: of two numbers each order gives the same sum
+_WRONG_FSDP_CASE = {
+    **_FSDP,
+    "use_lora": False,
+    "batch_size": 8,
+    "shards": 5,
+    "workers": 2,
+    "checkpoint": {"every": 1},
+}
 RUNS, KILLS, NOTICES = 5, 4, 2
 _FLIPPED = "a byte of the newest checkpoint is flipped"
 _THREADS = "two threads instead of one"
@@ -178,7 +206,7 @@ def _control(bench: Bench, name: str) -> str:
         runs.attempt(dataclasses.replace(job, threads=2))
         refused = "threads: 1 when saved, 2 here" in log.read_text()
         return "refused" if refused else ""
-    code = runs.attempt(job, mistake=MISTAKES[name])
+    code = runs.attempt(job, mistake=(MISTAKES | FSDP_MISTAKES)[name])
     if code != 0:
         return f"fails (exit {code})"
     return "other bits" if runs.result(job) != bench.expected else ""
@@ -237,9 +265,16 @@ def main() -> int:
     """Print the report, and keep it unless it is of a slice; 1 where anything is not as it must."""
     parser = argparse.ArgumentParser(description="Kills runs of training, and compares their bits.")
     parser.add_argument("--slice", action="store_true", help="a minute of it; no report is kept")
-    is_slice = parser.parse_args().slice
+    parser.add_argument(
+        "--only",
+        default="",
+        help="kinds with these words; or 'mistakes'; nothing kept",
+    )
+    given = parser.parse_args()
+    is_slice, only = given.slice, given.only
     begun, draw = time.monotonic(), random.Random(SEED)
     cases = dict(list(CASES.items())[1:2]) if is_slice else CASES
+    cases = {name: changes for name, changes in cases.items() if only in name}
     names = [*MISTAKES, _FLIPPED, _THREADS]
     with _folder() as folder:
         model = runs.make_model(folder / "model")
@@ -247,11 +282,17 @@ def main() -> int:
             examine(name, Bench(folder / str(at), model, changes), draw, is_slice)
             for at, (name, changes) in enumerate(cases.items())
         ]
-        wrong = Bench(folder / "wrong", model, _WRONG_CASE)
-        shown = controls(wrong, names[::3] if is_slice else names)
+        shown: dict[str, str] = {}
+        if only in "mistakes":
+            wrong = Bench(folder / "wrong", model, _WRONG_CASE)
+            shown |= controls(wrong, names[::3] if is_slice else names)
+        if only in "FSDP mistakes" and not is_slice:
+            cut = Bench(folder / "wrong-fsdp", model, _WRONG_FSDP_CASE)
+            made = controls(cut, [*FSDP_MISTAKES, _FLIPPED])
+            shown |= {f"FSDP: {name}": what for name, what in made.items()}
     report = render(found, shown, time.monotonic() - begun)
     print(report)
-    if not is_slice:
+    if not is_slice and not only:
         day = datetime.date.today().isoformat()
         place = ROOT / "benchmarks" / "results" / f"resume_{Machine.read().slug}_{day}.md"
         place.write_text(report, encoding="utf-8")

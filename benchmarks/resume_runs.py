@@ -39,7 +39,7 @@ from train.data.masks import TokenRow
 from train.data.tokenized import TokenizedData
 from train.job import Job
 from train.loop.reduce import ProcessGroup
-from train.run_files import ADAPTER, CHECKPOINTS, LOG, MODEL
+from train.run_files import ADAPTER, CHECKPOINTS, LOG, MODEL, OUTCOME
 from train.worker import work
 
 WORDS = 64
@@ -144,7 +144,9 @@ def result(job: Job) -> str:
     run = Path(job.uri)
     weights = sorted((run / kind).glob("*.safetensors"))
     if not weights or not (run / LOG).exists():
-        raise BenchmarkError(f"the run in {run} has no result")
+        outcome = run / OUTCOME
+        told = outcome.read_text() if outcome.exists() else "it has no outcome"
+        raise BenchmarkError(f"the run in {run} has no result: {told}")
     total = hashlib.sha256()
     for file in (*weights, run / LOG):
         total.update(hashlib.sha256(file.read_bytes()).digest())

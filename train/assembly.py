@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from train.checkpoint.faults import Faults
@@ -47,12 +48,13 @@ class Assembled:
 
     Attributes:
         run: To be run.
-        model: transformers' or peft's, which it trains.
+        save: Called at the end on every worker: puts the adapter or the model into a folder, where
+            one is given.
         recorder: Of its curves.
     """
 
     run: TrainingRun
-    model: Any
+    save: Callable[[Path | None], None]
     recorder: Recorder
 
 
@@ -114,7 +116,16 @@ def assemble(attempt: Attempt) -> Assembled:
         logger.info(RESUMED, run.step, total_steps(config, found.plan.steps_per_epoch))
     if attempt.is_first:
         recorder.begin(run.log.lines())
-    return Assembled(run, found.model.module, recorder)
+
+    def save(folder: Path | None) -> None:
+        if folder is None:
+            return
+        if isinstance(found.model.module, Encoder):
+            found.model.module.save(folder)
+        else:
+            found.model.module.save_pretrained(folder, safe_serialization=True)
+
+    return Assembled(run, save, recorder)
 
 
 def _find(attempt: Attempt) -> _Found:
@@ -179,7 +190,7 @@ def _parts(attempt: Attempt, found: _Found, recorder: Recorder) -> Parts:
         )
         # the reference is computed by the model as it is before its first step
         objective = make_objective(job, place)
-        evaluator = _evaluator(job, place, model.module, plan)
+        evaluator = make_evaluator(job, place, model.module, plan)
     parts = Parts(
         plan=plan,
         data=job.train,
@@ -222,10 +233,10 @@ def _of_encoder(
     return objective, evaluator
 
 
-def _evaluator(
+def make_evaluator(
     job: Job, place: Place, model: Any, plan: StepPlan
 ) -> Evaluator | PairEvaluator | None:
-    """None: nothing is held out."""
+    """What measures the held-out rows; None: there are none."""
     if job.held_out is None:
         return None
     if job.config.preference is not None:

@@ -33,6 +33,8 @@ ALLOW = "--allow-inexact"
 _X86 = ("vendor_id", "cpu family", "model")
 _ARM = ("CPU implementer", "CPU architecture", "CPU variant", "CPU part")
 _NO_WORLD_SIZE = 0
+_WHOLE = "none"
+"""Sharding where each worker holds the whole model; manifests do not say it, as the older ones."""
 
 
 def _words(text: str) -> Any:
@@ -50,6 +52,7 @@ class Fingerprint:
         config_digest: Of the fields of the configuration that change the numbers.
         world_size: Workers; 0 where gradients are added in a fixed order over logical shards, so
             that the number of workers changes nothing.
+        sharding: How the model is spread over workers: it changes the order of sums.
     """
 
     model: str
@@ -72,6 +75,7 @@ class Fingerprint:
     loss_head_tile: int = _words("tokens in a tile of the loss head")
     loss_head_rows: int = _words("positions in a tile of the loss head")
     world_size: int = _words("workers")
+    sharding: str = field(default=_WHOLE, metadata={"words": "sharding"})
 
     @classmethod
     def here(
@@ -89,6 +93,7 @@ class Fingerprint:
         kernels: bool = True,
         world_size: int = 1,
         fixed_order: bool = True,
+        sharding: str = _WHOLE,
     ) -> Self:
         """Of a run in this process, with the number of threads that torch has now.
 
@@ -106,6 +111,7 @@ class Fingerprint:
             world_size: Workers.
             fixed_order: Gradients are added in the order of the logical shards, whoever computed
                 them; the number of workers is then not compared.
+            sharding: How the model is spread over workers.
         """
         return cls(
             model=model,
@@ -128,11 +134,15 @@ class Fingerprint:
             loss_head_tile=loss_head.TILE,
             loss_head_rows=loss_head.ROWS,
             world_size=_NO_WORLD_SIZE if fixed_order else world_size,
+            sharding=sharding,
         )
 
     def to_dict(self) -> dict[str, Any]:
         """For a manifest."""
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
+        if self.sharding == _WHOLE:
+            del values["sharding"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -142,6 +152,7 @@ class Fingerprint:
             ValueError: a field is missing, unknown or of another type.
         """
         types = {f.name: str if f.type in ("str", str) else int for f in dataclasses.fields(cls)}
+        values = {"sharding": _WHOLE, **values}
         if set(values) != set(types):
             odd = sorted(set(values) ^ set(types))
             raise ValueError(f"fingerprint: fields {odd} are missing or unknown")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +34,7 @@ class Place:
         notice: Whether this worker's machine is about to end.
         model_digest: Of the weights that training starts from.
         dtype: Of the computation.
+        cache: Makes the folder of a kept reference.
     """
 
     files: RunFiles
@@ -42,6 +43,7 @@ class Place:
     notice: Callable[[], bool]
     model_digest: str
     dtype: torch.dtype
+    cache: Callable[[str, Mapping[str, str | int]], ReferenceCache] = ReferenceCache
 
 
 def make_objective(job: Job, place: Place) -> Objective:
@@ -101,7 +103,7 @@ def _kept(config: TrainingConfig, place: Place, data: TokenizedData, uri: str) -
     most = config.micro_batch_tokens
     key = reference_key(data, place.model_digest, place.dtype, most, config.quantization)
     values = precompute(
-        place.computer, data, ReferenceCache(uri, key), place.group, most, place.notice
+        place.computer, data, place.cache(uri, key), place.group, most, place.notice
     )
     if values is None:
         raise MachineEndsError("a machine of this run is taken back; its reference goes on later")

@@ -6,12 +6,12 @@ The outcome is written last, since it says that all the rest is there.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ironcliw.buckets import shown
 from ironcliw.errors import CheckpointError, IroncliwError, TrainingError
-from train.embedding.encoder import Encoder
 from train.evaluation.gate import judge
 from train.evaluation.report import as_json, as_markdown, as_record
 from train.job import Job
@@ -35,14 +35,18 @@ def write_failure(files: RunFiles, error: Exception, rank: int) -> None:
 
 
 def write_result(
-    job: Job, files: RunFiles, model: Any, run: TrainingRun, recorder: Recorder
+    job: Job,
+    files: RunFiles,
+    save: Callable[[Path], None],
+    run: TrainingRun,
+    recorder: Recorder,
 ) -> None:
     """The adapter or model, the log, and then the outcome.
 
     Args:
         job: The run.
         files: Of it.
-        model: transformers' or peft's, as it was trained.
+        save: Puts the adapter or the model, as it was trained, into a folder.
         run: At its end.
         recorder: Of its curves.
 
@@ -51,11 +55,9 @@ def write_result(
     """
     kind = ADAPTER if job.config.use_lora else MODEL
     with tempfile.TemporaryDirectory(prefix="ironcliw-train-") as folder:
-        if isinstance(model, Encoder):
-            model.save(Path(folder))
-        else:
-            model.save_pretrained(folder, safe_serialization=True)
-        if kind == MODEL and job.tokenizer is not None and not isinstance(model, Encoder):
+        save(Path(folder))
+        is_encoder = job.config.embedding is not None
+        if kind == MODEL and job.tokenizer is not None and not is_encoder:
             # a model is served and trained further with its tokenizer; an adapter with its base's
             job.tokenizer.transformers().save_pretrained(folder)
         files.upload(Path(folder), kind)

@@ -17,7 +17,7 @@ import torch
 
 from cluster.handover import Handover
 from ironcliw.errors import TrainingError
-from train.assembly import Attempt, assemble
+from train.assembly import Assembled, Attempt, assemble
 from train.checkpoint.faults import Faults
 from train.checkpoint.store import CheckpointStore
 from train.job import Job
@@ -110,14 +110,32 @@ def _attempt(
     folder = job.settings.handover_dir
     handover = None if folder is None else Handover(folder)
     attempt = Attempt(job, files, group, lambda: _is_noticed(handover), report, faults, listen)
-    made = assemble(attempt)
-    with contextlib.closing(made.recorder):
-        with _hook(handover, f"train-{os.getpid()}-{group.rank}"):
-            ending = made.run.run()
-        if ending is Ending.NOTICE:
-            raise MachineEndsError("a machine of this run is taken back; all is saved")
-        if group.rank == 0:
-            write_result(job, files, made.model, made.run, made.recorder)
+    make, guarded = _ways(job)
+    with guarded:
+        made = make(attempt)
+        with contextlib.closing(made.recorder):
+            with _hook(handover, f"train-{os.getpid()}-{group.rank}"):
+                ending = made.run.run()
+            if ending is Ending.NOTICE:
+                raise MachineEndsError("a machine of this run is taken back; all is saved")
+            if group.rank == 0:
+                write_result(job, files, made.save, made.run, made.recorder)
+            else:
+                made.save(None)
+
+
+def _ways(
+    job: Job,
+) -> tuple[Callable[[Attempt], Assembled], contextlib.AbstractContextManager[None]]:
+    """How the run is put together, and what its collectives' failures are taken for."""
+    if not job.config.sharding.is_on:
+        return assemble, contextlib.nullcontext()
+    # not at the top: torch takes its time to import FSDP2, which most runs do without
+    from train.sharding.assembly import assemble_sharded
+    from train.sharding.signals import peers
+
+    # they are everywhere in it: in loading, in passes, in measures and in the export
+    return assemble_sharded, peers()
 
 
 def _is_noticed(handover: Handover | None) -> bool:

@@ -17,7 +17,8 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from ironcliw.errors import CheckpointError, DamagedCheckpointError
@@ -118,27 +119,60 @@ class LocalFolder:
         Raises:
             CheckpointError: it could not be written; what was begun is removed.
         """
-        partial, reach = self._root / f"{_PARTIAL}{name}", self._faults.reach
+        with self.prepared(name, sum(part.size_bytes for part in parts)):
+            self.commit(name, seal([self.write_part(name, part) for part in parts]))
+
+    @contextmanager
+    def prepared(self, name: str, size_bytes: int) -> Iterator[None]:
+        """A folder aside for a checkpoint's files, while the block runs; it must commit them.
+
+        Args:
+            name: Of the checkpoint.
+            size_bytes: Of its files, for the message.
+
+        Raises:
+            CheckpointError: it could not be written; what was begun is removed.
+        """
+        partial, reach = self._partial(name), self._faults.reach
         try:
             reach("begun")
             self._check_folder()
             with made_and_locked(partial):
                 reach("partial-folder-made")
-                entries = [self._write_part(partial, part) for part in parts]
-                self._write_file(partial / MANIFEST, [memoryview(seal(entries))], "manifest")
-                sync_folder(partial)
-                reach("partial-folder-fsynced")
-                partial.rename(self._root / name)
-                reach("renamed")
-                sync_folder(self._root)
-                reach("root-fsynced")
+                yield
         except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
-            wanted = sum(part.size_bytes for part in parts)
             raise CheckpointError(
-                f"checkpoint {name}, {wanted / 1e6:.1f} MB, could not be written to {self._root}: "
-                f"{reason(error)}; the checkpoints before it are as they were"
+                f"checkpoint {name}, {size_bytes / 1e6:.1f} MB, could not be written to "
+                f"{self._root}: {reason(error)}; the checkpoints before it are as they were"
             ) from error
+        except CheckpointError:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+    def write_part(self, name: str, part: Part) -> FileEntry:
+        """Write a file of a checkpoint that is prepared, by this process or another one.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        digest = self._write_file(self._partial(name) / part.name, part.blocks(), "file")
+        return FileEntry(part.name, part.size_bytes, digest)
+
+    def commit(self, name: str, manifest: bytes) -> None:
+        """Make a checkpoint of the files that were written.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        partial, reach = self._partial(name), self._faults.reach
+        self._write_file(partial / MANIFEST, [memoryview(manifest)], "manifest")
+        sync_folder(partial)
+        reach("partial-folder-fsynced")
+        partial.rename(self._root / name)
+        reach("renamed")
+        sync_folder(self._root)
+        reach("root-fsynced")
 
     def remove(self, name: str) -> None:
         """Remove a checkpoint, whole for whoever lists the folder.
@@ -157,9 +191,8 @@ class LocalFolder:
         except OSError as error:
             raise CheckpointError(f"{old} cannot be removed: {reason(error)}") from error
 
-    def _write_part(self, folder: Path, part: Part) -> FileEntry:
-        digest = self._write_file(folder / part.name, part.blocks(), "file")
-        return FileEntry(part.name, part.size_bytes, digest)
+    def _partial(self, name: str) -> Path:
+        return self._root / f"{_PARTIAL}{name}"
 
     def _write_file(self, path: Path, blocks: Iterable[memoryview], kind: str) -> str:
         """Write and fsync; the SHA-256 of what was written."""

@@ -14,7 +14,7 @@ import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from ironcliw.buckets import connect
@@ -103,14 +103,33 @@ class RemoteFolder:
         Raises:
             CheckpointError: it could not be written.
         """
+        with self.prepared(name, sum(part.size_bytes for part in parts)):
+            self.commit(name, seal([self.write_part(name, part) for part in parts]))
+
+    @contextlib.contextmanager
+    def prepared(self, name: str, size_bytes: int) -> Iterator[None]:
+        """Nothing has to be made for a checkpoint's objects."""
         self._faults.reach("begun")
-        entries = []
-        for part in parts:
-            digest = self._put(f"{name}/{part.name}", part.blocks)
-            self._faults.reach("object-put")
-            entries.append(FileEntry(part.name, part.size_bytes, digest))
-        manifest = memoryview(seal(entries))
-        self._put(f"{name}/{MANIFEST}", lambda: [manifest])
+        yield
+
+    def write_part(self, name: str, part: Part) -> FileEntry:
+        """Put an object of a checkpoint.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        digest = self._put(f"{name}/{part.name}", part.blocks)
+        self._faults.reach("object-put")
+        return FileEntry(part.name, part.size_bytes, digest)
+
+    def commit(self, name: str, manifest: bytes) -> None:
+        """Make a checkpoint of the objects that were put.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        held = memoryview(manifest)
+        self._put(f"{name}/{MANIFEST}", lambda: [held])
         self._faults.reach("manifest-put")
 
     def remove(self, name: str) -> None:

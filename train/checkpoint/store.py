@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -47,6 +48,15 @@ class Backend(Protocol):
     ) -> None:
         """Write and commit a checkpoint."""
 
+    def prepared(self, name: str, size_bytes: int) -> AbstractContextManager[None]:
+        """Where files of a checkpoint are written before they are committed."""
+
+    def write_part(self, name: str, part: Part) -> FileEntry:
+        """Write one of them."""
+
+    def commit(self, name: str, manifest: bytes) -> None:
+        """Make a checkpoint of them."""
+
     def remove(self, name: str) -> None:
         """Remove a checkpoint, whole for whoever lists them."""
 
@@ -81,14 +91,15 @@ class CheckpointStore:
         if keep < 2:
             raise ValueError(f"keep is {keep}; give 2 or more, should the newest be damaged")
         self.keep = keep
-        self.uri = str(uri)
-        self._backend = _backend(self.uri, faults or NoFaults(), leftover_seconds)
+        self.uri: str = str(uri)
+        self.backend: Backend = _backend(self.uri, faults or NoFaults(), leftover_seconds)
         self._damaged: set[str] = set()
+        """Names of checkpoints that are no reason to remove an older one."""
         if not read_only:
-            self._backend.open()
+            self.backend.open()
 
     def __repr__(self) -> str:
-        return f"CheckpointStore({self._backend.where()!r}, keep={self.keep})"
+        return f"CheckpointStore({self.backend.where()!r}, keep={self.keep})"
 
     def commit(self, snapshot: Snapshot) -> Manifest:
         """Write a snapshot; when this returns, it is durable. Older ones are then removed.
@@ -105,8 +116,8 @@ class CheckpointStore:
             return manifest.encode()
 
         name = new_name(snapshot.step)
-        self._backend.write(name, parts_of(snapshot), seal)
-        self._remove_old(spare=name)
+        self.backend.write(name, parts_of(snapshot), seal)
+        self.remove_old(spare=name)
         return sealed[-1]
 
     def newest(
@@ -131,10 +142,10 @@ class CheckpointStore:
         for _ in range(_READS):
             try:
                 return self._newest(fingerprint, allow_inexact)
-            except _VanishedError:
+            except VanishedError:
                 continue
         raise CheckpointError(
-            f"checkpoints in {self._backend.where()} were removed {_READS} times while they were "
+            f"checkpoints in {self.backend.where()} were removed {_READS} times while they were "
             "read; see which process writes there"
         )
 
@@ -146,10 +157,10 @@ class CheckpointStore:
             CheckpointError: the storage cannot be read.
         """
         manifests = []
-        for name in self._names():
+        for name in self.names():
             try:
-                manifests.append(self._manifest(name))
-            except _VanishedError:
+                manifests.append(self.manifest(name))
+            except VanishedError:
                 continue
             except DamagedCheckpointError as error:
                 logger.error("%s", error)
@@ -157,7 +168,7 @@ class CheckpointStore:
 
     def _newest(self, fingerprint: Fingerprint | None, allow_inexact: bool) -> Checkpoint | None:
         problems = []
-        for name in self._names():
+        for name in self.names():
             try:
                 return self._load(name, fingerprint, allow_inexact)
             except DamagedCheckpointError as error:
@@ -167,48 +178,59 @@ class CheckpointStore:
         if not problems:
             return None
         raise DamagedCheckpointError(
-            f"none of the {len(problems)} checkpoints in {self._backend.where()} is whole: "
+            f"none of the {len(problems)} checkpoints in {self.backend.where()} is whole: "
             f"{'; '.join(problems)}. Restore one of them, or name another folder to start anew"
         )
 
     def _load(
         self, name: str, fingerprint: Fingerprint | None, allow_inexact: bool
     ) -> Checkpoint | None:
-        manifest, location = self._manifest(name), self._backend.where(name)
+        manifest, location = self.manifest(name), self.backend.where(name)
         inexact: tuple[str, ...] = ()
         if fingerprint is not None:
             inexact = check_resume(manifest.fingerprint, fingerprint, location, allow_inexact)
-        files = {file.name: self._verified(name, file) for file in manifest.files}
+        files = {file.name: self.verified(name, file) for file in manifest.files}
         if STATE not in files:
             raise DamagedCheckpointError(f"the manifest of {location} lists no {STATE}")
-        state = decode_state(files.pop(STATE), self._backend.where(name, STATE))
+        state = decode_state(files.pop(STATE), self.backend.where(name, STATE))
         tensors = {}
         for file in [*files]:
-            tensors.update(read_tensors(files.pop(file), self._backend.where(name, file)))
+            tensors.update(read_tensors(files.pop(file), self.backend.where(name, file)))
         if inexact:
             logger.warning("INEXACT RESUME from %s: %s", location, "; ".join(inexact))
         return Checkpoint(manifest.step, tensors, state, manifest, location, inexact)
 
-    def _manifest(self, name: str) -> Manifest:
-        location = self._backend.where(name, MANIFEST)
+    def manifest(self, name: str) -> Manifest:
+        """Of a checkpoint.
+
+        Raises:
+            DamagedCheckpointError: it is none.
+            NewerFormatError: a newer release wrote it.
+        """
+        location = self.backend.where(name, MANIFEST)
         try:
-            raw = self._backend.read(name, MANIFEST)
+            raw = self.backend.read(name, MANIFEST)
         except FileNotFoundError:
-            if name not in self._backend.folders():
-                raise _VanishedError from None
+            if name not in self.backend.folders():
+                raise VanishedError from None
             raise DamagedCheckpointError(f"{location} is missing") from None
         manifest = Manifest.decode(raw, location)
         if manifest.step != step_of(name):
             raise DamagedCheckpointError(f"{location} is of step {manifest.step}: it was moved")
         return manifest
 
-    def _verified(self, name: str, file: FileEntry) -> bytes:
-        location = self._backend.where(name, file.name)
+    def verified(self, name: str, file: FileEntry) -> bytes:
+        """The bytes of a file of a checkpoint, which are those that its manifest tells of.
+
+        Raises:
+            DamagedCheckpointError: they are not.
+        """
+        location = self.backend.where(name, file.name)
         try:
-            raw = self._backend.read(name, file.name)
+            raw = self.backend.read(name, file.name)
         except FileNotFoundError:
-            if name not in self._backend.folders():
-                raise _VanishedError from None
+            if name not in self.backend.folders():
+                raise VanishedError from None
             raise DamagedCheckpointError(f"{location} is missing") from None
         found = hashlib.sha256(raw).hexdigest()
         if found != file.sha256:
@@ -218,23 +240,28 @@ class CheckpointStore:
             )
         return raw
 
-    def _remove_old(self, spare: str) -> None:
-        """All but the newest `keep` that are not known to be damaged, and never `spare`."""
+    def remove_old(self, spare: str) -> None:
+        """Remove all but the newest `keep` that are not known to be damaged, and never `spare`."""
         good = 0
         try:
-            for name in self._names():
+            for name in self.names():
                 if good >= self.keep and name != spare:
-                    self._backend.remove(name)
+                    self.backend.remove(name)
                 good += name not in self._damaged
         except CheckpointError as error:
             # the new checkpoint is durable, so training goes on; the next commit tries again
             logger.warning("old checkpoints were not removed: %s", error)
 
-    def _names(self) -> list[str]:
-        return newest_first(self._backend.folders())
+    def mark_damaged(self, name: str) -> None:
+        """Let an older checkpoint be kept instead of this one."""
+        self._damaged.add(name)
+
+    def names(self) -> list[str]:
+        """Of all that may be committed checkpoints, newest first."""
+        return newest_first(self.backend.folders())
 
 
-class _VanishedError(Exception):
+class VanishedError(Exception):
     """Another process removed the checkpoint that is being read."""
 
 

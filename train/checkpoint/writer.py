@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
+from typing import Protocol
 
 import torch
 
@@ -14,9 +15,17 @@ from ironcliw.errors import DeadlineExceededError
 from train.checkpoint.interval import SaveCost
 from train.checkpoint.manifest import Manifest
 from train.checkpoint.snapshot import Snapshot
-from train.checkpoint.store import CheckpointStore
 
 logger = logging.getLogger(__name__)
+
+
+class Commits(Protocol):
+    """Where snapshots are committed: `store.CheckpointStore`, or one that several workers share."""
+
+    @property
+    def uri(self) -> str: ...
+
+    def commit(self, snapshot: Snapshot) -> Manifest: ...
 
 
 class AsyncWriter:
@@ -34,7 +43,7 @@ class AsyncWriter:
         store: Where to.
     """
 
-    def __init__(self, store: CheckpointStore) -> None:
+    def __init__(self, store: Commits) -> None:
         self._store = store
         self._buffers: dict[str, torch.Tensor] = {}
         self._thread: threading.Thread | None = None

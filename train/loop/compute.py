@@ -70,13 +70,14 @@ class Computer:
         self._body = getattr(self._causal, self._causal.base_model_prefix)
         head = self._causal.get_output_embeddings()
         config = self._causal.config
-        self._plain_head: torch.Tensor | None = None
+        # its weight is looked up at each call: a sharded model has another whenever it is gathered
+        self._plain_head: torch.nn.Linear | None = None
         if (
             type(head) is torch.nn.Linear
             and head.bias is None
             and all(getattr(config, key, None) in (None, 1.0) for key in _CHANGES_LOGITS)
         ):
-            self._plain_head = head.weight
+            self._plain_head = head
 
     def set_training(self, training: bool) -> bool:
         """Dropout on or off; returns how it was."""
@@ -101,7 +102,7 @@ class Computer:
             logits = self._causal(**given, logits_to_keep=places).logits[0]
             return -F.cross_entropy(logits.float(), targets, reduction="none")
         hidden = self._body(**given).last_hidden_state[0]
-        return token_logprobs(hidden[places], self._plain_head, targets)
+        return token_logprobs(hidden[places], self._plain_head.weight, targets)
 
     @contextlib.contextmanager
     def without_adapters(self) -> Iterator[None]:
@@ -146,7 +147,7 @@ class Computer:
             likeliest = logits.argmax(-1) if best else None
         else:
             hidden = self._body(**given).last_hidden_state[0][places]
-            logprobs = token_logprobs(hidden, self._plain_head, targets)
+            logprobs = token_logprobs(hidden, self._plain_head.weight, targets)
             likeliest = self._likeliest(hidden) if best else None
         return Examined(
             -float(logprobs.sum()),
@@ -157,7 +158,7 @@ class Computer:
     def _likeliest(self, hidden: torch.Tensor) -> torch.Tensor:
         """The token of the largest logit for hidden [S, D]; int64 [S]."""
         assert self._plain_head is not None
-        head = self._plain_head
+        head = self._plain_head.weight
         return torch.cat([F.linear(some, head).argmax(-1) for some in torch.split(hidden, _ROWS)])
 
     def _inputs(

@@ -7,10 +7,13 @@ the module's parameters and their `.grad` are views of them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
+
+WEIGHTS = "weights/"
+"""Of the names of the values in a checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,20 @@ class FlatParameters:
 
     def __len__(self) -> int:
         return self.values.numel()
+
+    def norm(self) -> float:
+        """Of the gradient."""
+        return float(torch.linalg.vector_norm(self.gradient))
+
+    def snapshot(self, optimizer: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Values, and the optimizer's tensors, by the names that a checkpoint has for them."""
+        return {**{WEIGHTS + name: view for name, view in self.named().items()}, **optimizer}
+
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """Put the values of a snapshot back; what the optimizer takes of it."""
+        for name, view in self.named().items():
+            view.copy_(tensors[WEIGHTS + name])
+        return tensors
 
     def named(self, vector: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """Views by name, of the values or of another vector [P]."""

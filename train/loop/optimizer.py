@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from ironcliw.errors import CheckpointError, SettingsError
 from train.config import TrainingConfig
-from train.loop.flat import FlatParameters
 
-_PREFIX = "optimizer/"
+PREFIX = "optimizer/"
+"""Of the names of its tensors."""
+
+
+class Trained(Protocol):
+    """What is trained, as vectors [P]: `FlatParameters`, or a worker's pieces of it."""
+
+    values: torch.Tensor
+    gradient: torch.Tensor
+
+    def __len__(self) -> int: ...
+
+    def norm(self) -> float:
+        """Of the whole gradient."""
+        ...
 
 
 class Optimizer:
@@ -26,7 +39,7 @@ class Optimizer:
         SettingsError: `adamw8bit` without CUDA or without bitsandbytes.
     """
 
-    def __init__(self, flat: FlatParameters, config: TrainingConfig) -> None:
+    def __init__(self, flat: Trained, config: TrainingConfig) -> None:
         self._flat = flat
         self._clip = config.clip_norm
         self._parameter = torch.nn.Parameter(flat.values)
@@ -45,7 +58,7 @@ class Optimizer:
         """
         gradient = self._flat.gradient
         gradient.div_(divisor)
-        norm = float(torch.linalg.vector_norm(gradient))
+        norm = self._flat.norm()
         if norm != norm or norm == float("inf"):
             return norm
         if self._clip is not None and norm > self._clip:
@@ -59,7 +72,7 @@ class Optimizer:
         """Its state by name, for a checkpoint; empty before the first step."""
         state: Mapping[str, Any] = self._inner.state.get(self._parameter, {})
         return {
-            f"{_PREFIX}{key}": value
+            f"{PREFIX}{key}": value
             for key, value in state.items()
             if isinstance(value, torch.Tensor)
         }
@@ -76,9 +89,9 @@ class Optimizer:
             CheckpointError: it is not of these parameters.
         """
         found = {
-            name.removeprefix(_PREFIX): tensor
+            name.removeprefix(PREFIX): tensor
             for name, tensor in tensors.items()
-            if name.startswith(_PREFIX)
+            if name.startswith(PREFIX)
         }
         length = len(self._flat)
         for key in ("exp_avg", "exp_avg_sq"):

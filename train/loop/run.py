@@ -15,20 +15,18 @@ from typing import Any
 
 from ironcliw.errors import CheckpointError, TrainingError
 from train.checkpoint.snapshot import Checkpoint, Snapshot
-from train.data.plan import Step, StepPlan, shards_of
+from train.data.plan import Step, StepPlan
 from train.data.tokenized import TokenizedData
 from train.fingerprint import Fingerprint
-from train.loop.flat import FlatParameters
 from train.loop.log import RunLog
 from train.loop.objective import Objective
 from train.loop.optimizer import Optimizer
-from train.loop.reduce import Group, Reducer, StepSum
+from train.loop.passes import Passes, ShardPasses, TrainedParameters
+from train.loop.reduce import Group, StepSum
 from train.loop.saving import Saver
 from train.loop.schedule import LearningRate
 from train.loop.shares import InterruptedEvaluationError
-from train.randomness import seeded
 
-WEIGHTS = "weights/"
 _SHOWN_ROWS = 8
 
 
@@ -87,7 +85,7 @@ class Parts:
         schedule: The learning rate of each step.
         group: The workers.
         fingerprint: What the numbers depend on.
-        saver: Saves; None on all workers but the first.
+        saver: Saves; None on all workers but the first, where each has the whole model.
         seed: Of the run.
         evaluate: Called at the end of epochs with the number of steps done, on all workers; what it
             returns goes to the log. None, or a result of None: nothing is measured then. It raises
@@ -95,12 +93,13 @@ class Parts:
         notice: Whether this worker's machine is about to end.
         report: Called after each step.
         logged: Called with each line that the log gets, on the first worker.
+        passes: How a step's gradient is computed; None: each worker has the whole model.
     """
 
     plan: StepPlan
     data: TokenizedData
     objective: Objective
-    flat: FlatParameters
+    flat: TrainedParameters
     optimizer: Optimizer
     schedule: LearningRate
     group: Group
@@ -111,6 +110,7 @@ class Parts:
     notice: Callable[[], bool] = lambda: False
     report: Callable[[StepReport], None] = lambda report: None
     logged: Callable[[Mapping[str, Any]], None] = lambda line: None
+    passes: Passes | None = None
 
 
 class TrainingRun:
@@ -126,8 +126,9 @@ class TrainingRun:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        numbers = 1 + len(parts.objective.measures)
-        self._reducer = Reducer(parts.group, parts.plan.shards, parts.flat.gradient, numbers)
+        self._passes = parts.passes or ShardPasses(
+            parts.plan.shards, parts.flat, parts.objective, parts.group, parts.notice, parts.seed
+        )
         self.step = self._begun = 0
         self.log = RunLog()
 
@@ -148,9 +149,8 @@ class TrainingRun:
                 f"checkpoint {checkpoint.location} holds other parameters than this run trains; "
                 "resume with the configuration that it was saved with"
             )
-        for name, view in flat.named().items():
-            view.copy_(checkpoint.tensors[WEIGHTS + name])
-        self._parts.optimizer.restore(checkpoint.tensors, state["optimizer"])
+        tensors = flat.restore(checkpoint.tensors)
+        self._parts.optimizer.restore(tensors, state["optimizer"])
         self.step = self._begun = checkpoint.step
         self.log = RunLog(state["log"])
         if checkpoint.inexact:
@@ -159,15 +159,13 @@ class TrainingRun:
     def snapshot(self) -> Snapshot:
         """The run between two steps."""
         parts = self._parts
-        tensors = {WEIGHTS + name: view for name, view in parts.flat.named().items()}
         state = {
             "layout": parts.flat.layout(),
             "optimizer": parts.optimizer.numbers(),
             "log": self.log.text,
         }
-        return Snapshot(
-            self.step, {**tensors, **parts.optimizer.tensors()}, state, parts.fingerprint
-        )
+        tensors = parts.flat.snapshot(parts.optimizer.tensors())
+        return Snapshot(self.step, tensors, state, parts.fingerprint)
 
     def run(self) -> Ending:
         """To the end of the run, or of the machine; then everything is durable.
@@ -188,27 +186,12 @@ class TrainingRun:
                 return Ending.FINISHED
             begun = time.perf_counter()
             step = parts.plan.step(self.step)
-            total = self._reducer.sum(notice=not self._computed(step))
+            total = self._passes.compute(step)
             if total.notice:
                 # computed in part at most: it is done again, whole, by the next attempt
                 self._save_together()
                 return Ending.NOTICE
             self._finish(step, total, begun)
-
-    def _computed(self, step: Step) -> bool:
-        """The gradients of this worker's shards, unless a notice comes in between."""
-        parts = self._parts
-        for shard in shards_of(parts.group.rank, parts.group.size, parts.plan.shards):
-            sums = [0.0] * (1 + len(parts.objective.measures))
-            for number, batch in enumerate(step.shards[shard].micro_batches):
-                if parts.notice():
-                    return False
-                device = parts.flat.values.device
-                with seeded(parts.seed, step.number, shard, number, device=device):
-                    found = parts.objective.backward(batch)
-                    sums = [a + b for a, b in zip(sums, found, strict=True)]
-            self._reducer.keep(shard, *sums)
-        return not parts.notice()
 
     def _finish(self, step: Step, total: StepSum, begun: float) -> None:
         parts = self._parts
@@ -220,6 +203,7 @@ class TrainingRun:
         # a loss without a number can come with a gradient that has one, which must not be applied
         norm = parts.optimizer.step(rate, float(units)) if math.isfinite(loss) else math.nan
         parts.flat.gradient.zero_()
+        self._passes.updated()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._save_together()
             raise TrainingError(self._not_finite(step, loss, norm))

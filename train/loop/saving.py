@@ -79,11 +79,16 @@ class Saver:
         Raises:
             CheckpointError: the save before this one failed.
         """
+        if self._is_due(step, seconds):
+            self._submit(step, snapshot())
+
+    def _is_due(self, step: int, seconds: float) -> bool:
         self._times.append(seconds)
-        if step - self._saved < self.every:
-            return
+        return step - self._saved >= self.every
+
+    def _submit(self, step: int, snapshot: Snapshot) -> None:
         self._saved = step
-        self._writer.submit(snapshot())
+        self._writer.submit(snapshot)
         if self._options.every == "auto" and self._writer.cost is not None:
             found = choose_interval(self._writer.cost, statistics.median(self._times), self._mtbf)
             if found.steps != self.every:

@@ -33,15 +33,7 @@ class SharedInput:
     """
 
     def __init__(self, layers: Sequence[Any]) -> None:
-        self._layers = [
-            LoraLayer(
-                layer.base_layer.weight,
-                layer.base_layer.bias,
-                layer.lora_A[ADAPTER].weight,
-                layer.lora_B[ADAPTER].weight,
-            )
-            for layer in layers
-        ]
+        self._layers = list(layers)
         self._first = layers[0]
         self._scale = float(layers[0].scaling[ADAPTER])
         self._dropout = dropout_of(layers[0])
@@ -51,15 +43,24 @@ class SharedInput:
     def call(self, at: int, x: torch.Tensor) -> torch.Tensor:
         """The output of layer `at` for x [..., D]."""
         if self._first.disable_adapters:
-            layer = self._layers[at]
+            layer = self._layers[at].base_layer
             return F.linear(x, layer.weight, layer.bias)
         if self._input is not x or at not in self._ready:
-            outputs = lora_linear(x, self._layers, self._scale, self._dropout, self._first.training)
+            # looked up at each call: a sharded model has others whenever a layer is gathered
+            layers = [_weights(layer) for layer in self._layers]
+            outputs = lora_linear(x, layers, self._scale, self._dropout, self._first.training)
             self._input, self._ready = x, dict(enumerate(outputs))
         found = self._ready.pop(at)
         if not self._ready:
             self._input = None
         return found
+
+
+def _weights(layer: Any) -> LoraLayer:
+    base = layer.base_layer
+    return LoraLayer(
+        base.weight, base.bias, layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+    )
 
 
 def fuse(model: torch.nn.Module) -> int:

@@ -114,7 +114,7 @@ def load_base(
 
 
 def drop_nothing(module: torch.nn.Module) -> None:
-    """Turn every dropout off that the model came with."""
+    """Set every chance of dropping to 0, whatever the model was published with."""
     for each in module.modules():
         if isinstance(each, torch.nn.Dropout):
             each.p = 0.0

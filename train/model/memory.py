@@ -14,6 +14,11 @@ F width of the feed-forward layers, b bytes of a number in the run's precision:
                         peft's own: each keeps its input in float32
     loss             T D (b + 4) for the gradient of the hidden states; logits are never held
 
+With sharding over N workers: W b / N and P (...) / N, of which 8 more for the sum of a step and
+FSDP2's own copy; and what is gathered at a time: embedding and head, and 2 layers' weights, whose
+gradients are there three times in float32 (as computed, as sent, as received) where they are
+trained. Shards keep no gradient of their own.
+
 It is an estimate and not a bound: allocators keep some more.
 """
 
@@ -29,9 +34,14 @@ import torch
 from ironcliw.errors import TrainingError
 from train.config import TrainingConfig
 from train.model.sizes import ModelSizes
+from train.sharding.options import ShardingOptions
 
 _TRAINED_BYTES = 4 + 4 + 8 + 12
 _KEPT_BYTES = 4
+_COPIED_BYTES = 4 + 4
+"""Of a trained number of a model in pieces: FSDP2's own value, and the sum of a step's rounds."""
+_LAYERS_GATHERED = 2
+"""At a time: the one that is computed, and the next."""
 _HIDDEN_COPIES, _WIDTH_COPIES = 13, 3
 """Kept of a layer for its backward pass; of one in `fast_layers` it is some 7 and 3."""
 _ADAPTED_INPUTS = 6
@@ -41,6 +51,8 @@ _UNPACKING_BYTES = 4 + 4
 """Of a number while its layer is unpacked: its code as an index, and its value in float32."""
 _HEADROOM = 256 * 2**20
 """For the allocator, and what libraries load when they are first used."""
+_WORKERS = (2, 4, 8, 16, 32, 64)
+"""Numbers of workers that a message looks at."""
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -53,17 +65,23 @@ class Need:
         trained: Of what is trained, with gradient, optimizer and copies.
         activations: Of a micro-batch.
         loading: Of the weights before they are packed, if they are.
+        gathered: Of what a worker gathers of a model in pieces.
     """
 
     weights: int
     trained: int
     activations: int
     loading: int = 0
+    gathered: int = 0
 
     @property
     def total(self) -> int:
         """All of it at the worst moment, with some headroom."""
-        return max(self.loading, self.weights + self.trained + self.activations) + _HEADROOM
+        return max(self.loading, self._computing) + _HEADROOM
+
+    @property
+    def _computing(self) -> int:
+        return self.weights + self.trained + self.activations + self.gathered
 
 
 def estimate(
@@ -95,12 +113,27 @@ def estimate(
         loading = sizes.stored or weights
         weights += round(packed * (_NF4_BYTES - number))
         weights += max(sizes.linear, default=0) * (_UNPACKING_BYTES + number)
+    activations += tokens * hidden * (number + 4)
+    trained = sizes.trained(config)
+    if not config.sharding.is_on:
+        return Need(weights, trained * (_TRAINED_BYTES + _KEPT_BYTES * kept), activations, loading)
     return Need(
-        weights=weights,
-        trained=sizes.trained(config) * (_TRAINED_BYTES + _KEPT_BYTES * kept),
-        activations=activations + tokens * hidden * (number + 4),
-        loading=loading,
+        weights=-(-weights // workers),
+        trained=-(-trained * (_TRAINED_BYTES + _COPIED_BYTES) // workers),
+        activations=activations,
+        gathered=_gathered(sizes, config, number),
     )
+
+
+def _gathered(sizes: ModelSizes, config: TrainingConfig, number: int) -> int:
+    """Of what is whole on every worker for a while."""
+    shared = sizes.outside_layers
+    layer = (sizes.weights - shared) // max(1, sizes.layers)
+    of_layer = _LAYERS_GATHERED * layer * number
+    if config.use_lora:
+        return shared * number + of_layer
+    # the embedding's gradient is there when the layers' are gone
+    return shared * number + max(of_layer, layer * number) + 3 * max(layer, shared) * 4
 
 
 def check_memory(
@@ -127,6 +160,7 @@ def check_memory(
     need = estimate(sizes, config, dtype, workers)
     if need.total <= available:
         return need
+    more = _sharded(sizes, config, dtype, available, workers)
     fits = [
         words
         for words, changes in _smaller(config)
@@ -137,12 +171,32 @@ def check_memory(
         if fits
         else "no setting of the run makes it fit: take a smaller model, or a larger machine"
     )
+    pieces = f", what is gathered {_gb(need.gathered)}" if need.gathered else ""
     raise TrainingError(
         f"model {name!r} in {str(dtype).removeprefix('torch.')} needs about {_gb(need.total)} and "
         f"{_gb(available)} are available (frozen weights {_gb(need.weights)}, what is trained "
-        f"{_gb(need.trained)}, a micro-batch {_gb(need.activations)}); {advice}",
+        f"{_gb(need.trained)}, a micro-batch {_gb(need.activations)}{pieces}); {advice}{more}",
         code="out_of_memory",
     )
+
+
+def _sharded(
+    sizes: ModelSizes, config: TrainingConfig, dtype: torch.dtype, available: int, workers: int
+) -> str:
+    """What the run would need in pieces, and on how many machines like this one it would fit."""
+    if config.quantization or config.use_dora:
+        return ""
+    cut = config.model_copy(update={"sharding": ShardingOptions(mode="fsdp")})
+    counts = [count for count in _WORKERS if count > workers or not config.sharding.is_on]
+    for count in counts:
+        need = estimate(sizes, cut, dtype, count)
+        if need.total <= available or count == counts[-1]:
+            fits = "" if need.total <= available else ", which is still too much"
+            return (
+                f"; with {count} workers and sharding.mode: fsdp each would need about "
+                f"{_gb(need.total)}{fits}"
+            )
+    return ""
 
 
 def available_bytes(device: torch.device, cgroup: Path = _CGROUP) -> int:

@@ -54,6 +54,15 @@ class ModelSizes:
         )
 
     @property
+    def outside_layers(self) -> int:
+        """Numbers of embedding and head."""
+        return sum(
+            math.prod(shape)
+            for name, shape in self.shapes.items()
+            if any(part in name for part in _NO_ADAPTER)
+        )
+
+    @property
     def linear(self) -> list[int]:
         """Numbers of each matrix of a linear layer below the head: those that nf4 packs."""
         return [

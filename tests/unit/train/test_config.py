@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,8 @@ def test_every_other_key_is_a_number() -> None:
     left_out = {"name", "workers", "checkpoint", "evaluation", "placement", "allow_local"}
     left_out |= {"max_failures", "allow_inexact", "data", "publish", "model_name"}
     left_out |= {"embedding"}  # where there is none, as in the releases before
+    # runs from before it could be chosen go on, and the fingerprint says it in words
+    left_out |= {"sharding"}
     config = TrainingConfig(model_name="x")
     assert config.numbers().keys() == TrainingConfig.model_fields.keys() - left_out
     for change in ({"seed": 1}, {"learning_rate": 1e-3}, {"max_steps": 3}, {"lora_dropout": 0.1}):
@@ -177,3 +180,34 @@ def test_every_other_key_is_a_number() -> None:
         make_config({"model_name": "x", "embedding": {"temperature": t}}, "test") for t in (0.1, 1)
     ]
     assert len({digest_of(each.numbers()) for each in (*embedding, config)}) == 3
+
+
+def test_a_sharded_run_is_another_one_whatever_the_number_of_workers() -> None:
+    whole = TrainingConfig(model_name="x", shards=4)
+    cut = [
+        TrainingConfig.model_validate(
+            {"model_name": "x", "shards": 4, "workers": workers, "sharding": {"mode": "fsdp"}}
+        )
+        for workers in (1, 4)
+    ]
+    assert cut[0].numbers() == cut[1].numbers() == {**whole.numbers(), "sharding": "fsdp"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"quantization": "nf4"}, "quantization is 'nf4' and sharding.mode 'fsdp'"),
+        ({"use_dora": True}, "use_dora is true and sharding.mode 'fsdp'"),
+        ({"optimizer": "adamw8bit"}, "optimizer is 'adamw8bit' and sharding.mode 'fsdp'"),
+        (
+            {"evaluation": {"metrics": ["exact_match"], "match": "last_number"}},
+            "evaluation.match is 'last_number' and sharding.mode 'fsdp'",
+        ),
+        ({"embedding": {}}, "there is a section embedding and sharding.mode is 'fsdp'"),
+        ({"sharding": {"mode": "zero"}}, "sharding.mode"),
+    ],
+)
+def test_what_cannot_be_sharded_is_refused(changes: dict[str, object], message: str) -> None:
+    given = {"model_name": "x", "sharding": {"mode": "fsdp"}, **changes}
+    with pytest.raises(SettingsError, match=re.escape(message)):
+        make_config(given, "test")

@@ -163,3 +163,10 @@ def test_processors(text: str, expected: str) -> None:
 def test_digests_do_not_depend_on_order() -> None:
     assert digest_of({"a": 1, "b": 2.0}) == digest_of({"b": 2.0, "a": 1})
     assert digest_of({"a": 1}) != digest_of({"a": 2})
+
+
+def test_a_manifest_of_a_whole_model_says_nothing_of_sharding() -> None:
+    assert "sharding" not in FINGERPRINT.to_dict()
+    cut = dataclasses.replace(FINGERPRINT, sharding="fsdp")
+    assert Fingerprint.from_dict(cut.to_dict()) == cut
+    assert differences(FINGERPRINT, cut) == ["sharding: none when saved, fsdp here"]

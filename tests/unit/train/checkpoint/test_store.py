@@ -199,7 +199,7 @@ def test_one_that_is_removed_while_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, writer = store_with(tmp_path, 1, 2), CheckpointStore(tmp_path)
-    real, pending = store._backend.read, [3, 4]
+    real, pending = store.backend.read, [3, 4]
 
     def read(name: str, file: str) -> bytes:
         if file == "state.json" and pending:
@@ -207,7 +207,7 @@ def test_one_that_is_removed_while_it_is_read(
             writer.commit(snapshot(pending.pop(0)))
         return real(name, file)
 
-    monkeypatch.setattr(store._backend, "read", read)
+    monkeypatch.setattr(store.backend, "read", read)
     assert_is(store.newest(), 4)
 
 
@@ -220,7 +220,7 @@ def test_old_ones_that_cannot_be_removed_stop_nothing(
         raise CheckpointError("held by somebody")
 
     with monkeypatch.context() as patched:
-        patched.setattr(store._backend, "remove", remove)
+        patched.setattr(store.backend, "remove", remove)
         store.commit(snapshot(3))
     assert "old checkpoints were not removed: held by somebody" in caplog.text
     assert len(store.all()) == 3

@@ -134,6 +134,37 @@ def test_shards_are_kept_by_the_workers_that_compute_them() -> None:
     assert alone.trained - of_two.trained == 2 * 4 * LARGE.trained(config())
 
 
+def test_pieces_of_a_model_need_less_the_more_workers_there_are() -> None:
+    cut = {"sharding": {"mode": "fsdp"}, "use_lora": False, "shards": 64, "batch_size": 64}
+    needs = {count: estimate(LARGE, config(**cut), FP32, count) for count in (1, 2, 8, 64)}
+    for count, need in needs.items():
+        assert need.trained == -(-36 * LARGE.weights // count)
+        assert need.weights == 0
+        assert need.activations == needs[1].activations
+        assert need.gathered == needs[1].gathered
+    # embedding and head, a layer twice, and a gradient of the larger of them three times
+    shared, layer = 2 * 32000 * 4096, (LARGE.weights - 2 * 32000 * 4096) // 32
+    assert needs[1].gathered == 4 * (shared + 2 * layer + 3 * shared)
+    frozen = estimate(LARGE, config(sharding={"mode": "fsdp"}), BF16, 4)
+    assert frozen.weights == LARGE.weights // 2
+    assert frozen.gathered == 2 * (shared + 2 * layer)
+
+
+def test_the_message_says_how_many_workers_would_do() -> None:
+    with pytest.raises(TrainingError, match="needs about 2") as caught:
+        check_memory("big", LARGE, config(use_lora=False), FP32, int(64e9))
+    assert "; with 8 workers and sharding.mode: fsdp each would need about " in caught.value.message
+    run = config(use_lora=False, sharding={"mode": "fsdp"}, shards=8)
+    check_memory("big", LARGE, run, FP32, int(64e9), workers=8)
+    with pytest.raises(TrainingError, match=r"what is gathered [0-9.]+ GB\).*with 8 workers"):
+        check_memory("big", LARGE, run, FP32, int(64e9), workers=4)
+    with pytest.raises(TrainingError, match=r"with 64 workers .* GB, which is still too much"):
+        check_memory("big", LARGE, run, FP32, int(4e9))
+    with pytest.raises(TrainingError) as caught:
+        check_memory("big", LARGE, config(quantization="nf4"), FP32, int(1e9))
+    assert "fsdp" not in caught.value.message
+
+
 def test_what_needs_less() -> None:
     usual = estimate(LARGE, config(), BF16).activations
     assert estimate(LARGE, config(micro_batch_tokens=1024), BF16).activations * 2 == usual
