@@ -6,9 +6,12 @@ F width of the feed-forward layers, b bytes of a number in the run's precision:
     frozen weights   W b; none where all of them are trained; with nf4 9/16 of a byte for each
                         number of a linear layer, and 8 + b for each of the largest one, unpacked
     trained          P (4 value + 4 gradient + 8 AdamW's moments + 4 for each shard kept
-                        + 12 for the copy that a checkpoint is written from)
+                        + 12 for the copy that a checkpoint is written from), and P b more for
+                        adapters in the precision of the products, where that is not float32;
+                        where all weights are trained, P 4 for them as they were read
     activations      T L (13 D + 3 F) b, and T L (4 D + F) b more with dropout; with
                         checkpointing T L D b, and those of one layer
+                        T r 4 for each matrix with an adapter of rank r
     loading          the weights as their files have them, before nf4 packs them
                         T L (6 D + F) 4 more in bfloat16 with nf4 or DoRA, whose adapters are
                         peft's own: each keeps its input in float32
@@ -85,6 +88,7 @@ def estimate(
         layer += (4 * hidden + sizes.width) * number
     if config.use_lora and (config.quantization or config.use_dora) and number < 4:
         layer += 4 * (_ADAPTED_INPUTS * hidden + sizes.width)
+    layer += 4 * config.lora_rank * len(sizes.adapted(config)) // sizes.layers
     if config.gradient_checkpointing:
         activations = tokens * (sizes.layers * hidden * number + layer)
     else:
@@ -95,9 +99,11 @@ def estimate(
         loading = sizes.stored or weights
         weights += round(packed * (_NF4_BYTES - number))
         weights += max(sizes.linear, default=0) * (_UNPACKING_BYTES + number)
+    # full: the allocator keeps what the weights were read into; adapters: cast for the products
+    beside = 4 if not config.use_lora else number % 4
     return Need(
         weights=weights,
-        trained=sizes.trained(config) * (_TRAINED_BYTES + _KEPT_BYTES * kept),
+        trained=sizes.trained(config) * (_TRAINED_BYTES + _KEPT_BYTES * kept + beside),
         activations=activations + tokens * hidden * (number + 4),
         loading=loading,
     )
