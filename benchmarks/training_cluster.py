@@ -36,6 +36,7 @@ from benchmarks.training_work import ROWS
 from cluster.handover import Handover
 from cluster.vm.agent import DONE_FOLDER, HOOKS_FOLDER, NOTICE_FILE
 from cluster.vm.facts import is_running, write_atomically
+from cluster.vm.startup import PULL_TIMEOUT
 from ironcliw.settings import export_environment, load_settings, process_environment
 
 _LONGEST_SECONDS = 900.0
@@ -181,7 +182,8 @@ def _start(stack: ExitStack, tag: str, words: list[str]) -> None:
             f"--dashboard-agent-listen-port={_free_port()}",
             *words,
         ],
-        env=process_environment(**{TAG: tag}),
+        # as a cluster of ours has it
+        env=process_environment(**{TAG: tag}, **PULL_TIMEOUT),
         capture_output=True,
         text=True,
         timeout=_START_SECONDS,

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from cluster.head.gcs_storage import GcsStorage
+from cluster.vm.startup import PULL_TIMEOUT
 from ironcliw.settings import Settings
 
 # Marks every process of one head, so that `down` can find them all without guessing by name.
@@ -70,6 +71,7 @@ def head_environment(settings: Settings, session: str) -> dict[str, str]:
         "RAY_prestart_worker_first_driver": "0",
         # Ray's workers run at nice 15; ours answer people who wait
         "RAY_worker_niceness": "0",
+        **PULL_TIMEOUT,
         "RAY_event_stats": "0",
         "RAY_task_events_report_interval_ms": "0",
         "RAY_metrics_report_interval_ms": "10000",

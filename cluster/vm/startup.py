@@ -37,6 +37,10 @@ AGENT_FILES = (
 UV_VERSION = "0.13.9"
 # Ray's processes end themselves after this time without a head; the agent must be the first.
 _RAY_PATIENCE_SECONDS = 120
+PULL_TIMEOUT = {"RAY_object_manager_pull_timeout_ms": "2000"}
+"""After so long a node asks another one for an object. Until Ray's health check has found out that
+a machine is gone (15 s), objects are asked of it in vain: a run of training that was begun again
+elsewhere waited for the whole of Ray's own 10 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,7 @@ def startup_script(cloud: CloudSettings, head: HeadAddress, facts: WorkerFacts) 
         "RAY_OVERRIDE_LABELS": json.dumps(dict(facts.labels)),
         "RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL": facts.versions.match,
         "RAY_gcs_rpc_server_reconnect_timeout_s": str(ray_patience),
+        **PULL_TIMEOUT,
     }
     return vm_script("startup.sh", constants)
 

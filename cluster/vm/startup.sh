@@ -67,7 +67,8 @@ write_runner() { # the agent with its environment, for systemd or for us
     RAY_CLOUD_INSTANCE_TYPE_NAME RAY_OVERRIDE_RESOURCES RAY_OVERRIDE_LABELS
     RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL RAY_USAGE_STATS_ENABLED
     RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S RAY_gcs_rpc_server_reconnect_timeout_s
-    RAY_worker_niceness RAY_enable_worker_prestart IRONCLIW_HANDOVER_DIR
+    RAY_worker_niceness RAY_enable_worker_prestart RAY_object_manager_pull_timeout_ms
+    IRONCLIW_HANDOVER_DIR
   )
   local name options
   export PATH=$BIN:$PATH RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$RUN/token

@@ -6,12 +6,18 @@ F width of the feed-forward layers, b bytes of a number in the run's precision:
     frozen weights   W b; none where all of them are trained; with nf4 9/16 of a byte for each
                         number of a linear layer, and 8 + b for each of the largest one, unpacked
     trained          P (4 value + 4 gradient + 8 AdamW's moments + 4 for each shard kept
-                        + 12 for the copy that a checkpoint is written from)
-    activations      T L (13 D + 3 F) b, and T L (4 D + F) b more with dropout; with
-                        checkpointing T L D b, and those of one layer
+                        + 12 for the copy that a checkpoint is written from), and P b more for
+                        adapters in the precision of the products, where that is not float32;
+                        where all weights are trained, P 4 for them as they were read
+    activations      T L (13 D + 3 F) b, in bfloat16 T L 3 D b more, for what is kept in float32
+                        all the same, and T L (4 D + F) b more with dropout; with checkpointing
+                        T L D b, and those of three layers: one is computed again while its
+                        gradients are, and the one before is not given back yet
+                        T r 4 for each matrix with an adapter of rank r
     loading          the weights as their files have them, before nf4 packs them
-                        T L (6 D + F) 4 more in bfloat16 with nf4 or DoRA, whose adapters are
-                        peft's own: each keeps its input in float32
+                        T L (6 D + F) 8 more with nf4 or DoRA, whose adapters are peft's own,
+                        and in bfloat16 another 4, since each keeps its input in float32: as
+                        measured with nf4
     loss             T D (b + 4) for the gradient of the hidden states; logits are never held
 
 With sharding over N workers: W b / N and P (...) / N, of which 8 more for the sum of a step and
@@ -44,12 +50,14 @@ _LAYERS_GATHERED = 2
 """At a time: the one that is computed, and the next."""
 _HIDDEN_COPIES, _WIDTH_COPIES = 13, 3
 """Kept of a layer for its backward pass; of one in `fast_layers` it is some 7 and 3."""
+_ROUNDED_COPIES = 3
+_LAYERS_AT_ONCE = 3
 _ADAPTED_INPUTS = 6
 """Of the width of the hidden states: q, k, v, o, gate and up; that of down is F wide."""
 _NF4_BYTES = 0.5 + 4 / 64
 _UNPACKING_BYTES = 4 + 4
 """Of a number while its layer is unpacked: its code as an index, and its value in float32."""
-_HEADROOM = 256 * 2**20
+HEADROOM = 256 * 2**20
 """For the allocator, and what libraries load when they are first used."""
 _WORKERS = (2, 4, 8, 16, 32, 64)
 """Numbers of workers that a message looks at."""
@@ -77,7 +85,7 @@ class Need:
     @property
     def total(self) -> int:
         """All of it at the worst moment, with some headroom."""
-        return max(self.loading, self._computing) + _HEADROOM
+        return max(self.loading, self._computing) + HEADROOM
 
     @property
     def _computing(self) -> int:
@@ -101,10 +109,14 @@ def estimate(
     layer = (_HIDDEN_COPIES * hidden + _WIDTH_COPIES * sizes.width) * number
     if config.use_lora and config.lora_dropout:
         layer += (4 * hidden + sizes.width) * number
-    if config.use_lora and (config.quantization or config.use_dora) and number < 4:
-        layer += 4 * (_ADAPTED_INPUTS * hidden + sizes.width)
+    if config.use_lora and (config.quantization or config.use_dora):
+        layer += (8 if number == 4 else 12) * (_ADAPTED_INPUTS * hidden + sizes.width)
+    if number < 4:
+        layer += _ROUNDED_COPIES * hidden * number
+    layer += 4 * config.lora_rank * len(sizes.adapted(config)) // sizes.layers
     if config.gradient_checkpointing:
-        activations = tokens * (sizes.layers * hidden * number + layer)
+        at_once = min(_LAYERS_AT_ONCE, sizes.layers)
+        activations = tokens * (sizes.layers * hidden * number + at_once * layer)
     else:
         activations = tokens * sizes.layers * layer
     weights, loading = sizes.weights * number if config.use_lora else 0, 0
@@ -115,14 +127,17 @@ def estimate(
         weights += max(sizes.linear, default=0) * (_UNPACKING_BYTES + number)
     activations += tokens * hidden * (number + 4)
     trained = sizes.trained(config)
-    if not config.sharding.is_on:
-        return Need(weights, trained * (_TRAINED_BYTES + _KEPT_BYTES * kept), activations, loading)
-    return Need(
-        weights=-(-weights // workers),
-        trained=-(-trained * (_TRAINED_BYTES + _COPIED_BYTES) // workers),
-        activations=activations,
-        gathered=_gathered(sizes, config, number),
-    )
+    if config.sharding.is_on:
+        return Need(
+            weights=-(-weights // workers),
+            trained=-(-trained * (_TRAINED_BYTES + _COPIED_BYTES) // workers),
+            activations=activations,
+            gathered=_gathered(sizes, config, number),
+        )
+    # full: the allocator keeps what the weights were read into; adapters: cast for the products
+    beside = 4 if not config.use_lora else number % 4
+    held = trained * (_TRAINED_BYTES + _KEPT_BYTES * kept + beside)
+    return Need(weights, held, activations, loading)
 
 
 def _gathered(sizes: ModelSizes, config: TrainingConfig, number: int) -> int:

@@ -49,9 +49,16 @@ class ModelSizes:
             return self.weights
         return sum(
             config.lora_rank * sum(shape) + (max(shape) if config.use_dora else 0)
-            for name, shape in self.shapes.items()
-            if len(shape) == 2 and _is_target(name, config)
+            for shape in self.adapted(config)
         )
+
+    def adapted(self, config: TrainingConfig) -> list[tuple[int, ...]]:
+        """Shapes of the matrices that get an adapter."""
+        return [
+            shape
+            for name, shape in self.shapes.items()
+            if config.use_lora and len(shape) == 2 and _is_target(name, config)
+        ]
 
     @property
     def outside_layers(self) -> int:

@@ -12,6 +12,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from ironcliw.buckets import below
 from ironcliw.errors import CheckpointError
 from ironcliw.retries import Retry
 from tests.unit.train.checkpoint.object_server import serve_objects
@@ -179,3 +180,16 @@ def test_errors_of_a_client_become_ours(flaky: RunFiles, monkeypatch: pytest.Mon
         flaky.write("outcome.json", {})
     with pytest.raises(CheckpointError, match=r"outcome\.json cannot be read \(forbidden\)"):
         flaky.read("outcome.json")
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("/runs/one", "/runs/one/a"),
+        ("/runs/what?", "/runs/what?/a"),  # a folder's name, and no options
+        ("gs://bucket/one", "gs://bucket/one/a"),
+        ("gs://bucket/one/?scheme=http", "gs://bucket/one/a?scheme=http"),
+    ],
+)
+def test_a_name_comes_before_a_uris_options(uri: str, expected: str) -> None:
+    assert below(uri, "a") == expected

@@ -114,6 +114,7 @@ def check_environment(vm: Vm) -> None:
         "RAY_NODE_TYPE_NAME": "spot",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_gcs_rpc_server_reconnect_timeout_s": "420",
+        "RAY_object_manager_pull_timeout_ms": "2000",
         "RAY_enable_worker_prestart": "1",
         "RAY_worker_niceness": "0",
         "IRONCLIW_HANDOVER_DIR": str(run / "handover"),
