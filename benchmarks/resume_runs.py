@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
+import train.sharding.assembly  # noqa: F401  # imported when it is needed, and so by each worker
 from benchmarks.harness import BenchmarkError
 from benchmarks.machine import ROOT
 from benchmarks.servers import free_ports
