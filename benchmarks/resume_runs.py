@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
+import train.sharding.assembly  # noqa: F401  # imported when it is needed, and so by each worker
 from benchmarks.harness import BenchmarkError
 from benchmarks.machine import ROOT
 from benchmarks.resume_encoder import make_encoder, make_texts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from torch._C._distributed_c10d import HashStore
 
 from ironcliw.file_digests import weights_digest
 from train.assembly import RESUMED, Assembled, Attempt, make_evaluator, total_steps
+from train.checkpoint.snapshot import Checkpoint
 from train.checkpoint.store import CheckpointStore
 from train.checkpoint.together import SharedStore
 from train.checkpoint.writer import AsyncWriter
@@ -19,13 +21,14 @@ from train.data.plan import StepPlan
 from train.fingerprint import Fingerprint, digest_of
 from train.job import Job
 from train.loop.optimizer import Optimizer
+from train.loop.reduce import Group
 from train.loop.run import Parts, TrainingRun
 from train.loop.schedule import LearningRate, warmup_steps
 from train.model import packed_attention
 from train.model.adapters import causal_of, trainable
 from train.model.load import choose_device, choose_dtype, model_folder
 from train.objectives import Place, make_objective
-from train.run_files import CHECKPOINTS
+from train.run_files import CHECKPOINTS, RunFiles
 from train.sharding.checkpoint import PieceReader
 from train.sharding.compute import ShardedComputer
 from train.sharding.export import save_adapter, save_model
@@ -39,6 +42,17 @@ from train.sharding.signals import Signals
 from train.shown.recorder import Recorder
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """A model in pieces, and the workers that have them."""
+
+    model: ShardedModel
+    flat: ShardedParameters
+    group: Group
+    signals: Signals
+    fingerprint: Fingerprint
 
 
 def assemble_sharded(attempt: Attempt) -> Assembled:
@@ -58,7 +72,7 @@ def assemble_sharded(attempt: Attempt) -> Assembled:
     device = choose_device()
     _meet_oneself(device)
     config, is_first = job.config, attempt.is_first
-    # several workers open a folder that one of them makes; leftovers are the first one's business
+    # what killed saves left behind is the first worker's business
     store = CheckpointStore(
         files.path(CHECKPOINTS),
         keep=config.checkpoint.keep,
@@ -67,82 +81,21 @@ def assemble_sharded(attempt: Attempt) -> Assembled:
     )
     folder = model_folder(config.model_name, job.settings)
     model = _load(job, folder, device, group.size, begun=bool(store.all()))
-    plan = StepPlan(
-        job.train,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        shards=config.shards,
-        micro_batch_tokens=config.micro_batch_tokens,
-    )
-    fingerprint = Fingerprint.here(
-        model=config.model_name,
-        model_digest=model.digest,
-        data_digest=job.train.digest,
-        config_digest=digest_of(config.numbers()),
-        dtype=model.dtype,
-        micro_batch_tokens=config.micro_batch_tokens,
-        shards=config.shards,
-        attention=packed_attention.NAME,
-        device=device,
-        world_size=group.size,
-        sharding=config.sharding.mode,
-    )
-    signals = Signals(attempt.notice, device)
-    flat = ShardedParameters(trainable(model.module), model.root, group)
-    place = Place(
-        files,
-        ShardedComputer(model),
-        InStep(group),
-        signals.notice,
-        model.digest,
-        model.dtype,
-        functools.partial(SharedReferenceCache, signals=signals, is_first=is_first),
-    )
-    # the reference is computed by the model as it is before its first step
-    objective = make_objective(job, place)
-    evaluator = make_evaluator(job, place, model.module, plan)
-    meeting = GlooMeeting(device)
-    shared = SharedStore(store, meeting)
-    reader = PieceReader(store, flat, fingerprint, allow_inexact=config.allow_inexact)
-    checkpoint = shared.newest(reader.load)
-    steps = total_steps(config, plan.steps_per_epoch)
-    saver = ShardedSaver(
-        AsyncWriter(shared),
-        config.checkpoint,
-        group.size,
-        checkpoint.step if checkpoint else 0,
-        signals,
-        is_first=is_first,
+    cut = _Cut(
+        model,
+        ShardedParameters(trainable(model.module), model.root, group),
+        group,
+        Signals(attempt.notice, device),
+        _fingerprint(job, model, group),
     )
     recorder = Recorder(files, attempt.listen)
-    measure = evaluator.measure if evaluator else None
-    run = TrainingRun(
-        Parts(
-            plan=plan,
-            data=job.train,
-            objective=objective,
-            flat=flat,
-            optimizer=Optimizer(flat, config),
-            schedule=LearningRate(
-                config.learning_rate,
-                steps,
-                warmup_steps(config.warmup_steps, config.warmup_share, steps),
-                config.schedule,
-            ),
-            group=group,
-            fingerprint=fingerprint,
-            saver=saver,
-            seed=config.seed,
-            evaluate=(lambda step: measure(step, steps, signals.notice)) if measure else None,
-            notice=signals.notice,
-            report=attempt.report if is_first else lambda report: None,
-            logged=recorder.add if is_first else lambda line: None,
-            passes=Rounds(model, flat, objective, group, signals, saver, config.seed),
-        )
-    )
+    parts, checkpoint = _parts(job, files, cut, store)
+    parts.report = attempt.report if is_first else parts.report
+    parts.logged = recorder.add if is_first else parts.logged
+    run = TrainingRun(parts)
     if checkpoint is not None:
         run.restore(checkpoint)
-        logger.info(RESUMED, run.step, steps)
+        logger.info(RESUMED, run.step, parts.schedule.steps)
     if is_first:
         recorder.begin(run.log.lines())
 
@@ -153,6 +106,85 @@ def assemble_sharded(attempt: Attempt) -> Assembled:
             save_model(model, folder, to)
 
     return Assembled(run, save, recorder)
+
+
+def _parts(
+    job: Job, files: RunFiles, cut: _Cut, store: CheckpointStore
+) -> tuple[Parts, Checkpoint | None]:
+    """What the run is made of, and where it goes on."""
+    config, group, signals, is_first = job.config, cut.group, cut.signals, cut.group.rank == 0
+    plan = StepPlan(
+        job.train,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        shards=config.shards,
+        micro_batch_tokens=config.micro_batch_tokens,
+    )
+    # the reference is computed by the model as it is before its first step
+    place = _place(files, cut)
+    objective = make_objective(job, place)
+    evaluator = make_evaluator(job, place, cut.model.module, plan)
+    shared = SharedStore(store, GlooMeeting(cut.model.device))
+    checkpoint = shared.newest(
+        PieceReader(store, cut.flat, cut.fingerprint, allow_inexact=config.allow_inexact).load
+    )
+    steps = total_steps(config, plan.steps_per_epoch)
+    saved = checkpoint.step if checkpoint else 0
+    saver = ShardedSaver(
+        AsyncWriter(shared), config.checkpoint, group.size, saved, signals, is_first=is_first
+    )
+    measure = evaluator.measure if evaluator else None
+    made = Parts(
+        plan=plan,
+        data=job.train,
+        objective=objective,
+        flat=cut.flat,
+        optimizer=Optimizer(cut.flat, config),
+        schedule=LearningRate(
+            config.learning_rate,
+            steps,
+            warmup_steps(config.warmup_steps, config.warmup_share, steps),
+            config.schedule,
+        ),
+        group=group,
+        fingerprint=cut.fingerprint,
+        saver=saver,
+        seed=config.seed,
+        evaluate=(lambda step: measure(step, steps, signals.notice)) if measure else None,
+        notice=signals.notice,
+        passes=Rounds(cut.model, cut.flat, objective, group, signals, saver, config.seed),
+    )
+    return made, checkpoint
+
+
+def _place(files: RunFiles, cut: _Cut) -> Place:
+    is_first = cut.group.rank == 0
+    return Place(
+        files,
+        ShardedComputer(cut.model),
+        InStep(cut.group),
+        cut.signals.notice,
+        cut.model.digest,
+        cut.model.dtype,
+        functools.partial(SharedReferenceCache, signals=cut.signals, is_first=is_first),
+    )
+
+
+def _fingerprint(job: Job, model: ShardedModel, group: Group) -> Fingerprint:
+    config = job.config
+    return Fingerprint.here(
+        model=config.model_name,
+        model_digest=model.digest,
+        data_digest=job.train.digest,
+        config_digest=digest_of(config.numbers()),
+        dtype=model.dtype,
+        micro_batch_tokens=config.micro_batch_tokens,
+        shards=config.shards,
+        attention=packed_attention.NAME,
+        device=model.device,
+        world_size=group.size,
+        sharding=config.sharding.mode,
+    )
 
 
 def _load(

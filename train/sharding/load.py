@@ -30,6 +30,8 @@ from train.sharding.weights import WeightFiles
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
+Weight = tuple[str, torch.nn.Module, str]
+"""Its name in the files, the module that owns it, and its name there."""
 
 
 class Root(torch.nn.Module):
@@ -99,32 +101,19 @@ def load_sharded(
         ModelLoadError: its files are damaged, or named otherwise than its modules.
         SettingsError: as `add_adapters`.
     """
-    import transformers
-
     name = config.model_name
     attention = packed_attention.register()
-    try:
-        described = transformers.AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise ModelLoadError(f"model {name!r}: {folder} cannot be loaded ({error})") from error
-    if type(described) not in transformers.AutoModelForCausalLM._model_mapping:
-        raise UnsupportedError(
-            f"model {name!r} is a {described.model_type}; fine-tuning takes causal language "
-            "models: give one, such as SmolLM2-135M-Instruct"
-        )
-    base = build_skeleton(name, described, dtype, attention)
+    base = build_skeleton(name, _described(name, folder), dtype, attention)
     drop_nothing(base)
     base.train()
-    stored = {id(each): key for key, each in base.named_parameters()}
     layers = layers_of(base)
     if not layers:
         raise UnsupportedError(
-            f"model {name!r} is a {described.model_type}, which does not say what its layers are; "
-            "train it with sharding.mode none"
+            f"model {name!r} is a {base.config.model_type}, which does not say what its layers "
+            "are; train it with sharding.mode none"
         )
-    places = _places(base, stored)
-    module = base
-    fused = 0
+    places = _places(base)
+    module, fused = base, 0
     if config.use_lora:
         with without_size(base):
             module = add_adapters(BaseModel(base, folder, digest, dtype), config)
@@ -132,29 +121,49 @@ def load_sharded(
     fast = replace_forwards_unloaded(module, dtype, device, layers)
     if config.gradient_checkpointing:
         base.activation_checkpointing_enable()
-    made = _cut(module, layers, device, config)
-    with WeightFiles(name, folder) as files:
-        files.check([key for key, _, _ in places])
-        rank, workers = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        for key, owner, attribute in places:
-            parameter = owner._parameters[attribute]
-            local = parameter.detach().to_local()
-            files.read_rows(key, local, parameter.shape, rank, workers)
+    root, sums, turn = _cut(module, layers, device, config)
+    _fill(name, folder, places)
     logger.info(
-        "model %s in %s, a piece of %d on %s, %d groups of layers fused, %d modules compiled",
+        "a piece of model %s in %s on %s, %d groups of layers fused, %d modules compiled",
         name,
         dtype,
-        workers,
         device,
         fused,
         fast,
     )
-    root, sums, turn = made
     return ShardedModel(module, root, sums, turn, digest, dtype, device)
 
 
-def _places(base: Any, stored: dict[int, str]) -> list[tuple[str, Any, str]]:
-    """Name in the files, owning module and attribute of each weight, before adapters wrap them."""
+def _described(name: str, folder: Path) -> Any:
+    """transformers' configuration of a causal language model."""
+    import transformers
+
+    try:
+        found = transformers.AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise ModelLoadError(f"model {name!r}: {folder} cannot be loaded ({error})") from error
+    if type(found) not in transformers.AutoModelForCausalLM._model_mapping:
+        raise UnsupportedError(
+            f"model {name!r} is a {found.model_type}; fine-tuning takes causal language models: "
+            "give one, such as SmolLM2-135M-Instruct"
+        )
+    return found
+
+
+def _fill(name: str, folder: Path, places: list[Weight]) -> None:
+    """Read this worker's rows of all weights."""
+    rank, workers = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    with WeightFiles(name, folder) as files:
+        files.check([key for key, _, _ in places])
+        for key, owner, attribute in places:
+            parameter: Any = owner._parameters[attribute]
+            local = parameter.detach().to_local()
+            files.read_rows(key, local, parameter.shape, rank, workers)
+
+
+def _places(base: Any) -> list[Weight]:
+    """Where the weights of a model are, before adapters wrap them."""
+    stored = {id(each): key for key, each in base.named_parameters()}
     found = []
     seen: set[int] = set()
     for owner in base.modules():

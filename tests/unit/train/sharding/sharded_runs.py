@@ -120,8 +120,12 @@ def troubles(made: Runs) -> dict[str, Any]:
     job = made.job(given, 2)
     found["noticed"] = runs.attempt(job, notice_after=0.0)
     found["after a notice"] = made.end(job)
+    long = {**given, "max_steps": 1000, "num_epochs": 1000}
+    job = made.job(long, 2)
+    code = runs.attempt(job, notice_after=2.5)
+    found["noticed on the way"] = [code, runs.steps_lost(job)]
     for rank in (0, 1):
-        job = made.job({**given, "max_steps": 200, "num_epochs": 200}, 2)
+        job = made.job(long, 2)
         code = runs.attempt(job, kill_after=1.5, killed=rank)
         failed = (Path(job.uri) / "outcome.json").exists()
         found[f"worker {rank} killed"] = [code, failed]

@@ -71,6 +71,7 @@ def test_what_goes_wrong_is_found_out(tmp_path: Path) -> None:
     assert "shard_1_of_2.safetensors is damaged" in found["flipped, told"]
     assert "sharding: fsdp when saved, none here" in found["whole model"]
     assert found["noticed"] == 1, "the notice was not seen"
+    assert found["noticed on the way"] == [1, 0]
     assert found["after a notice"] == found["expected"]
     for rank in (0, 1):
         code, failed = found[f"worker {rank} killed"]
