@@ -201,7 +201,7 @@ class TestBadInput:
                 "questions[0].instructions",
             ),
             ({"input": IMAGE}, "no model here reads images", "input[0].content[0]"),
-            ({"method": "magic"}, "'embedding', 'nli', 'classifier' or 'lm'", "method"),
+            ({"method": "magic"}, "'embedding', 'nli', 'classifier', 'lm' or 'head'", "method"),
             ({"method": "nli"}, "cannot do the method 'nli'; it can do embedding", "method"),
             (
                 {"model": "entailer", "hypothesis_template": "no place"},

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 
 Floats = npt.NDArray[np.floating]
 
-PENALTIES = (0.02, 0.2, 2.0)
+PENALTIES = (0.2, 0.02, 0.002)
 """Of the squared weights; the inverse of scikit-learn's `C`. The best on other texts is taken."""
 BINS = 15
-_ITERATIONS = 100
+_ITERATIONS = 60
 _TEMPERATURES = (1 / 20, 20.0)
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -42,21 +42,29 @@ class Linear:
         return found
 
 
-def fit_linear(vectors: Floats, targets: Floats, penalty: float) -> Linear:
+def fit_linear(
+    vectors: Floats, targets: Floats, penalty: float, start: Linear | None = None
+) -> Linear:
     """Minimise the cross-entropy to the targets plus `penalty / 2` times the squared weights.
 
     Args:
         vectors: [N, D], of length 1.
         targets: [N, L], probabilities of each text's labels: a one and zeros, or a teacher's.
         penalty: Of the weights; the bias has none.
+        start: Where to begin: what another penalty has led to; None: at zero.
     """
     given = torch.from_numpy(np.ascontiguousarray(vectors, np.float64))
     center = given.mean(0)
     # the penalty must not act on what all vectors share
     given = given - center
     wanted = torch.from_numpy(np.ascontiguousarray(targets, np.float64))
-    weight = torch.zeros(wanted.shape[1], given.shape[1], dtype=torch.float64, requires_grad=True)
-    bias = torch.zeros(wanted.shape[1], dtype=torch.float64, requires_grad=True)
+    weight = torch.zeros(wanted.shape[1], given.shape[1], dtype=torch.float64)
+    bias = torch.zeros(wanted.shape[1], dtype=torch.float64)
+    if start is not None:
+        weight = torch.from_numpy(start.weight.astype(np.float64))
+        bias = torch.from_numpy(start.bias.astype(np.float64)) + weight @ center
+    weight.requires_grad_()
+    bias.requires_grad_()
     optimizer = torch.optim.LBFGS(
         [weight, bias],
         max_iter=_ITERATIONS,

@@ -103,11 +103,13 @@ def fit_head(
             f"calibrate the head, and {_FEWEST} are the fewest that tell how sure it is; give more"
         )
     fitted, held_out = given.part(~side), given.part(side)
-    found = [
-        (cross_entropy(linear.logits(held_out.vectors), held_out.targets), penalty, linear)
-        for penalty in PENALTIES
-        for linear in [fit_linear(fitted.vectors, fitted.targets, penalty)]
-    ]
+    found: list[tuple[float, float, Linear]] = []
+    for penalty in PENALTIES:
+        linear = fit_linear(
+            fitted.vectors, fitted.targets, penalty, found[-1][2] if found else None
+        )
+        loss = cross_entropy(linear.logits(held_out.vectors), held_out.targets)
+        found.append((loss, penalty, linear))
     _, penalty, linear = min(found, key=lambda each: each[0])
     temperature = fit_temperature(linear.logits(held_out.vectors), held_out.targets)
     on = measured or held_out

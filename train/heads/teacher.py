@@ -53,4 +53,6 @@ def ask(
             progress(len(rows))
     whole = np.array(rows, np.float64).reshape(len(texts), len(labels))
     sums = whole.sum(1, keepdims=True)
-    return np.divide(whole, sums, out=np.zeros_like(whole), where=sums > 0)
+    found: npt.NDArray[np.float64] = np.zeros_like(whole)
+    np.divide(whole, sums, out=found, where=sums > 0)
+    return found

@@ -137,8 +137,8 @@ def encoder_attention(
     lengths = [end - first for first, end in itertools.pairwise(starts)]
     rows = zip(*(torch.split(each, lengths, 2) for each in (query, key, value)), strict=True)
     parts = [
-        F.scaled_dot_product_attention(*row, dropout_p=dropout, scale=scaling).transpose(1, 2)
-        for row in rows
+        F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling).transpose(1, 2)
+        for q, k, v in rows
     ]
     return torch.cat(parts, 1), None
 

@@ -109,11 +109,18 @@ def test_a_folder_without_the_files_is_refused(tmp_path: Path, base: Path) -> No
         publish(tmp_path, made)
 
 
+def test_an_adapter_is_written_as_older_releases_read_it(tmp_path: Path, base: Path) -> None:
+    kept = publish(tmp_path, record(write_adapter(tmp_path / "a"), base))
+    written = json.loads((Path(kept.source) / "adapter.json").read_text())
+    assert (written["format_version"], "kind" in written) == (1, False)
+    assert kept.kind == "lora"
+
+
 def test_a_newer_record_is_refused(tmp_path: Path, base: Path) -> None:
     kept = publish(tmp_path, record(write_adapter(tmp_path / "a"), base))
     file = Path(kept.source) / "adapter.json"
-    file.write_text(file.read_text().replace('"format_version": 1', '"format_version": 2'))
-    with pytest.raises(NewerFormatError, match="has format_version 2, and this release reads up"):
+    file.write_text(file.read_text().replace('"format_version": 1', '"format_version": 3'))
+    with pytest.raises(NewerFormatError, match="has format_version 3, and this release reads up"):
         published(tmp_path)
 
 
