@@ -37,6 +37,15 @@ TRAINERS = {
     TUNED: "benchmarks.peers.trl_training:train_tuned",
     PLAIN: "benchmarks.peers.plain_training:train",
 }
+PRECOMPUTED = f"{OURS}, reference precomputed"
+TRL_PRECOMPUTED = f"{TRL}, reference precomputed"
+PREFERENCE_TRAINERS = {
+    OURS: TRAINERS[OURS],
+    PRECOMPUTED: TRAINERS[OURS],
+    TRL: "benchmarks.peers.trl_preferences:train_default",
+    TRL_PRECOMPUTED: "benchmarks.peers.trl_preferences:train_default",
+}
+"""Whether the reference is precomputed is in the work."""
 _LONGEST_SECONDS = 1800.0
 
 
@@ -50,6 +59,7 @@ class Recorder:
         cpu: Processor time of the process until then, in seconds.
         losses: Mean over the supervised tokens of each step's batch.
         own: Seconds that each step took by itself; where the trainer tells.
+        margins: Of pairs, the mean of how much more the chosen answer is worth; where it is told.
     """
 
     folder: Path
@@ -57,13 +67,15 @@ class Recorder:
     cpu: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     own: list[float] = field(default_factory=list)
+    margins: list[float] = field(default_factory=list)
 
-    def step(self, loss: float, own: float = math.nan) -> None:
+    def step(self, loss: float, own: float = math.nan, margin: float = math.nan) -> None:
         """A step is done."""
         self.done.append(time.perf_counter())
         self.cpu.append(time.process_time())
         self.losses.append(loss)
         self.own.append(own)
+        self.margins.append(margin)
 
 
 Train = Callable[[Work, Recorder], None]
@@ -79,6 +91,7 @@ class Measured:
         losses: Of each step.
         peak_bytes: Largest resident size.
         own_seconds: Of each step without what lies between steps; NaN where it is not known.
+        margins: Of each step's pairs, in rewards; NaN where there are none.
     """
 
     seconds: tuple[float, ...]
@@ -86,6 +99,7 @@ class Measured:
     losses: tuple[float, ...]
     peak_bytes: int
     own_seconds: tuple[float, ...] = ()
+    margins: tuple[float, ...] = ()
 
     def rate(self, counts: Sequence[int], warmup: int) -> float:
         """How many of something a second, after the first steps.
@@ -141,7 +155,7 @@ def measure(options: Options, contestant: str, work: Work, trainer: str = "") ->
 def _environment(options: Options, contestant: str) -> dict[str, str]:
     """As each trainer has it: ours sets variables for its workers."""
     environment = options.child_environment()
-    return environment | (run_environment(environment) if contestant == OURS else {})
+    return environment | (run_environment(environment) if contestant.startswith(OURS) else {})
 
 
 def parse(found: dict[str, Any]) -> Measured:
@@ -150,8 +164,8 @@ def parse(found: dict[str, Any]) -> Measured:
         tuple(end - begun for begun, end in itertools.pairwise(found[key]))
         for key in ("done", "cpu")
     )
-    losses, own = tuple(found["losses"]), tuple(found["own"])
-    return Measured(seconds, cpu, losses, int(found["peak_bytes"]), own)
+    losses, own, margins = (tuple(found[key]) for key in ("losses", "own", "margins"))
+    return Measured(seconds, cpu, losses, int(found["peak_bytes"]), own, margins)
 
 
 def peak_bytes(proc: Path = Path("/proc")) -> int:
@@ -187,6 +201,7 @@ def main(arguments: Sequence[str]) -> None:
         "cpu": recorder.cpu,
         "losses": recorder.losses,
         "own": recorder.own,
+        "margins": recorder.margins,
         "peak_bytes": peak_bytes(),
     }
     line.write(json.dumps(found))

@@ -17,12 +17,15 @@ from typing import Any
 from benchmarks.generation_work import MODEL
 from benchmarks.harness import BenchmarkError, Goal, Options, Row, Samples
 from benchmarks.training_cluster import play
-from benchmarks.training_story import Blow, Done, Plan, Story
+from benchmarks.training_story import Blow, Done, Plan, Story, message_pattern
 from benchmarks.training_work import SEED
+from train.assembly import LOADED, RESUMED
 from train.data.plan import StepPlan
 from train.data.tokenized import TokenizedData
+from train.worker import BEGINS
 
 logger = logging.getLogger(__name__)
+
 
 THEME = "train"
 EVERY = 3
@@ -31,9 +34,9 @@ SAVE_SECONDS = 2.0
 PHASES = (
     ("detect", re.compile(r"^\[FailurePolicy\]")),
     ("reschedule", re.compile(r"^\[Worker Group Initialization\] Placement group ready")),
-    ("start and import", re.compile(r"^worker \d+ of \d+ begins$")),
-    ("load the model", re.compile(r"^model .* groups of layers fused$")),
-    ("restore", re.compile(r"^goes on after step (\d+) of \d+$")),
+    ("start and import", message_pattern(BEGINS)),
+    ("load the model", message_pattern(LOADED)),
+    ("restore", message_pattern(RESUMED)),
 )
 """What ends each phase, in Ray Train's log or in the workers'."""
 _HEALTH = ("initial_delay_ms", "period_ms", "timeout_ms", "failure_threshold")

@@ -4,6 +4,7 @@ JSON texts."""
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -123,3 +124,9 @@ def log_lines(folder: Path) -> list[Line]:
             except (ValueError, KeyError, TypeError):
                 continue  # the last line of a process that was killed
     return sorted(found, key=lambda line: line.at)
+
+
+def message_pattern(message: str) -> re.Pattern[str]:
+    """What finds a message of logging's in a log; its numbers are groups."""
+    escaped = re.escape(message).replace("%d", r"(\d+)").replace("%s", ".*")
+    return re.compile(f"^{escaped}$")

@@ -30,8 +30,9 @@ from train.model.load import load_base, model_folder
 from train.tokenizer import TrainingTokenizer
 
 ROWS = "sft/gsm8k_train_2000.jsonl"
+PAIRS = "preference/gsm8k_solutions.jsonl"
 PRECISIONS = ("bf16", "fp32")
-RANK, ALPHA, LEARNING_RATE, CLIP_NORM, SEED = 16, 32, 2e-4, 1.0, 0
+RANK, ALPHA, LEARNING_RATE, CLIP_NORM, SEED, BETA = 16, 32, 2e-4, 1.0, 0, 0.1
 _DATA, _ADAPTER, _CPU = "rows", "adapter.safetensors", torch.device("cpu")
 
 
@@ -46,6 +47,8 @@ class Work:
         steps: Optimizer steps.
         batch_size: Rows of each.
         threads: Compute threads.
+        preference: Loss of pairs, such as `sigmoid`; empty: the rows are imitated.
+        reference: Of pairs: `model` or `precomputed`.
     """
 
     model: str
@@ -54,6 +57,8 @@ class Work:
     steps: int
     batch_size: int
     threads: int
+    preference: str = ""
+    reference: str = "model"
 
     @classmethod
     def of(cls, text: str) -> Work:
@@ -76,6 +81,9 @@ class Work:
 
     def config(self, **changes: Any) -> TrainingConfig:
         """The work as our trainer is told it."""
+        if self.preference:
+            asked = {"loss": self.preference, "beta": BETA, "reference": self.reference}
+            changes = {"preference": asked, **changes}
         return _config(
             self.model,
             precision=self.precision,
@@ -101,6 +109,24 @@ class Work:
                 found.append({"input_ids": ids, "labels": [t if s else -100 for t, s in pairs]})
         return found
 
+    def pairs(self) -> list[dict[str, list[int]]]:
+        """The pairs of all steps in order, as TRL has them after its tokenizer."""
+        data = self.data()
+        found = []
+        for step in self.plan():
+            for index in step.rows:
+                row = data.row(index)
+                assert row.borders is not None
+                first, second = row.borders
+                ids = row.tokens.tolist()
+                parts = {
+                    "prompt": ids[:first],
+                    "chosen": ids[first:second],
+                    "rejected": ids[second:],
+                }
+                found.append({f"{name}_ids": part for name, part in parts.items()})
+        return found
+
 
 def prepare(data: Path, folder: Path) -> str:
     """Make the rows and the initial adapters.
@@ -117,14 +143,41 @@ def prepare(data: Path, folder: Path) -> str:
     """
     if not (data / ROWS).exists():
         raise BenchmarkError(f"{data / ROWS} is absent; `ironcliw bench fetch-data` gets it")
-    settings = load_settings()
-    model = model_folder(MODEL, settings)
     options = DataOptions(
         train=(str(data / ROWS),),
         columns={"prompt": "question", "completion": "answer"},
         # without the template's system prompt, which would be a third of a row
         plain_text=True,
     )
+    return _prepare(options, folder)
+
+
+def prepare_pairs(data: Path, folder: Path, count: int) -> str:
+    """Make pairs and the initial adapters.
+
+    Args:
+        data: Folder of the benchmark texts.
+        folder: Where to; it is made.
+        count: The first so many pairs: all of them get a reference before the first step.
+
+    Returns:
+        The model's folder.
+
+    Raises:
+        BenchmarkError: the data is missing.
+    """
+    if not (data / PAIRS).exists():
+        raise BenchmarkError(f"{data / PAIRS} is absent; `ironcliw bench fetch-data` gets it")
+    folder.mkdir()
+    first = (data / PAIRS).read_text(encoding="utf-8").splitlines(keepends=True)[:count]
+    rows = folder / "pairs.jsonl"
+    rows.write_text("".join(first), encoding="utf-8")
+    return _prepare(DataOptions(train=(str(rows),), plain_text=True), folder)
+
+
+def _prepare(options: DataOptions, folder: Path) -> str:
+    settings = load_settings()
+    model = model_folder(MODEL, settings)
     rows = read_data(options, TrainingTokenizer.load(MODEL, settings)).train
     (folder / _DATA).write_bytes(pickle.dumps(rows))
     base = load_base(MODEL, model, weights_digest(model), torch.float32, _CPU)

@@ -39,6 +39,10 @@ from train.shown.recorder import Recorder
 
 logger = logging.getLogger(__name__)
 
+LOADED = "model %s in %s on %s, %d groups of layers fused, %d modules compiled"
+RESUMED = "goes on after step %d of %d"
+"""Messages that end the phases of a start, by which these are timed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Assembled:
@@ -125,9 +129,7 @@ def assemble(
     )
     if checkpoint is not None:
         run.restore(checkpoint)
-        logger.info(
-            "goes on after step %d of %d", run.step, total_steps(config, plan.steps_per_epoch)
-        )
+        logger.info(RESUMED, run.step, total_steps(config, plan.steps_per_epoch))
     if group.rank == 0:
         recorder.begin(run.log.lines())
     return Assembled(run, model.module, recorder)
@@ -156,14 +158,7 @@ def _load_model(job: Job, workers: int, *, begun: bool) -> _Model:
     fast = replace_forwards(module, dtype, device)
     if config.gradient_checkpointing:
         base.module.activation_checkpointing_enable()
-    logger.info(
-        "model %s in %s on %s, %d groups of layers fused, %d modules compiled",
-        config.model_name,
-        dtype,
-        device,
-        fused,
-        fast,
-    )
+    logger.info(LOADED, config.model_name, dtype, device, fused, fast)
     return _Model(module, base.digest, dtype, device)
 
 

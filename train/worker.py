@@ -28,6 +28,9 @@ from train.run_files import ATTEMPTS, CHECKPOINTS, OUTCOME, RunFiles
 
 logger = logging.getLogger(__name__)
 
+BEGINS = "worker %d of %d begins"
+"""Message that ends a worker's start, by which this is timed."""
+
 
 def work(
     job: Job,
@@ -51,7 +54,7 @@ def work(
         PeerLostError: another worker is gone.
     """
     group = group or Alone()
-    logger.info("worker %d of %d begins", group.rank + 1, group.size)
+    logger.info(BEGINS, group.rank + 1, group.size)
     files = RunFiles(job.uri)
     if files.read(OUTCOME) is not None:
         return

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from benchmarks.training_contestant import Recorder
 from benchmarks.training_work import Work
 from ironcliw.settings import Settings
 from train.job import Job
+from train.loop.run import StepReport
 from train.outcome import read_outcome
 from train.worker import work as attempt
 
@@ -34,5 +36,9 @@ def _train(work: Work, recorder: Recorder, changes: dict[str, Any]) -> None:
     settings = Settings(state_dir=recorder.folder / "state")
     uri = str(recorder.folder / "run")
     job = Job(work.config(**changes), settings, uri, work.data(), None, work.threads)
-    attempt(job, report=lambda step: recorder.step(step.loss, step.seconds))
+
+    def report(step: StepReport) -> None:
+        recorder.step(step.loss, step.seconds, step.measures.get("reward_margin", math.nan))
+
+    attempt(job, report=report)
     read_outcome(uri)

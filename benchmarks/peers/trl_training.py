@@ -28,13 +28,21 @@ def train_tuned(work: Work, recorder: Recorder) -> None:
     _train(work, recorder, {"gradient_checkpointing": False})
 
 
-def _train(work: Work, recorder: Recorder, changes: dict[str, Any]) -> None:
+def libraries() -> tuple[Any, Any]:
+    """TRL and datasets.
+
+    Raises:
+        ModuleNotFoundError: they are not installed.
+    """
     found = site_packages()
     if found is None:
         raise ModuleNotFoundError("trl is absent", name="trl")
     sys.path.append(str(found))
-    trl: Any = importlib.import_module("trl")
-    datasets: Any = importlib.import_module("datasets")
+    return importlib.import_module("trl"), importlib.import_module("datasets")
+
+
+def _train(work: Work, recorder: Recorder, changes: dict[str, Any]) -> None:
+    trl, datasets = libraries()
     # rows are given in order, and none is longer than a row of ours may be
     given = {"shuffle_dataset": False, "max_length": None, **changes}
     trainer: Any = noting(trl.SFTTrainer, recorder)(

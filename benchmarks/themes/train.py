@@ -1,5 +1,6 @@
-"""Theme `train`: LoRA fine-tuning, its speed and memory against TRL and transformers' Trainer, what
-a lost worker or machine costs it, how long a step waits for checkpoints, and what it learns."""
+"""Theme `train`: LoRA fine-tuning and DPO, their speed and memory against TRL and transformers'
+Trainer, what a lost worker or machine costs, how long a step waits for checkpoints, and what is
+learned."""
 
 from __future__ import annotations
 
@@ -7,13 +8,20 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import training_learning, training_recovery, training_saving, training_speed
+from benchmarks import (
+    training_learning,
+    training_preferences,
+    training_recovery,
+    training_saving,
+    training_speed,
+)
 from benchmarks.harness import Options, Row, ThemeResult
 from benchmarks.training_work import Work, prepare
 
 Found = tuple[list[Row], list[str]]
 PARTS: dict[str, Callable[[Options, str, Path], Found]] = {
     "speed": training_speed.run,
+    "preferences": lambda options, _, folder: training_preferences.run(options, folder),
     "saving": training_saving.run,
     "recovery": lambda options, model, folder: training_recovery.run(
         options, Work(model, str(folder), "bf16", 1, 1, options.threads).data()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Message = Mapping[str, Any]
@@ -104,6 +104,21 @@ def content_key(example: Example) -> bytes:
         parts, ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=repr
     )
     return hashlib.sha256(text.encode(errors="surrogatepass")).digest()
+
+
+def split_key(example: Example) -> bytes:
+    """32 bytes that decide whether an example is held out.
+
+    Those of `content_key`; but of preferences those of the prompt: pairs of answers to one prompt
+    are held out together, or what is held out would be known.
+    """
+    if not isinstance(example, Preference):
+        return content_key(example)
+    chosen = example.chosen
+    if isinstance(chosen, Completion):
+        chosen = chosen.as_conversation()
+    first = chosen.supervised.index(True)
+    return content_key(replace(chosen, messages=chosen.messages[:first], supervised=()))
 
 
 def _normal(value: Any) -> Any:

@@ -68,7 +68,7 @@ class DataOptions(_Section):
         ge=0,
         lt=1,
         description="Share of the rows of `train` that is held out, chosen by a hash of their "
-        "content: a row stays on its side when others are added.",
+        "content, of preferences of the prompt: a row stays on its side when others are added.",
     )
     format: Literal["auto", FormatName] = Field(
         "auto", description="Form of the rows; `auto`: by the keys that they have."

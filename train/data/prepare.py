@@ -97,7 +97,7 @@ def prepare(
     placed, duplicates = _without_duplicates(placed, files, options)
     placed, in_eval = _without_held_out(placed, files, options, held_out)
     kept = [(one, one.row.tokens) for one in placed if one.row.tokens is not None]
-    out = [is_held_out(one.row.key, options.eval_share) for one, _ in kept]
+    out = [is_held_out(one.row.split_key, options.eval_share) for one, _ in kept]
     lost = [one.row.problem for one in placed if one.row.tokens is None and one.row.problem]
     report = DataReport(
         # a problem of a whole file stands for no row

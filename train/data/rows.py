@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from train.data.examples import Example, Preference, answers, content_key
+from train.data.examples import Example, Preference, answers, content_key, split_key
 from train.data.filters import check_quality
 from train.data.formats import to_example
 from train.data.masks import TokenRow, tokenize
@@ -49,6 +49,7 @@ class Row:
         line: Where it starts.
         format: The form that it had; None where it was not understood.
         key: Of its content; empty where it was not understood.
+        split_key: What decides whether it is held out.
         tokens: None: it is left out, for the reason that `problem` gives.
         length: Tokens before any cut; 0 where it was not tokenised.
         problem: What is wrong with it, if anything is.
@@ -57,6 +58,7 @@ class Row:
     line: int
     format: FormatName | None = None
     key: bytes = b""
+    split_key: bytes = b""
     tokens: TokenRow | None = None
     length: int = 0
     problem: DataProblem | None = None
@@ -123,7 +125,8 @@ def _row(
     try:
         found = to_example(record.value, options)
         ignored.update(found.ignored)
-        row = replace(row, format=found.format, key=content_key(found.example))
+        key, split = content_key(found.example), split_key(found.example)
+        row = replace(row, format=found.format, key=key, split_key=split)
         tokens = _tokens(found.example, options, tokenizer)
         row = replace(row, length=length_of(tokens))
         if row.length > options.max_length:

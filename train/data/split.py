@@ -14,7 +14,7 @@ def is_held_out(key: bytes, share: float) -> bool:
     are equal but for white space are on one side.
 
     Args:
-        key: `train.data.examples.content_key` of the row.
+        key: `train.data.examples.split_key` of the row.
         share: Of all rows, from 0 to 1.
     """
     return int.from_bytes(key[:8], "big") < share * _WHOLE

@@ -18,8 +18,10 @@ from benchmarks.training_decisions import LabelTrie
 from benchmarks.training_learning import Learned
 from benchmarks.training_story import Blow, Done, Line, Plan, Reported, Story, log_lines
 from benchmarks.training_work import Work, prepare
+from train.assembly import LOADED, RESUMED
 from train.data.masks import TokenRow
 from train.data.tokenized import TokenizedData
+from train.worker import BEGINS
 
 GIBIBYTE = 2**30
 
@@ -36,7 +38,7 @@ def rows_of(lengths: list[int]) -> TokenizedData:
 def test_a_rate_leaves_the_first_steps_out() -> None:
     found = parse(
         {"done": [5.0, 15.0, 17.0, 21.0], "cpu": [1.0, 4.0, 5.0, 8.0], "losses": [3.0] * 4}
-        | {"own": [1.0] * 4, "peak_bytes": 7}
+        | {"own": [1.0] * 4, "margins": [0.5] * 4, "peak_bytes": 7}
     )
     assert found.seconds == (10.0, 2.0, 4.0)
     counts = [1000, 1000, 30, 60]
@@ -118,10 +120,10 @@ def told() -> Story:
     texts = [
         (10.5, "[FailurePolicy] RETRY\n  Source: worker group"),
         (11.0, "[Worker Group Initialization] Placement group ready in 0.34s."),
-        (14.0, "worker 2 of 2 begins"),
-        (15.0, "worker 1 of 2 begins"),
-        (19.0, "model small in torch.bfloat16 on cpu, 120 groups of layers fused"),
-        (19.5, "goes on after step 3 of 20"),
+        (14.0, BEGINS % (2, 2)),
+        (15.0, BEGINS % (1, 2)),
+        (19.0, LOADED % ("small", "torch.bfloat16", "cpu", 120, 61)),
+        (19.5, RESUMED % (3, 20)),
         (40.0, "[FailurePolicy] RETRY"),
     ]
     lines = tuple(Line(at, text) for at, text in texts)

@@ -214,6 +214,18 @@ class TestHeldOut:
         before = [line - 1 for line in more.eval.lines.tolist() if line > 1]
         assert before == found.eval.lines.tolist()
 
+    def test_pairs_of_one_prompt_are_on_one_side(self, write: Write) -> None:
+        def lines(end: str) -> list[str]:
+            pairs = ({"prompt": f"question {n}", "chosen": end, "rejected": "x"} for n in range(60))
+            return [json.dumps(one) for one in pairs]
+
+        file = write("a.jsonl", *lines("good"), *lines("better"))
+        found = read_data(options(file, eval_share=0.3), small())
+        assert found.eval is not None
+        out = found.eval.lines.tolist()
+        assert 10 <= len(out) <= 60
+        assert [line for line in out if line > 60] == [line + 60 for line in out if line <= 60]
+
     def test_files(self, write: Write, caplog: pytest.LogCaptureFixture) -> None:
         a = write("a.jsonl", pair("1"), pair("2"))
         b = write("b.jsonl", pair("2 "), pair("3"))
