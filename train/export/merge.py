@@ -163,7 +163,7 @@ def merged_model(base: Path, adapter: Path) -> Any:
     for layer in model.modules():
         if not isinstance(layer, LoraLayer):
             continue
-        weight: torch.Tensor = layer.get_base_layer().weight
+        weight: Any = layer.get_base_layer().weight
         dtype = weight.dtype
         weight.data = weight.data.float()
         try:

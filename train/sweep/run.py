@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -187,6 +189,8 @@ def _tune(
     """Run all trials to their ends; returns why those failed that did."""
     from ray import tune
 
+    from train.sweep.telling import Teller, telling
+
     resources: dict[str, float] = {"CPU": float(given.job.threads)}
     if place.use_gpu:
         resources["GPU"] = 1.0 / config.concurrent
@@ -215,12 +219,14 @@ def _tune(
                 name=_TUNE,
                 storage_path=given.uri,
                 verbose=0,
-                callbacks=[_teller(config, report)],
+                callbacks=[Teller(config.metric)],
                 # any number: the run itself counts those without progress (`max_failures`)
                 failure_config=tune.FailureConfig(max_failures=-1),
             ),
         )
-    results: Any = tuner.fit()  # it can be iterated, which its types do not say
+    # Tune draws boxes on the standard output, which is for results
+    with telling(report), contextlib.redirect_stdout(sys.stderr):
+        results: Any = tuner.fit()  # it can be iterated, which its types do not say
     return {
         trial_name(result.config["point"]): str(result.error)
         for result in results
@@ -241,21 +247,3 @@ def _scheduler(config: SweepConfig, epochs: int) -> Any:
         grace_period=config.grace_epochs,
         reduction_factor=config.reduction_factor,
     )
-
-
-def _teller(config: SweepConfig, report: Report) -> Any:
-    from ray import tune
-
-    class Teller(tune.Callback):
-        """Says what each evaluation has found."""
-
-        def on_trial_result(
-            self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
-        ) -> None:
-            if EPOCH in result and config.metric in result:
-                report(
-                    f"{trial_name(trial.config['point'])}: epoch {result[EPOCH]}, "
-                    f"{config.metric} {result[config.metric]:.4f}"
-                )
-
-    return Teller()
