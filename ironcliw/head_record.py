@@ -22,7 +22,7 @@ from ironcliw.json_files import read_object
 AdapterKind = Literal["lora", "head"]
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 WEIGHT, BIAS = "head.weight", "head.bias"
-_TYPE = "IRONCLIW_HEAD"
+_TYPE = "HEAD"
 _FORMAT_VERSION = 1
 
 

@@ -93,7 +93,7 @@ def test_messages_calls_and_outputs_are_accepted_and_a_messages_type_may_be_left
         ({"questions": [{**CHOICE, "choices": [{"value": 1}, {"value": 2}]}]}, "valid string"),
         ({"questions": [{**CHOICE, "type": "ranking"}]}, "'predicate', 'choice', 'score'"),
         ({"questions": [{"type": "score", "instructions": "a", "levels": []}]}, "at least 2"),
-        ({"method": "magic"}, "'embedding', 'nli', 'classifier' or 'lm'"),
+        ({"method": "magic"}, "'embedding', 'nli', 'classifier', 'lm' or 'head'"),
         ({"refusal_threshold": 1.5}, "less than or equal to 1"),
         ({"refusal_threshold": float("nan")}, "than or equal to"),
         ({"colour": "red"}, "Extra inputs are not permitted"),
