@@ -19,7 +19,7 @@ from native_ops import presence
 
 logger = logging.getLogger(__name__)
 
-INTERFACE = 3
+INTERFACE = 4
 """Of this side; csrc/bind/module.cpp says what each number stands for."""
 
 

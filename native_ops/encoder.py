@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from native_ops.checks import check_tensor, need
+from native_ops.encoder_adapters import AdaptersOfTexts, EncoderSizes
 from native_ops.encoder_checks import (
     FLOATS,
     VECTORS_OF_LAYER,
@@ -26,7 +27,7 @@ from native_ops.encoder_checks import (
     check_seqlens,
     rows_of,
 )
-from native_ops.encoder_layout import check_number, pack, packed_bytes, unpack
+from native_ops.encoder_layout import check_number, pack, packed_bytes, qkv_number, unpack
 from native_ops.operators import define
 
 POOLINGS = ("mean", "cls", "max", "lasttoken", "mean_sqrt_len_tokens", "weightedmean")
@@ -123,14 +124,6 @@ def _pool(rows: torch.Tensor, mode: str) -> torch.Tensor:
     return total / (len(rows) if mode == "mean" else len(rows) ** 0.5)
 
 
-def qkv_number(number: str) -> str:
-    """What a layer's joined query, key and value weight is kept as where the others are `number`.
-
-    With int8 it is bfloat16: its input has a few columns far larger than the others.
-    """
-    return "bfloat16" if number == "int8" else number
-
-
 def encoder_forward_reference(
     tokens: torch.Tensor,
     cu_seqlens: torch.Tensor,
@@ -143,6 +136,9 @@ def encoder_forward_reference(
     epsilon: float,
     activation: str,
     number: str,
+    adapters: Sequence[torch.Tensor],
+    adapter_ranks: Sequence[torch.Tensor],
+    text_adapters: torch.Tensor,
 ) -> torch.Tensor:
     """The layers in float32, with weights as they are rounded."""
     operator = "encoder_forward"
@@ -156,6 +152,9 @@ def encoder_forward_reference(
     for at, packed in enumerate(weights):
         kind, size = numbers[at % WEIGHTS_OF_LAYER], shapes[at % WEIGHTS_OF_LAYER]
         check_packed(operator, f"weights[{at}]", packed, packed_bytes(kind, *size))
+    sizes = EncoderSizes(layers, width, inner, number)
+    texts = rows_of(cu_seqlens)
+    changes = AdaptersOfTexts(sizes, adapters, adapter_ranks, text_adapters, len(texts))
     starts = cu_seqlens.long()
     lengths = starts.diff()
     positions = torch.arange(len(tokens), device=tokens.device)
@@ -166,12 +165,19 @@ def encoder_forward_reference(
         packed_here = weights[WEIGHTS_OF_LAYER * index :][:WEIGHTS_OF_LAYER]
         w = [unpack(p, n, *size) for p, n, size in zip(packed_here, numbers, shapes, strict=True)]
         b = vectors[2 + VECTORS_OF_LAYER * index :]
-        q, k, v = F.linear(x, w[0], b[0]).chunk(3, 1)
+
+        def product(x: torch.Tensor, at: int, *parts: str) -> torch.Tensor:
+            y = F.linear(x, w[at], b[at])  # noqa: B023  # called before the next layer
+            for part, outputs in zip(parts, y.chunk(len(parts), 1), strict=True):
+                changes.add(index, part, x, outputs, texts)  # noqa: B023
+            return y
+
+        q, k, v = product(x, 0, "query", "key", "value").chunk(3, 1)
         scale = (width // heads) ** -0.5
         context = packed_attention_reference(q, k, v, cu_seqlens, cu_seqlens, heads, scale, False)
-        x = F.layer_norm(x + F.linear(context, w[1], b[1]), (width,), b[4], b[5], epsilon)
-        up = activated(F.linear(x, w[2], b[2]), activation, operator)
-        x = F.layer_norm(x + F.linear(up, w[3], b[3]), (width,), b[6], b[7], epsilon)
+        x = F.layer_norm(x + product(context, 1, "attention_out"), (width,), b[4], b[5], epsilon)
+        up = activated(product(x, 2, "up"), activation, operator)
+        x = F.layer_norm(x + product(up, 3, "down"), (width,), b[6], b[7], epsilon)
     return x
 
 
@@ -217,7 +223,8 @@ pool_texts = define(
 encoder_forward = define(
     "encoder_forward",
     "(Tensor tokens, Tensor cu_seqlens, Tensor words, Tensor places, Tensor[] weights, "
-    "Tensor[] vectors, int heads, int inner, float epsilon, str activation, str number) -> Tensor",
+    "Tensor[] vectors, int heads, int inner, float epsilon, str activation, str number, "
+    "Tensor[] adapters, Tensor[] adapter_ranks, Tensor text_adapters) -> Tensor",
     encoder_forward_reference,
     lambda tokens, cu_seqlens, words, *rest: words.new_empty(
         len(tokens), words.shape[1], dtype=torch.float32
@@ -229,4 +236,9 @@ encoder_forward = define(
 [inner, D], down [D, inner]; the first as `qkv_number` says, the others as `number`. `vectors`,
 float32: the embeddings' norm (weight, bias), then for each layer the four biases, attention's norm
 and the layer's.
+
+Each text may be under an adapter (LoRA) of native_ops/encoder_adapters.py: `adapters` and
+`adapter_ranks` are the two tensors of each, text_adapters int32 [B] says which one a text is under,
+-1: none; without adapters it is empty. Texts may be in any order; where those under one adapter are
+neighbours, its weights are read once. A text's bits depend on that text and its adapter alone.
 """

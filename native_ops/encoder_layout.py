@@ -25,6 +25,15 @@ def filled(count: int, step: int) -> int:
     return -(-count // step) * step
 
 
+def qkv_number(number: str) -> str:
+    """What a layer's joined query, key and value weight is kept as where the others are `number`.
+
+    With int8 it is bfloat16: its input has a few columns far larger than the others. Adapters are
+    kept so too.
+    """
+    return "bfloat16" if number == "int8" else number
+
+
 def packed_bytes(number: str, outputs: int, inputs: int) -> int:
     """Bytes of a packed weight [N, K]."""
     check_number("encoder_pack", number)

@@ -1,4 +1,5 @@
-// The packed form of an encoder's weights, the same on every level, and whether there are tiles.
+// The packed form of an encoder's weights and adapters, the same on every level, and whether there are
+// tiles.
 #include "kernels/encoder.h"
 
 #include <cmath>
@@ -69,6 +70,19 @@ void encoder_pack(EncoderNumber number, const float* weight, int64_t outputs, in
       }
     }
   }
+}
+
+int64_t encoder_columns(const EncoderLowRank* changes, int64_t layers) {
+  int64_t most = 0;
+  for (int64_t i = 0; i < layers * kEncoderParts; i += kEncoderParts) {
+    int64_t joined = 0;
+    for (int64_t part = 0; part < kEncoderParts; ++part) {
+      const int64_t columns = encoder_round_up(changes[i + part].ranks, kPanelColumns);
+      joined = part < 3 ? joined + columns : columns;
+      most = most < joined ? joined : most;
+    }
+  }
+  return most;
 }
 
 bool encoder_tiles() { return tiles_wanted && level() == Level::amx; }

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from ironcliw.encoder_folder import EncoderFolder
-from native_ops.encoder import packed_attention, qkv_number
+from native_ops.encoder import packed_attention
+from native_ops.encoder_layout import qkv_number
 from native_ops.norms import add_layer_norm
 from serve.engines.bart_weights import (
     NORM_EPSILON,

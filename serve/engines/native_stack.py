@@ -8,29 +8,20 @@ B texts, T tokens, D width, V words, P positions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from native_ops import binary
-from native_ops.encoder import (
-    activated,
-    encoder_forward,
-    encoder_linear,
-    encoder_pack,
-    packed_attention,
-    qkv_number,
-)
-from native_ops.norms import add_layer_norm
+from native_ops.encoder import encoder_forward, encoder_linear, encoder_pack
+from native_ops.encoder_adapters import EncoderSizes, PackedEncoderAdapter
+from native_ops.encoder_layout import qkv_number
 from serve.engines.architecture import Architecture
-from serve.engines.encoder_adapters import PARTS
 from serve.engines.packed_weights import Affine, EncoderWeights, LayerWeights
 from serve.engines.protocol import PackedTokens
-
-Change = Callable[[int, str, torch.Tensor, torch.Tensor], None]
 
 _LEVELS = {
     torch.float32: frozenset({"avx2", "avx512", "avx512_bf16", "amx"}),
@@ -61,10 +52,13 @@ class Texts:
     Attributes:
         tokens: int32 [T].
         starts: int32 [B + 1], where texts begin, and T.
+        under: int32 [B], which of the batch's adapters each text is under, -1: none; empty where
+            there are none.
     """
 
     tokens: torch.Tensor
     starts: torch.Tensor
+    under: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int32))
 
 
 def steps(batch: PackedTokens, most: int) -> Iterator[Texts]:
@@ -77,7 +71,8 @@ def steps(batch: PackedTokens, most: int) -> Iterator[Texts]:
     while first < len(ends):
         last = max(int(np.searchsorted(ends, done + most, side="right")), first + 1)
         end = int(ends[last - 1])
-        yield Texts(_own(batch.tokens[done:end]), starts_of(ends[first:last] - done))
+        tokens, under = _own(batch.tokens[done:end]), _own(batch.under[first:last])
+        yield Texts(tokens, starts_of(ends[first:last] - done), under)
         first, done = last, end
 
 
@@ -88,9 +83,9 @@ def starts_of(ends: npt.NDArray[np.int64]) -> torch.Tensor:
     return starts
 
 
-def _own(tokens: npt.NDArray[np.int32]) -> torch.Tensor:
+def _own(numbers: npt.NDArray[np.int32]) -> torch.Tensor:
     # a copy: torch warns of arrays that cannot be written, as those that Ray shares
-    return torch.from_numpy(tokens.astype(np.int32))
+    return torch.from_numpy(numbers.astype(np.int32))
 
 
 def name_of(dtype: torch.dtype) -> str:
@@ -169,12 +164,24 @@ class NativeStack:
             self._vectors += [norm.weight, norm.bias]
         self._inner = len(layer.up.bias)
 
-    def __call__(self, texts: Texts, words: torch.Tensor) -> torch.Tensor:
+    @property
+    def sizes(self) -> EncoderSizes:
+        """What an adapter of these layers must fit."""
+        layers = len(self._weights) // 4
+        return EncoderSizes(layers, self._places.shape[1], self._inner, self._number)
+
+    def __call__(
+        self,
+        texts: Texts,
+        words: torch.Tensor,
+        adapters: Sequence[PackedEncoderAdapter] = (),
+    ) -> torch.Tensor:
         """Tokens to the last layer's rows, float32 [T, D].
 
         Args:
             texts: Token ids below V.
             words: [V, D], float32 or bfloat16.
+            adapters: Those that texts are under.
         """
         rows: torch.Tensor = encoder_forward(
             texts.tokens,
@@ -188,55 +195,10 @@ class NativeStack:
             self._epsilon,
             self._activation,
             self._number,
+            [adapter.weights for adapter in adapters],
+            [adapter.ranks for adapter in adapters],
+            texts.under,
         )
-        return rows
-
-    @property
-    def inner(self) -> int:
-        """Width of the feed-forward layers."""
-        return self._inner
-
-    def changed(self, texts: Texts, words: torch.Tensor, change: Change) -> torch.Tensor:
-        """As the call, with something added to the products of layers; float32 [T, D].
-
-        It is put together from single operators, so its last bits may differ from the call's.
-
-        Args:
-            texts: Token ids below V.
-            words: [V, D], float32 or bfloat16.
-            change: Given layer, part (of `encoder_adapters.PARTS`), input and output of a product,
-                adds to the output.
-        """
-        starts = texts.starts.long()
-        places = torch.arange(len(texts.tokens)) - starts[:-1].repeat_interleave(starts.diff())
-        x = words[texts.tokens.long()].float() + self._places[places]
-        x = add_layer_norm(x, None, self._vectors[0], self._vectors[1], self._epsilon)
-        for layer in range(len(self._weights) // 4):
-            x = self._changed_layer(layer, x, texts.starts, change)
-        return x
-
-    def _changed_layer(
-        self, layer: int, x: torch.Tensor, starts: torch.Tensor, change: Change
-    ) -> torch.Tensor:
-        first, out, up, down = self._weights[4 * layer : 4 * layer + 4]
-        biases = self._vectors[2 + 8 * layer : 6 + 8 * layer]
-        norms = self._vectors[6 + 8 * layer : 10 + 8 * layer]
-
-        def product(x: torch.Tensor, part: str, packed: torch.Tensor, number: str) -> torch.Tensor:
-            bias = biases[PARTS.index(part)]
-            y: torch.Tensor = encoder_linear(x, packed, bias, "none", number)
-            change(layer, part, x, y)
-            return y
-
-        qkv = product(x, "qkv", first, qkv_number(self._number))
-        q, k, v = (each.contiguous() for each in qkv.chunk(3, 1))
-        scale = (x.shape[1] // self._heads) ** -0.5
-        context = packed_attention(q, k, v, starts, starts, self._heads, scale, False)
-        y = product(context, "attention_out", out, self._number)
-        x = add_layer_norm(y, x, norms[0], norms[1], self._epsilon)
-        inner = activated(product(x, "up", up, self._number), self._activation)
-        y = product(inner, "down", down, self._number)
-        rows: torch.Tensor = add_layer_norm(y, x, norms[2], norms[3], self._epsilon)
         return rows
 
 

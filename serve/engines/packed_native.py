@@ -9,7 +9,7 @@ import torch
 
 from ironcliw.encoder_folder import EncoderFolder
 from serve.engines.architecture import Architecture
-from serve.engines.encoder_adapters import AdapterBank, EncoderAdapter, read_encoder_adapter
+from serve.engines.encoder_adapters import EncoderAdapter, read_encoder_adapter
 from serve.engines.native_stack import read_bert, steps
 from serve.engines.packed_weights import open_weights
 from serve.engines.pooling import Head
@@ -40,8 +40,7 @@ class NativeLayers:
         counter: LoadCounter | None,
     ) -> None:
         self._head = head
-        self._architecture, self._dtype = architecture, dtype
-        self._bank = AdapterBank()
+        self._architecture = architecture
         cpu = torch.device("cpu")
         with open_weights(folder, architecture, torch.float32, cpu, counter) as weights:
             self._words, self._stack = read_bert(weights, architecture, dtype)
@@ -52,10 +51,17 @@ class NativeLayers:
         """Bytes of all weights but the head's."""
         return self._words.nbytes + self._stack.resident_bytes
 
-    def vectors(self, batch: PackedTokens) -> torch.Tensor:
-        """Texts to vectors, float32 [B, dimensions], in order."""
+    def vectors(self, batch: PackedTokens, adapters: Sequence[EncoderAdapter] = ()) -> torch.Tensor:
+        """Texts to vectors, float32 [B, dimensions], in order.
+
+        Args:
+            batch: Its `under` says which adapter each text is under. Fastest where texts under the
+                same one are neighbours.
+            adapters: Those of `batch.adapters`, loaded.
+        """
+        packed = [adapter.packed for adapter in adapters]
         parts = [
-            self._head.packed(self._stack(texts, self._words), texts.starts)
+            self._head.packed(self._stack(texts, self._words, packed), texts.starts)
             for texts in steps(batch, STEP_TOKENS)
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -66,28 +72,4 @@ class NativeLayers:
         Raises:
             AdapterError: its files are damaged, or it is of another kind or model.
         """
-        dtype = torch.float32 if self._dtype == torch.float32 else torch.bfloat16
-        return read_encoder_adapter(self._architecture, self._stack.inner, folder, dtype)
-
-    def adapted_vectors(
-        self, batch: PackedTokens, adapters: Sequence[EncoderAdapter]
-    ) -> torch.Tensor:
-        """Texts to vectors, each under its own adapter, float32 [B, dimensions], in order.
-
-        Args:
-            batch: Its `under` says which adapter each text is under.
-            adapters: Those of `batch.adapters`, loaded.
-        """
-        numbers = torch.tensor(self._bank.numbers(adapters))[torch.from_numpy(batch.under).long()]
-        parts, first = [], 0
-        for texts in steps(batch, STEP_TOKENS):
-            own = numbers[first : first + len(texts.starts) - 1]
-            rows = own.repeat_interleave(texts.starts.long().diff())
-
-            def change(layer: int, part: str, x: torch.Tensor, y: torch.Tensor) -> None:
-                self._bank.add((layer, part), x, y, rows)  # noqa: B023  # called before the next
-
-            hidden = self._stack.changed(texts, self._words, change)
-            parts.append(self._head.packed(hidden, texts.starts))
-            first += len(own)
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        return read_encoder_adapter(self._architecture, self._stack.sizes, folder)

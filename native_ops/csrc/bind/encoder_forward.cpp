@@ -1,7 +1,7 @@
 #include <algorithm>
 #include <atomic>
 
-#include "bind/encoder.h"
+#include "bind/encoder_adapters.h"
 
 namespace ironcliw {
 namespace {
@@ -63,8 +63,8 @@ std::vector<Block> blocks_of(const int32_t* starts, int64_t texts, int64_t most)
 
 class Run {
  public:
-  Run(const EncoderModel& model, const int32_t* tokens, const int32_t* starts, int64_t texts, float* out)
-      : model_(model), tokens_(tokens), starts_(starts), texts_(texts), out_(out) {}
+  Run(const EncoderModel& model, const AdaptersOfTexts& adapters, const int32_t* tokens, const int32_t* starts, int64_t texts, float* out)
+      : model_(model), adapters_(adapters), tokens_(tokens), starts_(starts), texts_(texts), out_(out) {}
 
   // Each thread takes block after block through all layers, and meets the others only at the end; a
   // text that is longer than a thread's share is cut within each stage instead.
@@ -84,20 +84,21 @@ class Run {
 
  private:
   void one(const Block& block, int64_t parts) {
-    int64_t longest = 0;
-    for (int64_t i = block.first; i < block.end; ++i) longest = std::max<int64_t>(longest, starts_[i + 1] - starts_[i]);
+    const EncoderTexts texts{starts_ + block.first, block.end - block.first};
+    const EncoderAdapters adapters = adapters_.from(block.first);
     const auto& kernels = encoder();
-    uint8_t* work = working_memory(kernels.forward_bytes(model_, block.tokens, longest, parts));
+    uint8_t* work = working_memory(kernels.forward_bytes(model_, texts, adapters, parts));
     const auto run = [](void*, int64_t count, void (*body)(void*, int64_t), void* context) {
       aten_threads().parallel(count, 1, [&](int64_t begin, int64_t end) {
         for (int64_t part = begin; part < end; ++part) body(context, part);
       });
     };
     const int64_t row = starts_[block.first];
-    kernels.forward(model_, tokens_ + row, {starts_ + block.first, block.end - block.first}, out_ + row * model_.width, work, {parts, run, nullptr});
+    kernels.forward(model_, tokens_ + row, texts, adapters, out_ + row * model_.width, work, {parts, run, nullptr});
   }
 
   const EncoderModel& model_;
+  const AdaptersOfTexts& adapters_;
   const int32_t *tokens_, *starts_;
   int64_t texts_;
   float* out_;
@@ -111,7 +112,8 @@ void check_tokens(const int32_t* tokens, const int32_t* starts, int64_t texts, i
 }
 
 Tensor encoder_forward(const Tensor& tokens, const Tensor& cu_seqlens, const Tensor& words, const Tensor& places, std::vector<Tensor> weights, std::vector<Tensor> vectors,
-                       int64_t heads, int64_t inner, double epsilon, const std::string& activation, const std::string& number_name) {
+                       int64_t heads, int64_t inner, double epsilon, const std::string& activation, const std::string& number_name, std::vector<Tensor> adapters, std::vector<Tensor> adapter_ranks,
+                       const Tensor& text_adapters) {
   const EncoderNumber number = encoder_number(op, number_name);
   check_dtype(op, "tokens", tokens, ScalarType::Int);
   check_dim(op, "tokens", tokens, 1);
@@ -142,8 +144,9 @@ Tensor encoder_forward(const Tensor& tokens, const Tensor& cu_seqlens, const Ten
   model.places = data<float>(place_rows);
   model.words = word_rows.const_data_ptr();
   model.words_bf16 = words.scalar_type() == ScalarType::BFloat16;
+  const AdaptersOfTexts changes(op, model, adapters, adapter_ranks, text_adapters, texts);
   Tensor out = torch::stable::new_empty(word_rows, {ids.size(0), width}, ScalarType::Float);
-  Run(model, data<int32_t>(ids), data<int32_t>(starts), texts, mutable_data<float>(out)).all();
+  Run(model, changes, data<int32_t>(ids), data<int32_t>(starts), texts, mutable_data<float>(out)).all();
   return out;
 }
 

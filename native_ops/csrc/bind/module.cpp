@@ -17,7 +17,8 @@ namespace {
 //      that one of them was not finite
 //   3  adapters of decoder_step; add_rms_norm, swiglu and rotary_attention, with their backward
 //      operators
-constexpr long kInterface = 3;
+//   4  adapters of encoder_forward
+constexpr long kInterface = 4;
 
 PyObject* interface_number(PyObject*, PyObject*) { return PyLong_FromLong(kInterface); }
 

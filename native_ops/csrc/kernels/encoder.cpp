@@ -86,17 +86,17 @@ void attention(const EncoderAttention& shape, bool bf16, const void* q, int64_t 
   bf16 ? run(Bf16Scores(), static_cast<uint16_t*>(out)) : run(Float(), static_cast<float*>(out));
 }
 
-int64_t forward_bytes(const EncoderModel& model, int64_t tokens, int64_t longest, int64_t parts) {
+int64_t forward_bytes(const EncoderModel& model, EncoderTexts texts, const EncoderAdapters& adapters, int64_t parts) {
   return with_number(model.number, [&](auto kind) {
     Memory memory(nullptr);
-    ForwardMemory<decltype(kind)> unused(memory, model, tokens, longest, parts);
+    ForwardMemory<decltype(kind)> unused(memory, model, texts, adapters, parts);
     return memory.used;
   });
 }
 
-void forward(const EncoderModel& model, const int32_t* tokens, EncoderTexts texts, float* out, uint8_t* work, EncoderParts parts) {
+void forward(const EncoderModel& model, const int32_t* tokens, EncoderTexts texts, const EncoderAdapters& adapters, float* out, uint8_t* work, EncoderParts parts) {
   with_number(model.number, [&](auto kind) {
-    Forward<decltype(kind)>(model, texts, work, parts, tiles_here()).run(tokens, out);
+    Forward<decltype(kind)>(model, texts, adapters, work, parts, tiles_here()).run(tokens, out);
     return 0;
   });
 }

@@ -67,7 +67,36 @@ struct EncoderTexts {
   const int32_t* starts;
   int64_t count;
   int64_t tokens() const { return starts[count] - starts[0]; }
+  int64_t longest() const {
+    int64_t most = 0;
+    for (int64_t i = 0; i < count; ++i) most = most < starts[i + 1] - starts[i] ? starts[i + 1] - starts[i] : most;
+    return most;
+  }
 };
+
+// What an adapter (LoRA) adds to the product of a part of a layer: (x A^T) B^T. A [ranks, inputs] and B
+// [outputs, ranks] are packed as query, key and value are: in bf16 where the other weights are int8.
+// Where the width is no multiple of 32, key and value begin in the midst of a panel of the joined
+// product; as many outputs of zeros stand before those of their B.
+struct EncoderLowRank {
+  const uint8_t *a, *b;
+  int64_t ranks;  // 0: the part is as it is
+};
+constexpr int64_t kEncoderParts = 6;  // of a layer: query, key, value, attention's output, up, down
+constexpr int64_t kEncoderRanks = 1024;  // of a part, at most
+
+inline int64_t encoder_lead(int64_t part, int64_t width) { return part < 3 ? part * width % kPanelColumns : 0; }
+
+// Adapters that texts are under, each one its own or none. Texts under one adapter are computed together
+// where they are neighbours, so that its weights are read once.
+struct EncoderAdapters {
+  const EncoderLowRank* changes;  // [adapters, layers, 6]
+  int64_t columns;                // of the rows between A and B: see `encoder_columns`
+  const int32_t* of_text;         // which adapter each text is under, -1: none; null: all are under none
+};
+// Of a layer's query, key and value together, and of each other part: ranks filled up to 32, the most
+// of these over all layers and adapters.
+int64_t encoder_columns(const EncoderLowRank* changes, int64_t layers);
 
 // One stage of a pass over a block cut into `parts`, at once or one after the other; what `run` is
 // given as `body` must be called once for each part.
@@ -91,15 +120,16 @@ struct EncoderKernels {
   // Bytes of working memory for `linear`, `attention` and `forward`; alignment of 64 is asked for.
   int64_t (*linear_bytes)(EncoderNumber number, int64_t rows, int64_t inputs);
   int64_t (*attention_bytes)(bool bf16, int64_t queries, int64_t keys, int64_t head_width);
-  int64_t (*forward_bytes)(const EncoderModel& model, int64_t tokens, int64_t longest, int64_t parts);
+  int64_t (*forward_bytes)(const EncoderModel& model, EncoderTexts texts, const EncoderAdapters& adapters, int64_t parts);
 
   // out = activation(x w^T + bias); x and out of the same type, rows side by side. A row's bits depend
   // on nothing but that row.
   void (*linear)(EncoderNumber number, const EncoderLinear& w, EncoderActivation activation, bool bf16, const void* x, int64_t rows, void* out, uint8_t* work);
   // One head of one text. All of one type, bf16 or float.
   void (*attention)(const EncoderAttention& shape, bool bf16, const void* q, int64_t queries, const void* k, const void* v, int64_t keys, void* out, uint8_t* work);
-  // Token ids of a block of texts to the last layer's rows, float [T, D].
-  void (*forward)(const EncoderModel& model, const int32_t* tokens, EncoderTexts texts, float* out, uint8_t* work, EncoderParts parts);
+  // Token ids of a block of texts to the last layer's rows, float [T, D]. A text's bits depend on
+  // nothing but that text and its adapter.
+  void (*forward)(const EncoderModel& model, const int32_t* tokens, EncoderTexts texts, const EncoderAdapters& adapters, float* out, uint8_t* work, EncoderParts parts);
   // The rows [rows, D] of one text to one [D], in float; divided by its length where that is wanted
   // and not below 1e-12.
   void (*pool)(EncoderPooling pooling, bool normalize, bool bf16, const void* x, int64_t rows, int64_t width, float* out);

@@ -61,11 +61,11 @@ constexpr int kFloatRows = 6, kFloatGroups = 1;
 constexpr int kFloatRows = 2, kFloatGroups = 1;
 #endif
 
-template <int rows, int groups>
+template <int rows, int groups, bool adding>
 void float_rows(const float* a, int64_t a_stride, const float* b, int64_t inputs, float* out, int64_t out_stride) {
   Floats sums[rows][groups];
   for (int r = 0; r < rows; ++r)
-    for (int g = 0; g < groups; ++g) sums[r][g] = zero();
+    for (int g = 0; g < groups; ++g) sums[r][g] = adding ? load(out + r * out_stride + 16 * g) : zero();
   for (int64_t i = 0; i < inputs; ++i, b += kPanelColumns) {
     Floats w[groups];
     for (int g = 0; g < groups; ++g) w[g] = load(b + 16 * g);
@@ -78,20 +78,23 @@ void float_rows(const float* a, int64_t a_stride, const float* b, int64_t inputs
     for (int g = 0; g < groups; ++g) store(out + r * out_stride + 16 * g, sums[r][g]);
 }
 
-template <int most> void last_float_rows(int rows, const float* a, int64_t a_stride, const float* b, int64_t inputs, float* out, int64_t out_stride) {
+template <int most, int groups, bool adding> void last_float_rows(int rows, const float* a, int64_t a_stride, const float* b, int64_t inputs, float* out, int64_t out_stride) {
   if constexpr (most > 0) {
-    if (rows == most) return float_rows<most, kFloatGroups>(a, a_stride, b, inputs, out, out_stride);
-    last_float_rows<most - 1>(rows, a, a_stride, b, inputs, out, out_stride);
+    if (rows == most) return float_rows<most, groups, adding>(a, a_stride, b, inputs, out, out_stride);
+    last_float_rows<most - 1, groups, adding>(rows, a, a_stride, b, inputs, out, out_stride);
   }
 }
 
-// out [rows, 32] = a [rows, K] times a panel [K, 32] of floats.
-inline void float_block(const float* a, int64_t a_stride, const float* b, int64_t inputs, int rows, float* out, int64_t out_stride) {
-  for (int g = 0; g < 2; g += kFloatGroups) {
+// out [rows, 16 groups] = a [rows, K] times a panel [K, 32] of floats, or its first 16 columns;
+// `adding`: onto what stands there.
+template <int groups, bool adding>
+void float_block(const float* a, int64_t a_stride, const float* b, int64_t inputs, int rows, float* out, int64_t out_stride) {
+  constexpr int together = groups < kFloatGroups ? groups : kFloatGroups;
+  for (int g = 0; g < groups; g += together) {
     int r = 0;
     for (; r + kFloatRows <= rows; r += kFloatRows)
-      float_rows<kFloatRows, kFloatGroups>(a + r * a_stride, a_stride, b + 16 * g, inputs, out + r * out_stride + 16 * g, out_stride);
-    last_float_rows<kFloatRows - 1>(rows - r, a + r * a_stride, a_stride, b + 16 * g, inputs, out + r * out_stride + 16 * g, out_stride);
+      float_rows<kFloatRows, together, adding>(a + r * a_stride, a_stride, b + 16 * g, inputs, out + r * out_stride + 16 * g, out_stride);
+    last_float_rows<kFloatRows - 1, together, adding>(rows - r, a + r * a_stride, a_stride, b + 16 * g, inputs, out + r * out_stride + 16 * g, out_stride);
   }
 }
 
@@ -108,7 +111,15 @@ struct Float {
   static int64_t scratch_bytes(int64_t, int64_t) { return 0; }
   static const void* panel(const EncoderLinear& w, int64_t index, uint8_t*) { return w.packed + index * encoder_panel_bytes(number, w.inputs); }
   static void block(const float* a, int64_t a_stride, const void* b, int64_t inputs, int rows, float* out, int64_t out_stride, const Tiles&) {
-    float_block(a, a_stride, static_cast<const float*>(b), inputs, rows, out, out_stride);
+    float_block<2, false>(a, a_stride, static_cast<const float*>(b), inputs, rows, out, out_stride);
+  }
+  // The first 16 outputs alone, with the bits that `block` gives them.
+  static void half_block(const float* a, int64_t a_stride, const void* b, int64_t inputs, int rows, float* out, int64_t out_stride, const Tiles&) {
+    float_block<1, false>(a, a_stride, static_cast<const float*>(b), inputs, rows, out, out_stride);
+  }
+  // Onto what stands in `out`; never on tiles.
+  static void add_block(const float* a, int64_t a_stride, const void* b, int64_t inputs, int rows, float* out, int64_t out_stride) {
+    float_block<2, true>(a, a_stride, static_cast<const float*>(b), inputs, rows, out, out_stride);
   }
 };
 
@@ -137,32 +148,39 @@ struct Widened : Float {
 };
 
 #if defined(IRONCLIW_USE_BF16)
-template <int rows>
+template <int rows, int groups, bool adding>
 void pair_rows(const uint16_t* a, int64_t a_stride, const uint8_t* b, int64_t group_bytes, int64_t pairs, float* out, int64_t out_stride) {
-  __m512 sums[rows][2];
-  for (int r = 0; r < rows; ++r) sums[r][0] = sums[r][1] = _mm512_setzero_ps();
+  __m512 sums[rows][groups];
+  for (int r = 0; r < rows; ++r)
+    for (int g = 0; g < groups; ++g) sums[r][g] = adding ? _mm512_loadu_ps(out + r * out_stride + 16 * g) : _mm512_setzero_ps();
   for (int64_t i = 0; i < pairs; ++i) {
-    const auto w0 = reinterpret_cast<__m512bh>(_mm512_loadu_si512(b + 64 * i));
-    const auto w1 = reinterpret_cast<__m512bh>(_mm512_loadu_si512(b + group_bytes + 64 * i));
+    __m512bh w[groups];
+    for (int g = 0; g < groups; ++g) w[g] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(b + g * group_bytes + 64 * i));
     for (int r = 0; r < rows; ++r) {
       int32_t pair;
       std::memcpy(&pair, a + r * a_stride + 2 * i, 4);
       const auto x = reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
-      sums[r][0] = _mm512_dpbf16_ps(sums[r][0], x, w0);
-      sums[r][1] = _mm512_dpbf16_ps(sums[r][1], x, w1);
+      for (int g = 0; g < groups; ++g) sums[r][g] = _mm512_dpbf16_ps(sums[r][g], x, w[g]);
     }
   }
-  for (int r = 0; r < rows; ++r) {
-    _mm512_storeu_ps(out + r * out_stride, sums[r][0]);
-    _mm512_storeu_ps(out + r * out_stride + 16, sums[r][1]);
+  for (int r = 0; r < rows; ++r)
+    for (int g = 0; g < groups; ++g) _mm512_storeu_ps(out + r * out_stride + 16 * g, sums[r][g]);
+}
+
+template <int most, int groups, bool adding> void last_pair_rows(int rows, const uint16_t* a, int64_t a_stride, const uint8_t* b, int64_t group_bytes, int64_t pairs, float* out, int64_t out_stride) {
+  if constexpr (most > 0) {
+    if (rows == most) return pair_rows<most, groups, adding>(a, a_stride, b, group_bytes, pairs, out, out_stride);
+    last_pair_rows<most - 1, groups, adding>(rows, a, a_stride, b, group_bytes, pairs, out, out_stride);
   }
 }
 
-template <int most> void last_pair_rows(int rows, const uint16_t* a, int64_t a_stride, const uint8_t* b, int64_t group_bytes, int64_t pairs, float* out, int64_t out_stride) {
-  if constexpr (most > 0) {
-    if (rows == most) return pair_rows<most>(a, a_stride, b, group_bytes, pairs, out, out_stride);
-    last_pair_rows<most - 1>(rows, a, a_stride, b, group_bytes, pairs, out, out_stride);
-  }
+// As `float_block`, of neighbouring inputs in pairs; 16 sums at a time stay in registers.
+template <int groups, bool adding>
+void pair_block(const uint16_t* a, int64_t a_stride, const uint8_t* b, int64_t group_bytes, int64_t pairs, int rows, float* out, int64_t out_stride) {
+  constexpr int together = 16 / groups;
+  int r = 0;
+  for (; r + together <= rows; r += together) pair_rows<together, groups, adding>(a + r * a_stride, a_stride, b, group_bytes, pairs, out + r * out_stride, out_stride);
+  last_pair_rows<together - 1, groups, adding>(rows - r, a + r * a_stride, a_stride, b, group_bytes, pairs, out + r * out_stride, out_stride);
 }
 
 // Weights and activations in bf16. Rows of activations are filled with zeros up to a multiple of 32
@@ -179,9 +197,17 @@ struct Bf16 {
       const auto multiply = rows > 16 ? tiles_bf16_32 : tiles_bf16_16;
       return multiply(reinterpret_cast<const uint8_t*>(a), 2 * a_stride, b, group_bytes, filled / 32, reinterpret_cast<uint8_t*>(out), 4 * out_stride);
     }
-    int r = 0;
-    for (; r + 8 <= rows; r += 8) pair_rows<8>(a + r * a_stride, a_stride, b, group_bytes, filled / 2, out + r * out_stride, out_stride);
-    last_pair_rows<7>(rows - r, a + r * a_stride, a_stride, b, group_bytes, filled / 2, out + r * out_stride, out_stride);
+    pair_block<2, false>(a, a_stride, b, group_bytes, filled / 2, rows, out, out_stride);
+  }
+  // The first 16 outputs alone, with the bits that `block` gives them.
+  static void half_block(const uint16_t* a, int64_t a_stride, const void* panel, int64_t inputs, int rows, float* out, int64_t out_stride, const Tiles& tiles) {
+    if (tiles.on) return block(a, a_stride, panel, inputs, rows, out, out_stride, tiles);
+    const int64_t filled = encoder_round_up(inputs, 32);
+    pair_block<1, false>(a, a_stride, static_cast<const uint8_t*>(panel), filled * 32, filled / 2, rows, out, out_stride);
+  }
+  // Onto what stands in `out`; never on tiles. Reads no more inputs than a last pair needs.
+  static void add_block(const uint16_t* a, int64_t a_stride, const void* panel, int64_t inputs, int rows, float* out, int64_t out_stride) {
+    pair_block<2, true>(a, a_stride, static_cast<const uint8_t*>(panel), encoder_round_up(inputs, 32) * 32, (inputs + 1) / 2, rows, out, out_stride);
   }
 };
 #else

@@ -2,6 +2,7 @@
 // the products' inputs in their own type.
 #pragma once
 
+#include "kernels/encoder_adapters.h"
 #include "kernels/encoder_attention.h"
 
 IRONCLIW_BEGIN
@@ -15,7 +16,7 @@ template <> struct ScoresOf<Int8> { using Kind = Bf16; };
 #endif
 
 // The input of q, k and v has a few columns far larger than the others, which int8 loses much by (min
-// cosine 0.984 for MiniLM, 0.993 without): with int8 these weights are bf16.
+// cosine 0.984 for MiniLM, 0.993 without): with int8 these weights are bf16, and so are adapters.
 template <class Number> struct QkvOf { using Kind = Number; };
 template <> struct QkvOf<Int8> { using Kind = Bf16; };
 
@@ -23,17 +24,18 @@ template <class Number> struct ForwardMemory {
   using Value = typename Number::Value;
   using Scores = typename ScoresOf<Number>::Kind;
   using Qkv = typename QkvOf<Number>::Kind;
-  ForwardMemory(Memory& memory, const EncoderModel& model, int64_t tokens, int64_t longest, int64_t parts)
+  ForwardMemory(Memory& memory, const EncoderModel& model, EncoderTexts texts, const EncoderAdapters& adapters, int64_t parts)
       : narrow_stride(row_stride(model.width)),
         wide_stride(row_stride(3 * model.width > model.inner ? 3 * model.width : model.inner)),
-        hidden(memory.take<float>(tokens * narrow_stride)),
-        narrow(memory.take<Value>(row_count(tokens) * narrow_stride)),
-        wide(memory.take<Value>(row_count(tokens) * wide_stride)) {
-    const int64_t inputs = model.inner > model.width ? model.inner : model.width;
+        hidden(memory.take<float>(texts.tokens() * narrow_stride)),
+        narrow(memory.take<Value>(row_count(texts.tokens()) * narrow_stride)),
+        wide(memory.take<Value>(row_count(texts.tokens()) * wide_stride)),
+        adapted(memory, model, texts, adapters, parts) {
+    const int64_t tokens = texts.tokens(), inputs = model.inner > model.width ? model.inner : model.width;
     Memory own(nullptr);
-    AttentionMemory<Scores> unused(own, longest, model.width / model.heads);
+    AttentionMemory<Scores> unused(own, texts.longest(), model.width / model.heads);
     attention_bytes = own.used;
-    const int64_t first = Qkv::scratch_bytes(tokens, model.width), later = Number::scratch_bytes(tokens, inputs);
+    const int64_t first = Qkv::scratch_bytes(tokens, adapters.of_text ? inputs : model.width), later = Number::scratch_bytes(tokens, inputs);
     scratch_bytes = encoder_round_up(first > later ? first : later, 64);
     attention = memory.take<uint8_t>(attention_bytes * parts);
     scratch = memory.take<uint8_t>(scratch_bytes * parts);
@@ -41,6 +43,7 @@ template <class Number> struct ForwardMemory {
   int64_t narrow_stride, wide_stride;
   float* hidden;
   Value *narrow, *wide;
+  AdaptedRows<Qkv> adapted;
   int64_t attention_bytes, scratch_bytes;
   uint8_t* attention;
   uint8_t* scratch;
@@ -50,26 +53,17 @@ template <class Number> class Forward {
  public:
   using Value = typename Number::Value;
 
-  Forward(const EncoderModel& model, EncoderTexts texts, uint8_t* work, EncoderParts parts, bool tiles)
-      : model_(model), texts_(texts), rows_(texts.tokens()), memory_(work), at_(memory_, model, rows_, longest(texts), parts.count), parts_(parts), tiles_(tiles) {}
+  Forward(const EncoderModel& model, EncoderTexts texts, const EncoderAdapters& adapters, uint8_t* work, EncoderParts parts, bool tiles)
+      : model_(model), texts_(texts), rows_(texts.tokens()), memory_(work), at_(memory_, model, texts, adapters, parts.count), parts_(parts), tiles_(tiles) {}
 
   void run(const int32_t* tokens, float* out) {
     clear_unused();
     each([&](int64_t, int64_t begin, int64_t end) { embed(tokens, begin, end); });
-    for (int64_t i = 0; i < model_.count; ++i) run_layer(model_.layers[i]);
+    for (int64_t i = 0; i < model_.count; ++i) run_layer(model_.layers[i], i);
     for (int64_t row = 0; row < rows_; ++row) std::memcpy(out + row * model_.width, at_.hidden + row * at_.narrow_stride, static_cast<size_t>(model_.width) * 4);
   }
 
  private:
-  static int64_t longest(EncoderTexts texts) {
-    int64_t most = 0;
-    for (int64_t i = 0; i < texts.count; ++i) {
-      const int64_t length = texts.starts[i + 1] - texts.starts[i];
-      if (length > most) most = length;
-    }
-    return most;
-  }
-
   // Rows and columns that products read although nothing was stored there.
   void clear_unused() {
     const auto clear = [&](Value* x, int64_t stride) {
@@ -99,38 +93,49 @@ template <class Number> class Forward {
     parts_.run(parts_.caller, parts_.count, [](void* context, int64_t part) { (*static_cast<F*>(context))(part); }, &f);
   }
 
-  void run_layer(const EncoderLayer& layer) {
-    const auto as_is = [&](int64_t part, int64_t begin, int64_t end) { activated<typename ForwardMemory<Number>::Qkv>(layer.qkv, EncoderActivation::none, part, begin, end); };
+  void run_layer(const EncoderLayer& layer, int64_t index) {
+    const int64_t width = model_.width, inner = model_.inner;
+    const Stage qkv{index, 0, 3, width, width}, out{index, 3, 1, width, width}, up{index, 4, 1, inner, width}, down{index, 5, 1, width, inner};
+    const auto as_is = [&](int64_t part, int64_t begin, int64_t end) { activated<typename ForwardMemory<Number>::Qkv>(layer.qkv, qkv, EncoderActivation::none, part, begin, end); };
     each(as_is);
     each_part([&](int64_t part) { attend_texts(part); });
     each([&](int64_t part, int64_t begin, int64_t end) {
-      added(layer.attention_out, at_.narrow, at_.narrow_stride, part, begin, end);
+      added(layer.attention_out, out, at_.narrow, at_.narrow_stride, part, begin, end);
       normalize(layer.attention_norm, begin, end);
-      activated<Number>(layer.up, model_.activation, part, begin, end);
-      if (model_.inner % 32)
-        for (int64_t row = begin; row < end; ++row) clear_columns(at_.wide + row * at_.wide_stride, model_.inner);
-      added(layer.down, at_.wide, at_.wide_stride, part, begin, end);
+      activated<Number>(layer.up, up, model_.activation, part, begin, end);
+      if (inner % 32)
+        for (int64_t row = begin; row < end; ++row) clear_columns(at_.wide + row * at_.wide_stride, inner);
+      added(layer.down, down, at_.wide, at_.wide_stride, part, begin, end);
       normalize(layer.norm, begin, end);
     });
   }
 
-  // narrow rows through a layer into wide ones
-  template <class Kind> void activated(const EncoderLinear& w, EncoderActivation activation, int64_t part, int64_t begin, int64_t end) {
+  // f as the epilogue of rows times a layer's weights, to which adapters have added.
+  template <class Kind, class F>
+  void product(const EncoderLinear& w, const Stage& stage, const Value* x, int64_t stride, int64_t part, int64_t begin, int64_t end, F&& f) {
     const Tiles tiles(tiles_);
-    multiply<Kind>(at_.narrow + begin * at_.narrow_stride, at_.narrow_stride, end - begin, w, scratch(part), tiles, [&](int64_t m, int count, int64_t n, int64_t outputs, const float* sums) {
-      store_activated(activation, sums, count, w.bias + n, outputs, at_.wide + (begin + m) * at_.wide_stride + n, at_.wide_stride);
+    at_.adapted.narrow(stage, x, stride, begin, end, scratch(part), tiles);
+    multiply<Kind>(x + begin * stride, stride, end - begin, w, scratch(part), tiles, [&](int64_t m, int count, int64_t n, int64_t outputs, float* sums) {
+      at_.adapted.add(stage, begin + m, count, n, sums, part, tiles);
+      f(begin + m, count, n, outputs, sums);
+    });
+  }
+
+  // narrow rows through a layer into wide ones
+  template <class Kind> void activated(const EncoderLinear& w, const Stage& stage, EncoderActivation activation, int64_t part, int64_t begin, int64_t end) {
+    product<Kind>(w, stage, at_.narrow, at_.narrow_stride, part, begin, end, [&](int64_t row, int count, int64_t n, int64_t outputs, const float* sums) {
+      store_activated(activation, sums, count, w.bias + n, outputs, at_.wide + row * at_.wide_stride + n, at_.wide_stride);
     });
   }
 
   // hidden += x w^T + bias
-  void added(const EncoderLinear& w, const Value* x, int64_t stride, int64_t part, int64_t begin, int64_t end) {
-    const Tiles tiles(tiles_);
-    multiply<Number>(x + begin * stride, stride, end - begin, w, scratch(part), tiles, [&](int64_t m, int count, int64_t n, int64_t outputs, const float* sums) {
+  void added(const EncoderLinear& w, const Stage& stage, const Value* x, int64_t stride, int64_t part, int64_t begin, int64_t end) {
+    product<Number>(w, stage, x, stride, part, begin, end, [&](int64_t row, int count, int64_t n, int64_t outputs, const float* sums) {
       for (int64_t c = 0; c < outputs; c += 16) {
         const int some = lanes(outputs, c);
         const Floats bias = get(w.bias + n + c, some);
         for (int r = 0; r < count; ++r) {
-          float* to = at_.hidden + (begin + m + r) * at_.narrow_stride + n + c;
+          float* to = at_.hidden + (row + r) * at_.narrow_stride + n + c;
           put(to, get(to, some) + (load(sums + r * kPanelColumns + c) + bias), some);
         }
       }

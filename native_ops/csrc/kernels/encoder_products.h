@@ -12,7 +12,7 @@ template <class Number> auto prepare(const typename Number::Value* x, int64_t x_
 }
 
 // x w^T for rows of working memory, 32 by 32 sums at a time: epilogue(first row, rows, first output,
-// outputs, float [32, 32]).
+// outputs, float [32, 32]). Sums of outputs from the 17th on are there only where there are so many.
 template <class Number, class Epilogue>
 void multiply(const typename Number::Value* x, int64_t x_stride, int64_t rows, const EncoderLinear& w, uint8_t* scratch, const Tiles& tiles, Epilogue&& epilogue) {
   alignas(64) float sums[kRows * kPanelColumns];
@@ -23,7 +23,8 @@ void multiply(const typename Number::Value* x, int64_t x_stride, int64_t rows, c
     for (int64_t m = 0; m < rows; m += kRows) {
       const int count = static_cast<int>(rows - m < kRows ? rows - m : kRows);
       if constexpr (Number::number == EncoderNumber::int8) Number::block(prepared, m, panel, w.inputs, count, sums, tiles);
-      else Number::block(prepared.at + m * prepared.stride, prepared.stride, panel, w.inputs, count, sums, kPanelColumns, tiles);
+      else if (outputs > 16) Number::block(prepared.at + m * prepared.stride, prepared.stride, panel, w.inputs, count, sums, kPanelColumns, tiles);
+      else Number::half_block(prepared.at + m * prepared.stride, prepared.stride, panel, w.inputs, count, sums, kPanelColumns, tiles);
       epilogue(m, count, n, outputs, sums);
     }
   }

@@ -12,6 +12,8 @@ import torch
 
 import native_ops
 from native_ops import binary, packed_linear
+from native_ops.decoder_adapters import LowRank
+from native_ops.encoder_adapters import EncoderSizes, pack_encoder_adapter
 from native_ops.encoder_layout import pack
 from native_ops.operators import REFERENCES
 from tests.unit.native_ops.decoder_models import (
@@ -80,6 +82,11 @@ def _encoder_forward() -> dict[str, Any]:
     width, inner = 8, 16
     sizes = ((3 * width, width), (width, width), (inner, width), (width, inner))
     biases = [normal(outputs) for outputs, _ in sizes]
+    fitting = EncoderSizes(1, width, inner, "float32")
+    adapters = [
+        pack_encoder_adapter(fitting, {(0, part): LowRank(normal(2, k), normal(n, 2), 1.0)})
+        for part, n, k in (("key", width, width), ("up", inner, width))
+    ]
     return {
         "tokens": int32(1, 2, 3, 4, 5),
         "cu_seqlens": int32(0, 2, 5),
@@ -92,6 +99,9 @@ def _encoder_forward() -> dict[str, Any]:
         "epsilon": 1e-6,
         "activation": "gelu",
         "number": "float32",
+        "adapters": [adapter.weights for adapter in adapters],
+        "adapter_ranks": [adapter.ranks for adapter in adapters],
+        "text_adapters": int32(-1, 0),
     }
 
 

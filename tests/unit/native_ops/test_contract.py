@@ -111,6 +111,13 @@ def floats(*shape: int) -> torch.Tensor:
     return torch.zeros(shape)
 
 
+def ranks(*given: int, layers: int = 1) -> list[torch.Tensor]:
+    """Of two adapters of an encoder: those of the first layer's parts, the rest 0."""
+    found = torch.zeros(layers, 6, dtype=torch.int64)
+    found[0, : len(given)] = torch.tensor(given)
+    return [found] * 2
+
+
 NAN = torch.nan
 MISALIGNED = torch.zeros(packed_bytes(FORMATS["Q4_1"], 20, 64) + 1, dtype=torch.uint8)[1:]
 ALONE: list[Bad] = [
@@ -159,6 +166,32 @@ ALONE: list[Bad] = [
     ("encoder_forward", "inner", 2**62, r"vectors\[4\] must have 4611686018427387904 in"),
     ("encoder_forward", "activation", "swish", "activation must be none, .*; it is swish"),
     ("encoder_forward", "number", "int4", "number must be float32, bfloat16 or int8; it is int4"),
+    ("encoder_forward", "adapters", [floats(9).byte()] * 2, r"adapters\[0\] must have 1280 in dim"),
+    ("encoder_forward", "adapters", [floats(2560).byte()[::2]] * 2, r"adapters\[0\] must be cont"),
+    ("encoder_forward", "adapter_ranks", [], "adapter_ranks must be one for each of 2 adapters; t"),
+    (
+        "encoder_forward",
+        "adapter_ranks",
+        ranks(0, 0, layers=2),
+        r"adapter_ranks\[0\] must have 1 in",
+    ),
+    (
+        "encoder_forward",
+        "adapter_ranks",
+        [torch.zeros(1, 5).long()] * 2,
+        r"adapter_ranks\[0\] must have 6 in dim",
+    ),
+    ("encoder_forward", "adapter_ranks", ranks(0, -1), r".*0 to 1024; of layer 0 number 1 is -1"),
+    ("encoder_forward", "adapter_ranks", ranks(1025), r".*0 to 1024; of layer 0 number 0 is 1025"),
+    ("encoder_forward", "adapter_ranks", ranks(0, 3), r"adapters\[0\] must have 1408 in dimension"),
+    ("encoder_forward", "text_adapters", int32(0), "text_adapters must have 2 in dimension 0"),
+    (
+        "encoder_forward",
+        "text_adapters",
+        int32(0, 2),
+        "text_adapters must be from -1 to 1; .*1 is 2",
+    ),
+    ("encoder_forward", "text_adapters", int32(-2, 0), "text_adapters must be .*; element 0 is -2"),
     ("encoder_linear", "x", floats(5, 0), "x must have columns"),
     ("encoder_linear", "x", floats(5, 9), r"packed must have 1152 .*its shape is \[1024\]"),
     ("encoder_linear", "packed", floats(2048)[::2].byte()[:9], "packed must have 1024 in"),

@@ -2,63 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 
 from native_ops import encoder as ops
-from native_ops.encoder_layout import pack, unpack
+from tests.unit.native_ops.encoder_models import NUMBERS, TOLERANCE, Model, forward64, tokens
 from tests.unit.native_ops.levels import REFERENCE
 from tests.unit.native_ops.operator_arguments import int32, starts
-
-NUMBERS = ("float32", "bfloat16", "int8")
-TOLERANCE = {"float32": 1e-4, "bfloat16": 4e-2, "int8": 0.15}
-
-
-@dataclass(frozen=True)
-class Model:
-    """A random encoder, as the operator takes it."""
-
-    width: int
-    heads: int
-    inner: int
-    number: str
-    layers: int = 2
-    activation: str = "gelu"
-
-    def arguments(self) -> tuple[Any, ...]:
-        generator = torch.Generator().manual_seed(3)
-
-        def draw(*shape: int, scale: float = 1.0) -> torch.Tensor:
-            return torch.randn(shape, generator=generator) * scale
-
-        width, inner = self.width, self.inner
-        weights, vectors = [], [1 + draw(width, scale=0.1), draw(width, scale=0.1)]
-        for _ in range(self.layers):
-            shapes = ((3 * width, width), (width, width), (inner, width), (width, inner))
-            kept = (ops.qkv_number(self.number), *[self.number] * 3)
-            weights += [
-                pack(draw(n, k, scale=k**-0.5), number)
-                for (n, k), number in zip(shapes, kept, strict=True)
-            ]
-            vectors += [draw(n, scale=0.1) for n, _ in shapes]
-            for _ in range(2):
-                vectors += [1 + draw(width, scale=0.1), draw(width, scale=0.1)]
-        tables = (draw(50, width), draw(600, width))
-        settings = (self.heads, inner, 1e-6, self.activation, self.number)
-        return (*tables, weights, vectors, *settings)
-
-
-def tokens(count: int) -> torch.Tensor:
-    return torch.randint(0, 50, (count,), dtype=torch.int32)
 
 
 def run(backend: str, *arguments: Any) -> torch.Tensor:
     reference = backend == REFERENCE
     operator = ops.encoder_forward_reference if reference else ops.encoder_forward
-    result: torch.Tensor = operator(*arguments)
+    result: torch.Tensor = operator(*arguments, [], [], int32())
     return result
 
 
@@ -74,39 +32,6 @@ def test_against_float64(
     assert (y.dtype, y.shape) == (torch.float32, (sum(lengths), width))
     expected = forward64(ids, lengths, *rest)
     torch.testing.assert_close(y.double(), expected, atol=TOLERANCE[number], rtol=TOLERANCE[number])
-
-
-def forward64(ids: torch.Tensor, lengths: list[int], *rest: Any) -> torch.Tensor:
-    """Written out once more, text by text, in float64."""
-    words, places, weights, vectors, heads, inner, epsilon, activation, number = rest
-    width = words.shape[1]
-    v = [x.double() for x in vectors]
-
-    def norm(x: torch.Tensor, at: int) -> torch.Tensor:
-        return torch.nn.functional.layer_norm(x, (width,), v[at], v[at + 1], epsilon)
-
-    texts = []
-    for text in torch.split(ids, lengths):
-        x = norm(words[text.long()].double() + places[: len(text)], 0)
-        for layer in range(len(weights) // 4):
-            sizes = ((3 * width, width), (width, width), (inner, width), (width, inner))
-            kept = (ops.qkv_number(number), number, number, number)
-            w = [
-                unpack(p, name, *size).double()
-                for p, name, size in zip(weights[4 * layer :], kept, sizes, strict=False)
-            ]
-            at = 2 + 8 * layer
-            q, k, value = (
-                t.reshape(len(text), heads, -1).transpose(0, 1)
-                for t in (x @ w[0].t() + v[at]).chunk(3, 1)
-            )
-            scores = (q @ k.transpose(1, 2) * (width // heads) ** -0.5).softmax(2)
-            context = (scores @ value).transpose(0, 1).flatten(1)
-            x = norm(x + context @ w[1].t() + v[at + 1], at + 4)
-            up = ops.activated(x @ w[2].t() + v[at + 2], activation)
-            x = norm(x + up @ w[3].t() + v[at + 3], at + 6)
-        texts.append(x)
-    return torch.cat(texts) if texts else torch.zeros(0, width).double()
 
 
 # the reference's products may depend on the number of rows
