@@ -101,10 +101,10 @@ def pack_encoder_adapter(
         change = left.pop((layer, part), None)
         if change is None:
             continue
-        _check_change(sizes, layer, part, change)
-        ranks[layer, PARTS.index(part)] = len(change.a)
-        b = F.pad(change.b.float() * change.scale, (0, 0, sizes.lead(part), 0))
-        pieces += (pack(change.a.float(), number), pack(b, number))
+        a, b = change.a.float(), change.b.float() * change.scale
+        _check_change(sizes, layer, part, a, b)
+        ranks[layer, PARTS.index(part)] = len(a)
+        pieces += (pack(a, number), pack(F.pad(b, (0, 0, sizes.lead(part), 0)), number))
     if left:
         layer, part = min(left)
         raise ValueError(f"the model has no part {part!r} of layer {layer}")
@@ -118,15 +118,17 @@ def _places(sizes: EncoderSizes) -> Iterator[Place]:
     return ((layer, part) for layer in range(sizes.layers) for part in PARTS)
 
 
-def _check_change(sizes: EncoderSizes, layer: int, part: str, change: LowRank) -> None:
+def _check_change(
+    sizes: EncoderSizes, layer: int, part: str, a: torch.Tensor, b: torch.Tensor
+) -> None:
     outputs, inputs = sizes.of(part)
-    ranks = change.a.shape[0]
+    ranks = len(a)
     name = f"{part} of layer {layer}"
     if not 1 <= ranks <= MOST_RANKS:
         raise ValueError(f"{name} has rank {ranks}; it must be from 1 to {MOST_RANKS}")
     for half, tensor, wanted in (
-        ("A", change.a, (ranks, inputs)),
-        ("B", change.b, (outputs, ranks)),
+        ("A", a, (ranks, inputs)),
+        ("B", b, (outputs, ranks)),
     ):
         if tuple(tensor.shape) != wanted:
             raise ValueError(
