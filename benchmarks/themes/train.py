@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmarks import (
     adapter_serving,
+    encoder_adapter_serving,
     preference_learning,
     training_embedding,
     training_learning,
@@ -32,6 +33,7 @@ PARTS: dict[str, Callable[[Options, str, Path], Found]] = {
     "adapters": lambda options, model, folder: adapter_serving.run(
         options, Work(model, str(folder), "bf16", 2, 2, options.threads)
     ),
+    "encoder-adapters": lambda options, *_: encoder_adapter_serving.run(options),
     "learning": lambda options, *_: training_learning.run(options),
     "preference-learning": lambda options, *_: preference_learning.run(options),
     "embedding": lambda options, *_: training_embedding.run(options),
