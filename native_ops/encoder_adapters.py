@@ -209,7 +209,7 @@ def _read(
             shapes.append(((layer, part), (rank, inputs), (sizes.lead(part) + outputs, rank)))
     pieces = [packed_bytes(number, *shape) for _, a, b in shapes for shape in (a, b)]
     check_size(_OPERATOR, name, weights, 0, sum(pieces))
-    halves = iter(weights.split(pieces)) if pieces else iter(())
+    halves = iter(torch.split(weights, pieces)) if pieces else iter(())
     changes = {}
     for (layer, part), a_shape, b_shape in shapes:
         a = unpack(next(halves), number, *a_shape)
