@@ -18,6 +18,7 @@ from train.embedding.encoder import Encoder
 from train.embedding.evaluation import EmbeddingEvaluator
 from train.embedding.objective import EmbeddingLoss
 from train.evaluation.evaluator import Evaluator
+from train.evaluation.held_out import held_out_digest
 from train.fingerprint import Fingerprint, digest_of
 from train.job import Job
 from train.loop.compute import Computer
@@ -171,6 +172,7 @@ def _fingerprint(job: Job, model: TrainedModel, group: Group) -> Fingerprint:
         else packed_attention.ENCODER_NAME,
         device=model.device,
         world_size=group.size,
+        held_out=held_out_digest(job.held_out, config.evaluation),
     )
 
 

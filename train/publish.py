@@ -15,6 +15,8 @@ from ironcliw.file_digests import weights_digest
 from ironcliw.settings import Settings
 from train.config import TrainingConfig
 from train.data.tokenized import TokenizedData
+from train.evaluation.gate import why_unjudged
+from train.evaluation.options import EvaluationOptions
 from train.evaluation.report import WORDS, from_record
 from train.model.load import model_folder
 from train.outcome import read_outcome
@@ -44,7 +46,7 @@ def refusal(outcome: Mapping[str, Any]) -> str | None:
     """Why a run's adapter is not to be published; None: it may be."""
     verdict = from_record(outcome.get("gate"))
     if verdict is None:
-        return "nothing was held out, so that nothing tells whether it is worse than its base"
+        return str(outcome.get("ungated") or why_unjudged(EvaluationOptions(), None, None))
     return None if verdict.passed else f"it is worse than its base: {verdict.words}"
 
 

@@ -24,13 +24,14 @@ from train.embedding.tokenizer import EncoderTokenizer, within_window
 from train.environment import run_environment
 from train.evaluation.checks import check_evaluation
 from train.evaluation.gate import Verdict
+from train.evaluation.held_out import held_out_digest
 from train.evaluation.report import from_record
 from train.job import Job
 from train.loop.run import StepReport
 from train.outcome import read_outcome
 from train.placement import Place, choose_place
 from train.progress import watch
-from train.publish import check_publishing, publish_run
+from train.publish import check_publishing, publish_run, refusal
 from train.ray_worker import train_worker
 from train.run_files import CHECKPOINTS, CONFIG, OUTCOME, RunFiles, run_uri
 from train.shown.gauges import RunGauges
@@ -54,9 +55,10 @@ class TrainingResult:
         chain: Hash over all lines of the log: equal for equal runs.
         evaluation: The last measures on held-out rows; empty where there are none.
         before: The same measures of the model before the first step.
-        gate: Whether it may be published; None: nothing was held out.
+        gate: Whether it may be published; None: nothing tells, for the reason of `ungated`.
         published: How requests name it; None: it is not published.
         version: Under that name; 0: it is not published.
+        ungated: Why the gate says nothing; empty: it does.
     """
 
     name: str
@@ -69,6 +71,7 @@ class TrainingResult:
     gate: Verdict | None = None
     published: str | None = None
     version: int = 0
+    ungated: str = ""
 
 
 class Trainer:
@@ -133,7 +136,12 @@ class Trainer:
         if (found := files.read(OUTCOME)) is not None and found.get("outcome") == "failed":
             files.write(OUTCOME + ".before", found)
             files.remove(OUTCOME)
-        numbers = {**config.numbers(), "data": prepared.train.digest, "model": model}
+        numbers = {
+            **config.numbers(),
+            "data": prepared.train.digest,
+            "model": model,
+            "held-out rows or evaluation": held_out_digest(prepared.eval, config.evaluation),
+        }
         check_finished(name, files, numbers)
         files.write(CONFIG, {"config": config.model_dump(mode="json"), "numbers": numbers})
         if files.read(OUTCOME) is None:
@@ -275,6 +283,7 @@ def _result(name: str, uri: str) -> TrainingResult:
         _measures(outcome["evaluation"]),
         _measures(outcome.get("before")),
         from_record(outcome.get("gate")),
+        ungated=refusal(outcome) or "" if outcome.get("gate") is None else "",
     )
 
 

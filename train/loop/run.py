@@ -17,6 +17,7 @@ from ironcliw.errors import CheckpointError, TrainingError
 from train.checkpoint.snapshot import Checkpoint, Snapshot
 from train.data.plan import Step, StepPlan
 from train.data.tokenized import TokenizedData
+from train.evaluation.held_out import DIGITS, MEASURED_OF
 from train.fingerprint import Fingerprint
 from train.loop.log import RunLog
 from train.loop.objective import Objective
@@ -253,7 +254,9 @@ class TrainingRun:
         except InterruptedEvaluationError:
             return False
         if found is not None:
-            parts.logged(self.log.add(event="evaluation", step=self.step, **found))
+            of = parts.fingerprint.held_out[:DIGITS]
+            told = {MEASURED_OF: of} if of else {}
+            parts.logged(self.log.add(event="evaluation", step=self.step, **found, **told))
         return True
 
     def _was_evaluated(self) -> bool:

@@ -18,6 +18,7 @@ from train.checkpoint.together import SharedStore
 from train.checkpoint.writer import AsyncWriter
 from train.checks import check_room, check_tokens
 from train.data.plan import StepPlan
+from train.evaluation.held_out import held_out_digest
 from train.fingerprint import Fingerprint, digest_of
 from train.job import Job
 from train.loop.optimizer import Optimizer
@@ -184,6 +185,7 @@ def _fingerprint(job: Job, model: ShardedModel, group: Group) -> Fingerprint:
         device=model.device,
         world_size=group.size,
         sharding=config.sharding.mode,
+        held_out=held_out_digest(job.held_out, config.evaluation),
     )
 
 

@@ -28,7 +28,8 @@ from train.loop.compute import Computer
 from train.loop.log import check
 from train.loop.run import StepReport
 from train.outcome import read_outcome
-from train.run_files import ATTEMPTS, CHECKPOINTS, LOG, OUTCOME, RunFiles
+from train.publish import refusal
+from train.run_files import ATTEMPTS, CHECKPOINTS, EVALUATION_PAGE, LOG, OUTCOME, RunFiles
 from train.worker import MachineEndsError, work
 
 
@@ -296,6 +297,37 @@ def test_evaluations_are_logged_once(tmp_path: Path, model: Path) -> None:
     outcome = read_outcome(whole.uri)
     assert outcome is not None
     assert outcome["evaluation"] == measured[-1]
+
+
+@pytest.mark.parametrize("changed", ["rows", "max_rows"])
+def test_measures_of_other_rows_are_refused_or_marked_and_never_compared(
+    changed: str, tmp_path: Path, model: Path
+) -> None:
+    def job(name: str, seed: int = 5, **changes: Any) -> Job:
+        made = make_job(tmp_path / name, model, **changes)
+        return dataclasses.replace(made, held_out=make_data(7, seed=seed))
+
+    # what decides over publishing may be changed at any time
+    die(job("a"), 5)
+    work(job("a", evaluation={"gate_tolerance": 0.5}))
+    assert "inexact" not in result(job("a"))[1]
+    die(job("b"), 5)
+    new: dict[str, Any] = {"seed": 6} if changed == "rows" else {"evaluation": {"max_rows": 3}}
+    work(job("b", **new))
+    with pytest.raises(TrainingError, match="held-out rows, or what is measured of them: "):
+        read_outcome(job("b").uri)
+    RunFiles(job("b").uri).remove(OUTCOME)
+    work(job("b", **new, allow_inexact=True))
+    lines = [json.loads(line) for line in result(job("b"))[1].splitlines()]
+    (mark,) = (line for line in lines if line.get("event") == "inexact resume")
+    assert mark["why"][0].startswith("held-out rows")
+    outcome = read_outcome(job("b").uri)
+    assert outcome is not None
+    assert outcome["evaluation"]["eval_loss"] > 0
+    assert (outcome["before"], outcome["gate"]) == (None, None)
+    assert "were changed while the run went on" in str(refusal(outcome))
+    page = (Path(job("b").uri) / EVALUATION_PAGE).read_text()
+    assert "| loss | - |" in page
 
 
 def test_measuring_changes_no_weight(tmp_path: Path, model: Path) -> None:
