@@ -15,6 +15,7 @@ model/          of a finished run without adapters: the model
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import secrets
@@ -34,6 +35,8 @@ from ironcliw.settings import Settings
 Result = TypeVar("Result")
 
 RETRY = Retry()
+PATIENCE = Retry(attempts=20, first_seconds=1.0, most_seconds=20.0)
+"""For what an attempt cannot begin without: with each operation's own tries some eight minutes."""
 
 CHECKPOINTS = "checkpoints"
 ADAPTER, MODEL = "adapter", "model"
@@ -105,8 +108,14 @@ class RunFiles:
                 # an object in a bucket appears whole; a file does when it is renamed
                 # its own name: several workers may have the same to say at the same time
                 new = Path(f"{target}.{secrets.token_hex(4)}.new")
-                new.write_bytes(content)
-                new.replace(target)
+                try:
+                    new.write_bytes(content)
+                    new.replace(target)
+                except BaseException:
+                    # a full disk must not fill up with what was begun
+                    with contextlib.suppress(OSError):
+                        new.unlink()
+                    raise
             else:
                 self._files.pipe_file(target, content)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import threading
 import uuid
@@ -101,6 +102,20 @@ def test_a_storage_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         files.write("outcome.json", {})
     with pytest.raises(CheckpointError, match=r"run/adapter cannot be written"):
         files.upload(tmp_path / "source", "adapter")
+
+
+def test_what_could_not_be_written_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = RunFiles(str(tmp_path))
+
+    def full(self: Path, target: Path) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(CheckpointError, match="No space left"):
+        patch.setattr(Path, "replace", full)
+        files.write("outcome.json", {})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_workers_that_write_at_the_same_time_leave_one_whole_file(tmp_path: Path) -> None:

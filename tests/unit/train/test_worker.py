@@ -29,7 +29,14 @@ from train.loop.log import check
 from train.loop.run import StepReport
 from train.outcome import read_outcome
 from train.publish import refusal
-from train.run_files import ATTEMPTS, CHECKPOINTS, EVALUATION_PAGE, LOG, OUTCOME, RunFiles
+from train.run_files import (
+    ATTEMPTS,
+    CHECKPOINTS,
+    EVALUATION_PAGE,
+    LOG,
+    OUTCOME,
+    RunFiles,
+)
 from train.worker import MachineEndsError, work
 
 
@@ -416,6 +423,37 @@ def test_a_disk_that_is_full_ends_the_run_and_costs_no_saved_step(
     RunFiles(broken.uri).remove(OUTCOME)
     work(broken)
     assert result(whole) == result(broken)
+
+
+def replace_by_a_file(folder: Path) -> None:
+    """What no permission stops root from: a storage that can be neither read nor written."""
+    folder.rename(folder.with_name("away"))
+    folder.write_text("no folder")
+
+
+def test_storage_that_stays_away_ends_the_run(
+    tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = make_job(tmp_path, model)
+    steps: list[int] = []
+
+    def vanishes(at: StepReport) -> None:
+        steps.append(at.step)
+        if at.step == 2:
+            replace_by_a_file(Path(job.uri))
+
+    # returning, not raising: Ray Train would start it again, and again
+    work(job, report=vanishes)
+    assert 2 <= steps[-1] < 8
+    assert "the failure is not written down either" in caplog.text
+    caplog.clear()
+    work(job, report=vanishes)
+    assert "outcome.json cannot be read" in caplog.text
+    # the storage is back
+    Path(job.uri).unlink()
+    Path(job.uri).with_name("away").rename(job.uri)
+    work(job)
+    assert read_outcome(job.uri) is not None
 
 
 def test_a_listener_hears_the_whole_log(tmp_path: Path, model: Path) -> None:
