@@ -1,10 +1,11 @@
 """What each worker of a run does, from its start to its end; Ray Train calls `work`.
 
 Returning tells Ray Train that the run is over, raising that all workers are to be started again:
-for a machine that ends, and a peer that is gone. Any other error would come again; it is written
-down as the run's outcome, which a worker that is started again finds, and returns. Ray Train itself
-starts a run again for ever. So where nothing can be written down, neither an outcome nor how often
-it was tried, the workers return too, and who waits for the run finds that it has no outcome.
+for a machine that ends, a peer that is gone, and storage that cannot be reached for a while. Any
+other error would come again; it is written down as the run's outcome, which a worker that is
+started again finds, and returns. Ray Train itself starts a run again for ever. So where nothing can
+be written down, neither an outcome nor how often it was tried, the workers return too, and who
+waits for the run finds that it has no outcome.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 from cluster.handover import Handover
 from ironcliw.buckets import shown
 from ironcliw.errors import CheckpointError, TrainingError
+from ironcliw.retries import is_transient
 from train.assembly import Assembled, Attempt, assemble
 from train.checkpoint.faults import Faults
 from train.checkpoint.store import CheckpointStore
@@ -55,6 +57,7 @@ def work(
     Raises:
         MachineEndsError: this machine, or that of another worker, is about to end.
         PeerLostError: another worker is gone.
+        Exception: of a storage that may be there again in a while.
     """
     group = group or Alone()
     logger.info(BEGINS, group.rank + 1, group.size)
@@ -70,7 +73,10 @@ def work(
     except PeerLostError:
         raise
     except Exception as error:
-        # the attempt's boundary: whatever it is, another attempt would end in the same way
+        # the attempt's boundary: whatever else it is, another attempt would end in the same way
+        if is_transient(error):
+            logger.warning("the run is to be started again: %s", error)
+            raise
         _give_up(job, error, group.rank)
         if group.size > 1:
             raise  # the others wait for this one; they are started again, too, and see the outcome

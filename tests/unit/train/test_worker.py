@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ironcliw.errors import TrainingError
+from ironcliw.errors import CheckpointError, TrainingError
 from tests.unit.train.tiny import WORDS, make_data, make_job, make_model
 from train.checkpoint.faults import FaultAt, fail_with
 from train.checkpoint.snapshot import Checkpoint
@@ -35,6 +35,7 @@ from train.run_files import (
     EVALUATION_PAGE,
     LOG,
     OUTCOME,
+    PATIENCE,
     RunFiles,
 )
 from train.worker import MachineEndsError, work
@@ -454,6 +455,32 @@ def test_storage_that_stays_away_ends_the_run(
     Path(job.uri).with_name("away").rename(job.uri)
     work(job)
     assert read_outcome(job.uri) is not None
+
+
+def test_storage_that_comes_back_is_waited_for(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, broken = (make_job(tmp_path / name, model) for name in ("a", "b"))
+    work(whole)
+    # as a bucket's client after all its own tries
+    lost = FaultAt("file-written", fail_with(ConnectionResetError("reset by peer")))
+    with pytest.raises(CheckpointError, match="reset by peer"):
+        work(broken, faults=lost)
+    assert read_outcome(broken.uri) is None, "whoever is started again goes on"
+    waits: list[float] = []
+    real, fails = RunFiles.read, iter([True, True])
+
+    def read(self: RunFiles, name: str) -> dict[str, Any] | None:
+        if name == OUTCOME and next(fails, False):
+            raise CheckpointError("it cannot be read") from TimeoutError("no answer")
+        return real(self, name)
+
+    monkeypatch.setattr(RunFiles, "read", read)
+    patient = dataclasses.replace(PATIENCE, sleep=waits.append)
+    monkeypatch.setattr("train.worker.PATIENCE", patient)
+    work(broken)
+    assert len(waits) == 2
+    assert result(whole) == result(broken)
 
 
 def test_a_listener_hears_the_whole_log(tmp_path: Path, model: Path) -> None:
