@@ -29,7 +29,7 @@ from train.evaluation.report import from_record
 from train.job import Job
 from train.loop.run import StepReport
 from train.outcome import read_outcome
-from train.placement import Place, choose_place
+from train.placement import Place, check_storage, choose_place
 from train.progress import watch
 from train.publish import check_publishing, publish_run, refusal
 from train.ray_worker import train_worker
@@ -132,7 +132,7 @@ class Trainer:
         name = config.name or run_name(config, prepared, model)
         uri = config.checkpoint.storage or run_uri(name, self.settings)
         files = RunFiles(uri)
-        _check_storage(place, files)
+        check_storage(place, files)
         if (found := files.read(OUTCOME)) is not None and found.get("outcome") == "failed":
             files.write(OUTCOME + ".before", found)
             files.remove(OUTCOME)
@@ -247,14 +247,6 @@ def check_kind(config: TrainingConfig, prepared: Prepared) -> None:
         raise DataError(
             f"{data.source(0)} has a chosen and a rejected answer, and the run imitates one; give "
             "rows of one answer, or train with `ironcliw train dpo`"
-        )
-
-
-def _check_storage(place: Place, files: RunFiles) -> None:
-    if place.is_remote and files.is_local:
-        raise SettingsError(
-            f"the run is placed on machines in the cloud, which cannot reach {files.uri}; set "
-            "checkpoint.storage to a bucket, such as gs://BUCKET/runs/NAME"
         )
 
 

@@ -18,7 +18,7 @@ from train.data.read import in_process, read_data
 from train.environment import run_environment
 from train.evaluation.checks import check_evaluation
 from train.job import Job
-from train.placement import Place, choose_place
+from train.placement import Place, check_storage, choose_place
 from train.run_files import OUTCOME, RunFiles
 from train.sweep import plot
 from train.sweep.config import Point, SweepConfig
@@ -63,6 +63,7 @@ def run_sweep(
     files = RunFiles(uri)
     _check_begun(config, files)
     place = choose_place(configs[0], settings)
+    check_storage(place, files, "storage")
     given = _prepared(config, configs[0], settings, place, uri)
     files.write(SWEEP, config.model_dump(mode="json"))
     _start_ray()

@@ -13,8 +13,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ironcliw.errors import CheckpointError, TrainingError
+from ironcliw.settings import load_settings
 from train.job import Job
 from train.outcome import read_outcome
+from train.ray_worker import on_this_machine
 from train.run_files import CONFIG, PATIENCE, RunFiles
 from train.sweep.config import SweepConfig
 from train.sweep.points import trial_name
@@ -88,7 +90,7 @@ def run_trial(config: dict[str, Any], given: TrialJob | None = None) -> None:
     except CheckpointError as error:
         fail(error.message)
         return
-    work(job, listen=listen)
+    work(on_this_machine(job, load_settings()), listen=listen)
     try:
         if PATIENCE.call(lambda: read_outcome(uri), "reading a trial's outcome") is None:
             fail(f"trial {trial_name(point)} ended without an outcome; see its storage")
