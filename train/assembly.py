@@ -115,6 +115,7 @@ def assemble(attempt: Attempt) -> Assembled:
     if found.checkpoint is not None:
         run.restore(found.checkpoint)
         logger.info(RESUMED, run.step, total_steps(config, found.plan.steps_per_epoch))
+    run.mark()
     if attempt.is_first:
         recorder.begin(run.log.lines())
 
@@ -183,6 +184,7 @@ def _parts(attempt: Attempt, found: _Found, recorder: Recorder) -> Parts:
     flat = FlatParameters(trainable(model.module))
     objective: Objective
     evaluator: Evaluator | PairEvaluator | EmbeddingEvaluator | None
+    inexact: list[str] = []
     if isinstance(model.module, Encoder):
         objective, evaluator = _of_encoder(attempt, model.module, plan)
     else:
@@ -193,6 +195,7 @@ def _parts(attempt: Attempt, found: _Found, recorder: Recorder) -> Parts:
         # the reference is computed by the model as it is before its first step
         objective = make_objective(job, place)
         evaluator = make_evaluator(job, place, model.module, plan)
+        inexact = place.inexact
     parts = Parts(
         plan=plan,
         data=job.train,
@@ -213,6 +216,7 @@ def _parts(attempt: Attempt, found: _Found, recorder: Recorder) -> Parts:
         if evaluator is None
         else lambda step: evaluator.measure(step, steps, attempt.notice),
         notice=attempt.notice,
+        inexact=tuple(inexact),
     )
     if not attempt.is_first:
         return parts

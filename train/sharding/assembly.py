@@ -97,6 +97,7 @@ def assemble_sharded(attempt: Attempt) -> Assembled:
     if checkpoint is not None:
         run.restore(checkpoint)
         logger.info(RESUMED, run.step, parts.schedule.steps)
+    run.mark()
     if is_first:
         recorder.begin(run.log.lines())
 
@@ -153,6 +154,7 @@ def _parts(
         seed=config.seed,
         evaluate=(lambda step: measure(step, steps, signals.notice)) if measure else None,
         notice=signals.notice,
+        inexact=tuple(place.inexact),
         passes=Rounds(cut.model, cut.flat, objective, group, signals, saver, config.seed),
     )
     return made, checkpoint

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ironcliw.errors import CheckpointError, TrainingError
+from tests.unit.train.preference.pairs import make_pairs
 from tests.unit.train.tiny import WORDS, make_data, make_job, make_model
 from train.checkpoint.faults import FaultAt, fail_with
 from train.checkpoint.snapshot import Checkpoint
@@ -33,9 +34,11 @@ from train.run_files import (
     ATTEMPTS,
     CHECKPOINTS,
     EVALUATION_PAGE,
+    HELD_OUT_REFERENCE,
     LOG,
     OUTCOME,
     PATIENCE,
+    REFERENCE,
     RunFiles,
 )
 from train.worker import MachineEndsError, work
@@ -384,6 +387,37 @@ def test_other_data_are_refused_unless_inexact_is_allowed(tmp_path: Path, model:
     assert "data" in marks[0]["why"][0]
     assert lines.index(marks[0]) == 2
     assert check(result(allowed)[1]) == 9
+
+
+def test_a_kept_reference_of_before_is_used_where_that_is_allowed(
+    tmp_path: Path, model: Path
+) -> None:
+    def job(**changes: Any) -> Job:
+        kept = {"preference": {"reference": "precomputed"}, "evaluation": {"max_rows": 4}}
+        made = make_job(tmp_path, model, **kept, **changes)
+        return dataclasses.replace(made, train=make_pairs(24), held_out=make_pairs(9, seed=5))
+
+    die(job(), 3)
+    files = RunFiles(job().uri)
+    for folder, rows in ((REFERENCE, 24), (HELD_OUT_REFERENCE, 4)):
+        part = files.read(f"{folder}/part-00000.json")
+        assert part is not None and part["rows"] == rows, "no more than is measured"
+        # as another release of torch left it, with micro-batches of another size
+        header = files.read(f"{folder}/reference.json")
+        assert header is not None
+        header["key"] |= {"torch": "1.0", "micro_batch_tokens": 50}
+        files.write(f"{folder}/reference.json", header)
+    work(job())
+    with pytest.raises(TrainingError, match=r"torch: 1\.0 there.* or give --allow-inexact"):
+        read_outcome(job().uri)
+    files.remove(OUTCOME)
+    die(job(allow_inexact=True), 6)
+    work(job(allow_inexact=True))
+    lines = [json.loads(line) for line in result(job())[1].splitlines()]
+    (mark,) = (line for line in lines if "inexact" in line.get("event", ""))
+    assert mark["event"] == "inexact reference"
+    assert sum("reference's torch: 1.0 there" in why for why in mark["why"]) == 2
+    assert [line["step"] for line in lines if "event" not in line] == list(range(1, 9))
 
 
 def test_other_parameters_are_refused(tmp_path: Path, model: Path) -> None:
