@@ -151,16 +151,21 @@ class RunFiles:
         self._written(lambda: self._files.put_file(str(file), f"{self._root}/{name}"), name)
 
     def download(self, name: str, folder: Path) -> None:
-        """Copy a folder of the run to a local one.
+        """Copy a folder of the run to a local one, with the folders in it.
 
         Raises:
             CheckpointError: it cannot be read.
         """
         root = f"{self._root}/{name}"
         try:
-            for path in self._again(lambda: self._files.ls(root, detail=False), name):
+            found = self._again(lambda: self._files.find(root), name)
+            if not found:
+                raise FileNotFoundError(f"{root} holds no file")
+            for path in found:
                 content = self._again(functools.partial(self._files.cat_file, path), name)
-                (folder / Path(path).name).write_bytes(content)
+                target = folder / path.removeprefix(f"{root}/")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(content)
         except Exception as error:  # clients raise classes of their own: all become ours
             raise self._unreadable(name, error) from error
 
@@ -199,6 +204,13 @@ class _Objects(ArrowFSWrapper):  # type: ignore[misc]  # fsspec has no types
 
     def makedirs(self, path: str, exist_ok: bool = False) -> None:
         """Buckets have no folders: to make one needs rights to the bucket, and leaves an object."""
+
+    def find(self, path: str, **options: Any) -> list[str]:
+        """All objects below. Not level by level: GCS knows no folders, and Arrow invents none."""
+        from pyarrow import fs
+
+        selector = fs.FileSelector(path, recursive=True, allow_not_found=True)
+        return sorted(info.path for info in self.fs.get_file_info(selector) if info.is_file)
 
 
 def _connected(uri: str) -> tuple[Any, str]:

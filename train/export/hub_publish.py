@@ -146,6 +146,6 @@ def _gather(source: Source, kind: Kind, folder: Path, facts: CardFacts) -> None:
         (folder / ADAPTER_FILES[0]).write_text(text, encoding="utf-8")
         shutil.copyfile(source.adapter / ADAPTER_FILES[1], folder / ADAPTER_FILES[1])
     else:
-        for file in source.model.iterdir():
-            shutil.copyfile(file, folder / file.name)
+        # an encoder's pooling has a folder of its own
+        shutil.copytree(source.model, folder, dirs_exist_ok=True)
     (folder / _PAGE).write_text(model_card(facts), encoding="utf-8")
