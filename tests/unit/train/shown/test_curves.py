@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import struct
 import time
 import uuid
@@ -138,6 +139,37 @@ def test_in_a_bucket_they_come_with_the_result(tmp_path: Path) -> None:
     root = uri.removeprefix("memory:/")
     assert files.cat_file(f"{root}/loss.png").startswith(b"\x89PNG")
     assert files.size(f"{root}/tensorboard/{NAME}") > 100
+
+
+@pytest.mark.parametrize("fails", ["drawing", "uploading"])
+@pytest.mark.parametrize("scheme", ["memory:/", ""])
+def test_a_picture_that_fails_costs_no_result(
+    fails: str,
+    scheme: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def full(*given: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    real = RunFiles.upload_file
+
+    def refuse(self: RunFiles, file: Path, name: str) -> None:
+        if name == "loss.png":
+            raise CheckpointError("No space left in the bucket")
+        real(self, file, name)
+
+    if fails == "drawing":
+        monkeypatch.setattr("train.shown.plot.draw", full)
+    else:
+        monkeypatch.setattr(RunFiles, "upload_file", refuse)
+    uri = f"{scheme}{tmp_path}/{uuid.uuid4().hex}/run"
+    job = make_job(tmp_path, make_model(tmp_path / "model"), max_steps=1)
+    work(dataclasses.replace(job, uri=uri))
+    outcome = read_outcome(uri)
+    assert outcome is not None and outcome["steps"] == 1
+    assert ("No space left" in caplog.text) == (fails == "drawing" or bool(scheme))
 
 
 def until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
