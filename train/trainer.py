@@ -19,7 +19,7 @@ from ironcliw.settings import Settings, load_settings, process_environment
 from train.checkpoint.store import CheckpointStore
 from train.config import TrainingConfig
 from train.data.prepare import Prepared
-from train.data.read import in_process, read_data, with_ray_data
+from train.data.read import how_to_read, read_data
 from train.embedding.tokenizer import EncoderTokenizer, within_window
 from train.environment import run_environment
 from train.evaluation.checks import check_evaluation
@@ -38,9 +38,6 @@ from train.shown.gauges import RunGauges
 from train.tokenizer import TrainingTokenizer, model_path
 
 logger = logging.getLogger(__name__)
-
-_SMALL_BYTES = 64 * 2**20
-"""Local files up to this size are read in this process: starting tasks would take longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +119,8 @@ class Trainer:
             )
         place = choose_place(config, self.settings)
         tokenizer = _tokenizer(config, self.settings)
-        how = in_process if _is_small(config.data.train) else with_ray_data
-        prepared = read_data(within_window(config.data, tokenizer), tokenizer, how)
+        options = within_window(config.data, tokenizer)
+        prepared = read_data(options, tokenizer, how_to_read(options))
         check_kind(config, prepared)
         check_publishing(config, prepared.eval, self.settings)
         check_evaluation(config.evaluation, prepared.eval, prepared.train, tokenizer)
@@ -248,13 +245,6 @@ def check_kind(config: TrainingConfig, prepared: Prepared) -> None:
             f"{data.source(0)} has a chosen and a rejected answer, and the run imitates one; give "
             "rows of one answer, or train with `ironcliw train dpo`"
         )
-
-
-def _is_small(paths: tuple[str, ...]) -> bool:
-    try:
-        return sum(Path(path).stat().st_size for path in paths) <= _SMALL_BYTES
-    except OSError:
-        return False
 
 
 def _result(name: str, uri: str) -> TrainingResult:

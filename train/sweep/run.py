@@ -14,7 +14,7 @@ from ironcliw.errors import SettingsError
 from ironcliw.file_digests import weights_digest
 from ironcliw.settings import Settings, process_environment
 from train.config import TrainingConfig
-from train.data.read import in_process, read_data
+from train.data.read import how_to_read, read_data, with_ray_data
 from train.environment import run_environment
 from train.evaluation.checks import check_evaluation
 from train.job import Job
@@ -139,7 +139,10 @@ def _prepared(
     tokenizer = TrainingTokenizer.load(
         first.model_name, settings, template=first.data.chat_template
     )
-    prepared = read_data(first.data, tokenizer, in_process)
+    how = how_to_read(first.data)
+    if how is with_ray_data:
+        _start_ray()
+    prepared = read_data(first.data, tokenizer, how)
     check_kind(first, prepared)
     check_evaluation(first.evaluation, prepared.eval, prepared.train, tokenizer)
     if prepared.eval is None or not len(prepared.eval):
