@@ -31,6 +31,7 @@ from ironcliw.buckets import below, connect
 from ironcliw.errors import CheckpointError, StoreError
 from ironcliw.retries import Retry, one_line
 from ironcliw.settings import Settings
+from train.checkpoint.disk import sync_file, sync_folder
 
 Result = TypeVar("Result")
 
@@ -95,7 +96,7 @@ class RunFiles:
         self.write_bytes(name, text.encode())
 
     def write_bytes(self, name: str, content: bytes) -> None:
-        """Write a file, whole or not at all.
+        """Write a file, whole or not at all; when this returns, it is durable.
 
         Raises:
             CheckpointError: it cannot be written.
@@ -110,7 +111,9 @@ class RunFiles:
                 new = Path(f"{target}.{secrets.token_hex(4)}.new")
                 try:
                     new.write_bytes(content)
+                    sync_file(new)
                     new.replace(target)
+                    sync_folder(new.parent)
                 except BaseException:
                     # a full disk must not fill up with what was begun
                     with contextlib.suppress(OSError):
@@ -132,15 +135,21 @@ class RunFiles:
     def upload(self, folder: Path, name: str) -> None:
         """Copy a local folder's files into the run, those of its folders included.
 
+        When this returns they are durable: what is written after it may say that they are there.
+
         Raises:
             CheckpointError: they cannot be written.
         """
-        self._written(lambda: self._files.makedirs(f"{self._root}/{name}", exist_ok=True), name)
+        target = f"{self._root}/{name}"
+        self._written(lambda: self._files.makedirs(target, exist_ok=True), name)
         for file in sorted(folder.iterdir()):
             if file.is_dir():
                 self.upload(file, f"{name}/{file.name}")
             else:
                 self.upload_file(file, f"{name}/{file.name}")
+        if self.is_local:
+            self._written(lambda: sync_folder(Path(target)), name)
+            self._written(lambda: sync_folder(Path(target).parent), name)
 
     def upload_file(self, file: Path, name: str) -> None:
         """Copy a local file into the run.
@@ -148,7 +157,14 @@ class RunFiles:
         Raises:
             CheckpointError: it cannot be written.
         """
-        self._written(lambda: self._files.put_file(str(file), f"{self._root}/{name}"), name)
+        target = f"{self._root}/{name}"
+
+        def put() -> None:
+            self._files.put_file(str(file), target)
+            if self.is_local:
+                sync_file(Path(target))
+
+        self._written(put, name)
 
     def download(self, name: str, folder: Path) -> None:
         """Copy a folder of the run to a local one, with the folders in it.

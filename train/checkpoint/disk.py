@@ -78,6 +78,15 @@ def remove_if_abandoned(path: Path) -> bool:
         os.close(handle)
 
 
+def sync_file(path: Path) -> None:
+    """Make a file that was written durable; its name is when its folder is synced.
+
+    Raises:
+        OSError: there is no room after all, or the disk is broken.
+    """
+    sync_folder(path)  # the system opens and syncs both alike
+
+
 def sync_folder(path: Path) -> None:
     """Make the names in a folder durable."""
     handle = os.open(path, os.O_RDONLY)

@@ -16,10 +16,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ironcliw.errors import CheckpointError, TrainingError
+from ironcliw.errors import TrainingError
 from tests.unit.train.preference.pairs import make_pairs
 from tests.unit.train.tiny import WORDS, make_data, make_job, make_model
-from train.checkpoint.faults import FaultAt, fail_with
 from train.checkpoint.snapshot import Checkpoint
 from train.checkpoint.store import CheckpointStore
 from train.data.plan import PackedBatch, StepPlan
@@ -37,7 +36,6 @@ from train.run_files import (
     HELD_OUT_REFERENCE,
     LOG,
     OUTCOME,
-    PATIENCE,
     REFERENCE,
     RunFiles,
 )
@@ -442,79 +440,6 @@ def test_the_same_model_at_another_place_is_resumed_exactly(tmp_path: Path, mode
     work(make_job(tmp_path / "b", moved))
     assert result(whole) == result(broken)
     assert "inexact" not in result(broken)[1]
-
-
-def test_a_disk_that_is_full_ends_the_run_and_costs_no_saved_step(
-    tmp_path: Path, model: Path
-) -> None:
-    whole, broken = (make_job(tmp_path / name, model) for name in ("a", "b"))
-    work(whole)
-    die(broken, 3)
-    full = FaultAt("file-written", fail_with(OSError(28, "No space left on device")))
-    work(broken, faults=full)
-    with pytest.raises(TrainingError, match="No space left on device"):
-        read_outcome(broken.uri)
-    assert saved(broken).step == 2
-    RunFiles(broken.uri).remove(OUTCOME)
-    work(broken)
-    assert result(whole) == result(broken)
-
-
-def replace_by_a_file(folder: Path) -> None:
-    """What no permission stops root from: a storage that can be neither read nor written."""
-    folder.rename(folder.with_name("away"))
-    folder.write_text("no folder")
-
-
-def test_storage_that_stays_away_ends_the_run(
-    tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    job = make_job(tmp_path, model)
-    steps: list[int] = []
-
-    def vanishes(at: StepReport) -> None:
-        steps.append(at.step)
-        if at.step == 2:
-            replace_by_a_file(Path(job.uri))
-
-    # returning, not raising: Ray Train would start it again, and again
-    work(job, report=vanishes)
-    assert 2 <= steps[-1] < 8
-    assert "the failure is not written down either" in caplog.text
-    caplog.clear()
-    work(job, report=vanishes)
-    assert "outcome.json cannot be read" in caplog.text
-    # the storage is back
-    Path(job.uri).unlink()
-    Path(job.uri).with_name("away").rename(job.uri)
-    work(job)
-    assert read_outcome(job.uri) is not None
-
-
-def test_storage_that_comes_back_is_waited_for(
-    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole, broken = (make_job(tmp_path / name, model) for name in ("a", "b"))
-    work(whole)
-    # as a bucket's client after all its own tries
-    lost = FaultAt("file-written", fail_with(ConnectionResetError("reset by peer")))
-    with pytest.raises(CheckpointError, match="reset by peer"):
-        work(broken, faults=lost)
-    assert read_outcome(broken.uri) is None, "whoever is started again goes on"
-    waits: list[float] = []
-    real, fails = RunFiles.read, iter([True, True])
-
-    def read(self: RunFiles, name: str) -> dict[str, Any] | None:
-        if name == OUTCOME and next(fails, False):
-            raise CheckpointError("it cannot be read") from TimeoutError("no answer")
-        return real(self, name)
-
-    monkeypatch.setattr(RunFiles, "read", read)
-    patient = dataclasses.replace(PATIENCE, sleep=waits.append)
-    monkeypatch.setattr("train.worker.PATIENCE", patient)
-    work(broken)
-    assert len(waits) == 2
-    assert result(whole) == result(broken)
 
 
 def test_a_listener_hears_the_whole_log(tmp_path: Path, model: Path) -> None:
