@@ -200,13 +200,16 @@ def test_in_a_bucket_they_grow_while_the_run_goes_on() -> None:
     assert len(steps()) == 8
 
 
-def test_an_upload_that_fails_is_told_of_and_made_again(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [CheckpointError("no room"), OSError("no room")])
+def test_an_upload_that_fails_is_told_of_and_made_again(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
     made: list[int] = []
 
     def upload() -> None:
         made.append(1)
         if len(made) == 1:
-            raise CheckpointError("no room")
+            raise error
 
     uploads = Uploads(upload, 0.0)
     uploads.wanted()
