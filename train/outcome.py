@@ -35,6 +35,18 @@ def write_failure(files: RunFiles, error: Exception, rank: int) -> None:
     files.write(OUTCOME, {"outcome": "failed", "error": message, "rank": rank})
 
 
+def set_aside_failure(files: RunFiles) -> None:
+    """Let a run go on that has failed; how it did stays beside.
+
+    Raises:
+        CheckpointError: the storage cannot be used.
+    """
+    found = files.read(OUTCOME)
+    if found is not None and found.get("outcome") == "failed":
+        files.write(OUTCOME + ".before", found)
+        files.remove(OUTCOME)
+
+
 def write_result(
     job: Job,
     files: RunFiles,

@@ -28,7 +28,7 @@ from train.evaluation.held_out import held_out_digest
 from train.evaluation.report import from_record
 from train.job import Job
 from train.loop.run import StepReport
-from train.outcome import read_outcome
+from train.outcome import read_outcome, set_aside_failure
 from train.placement import Place, check_storage, choose_place
 from train.progress import watch
 from train.publish import check_publishing, publish_run, refusal
@@ -130,9 +130,7 @@ class Trainer:
         uri = config.checkpoint.storage or run_uri(name, self.settings)
         files = RunFiles(uri)
         check_storage(place, files)
-        if (found := files.read(OUTCOME)) is not None and found.get("outcome") == "failed":
-            files.write(OUTCOME + ".before", found)
-            files.remove(OUTCOME)
+        set_aside_failure(files)
         numbers = {
             **config.numbers(),
             "data": prepared.train.digest,

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.test_training import _make_model
+from tests.integration.test_training import make_model
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -128,7 +128,7 @@ def _found(done: subprocess.CompletedProcess[str]) -> list[list[str]]:
 
 
 def test_what_is_killed_ends_with_the_same_bits(tmp_path: Path, temporary: Path) -> None:
-    _make_model(tmp_path / "model")
+    make_model(tmp_path / "model")
     rows = [{"prompt": f"{n} + 1 = ", "completion": str(n + 1) * 4} for n in range(20)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     whole = _found(_run(tmp_path, temporary, "whole", "none"))
@@ -151,12 +151,23 @@ def test_what_is_killed_ends_with_the_same_bits(tmp_path: Path, temporary: Path)
     assert _logs(tmp_path, "sweep") == expected
     # and again: there is nothing left to do
     assert "SAID" not in _run(tmp_path, temporary, "sweep", "none").stdout
+    # a trial that has failed is tried again, and goes on where it was
+    trial = sorted((tmp_path / "state" / "sweeps" / "sweep" / "trials").iterdir())[0]
+    shutil.rmtree(trial / "adapter")
+    (trial / "log.jsonl").unlink()
+    told = {"outcome": "failed", "error": "no room", "rank": 0}
+    (trial / "outcome.json").write_text(json.dumps(told))
+    assert [each[1] for each in _found(_run(tmp_path, temporary, "sweep", "none"))] == [
+        "finished",
+        "finished",
+    ]
+    assert _logs(tmp_path, "sweep") == expected
     other = _run(tmp_path, temporary, "sweep", "none", seed=5)
     assert "was begun with other values of seed" in other.stderr
 
 
 def test_worse_trials_end_early_and_broken_ones_fail(tmp_path: Path, temporary: Path) -> None:
-    _make_model(tmp_path / "model")
+    make_model(tmp_path / "model")
     rows = [{"prompt": f"{n} + 1 = ", "completion": str(n + 1) * 4} for n in range(20)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = _found(

@@ -15,7 +15,7 @@ from typing import Any
 from ironcliw.errors import CheckpointError, TrainingError
 from ironcliw.settings import load_settings
 from train.job import Job
-from train.outcome import read_outcome
+from train.outcome import read_outcome, set_aside_failure
 from train.ray_worker import on_this_machine
 from train.run_files import CONFIG, PATIENCE, RunFiles
 from train.sweep.config import SweepConfig
@@ -48,6 +48,19 @@ class TrialJob:
 def trial_uri(sweep_uri: str, point: Mapping[str, Any]) -> str:
     """Of a trial's run."""
     return f"{sweep_uri}/trials/{trial_name(point)}"
+
+
+def forget_failure(sweep_uri: str, point: Mapping[str, Any]) -> None:
+    """Let a trial that has failed go on as if it had only been interrupted.
+
+    Raises:
+        CheckpointError: the storage cannot be used.
+    """
+    files = RunFiles(trial_uri(sweep_uri, point))
+    set_aside_failure(files)
+    found = files.read(RECORD)
+    if found is not None:
+        files.write(RECORD, {name: value for name, value in found.items() if name != FAILED})
 
 
 def run_trial(config: dict[str, Any], given: TrialJob | None = None) -> None:

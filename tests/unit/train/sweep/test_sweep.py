@@ -15,13 +15,14 @@ from tests.unit.train.tiny import make_job
 from train.config_file import validated
 from train.job import Job
 from train.placement import SPOT_LABEL, Place
-from train.run_files import RunFiles
+from train.run_files import OUTCOME, RunFiles
 from train.sweep.config import SEARCHED, SweepConfig, read_sweep
 from train.sweep.plot import draw
 from train.sweep.points import points, trial_name
 from train.sweep.results import Trial, as_json, as_markdown, best, ranked, table
-from train.sweep.run import run_sweep
+from train.sweep.run import read_trials, run_sweep
 from train.sweep.trial import RECORD, History, TrialJob, run_trial, trial_uri
+from train.sweep.tuning import tune_all
 
 RUN = {"model_name": "tiny", "num_epochs": 9, "preference": {"beta": 0.1}}
 SPACE = {"lora_rank": [4, 8], "preference.beta": {"choice": [0.1, 0.3]}}
@@ -89,6 +90,8 @@ def test_sweeps_that_cannot_be(changes: dict[str, Any], message: str) -> None:
 def test_trials_that_cannot_be() -> None:
     with pytest.raises(SettingsError, match=r"sweep s, lora_rank=0:\n +lora_rank"):
         sweep(space={"lora_rank": [0]}).trial({"lora_rank": 0})
+    with pytest.raises(SettingsError, match="sweep s: the run has a section embedding, and tri"):
+        sweep(run={"model_name": "tiny", "embedding": {}}).trial({"lora_rank": 4})
     with pytest.raises(SettingsError, match="workers is 2; a trial has one"):
         sweep(run={**RUN, "workers": 2, "shards": 2}).trial({})
 
@@ -148,6 +151,51 @@ def test_a_trial_without_its_storage_has_failed(
     (tmp_path / "s").write_text("a file where the folder should be")
     run_trial({"point": {"lora_rank": 4}}, trial_job(tmp_path))
     assert "config.json cannot be written" in reported[0]["failed"]
+
+
+class FakeTune:
+    """Stands for Ray Tune: which experiments were run, with which points."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ran: list[tuple[str, list[Any]]] = []
+        self.kept: list[str] = []
+        monkeypatch.setattr("ray.tune.Tuner.can_restore", lambda path: Path(path).name in self.kept)
+        monkeypatch.setattr("train.sweep.tuning._tune", self._run)
+
+    def _run(self, name: str, points: list[Any], *given: Any) -> dict[str, str]:
+        self.ran.append((name, points))
+        self.kept = [*dict.fromkeys([*self.kept, name])]
+        return {}
+
+
+def test_what_has_failed_is_tried_again_by_the_same_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, ray_tune = sweep(), FakeTune(monkeypatch)
+    given, place = trial_job(tmp_path), Place(1)
+    tried = points(config)
+
+    def again() -> list[tuple[str, list[Any]]]:
+        ray_tune.ran = []
+        found = read_trials(config, given.uri)
+        failed = [trial.point for trial in found if trial.state == "failed"]
+        tune_all(tried, failed, given, place, lambda text: None)
+        return ray_tune.ran
+
+    assert again() == [("tune", tried)]
+    files = [RunFiles(trial_uri(given.uri, point)) for point in tried]
+    files[0].write(OUTCOME, {"outcome": "finished"})
+    files[1].write(OUTCOME, {"outcome": "failed", "error": "no room"})
+    files[2].write(RECORD, {"point": tried[2], "history": [], "failed": "no network"})
+    assert again() == [("tune", tried), ("tune-2", tried[1:3])]
+    assert [files[1].read(OUTCOME), (files[2].read(RECORD) or {}).get("failed")] == [None, None]
+    assert read_trials(config, given.uri)[1].state == "unfinished"
+    # killed before Ray Tune has written anything of it
+    ray_tune.kept = ["tune"]
+    assert again() == [("tune", tried), ("tune-2", tried[1:3])]
+    assert again() == [("tune", tried), ("tune-2", tried[1:3])]
+    files[2].write(OUTCOME, {"outcome": "failed", "error": "no room"})
+    assert again()[-1] == ("tune-3", [tried[2]])
 
 
 def trial_job(folder: Path) -> TrialJob:
