@@ -3,6 +3,7 @@
 checkpoints/    see `train.checkpoint`
 config.json     the configuration that the run was begun with
 attempts.json   how often it was started without getting further
+lock.json       which job has it (see `train.run_lock`)
 outcome.json    how it ended: finished, or failed and why
 reference/      of a run on preferences: log-probabilities of the model before training
 log.jsonl       of a finished run: a line for each step
@@ -205,6 +206,12 @@ class RunFiles:
             f"{self.path(name)} cannot be read ({one_line(error)}); see the storage, or remove the "
             "file"
         )
+
+    @property
+    def folder(self) -> Path:
+        """Where it is on this machine; only of one that is."""
+        assert self.is_local, f"{self.uri} is no folder of this machine"
+        return Path(self._root)
 
     @property
     def is_local(self) -> bool:

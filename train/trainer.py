@@ -17,6 +17,7 @@ from ironcliw.errors import DataError, SettingsError, TrainingError
 from ironcliw.file_digests import weights_digest
 from ironcliw.settings import Settings, load_settings, process_environment
 from train.checkpoint.store import CheckpointStore
+from train.checks import check_same_run
 from train.config import TrainingConfig
 from train.data.prepare import Prepared
 from train.data.read import how_to_read, read_data
@@ -34,6 +35,7 @@ from train.progress import watch
 from train.publish import check_publishing, publish_run, refusal
 from train.ray_worker import train_worker
 from train.run_files import CHECKPOINTS, CONFIG, OUTCOME, RunFiles, run_uri
+from train.run_lock import held
 from train.shown.gauges import RunGauges
 from train.tokenizer import TrainingTokenizer, model_path
 
@@ -98,7 +100,8 @@ class Trainer:
 
         Raises:
             SettingsError: the configuration cannot be run here, or a run of this name is finished
-                that was another one.
+                or has saved steps that was another one.
+            ConflictError: another job has the run.
             DataError: the data cannot be used.
             ModelNotFoundError: no such model.
             TrainingError: the run has failed; what it reached is saved.
@@ -130,21 +133,22 @@ class Trainer:
         uri = config.checkpoint.storage or run_uri(name, self.settings)
         files = RunFiles(uri)
         check_storage(place, files)
-        set_aside_failure(files)
         numbers = {
             **config.numbers(),
             "data": prepared.train.digest,
             "model": model,
             "held-out rows or evaluation": held_out_digest(prepared.eval, config.evaluation),
         }
-        check_finished(name, files, numbers)
-        files.write(CONFIG, {"config": config.model_dump(mode="json"), "numbers": numbers})
-        if files.read(OUTCOME) is None:
-            job = Job(
-                config, self.settings, uri, prepared.train, prepared.eval, place.threads, tokenizer
-            )
-            self._fit(job, place, name)
-        return self._published(config.publish, _result(name, uri))
+        job = Job(
+            config, self.settings, uri, prepared.train, prepared.eval, place.threads, tokenizer
+        )
+        with held(files, f"run {name}"):
+            check_same_run(name, files, numbers, allow_inexact=config.allow_inexact)
+            set_aside_failure(files)
+            files.write(CONFIG, {"config": config.model_dump(mode="json"), "numbers": numbers})
+            if files.read(OUTCOME) is None:
+                self._fit(job, place, name)
+            return self._published(config.publish, _result(name, uri))
 
     async def train_async(self, data: str | Path | None = None) -> TrainingResult:
         """As `train`, in a thread: the event loop goes on."""
@@ -201,27 +205,6 @@ def run_name(config: TrainingConfig, prepared: Prepared, model: str) -> str:
     text = json.dumps([config.numbers(), prepared.train.digest, model], sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:10]
     return f"{Path(config.model_name).name}-{config.method}-{digest}"
-
-
-def check_finished(name: str, files: RunFiles, numbers: Mapping[str, Any]) -> None:
-    """Refuse to show a finished run's result for a run that would be another one.
-
-    Args:
-        name: Of both.
-        files: Of the finished one, if it is.
-        numbers: What the bits of the wanted one depend on.
-
-    Raises:
-        SettingsError: it is another one.
-    """
-    if files.read(OUTCOME) is None:
-        return  # where it was begun only, the checkpoint's fingerprint tells
-    before = (files.read(CONFIG) or {}).get("numbers", {})
-    if changed := sorted(key for key in numbers if key in before and before[key] != numbers[key]):
-        raise SettingsError(
-            f"run {name} is finished ({files.uri}), and with other values of "
-            f"{', '.join(changed)}; give this run a name and a checkpoint.storage of its own"
-        )
 
 
 def check_kind(config: TrainingConfig, prepared: Prepared) -> None:

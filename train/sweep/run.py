@@ -17,6 +17,7 @@ from train.evaluation.checks import check_evaluation
 from train.job import Job
 from train.placement import Place, check_storage, choose_place
 from train.run_files import OUTCOME, RunFiles
+from train.run_lock import held
 from train.sweep import plot
 from train.sweep.config import SweepConfig
 from train.sweep.points import points, trial_name
@@ -50,22 +51,24 @@ def run_sweep(
     Raises:
         SettingsError: the configuration cannot be run, or a sweep of this name was begun that is
             another one.
+        ConflictError: another job has the sweep.
         DataError: the data cannot be used.
     """
     tried = points(config)
     configs = [config.trial(point) for point in tried]
     uri = sweep_uri(config, settings)
     files = RunFiles(uri)
-    _check_begun(config, files)
     place = choose_place(configs[0], settings)
     check_storage(place, files, "storage")
     given = _prepared(config, configs[0], settings, place, uri)
-    files.write(SWEEP, config.model_dump(mode="json"))
-    failed = [trial.point for trial in read_trials(config, uri) if trial.state == "failed"]
-    _start_ray()
-    errors = tune_all(tried, failed, given, place, report)
-    trials = read_trials(config, uri, errors)
-    write_results(config, trials, files)
+    with held(files, f"sweep {config.name}"):
+        _check_begun(config, files)
+        files.write(SWEEP, config.model_dump(mode="json"))
+        failed = [trial.point for trial in read_trials(config, uri) if trial.state == "failed"]
+        _start_ray()
+        errors = tune_all(tried, failed, given, place, report)
+        trials = read_trials(config, uri, errors)
+        write_results(config, trials, files)
     return trials
 
 
