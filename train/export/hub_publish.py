@@ -104,7 +104,9 @@ def _facts(
     *,
     forced: bool,
 ) -> CardFacts:
-    card = Catalog(settings.models).get(source.base)
+    catalog = Catalog(settings.models)
+    # a base may be a folder; an unknown name is an error to the catalogue, and none here
+    card = catalog[source.base] if source.base in catalog else None
     known = licence or (card.licence if card is not None else UNKNOWN)
     if known == UNKNOWN:
         raise SettingsError(
