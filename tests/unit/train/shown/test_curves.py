@@ -150,7 +150,8 @@ def test_a_picture_that_fails_costs_no_result(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def full(*given: Any, **options: Any) -> None:
+    def full(lines: Any, title: str, file: Path) -> None:
+        file.write_bytes(b"half of it")
         raise OSError(errno.ENOSPC, "No space left on device")
 
     real = RunFiles.upload_file
@@ -169,6 +170,8 @@ def test_a_picture_that_fails_costs_no_result(
     work(dataclasses.replace(job, uri=uri))
     outcome = read_outcome(uri)
     assert outcome is not None and outcome["steps"] == 1
+    if scheme:
+        assert not RunFiles(uri)._files.exists(f"{uri.removeprefix('memory:/')}/loss.png")
     assert ("No space left" in caplog.text) == (fails == "drawing" or bool(scheme))
 
 
