@@ -136,10 +136,11 @@ def make_job(folder: Path, model: Path, changes: dict[str, Any]) -> Job:
 
 
 def result(job: Job) -> str:
-    """sha256 of the final weights and of the log, byte for byte.
+    """sha256 of the final weights and of the log, byte for byte; the log has the measures of
+    held-out rows, which the workers share.
 
     Raises:
-        BenchmarkError: the run has no result.
+        BenchmarkError: the run has no result, or measured nothing.
     """
     kind = ADAPTER if job.config.use_lora else MODEL
     run = Path(job.uri)
@@ -148,6 +149,8 @@ def result(job: Job) -> str:
         outcome = run / OUTCOME
         told = outcome.read_text() if outcome.exists() else "it has no outcome"
         raise BenchmarkError(f"the run in {run} has no result: {told}")
+    if b'"event":"evaluation"' not in (run / LOG).read_bytes():
+        raise BenchmarkError(f"the run in {run} measured nothing; give it rows to hold out")
     total = hashlib.sha256()
     for file in (*weights, run / LOG):
         total.update(hashlib.sha256(file.read_bytes()).digest())

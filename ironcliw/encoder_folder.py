@@ -139,6 +139,15 @@ class EncoderFolder:
         return tuple(tensor for holder in holders for tensor in holder.tensors.values())
 
 
+def transformer_folder(path: Path) -> Path:
+    """Where a folder with a modules.json has config.json, weights and tokenizer.
+
+    Raises:
+        ModelLoadError: as `EncoderFolder.read`.
+    """
+    return _modules(path)[0]
+
+
 def _refuse_own_code(folder: Path, config: Mapping[str, Any]) -> None:
     if "AutoModel" in (config.get("auto_map") or {}):
         raise ModelLoadError(

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from ironcliw.encoder_folder import transformer_folder
 from ironcliw.errors import ModelLoadError
 from ironcliw.json_files import json_or_none, replace_json
 
@@ -31,6 +32,9 @@ def weights_digest(path: Path, index: Path | None = None) -> str:
     """
     if not path.is_dir():
         return file_digest(path, index)
+    if (path / "modules.json").exists() and not any(path.glob(_WEIGHTS[0])):
+        # sentence-transformers may put the transformer into a folder of its own
+        path = transformer_folder(path)
     files = {file for pattern in _WEIGHTS for file in path.glob(pattern)}
     if not any(file.suffix == ".safetensors" for file in files):
         raise ModelLoadError(

@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from ironcliw.errors import IroncliwError
+
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
@@ -141,6 +143,9 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _verdict(error: BaseException) -> bool | None:
     """None where this error alone says nothing."""
+    if isinstance(error, IroncliwError):
+        # its status is of our answer to a request; what it was made of tells
+        return _verdict_of_text(str(error))
     status = _status(error)
     if status is not None:
         return status in STATUSES

@@ -18,6 +18,7 @@ from train.embedding.encoder import Encoder
 from train.embedding.evaluation import EmbeddingEvaluator
 from train.embedding.objective import EmbeddingLoss
 from train.evaluation.evaluator import Evaluator
+from train.evaluation.held_out import held_out_digest
 from train.fingerprint import Fingerprint, digest_of
 from train.job import Job
 from train.loop.compute import Computer
@@ -114,6 +115,7 @@ def assemble(attempt: Attempt) -> Assembled:
     if found.checkpoint is not None:
         run.restore(found.checkpoint)
         logger.info(RESUMED, run.step, total_steps(config, found.plan.steps_per_epoch))
+    run.mark()
     if attempt.is_first:
         recorder.begin(run.log.lines())
 
@@ -171,6 +173,7 @@ def _fingerprint(job: Job, model: TrainedModel, group: Group) -> Fingerprint:
         else packed_attention.ENCODER_NAME,
         device=model.device,
         world_size=group.size,
+        held_out=held_out_digest(job.held_out, config.evaluation),
     )
 
 
@@ -181,6 +184,7 @@ def _parts(attempt: Attempt, found: _Found, recorder: Recorder) -> Parts:
     flat = FlatParameters(trainable(model.module))
     objective: Objective
     evaluator: Evaluator | PairEvaluator | EmbeddingEvaluator | None
+    inexact: list[str] = []
     if isinstance(model.module, Encoder):
         objective, evaluator = _of_encoder(attempt, model.module, plan)
     else:
@@ -191,6 +195,7 @@ def _parts(attempt: Attempt, found: _Found, recorder: Recorder) -> Parts:
         # the reference is computed by the model as it is before its first step
         objective = make_objective(job, place)
         evaluator = make_evaluator(job, place, model.module, plan)
+        inexact = place.inexact
     parts = Parts(
         plan=plan,
         data=job.train,
@@ -211,6 +216,7 @@ def _parts(attempt: Attempt, found: _Found, recorder: Recorder) -> Parts:
         if evaluator is None
         else lambda step: evaluator.measure(step, steps, attempt.notice),
         notice=attempt.notice,
+        inexact=tuple(inexact),
     )
     if not attempt.is_first:
         return parts

@@ -35,6 +35,8 @@ _ARM = ("CPU implementer", "CPU architecture", "CPU variant", "CPU part")
 _NO_WORLD_SIZE = 0
 _WHOLE = "none"
 """Sharding where each worker holds the whole model; manifests do not say it, as the older ones."""
+UNKNOWN_HELD_OUT = ""
+"""Of a manifest from before it was saved: nothing can be said of it, so nothing is refused."""
 
 
 def _words(text: str) -> Any:
@@ -53,6 +55,8 @@ class Fingerprint:
         world_size: Workers; 0 where gradients are added in a fixed order over logical shards, so
             that the number of workers changes nothing.
         sharding: How the model is spread over workers: it changes the order of sums.
+        held_out: Digest of what is measured, of which rows and when (`evaluation.held_out`). No
+            weight depends on it, but the log does, and whether the result is published.
     """
 
     model: str
@@ -76,6 +80,9 @@ class Fingerprint:
     loss_head_rows: int = _words("positions in a tile of the loss head")
     world_size: int = _words("workers")
     sharding: str = field(default=_WHOLE, metadata={"words": "sharding"})
+    held_out: str = field(
+        default=UNKNOWN_HELD_OUT, metadata={"words": "held-out rows, or what is measured of them"}
+    )
 
     @classmethod
     def here(
@@ -94,6 +101,7 @@ class Fingerprint:
         world_size: int = 1,
         fixed_order: bool = True,
         sharding: str = _WHOLE,
+        held_out: str = UNKNOWN_HELD_OUT,
     ) -> Self:
         """Of a run in this process, with the number of threads that torch has now.
 
@@ -112,6 +120,7 @@ class Fingerprint:
             fixed_order: Gradients are added in the order of the logical shards, whoever computed
                 them; the number of workers is then not compared.
             sharding: How the model is spread over workers.
+            held_out: Digest of what is measured, of which rows and when.
         """
         return cls(
             model=model,
@@ -135,6 +144,7 @@ class Fingerprint:
             loss_head_rows=loss_head.ROWS,
             world_size=_NO_WORLD_SIZE if fixed_order else world_size,
             sharding=sharding,
+            held_out=held_out,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -142,6 +152,8 @@ class Fingerprint:
         values = dataclasses.asdict(self)
         if self.sharding == _WHOLE:
             del values["sharding"]
+        if self.held_out == UNKNOWN_HELD_OUT:
+            del values["held_out"]
         return values
 
     @classmethod
@@ -152,7 +164,7 @@ class Fingerprint:
             ValueError: a field is missing, unknown or of another type.
         """
         types = {f.name: str if f.type in ("str", str) else int for f in dataclasses.fields(cls)}
-        values = {"sharding": _WHOLE, **values}
+        values = {"sharding": _WHOLE, "held_out": UNKNOWN_HELD_OUT, **values}
         if set(values) != set(types):
             odd = sorted(set(values) ^ set(types))
             raise ValueError(f"fingerprint: fields {odd} are missing or unknown")
@@ -164,12 +176,14 @@ class Fingerprint:
 
 def differences(old: Fingerprint, new: Fingerprint) -> list[str]:
     """What is not as it was, in words: "threads: 2 when saved, 1 here"."""
-    return [
-        f"{f.metadata['words']}: {_shown(getattr(old, f.name))} when saved, "
-        f"{_shown(getattr(new, f.name))} here"
-        for f in dataclasses.fields(Fingerprint)
-        if f.metadata and getattr(old, f.name) != getattr(new, f.name)
-    ]
+    found = []
+    for f in dataclasses.fields(Fingerprint):
+        before, now = getattr(old, f.name), getattr(new, f.name)
+        is_known = f.name != "held_out" or UNKNOWN_HELD_OUT not in (before, now)
+        if f.metadata and before != now and is_known:
+            words = f.metadata["words"]
+            found.append(f"{words}: {_shown(before)} when saved, {_shown(now)} here")
+    return found
 
 
 def check_resume(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 
@@ -35,6 +35,8 @@ class Place:
         model_digest: Of the weights that training starts from.
         dtype: Of the computation.
         cache: Makes the folder of a kept reference.
+        inexact: What kept references were computed with otherwise, in words; objectives that are
+            made add theirs.
     """
 
     files: RunFiles
@@ -43,7 +45,8 @@ class Place:
     notice: Callable[[], bool]
     model_digest: str
     dtype: torch.dtype
-    cache: Callable[[str, Mapping[str, str | int]], ReferenceCache] = ReferenceCache
+    cache: Callable[..., ReferenceCache] = ReferenceCache
+    inexact: list[str] = field(default_factory=list)
 
 
 def make_objective(job: Job, place: Place) -> Objective:
@@ -71,18 +74,25 @@ def held_out_objective(job: Job, place: Place) -> PairLoss:
     """
     options = job.config.preference
     assert options is not None and job.held_out is not None
-    return _pair_loss(job, place, options, job.held_out, place.files.path(HELD_OUT_REFERENCE))
+    uri = place.files.path(HELD_OUT_REFERENCE)
+    most = job.config.evaluation.max_rows
+    return _pair_loss(job, place, options, job.held_out, uri, most)
 
 
 def _pair_loss(
-    job: Job, place: Place, options: PreferenceOptions, data: TokenizedData, uri: str
+    job: Job,
+    place: Place,
+    options: PreferenceOptions,
+    data: TokenizedData,
+    uri: str,
+    rows: int | None = None,
 ) -> PairLoss:
     config = job.config
     reference: Reference | None = None
     if options.loss not in WITHOUT_REFERENCE:
         reference = ModelReference(place.computer)
         if keeps_reference(options, use_lora=config.use_lora, epochs=config.num_epochs):
-            reference = _kept(config, place, data, uri)
+            reference = _kept(config, place, data, uri, rows)
     return PairLoss(place.computer, data, options, reference)
 
 
@@ -99,12 +109,16 @@ def keeps_reference(options: PreferenceOptions, *, use_lora: bool, epochs: int) 
     return options.reference == "precomputed"
 
 
-def _kept(config: TrainingConfig, place: Place, data: TokenizedData, uri: str) -> KeptReference:
+def _kept(
+    config: TrainingConfig, place: Place, data: TokenizedData, uri: str, rows: int | None
+) -> KeptReference:
     most = config.micro_batch_tokens
     key = reference_key(data, place.model_digest, place.dtype, most, config.quantization)
-    values = precompute(
-        place.computer, data, place.cache(uri, key), place.group, most, place.notice
-    )
+    cache = place.cache(uri, key, allow_inexact=config.allow_inexact)
+    place.inexact.extend(f"reference's {words}" for words in cache.inexact)
+    # rows lie in its parts as they were computed together
+    most = int(cache.key["micro_batch_tokens"])
+    values = precompute(place.computer, data, cache, place.group, most, place.notice, rows)
     if values is None:
         raise MachineEndsError("a machine of this run is taken back; its reference goes on later")
     return KeptReference(values, place.computer.device)

@@ -12,7 +12,8 @@ from typing import Any
 
 from ironcliw.buckets import shown
 from ironcliw.errors import CheckpointError, IroncliwError, TrainingError
-from train.evaluation.gate import judge
+from train.evaluation.gate import judge, why_unjudged
+from train.evaluation.held_out import are_of_one_kind, before_and_after
 from train.evaluation.report import as_json, as_markdown, as_record
 from train.job import Job
 from train.loop.run import TrainingRun
@@ -32,6 +33,18 @@ def write_failure(files: RunFiles, error: Exception, rank: int) -> None:
     """Write down why a run has failed, in the words of the error."""
     message = error.message if isinstance(error, IroncliwError) else repr(error)
     files.write(OUTCOME, {"outcome": "failed", "error": message, "rank": rank})
+
+
+def set_aside_failure(files: RunFiles) -> None:
+    """Let a run go on that has failed; how it did stays beside.
+
+    Raises:
+        CheckpointError: the storage cannot be used.
+    """
+    found = files.read(OUTCOME)
+    if found is not None and found.get("outcome") == "failed":
+        files.write(OUTCOME + ".before", found)
+        files.remove(OUTCOME)
 
 
 def write_result(
@@ -64,9 +77,11 @@ def write_result(
     files.write_text(LOG, run.log.text)
     recorder.finish(run.log.lines())
     evaluations = [line for line in run.log.lines() if line.get("event") == "evaluation"]
-    before = evaluations[0] if evaluations and evaluations[0]["step"] == 0 else None
-    after = evaluations[-1] if evaluations else None
+    before, after = before_and_after(evaluations)
     verdict = judge(job.config.evaluation, before, after)
+    ungated = why_unjudged(job.config.evaluation, before, after)
+    if before is not None and after is not None and not are_of_one_kind(before, after):
+        before = None  # other numbers, which must not stand beside these
     name = job.config.name or shown(job.uri).rpartition("/")[2]
     if evaluations:
         files.write(EVALUATION, as_json(evaluations, verdict))
@@ -82,6 +97,7 @@ def write_result(
             "evaluation": after,
             "before": before,
             "gate": as_record(verdict),
+            "ungated": ungated,
         },
     )
 

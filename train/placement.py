@@ -10,6 +10,7 @@ from cluster.machines import machine_type
 from ironcliw.errors import SettingsError
 from ironcliw.settings import Settings
 from train.config import TrainingConfig
+from train.run_files import RunFiles
 
 SPOT_LABEL = {"ray.io/market-type": "spot"}
 
@@ -71,6 +72,24 @@ def choose_place(config: TrainingConfig, settings: Settings) -> Place:
         return Place(machine_type(settings.cloud.machine_type).cpus, labels=dict(SPOT_LABEL))
     gpus = any(gpu.backend == "cuda" for gpu in here.gpus)
     return Place(max(1, cores_here() // config.workers), use_gpu=gpus)
+
+
+def check_storage(place: Place, files: RunFiles, key: str = "checkpoint.storage") -> None:
+    """See that the workers can reach what they are to write.
+
+    Args:
+        place: Of the workers.
+        files: Of the run or the sweep.
+        key: That names the storage, for the message.
+
+    Raises:
+        SettingsError: they are on other machines, and the storage is a folder of this one.
+    """
+    if place.is_remote and files.is_local:
+        raise SettingsError(
+            f"the run is placed on machines in the cloud, which cannot reach {files.uri}; set "
+            f"{key} to a bucket, such as gs://BUCKET/runs/NAME"
+        )
 
 
 def cores_here() -> int:

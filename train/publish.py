@@ -15,6 +15,9 @@ from ironcliw.file_digests import weights_digest
 from ironcliw.settings import Settings
 from train.config import TrainingConfig
 from train.data.tokenized import TokenizedData
+from train.embedding.evaluation import has_prototypes
+from train.evaluation.gate import why_unjudged
+from train.evaluation.options import EvaluationOptions
 from train.evaluation.report import WORDS, from_record
 from train.model.load import model_folder
 from train.outcome import read_outcome
@@ -28,8 +31,20 @@ def check_publishing(
     """See before a run that its adapter could be published at its end, if it is to be.
 
     Raises:
-        SettingsError: its base is no model of the catalogue, or nothing is held out.
+        SettingsError: its base is no model of the catalogue, nothing is held out, or the measure
+            that decides cannot be taken of what is.
     """
+    options = config.evaluation
+    if (
+        options.gate == "prototype_accuracy"
+        and held_out is not None
+        and not has_prototypes(held_out, options.max_rows)
+    ):
+        raise SettingsError(
+            "evaluation.gate is 'prototype_accuracy', and no two of the held-out rows that are "
+            "measured have the same label; hold out rows of text and label, or choose "
+            "'retrieval_accuracy'"
+        )
     if config.publish is None:
         return
     _check_base(config.model_name, settings)
@@ -44,7 +59,7 @@ def refusal(outcome: Mapping[str, Any]) -> str | None:
     """Why a run's adapter is not to be published; None: it may be."""
     verdict = from_record(outcome.get("gate"))
     if verdict is None:
-        return "nothing was held out, so that nothing tells whether it is worse than its base"
+        return str(outcome.get("ungated") or why_unjudged(EvaluationOptions(), None, None))
     return None if verdict.passed else f"it is worse than its base: {verdict.words}"
 
 

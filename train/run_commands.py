@@ -170,9 +170,9 @@ def _write(result: TrainingResult) -> None:
 def _end(result: TrainingResult, wanted: str | None) -> None:
     """Exits with 1 where the gate kept back what was to be published."""
     if wanted is not None and result.published is None:
-        why = result.gate.words if result.gate else "nothing was measured"
+        worse = result.gate and f"it is worse than its base: {result.gate.words}"
         console.note(
-            f"error: not published as {wanted!r}, since it is worse than its base: {why}; the "
-            f"adapter stays in {result.result}"
+            f"error: not published as {wanted!r}, since {worse or result.ungated}; the adapter "
+            f"stays in {result.result}"
         )
         raise typer.Exit(console.EXIT_FAILED)

@@ -3,6 +3,7 @@
 checkpoints/    see `train.checkpoint`
 config.json     the configuration that the run was begun with
 attempts.json   how often it was started without getting further
+lock.json       which job has it (see `train.run_lock`)
 outcome.json    how it ended: finished, or failed and why
 reference/      of a run on preferences: log-probabilities of the model before training
 log.jsonl       of a finished run: a line for each step
@@ -15,6 +16,7 @@ model/          of a finished run without adapters: the model
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import secrets
@@ -30,10 +32,13 @@ from ironcliw.buckets import below, connect
 from ironcliw.errors import CheckpointError, StoreError
 from ironcliw.retries import Retry, one_line
 from ironcliw.settings import Settings
+from train.checkpoint.disk import sync_file, sync_folder
 
 Result = TypeVar("Result")
 
 RETRY = Retry()
+PATIENCE = Retry(attempts=20, first_seconds=1.0, most_seconds=20.0)
+"""For what an attempt cannot begin without: with each operation's own tries some eight minutes."""
 
 CHECKPOINTS = "checkpoints"
 ADAPTER, MODEL = "adapter", "model"
@@ -92,7 +97,7 @@ class RunFiles:
         self.write_bytes(name, text.encode())
 
     def write_bytes(self, name: str, content: bytes) -> None:
-        """Write a file, whole or not at all.
+        """Write a file, whole or not at all; when this returns, it is durable.
 
         Raises:
             CheckpointError: it cannot be written.
@@ -105,8 +110,16 @@ class RunFiles:
                 # an object in a bucket appears whole; a file does when it is renamed
                 # its own name: several workers may have the same to say at the same time
                 new = Path(f"{target}.{secrets.token_hex(4)}.new")
-                new.write_bytes(content)
-                new.replace(target)
+                try:
+                    new.write_bytes(content)
+                    sync_file(new)
+                    new.replace(target)
+                    sync_folder(new.parent)
+                except BaseException:
+                    # a full disk must not fill up with what was begun
+                    with contextlib.suppress(OSError):
+                        new.unlink()
+                    raise
             else:
                 self._files.pipe_file(target, content)
 
@@ -123,15 +136,21 @@ class RunFiles:
     def upload(self, folder: Path, name: str) -> None:
         """Copy a local folder's files into the run, those of its folders included.
 
+        When this returns they are durable: what is written after it may say that they are there.
+
         Raises:
             CheckpointError: they cannot be written.
         """
-        self._written(lambda: self._files.makedirs(f"{self._root}/{name}", exist_ok=True), name)
+        target = f"{self._root}/{name}"
+        self._written(lambda: self._files.makedirs(target, exist_ok=True), name)
         for file in sorted(folder.iterdir()):
             if file.is_dir():
                 self.upload(file, f"{name}/{file.name}")
             else:
                 self.upload_file(file, f"{name}/{file.name}")
+        if self.is_local:
+            self._written(lambda: sync_folder(Path(target)), name)
+            self._written(lambda: sync_folder(Path(target).parent), name)
 
     def upload_file(self, file: Path, name: str) -> None:
         """Copy a local file into the run.
@@ -139,19 +158,31 @@ class RunFiles:
         Raises:
             CheckpointError: it cannot be written.
         """
-        self._written(lambda: self._files.put_file(str(file), f"{self._root}/{name}"), name)
+        target = f"{self._root}/{name}"
+
+        def put() -> None:
+            self._files.put_file(str(file), target)
+            if self.is_local:
+                sync_file(Path(target))
+
+        self._written(put, name)
 
     def download(self, name: str, folder: Path) -> None:
-        """Copy a folder of the run to a local one.
+        """Copy a folder of the run to a local one, with the folders in it.
 
         Raises:
             CheckpointError: it cannot be read.
         """
         root = f"{self._root}/{name}"
         try:
-            for path in self._again(lambda: self._files.ls(root, detail=False), name):
+            found = self._again(lambda: self._files.find(root), name)
+            if not found:
+                raise FileNotFoundError(f"{root} holds no file")
+            for path in found:
                 content = self._again(functools.partial(self._files.cat_file, path), name)
-                (folder / Path(path).name).write_bytes(content)
+                target = folder / path.removeprefix(f"{root}/")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(content)
         except Exception as error:  # clients raise classes of their own: all become ours
             raise self._unreadable(name, error) from error
 
@@ -177,6 +208,12 @@ class RunFiles:
         )
 
     @property
+    def folder(self) -> Path:
+        """Where it is on this machine; only of one that is."""
+        assert self.is_local, f"{self.uri} is no folder of this machine"
+        return Path(self._root)
+
+    @property
     def is_local(self) -> bool:
         """Whether it is a folder of this machine."""
         protocol = self._files.protocol
@@ -190,6 +227,13 @@ class _Objects(ArrowFSWrapper):  # type: ignore[misc]  # fsspec has no types
 
     def makedirs(self, path: str, exist_ok: bool = False) -> None:
         """Buckets have no folders: to make one needs rights to the bucket, and leaves an object."""
+
+    def find(self, path: str, **options: Any) -> list[str]:
+        """All objects below. Not level by level: GCS knows no folders, and Arrow invents none."""
+        from pyarrow import fs
+
+        selector = fs.FileSelector(path, recursive=True, allow_not_found=True)
+        return sorted(info.path for info in self.fs.get_file_info(selector) if info.is_file)
 
 
 def _connected(uri: str) -> tuple[Any, str]:

@@ -17,29 +17,29 @@ from ironcliw.errors import DataError, SettingsError, TrainingError
 from ironcliw.file_digests import weights_digest
 from ironcliw.settings import Settings, load_settings, process_environment
 from train.checkpoint.store import CheckpointStore
+from train.checks import check_same_run
 from train.config import TrainingConfig
 from train.data.prepare import Prepared
-from train.data.read import in_process, read_data, with_ray_data
+from train.data.read import how_to_read, read_data
 from train.embedding.tokenizer import EncoderTokenizer, within_window
 from train.environment import run_environment
 from train.evaluation.checks import check_evaluation
 from train.evaluation.gate import Verdict
+from train.evaluation.held_out import held_out_digest
 from train.evaluation.report import from_record
 from train.job import Job
 from train.loop.run import StepReport
-from train.outcome import read_outcome
-from train.placement import Place, choose_place
+from train.outcome import read_outcome, set_aside_failure
+from train.placement import Place, check_storage, choose_place
 from train.progress import watch
-from train.publish import check_publishing, publish_run
+from train.publish import check_publishing, publish_run, refusal
 from train.ray_worker import train_worker
 from train.run_files import CHECKPOINTS, CONFIG, OUTCOME, RunFiles, run_uri
+from train.run_lock import held
 from train.shown.gauges import RunGauges
 from train.tokenizer import TrainingTokenizer, model_path
 
 logger = logging.getLogger(__name__)
-
-_SMALL_BYTES = 64 * 2**20
-"""Local files up to this size are read in this process: starting tasks would take longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +54,10 @@ class TrainingResult:
         chain: Hash over all lines of the log: equal for equal runs.
         evaluation: The last measures on held-out rows; empty where there are none.
         before: The same measures of the model before the first step.
-        gate: Whether it may be published; None: nothing was held out.
+        gate: Whether it may be published; None: nothing tells, for the reason of `ungated`.
         published: How requests name it; None: it is not published.
         version: Under that name; 0: it is not published.
+        ungated: Why the gate says nothing; empty: it does.
     """
 
     name: str
@@ -69,6 +70,7 @@ class TrainingResult:
     gate: Verdict | None = None
     published: str | None = None
     version: int = 0
+    ungated: str = ""
 
 
 class Trainer:
@@ -98,7 +100,8 @@ class Trainer:
 
         Raises:
             SettingsError: the configuration cannot be run here, or a run of this name is finished
-                that was another one.
+                or has saved steps that was another one.
+            ConflictError: another job has the run.
             DataError: the data cannot be used.
             ModelNotFoundError: no such model.
             TrainingError: the run has failed; what it reached is saved.
@@ -119,8 +122,8 @@ class Trainer:
             )
         place = choose_place(config, self.settings)
         tokenizer = _tokenizer(config, self.settings)
-        how = in_process if _is_small(config.data.train) else with_ray_data
-        prepared = read_data(within_window(config.data, tokenizer), tokenizer, how)
+        options = within_window(config.data, tokenizer)
+        prepared = read_data(options, tokenizer, how_to_read(options))
         check_kind(config, prepared)
         check_publishing(config, prepared.eval, self.settings)
         check_evaluation(config.evaluation, prepared.eval, prepared.train, tokenizer)
@@ -129,19 +132,23 @@ class Trainer:
         name = config.name or run_name(config, prepared, model)
         uri = config.checkpoint.storage or run_uri(name, self.settings)
         files = RunFiles(uri)
-        _check_storage(place, files)
-        if (found := files.read(OUTCOME)) is not None and found.get("outcome") == "failed":
-            files.write(OUTCOME + ".before", found)
-            files.remove(OUTCOME)
-        numbers = {**config.numbers(), "data": prepared.train.digest, "model": model}
-        check_finished(name, files, numbers)
-        files.write(CONFIG, {"config": config.model_dump(mode="json"), "numbers": numbers})
-        if files.read(OUTCOME) is None:
-            job = Job(
-                config, self.settings, uri, prepared.train, prepared.eval, place.threads, tokenizer
-            )
-            self._fit(job, place, name)
-        return self._published(config.publish, _result(name, uri))
+        check_storage(place, files)
+        numbers = {
+            **config.numbers(),
+            "data": prepared.train.digest,
+            "model": model,
+            "held-out rows or evaluation": held_out_digest(prepared.eval, config.evaluation),
+        }
+        job = Job(
+            config, self.settings, uri, prepared.train, prepared.eval, place.threads, tokenizer
+        )
+        with held(files, f"run {name}"):
+            check_same_run(name, files, numbers, allow_inexact=config.allow_inexact)
+            set_aside_failure(files)
+            files.write(CONFIG, {"config": config.model_dump(mode="json"), "numbers": numbers})
+            if files.read(OUTCOME) is None:
+                self._fit(job, place, name)
+            return self._published(config.publish, _result(name, uri))
 
     async def train_async(self, data: str | Path | None = None) -> TrainingResult:
         """As `train`, in a thread: the event loop goes on."""
@@ -200,27 +207,6 @@ def run_name(config: TrainingConfig, prepared: Prepared, model: str) -> str:
     return f"{Path(config.model_name).name}-{config.method}-{digest}"
 
 
-def check_finished(name: str, files: RunFiles, numbers: Mapping[str, Any]) -> None:
-    """Refuse to show a finished run's result for a run that would be another one.
-
-    Args:
-        name: Of both.
-        files: Of the finished one, if it is.
-        numbers: What the bits of the wanted one depend on.
-
-    Raises:
-        SettingsError: it is another one.
-    """
-    if files.read(OUTCOME) is None:
-        return  # where it was begun only, the checkpoint's fingerprint tells
-    before = (files.read(CONFIG) or {}).get("numbers", {})
-    if changed := sorted(key for key in numbers if key in before and before[key] != numbers[key]):
-        raise SettingsError(
-            f"run {name} is finished ({files.uri}), and with other values of "
-            f"{', '.join(changed)}; give this run a name and a checkpoint.storage of its own"
-        )
-
-
 def check_kind(config: TrainingConfig, prepared: Prepared) -> None:
     """Refuse data of the other kind of training.
 
@@ -242,21 +228,6 @@ def check_kind(config: TrainingConfig, prepared: Prepared) -> None:
         )
 
 
-def _check_storage(place: Place, files: RunFiles) -> None:
-    if place.is_remote and files.is_local:
-        raise SettingsError(
-            f"the run is placed on machines in the cloud, which cannot reach {files.uri}; set "
-            "checkpoint.storage to a bucket, such as gs://BUCKET/runs/NAME"
-        )
-
-
-def _is_small(paths: tuple[str, ...]) -> bool:
-    try:
-        return sum(Path(path).stat().st_size for path in paths) <= _SMALL_BYTES
-    except OSError:
-        return False
-
-
 def _result(name: str, uri: str) -> TrainingResult:
     outcome = read_outcome(uri)
     if outcome is None:
@@ -275,6 +246,7 @@ def _result(name: str, uri: str) -> TrainingResult:
         _measures(outcome["evaluation"]),
         _measures(outcome.get("before")),
         from_record(outcome.get("gate")),
+        ungated=refusal(outcome) or "" if outcome.get("gate") is None else "",
     )
 
 

@@ -1,8 +1,11 @@
 """What each worker of a run does, from its start to its end; Ray Train calls `work`.
 
 Returning tells Ray Train that the run is over, raising that all workers are to be started again:
-for a machine that ends, and a peer that is gone. Any other error would come again; it is written
-down as the run's outcome, which a worker that is started again finds, and returns.
+for a machine that ends, a peer that is gone, and storage that cannot be reached for a while. Any
+other error would come again; it is written down as the run's outcome, which a worker that is
+started again finds, and returns. Ray Train itself starts a run again for ever. So where nothing can
+be written down, neither an outcome nor how often it was tried, the workers return too, and who
+waits for the run finds that it has no outcome.
 """
 
 from __future__ import annotations
@@ -16,7 +19,9 @@ from typing import Any
 import torch
 
 from cluster.handover import Handover
-from ironcliw.errors import TrainingError
+from ironcliw.buckets import shown
+from ironcliw.errors import CheckpointError, TrainingError
+from ironcliw.retries import is_transient
 from train.assembly import Assembled, Attempt, assemble
 from train.checkpoint.faults import Faults
 from train.checkpoint.store import CheckpointStore
@@ -24,7 +29,7 @@ from train.job import Job
 from train.loop.reduce import Alone, Group, PeerLostError
 from train.loop.run import Ending, MachineEndsError, StepReport
 from train.outcome import write_failure, write_result
-from train.run_files import ATTEMPTS, CHECKPOINTS, OUTCOME, RunFiles
+from train.run_files import ATTEMPTS, CHECKPOINTS, OUTCOME, PATIENCE, RunFiles
 
 logger = logging.getLogger(__name__)
 
@@ -52,28 +57,75 @@ def work(
     Raises:
         MachineEndsError: this machine, or that of another worker, is about to end.
         PeerLostError: another worker is gone.
+        Exception: of a storage that may be there again in a while.
     """
     group = group or Alone()
     logger.info(BEGINS, group.rank + 1, group.size)
-    files = RunFiles(job.uri)
-    if files.read(OUTCOME) is not None:
+    files = _begun(job, group)
+    if files is None:
         return
     try:
-        _count_attempt(job, files, group)
         _attempt(job, files, group, report, faults, listen)
     except MachineEndsError:
         if group.rank == 0:
-            # an end that was announced is no failure
-            files.remove(ATTEMPTS)
+            _forget_attempts(files)
         raise
     except PeerLostError:
         raise
     except Exception as error:
-        # the attempt's boundary: whatever it is, another attempt would end in the same way
-        logger.exception("the run has failed")
-        write_failure(files, error, group.rank)
+        # the attempt's boundary: whatever else it is, another attempt would end in the same way
+        if is_transient(error):
+            logger.warning("the run is to be started again: %s", error)
+            raise
+        _give_up(job, error, group.rank)
         if group.size > 1:
             raise  # the others wait for this one; they are started again, too, and see the outcome
+
+
+def _begun(job: Job, group: Group) -> RunFiles | None:
+    """The run's files, if there is anything to do; all workers find the same.
+
+    Storage that cannot be reached is waited for: on a machine without a network an attempt would
+    end, and be started again, until all are used up.
+
+    Returns:
+        None where the run is over, or its storage cannot be used.
+
+    Raises:
+        PeerLostError: another worker is gone.
+    """
+    files = None
+    try:
+        files = PATIENCE.call(lambda: _opened(job, group), f"beginning with {shown(job.uri)}")
+    except Exception as error:  # noqa: BLE001  # the attempt's boundary, as in `work`
+        _give_up(job, error, group.rank)
+    told = group.numbers([float(files is None)])
+    return None if any(is_over for (is_over,) in told) else files
+
+
+def _opened(job: Job, group: Group) -> RunFiles | None:
+    files = RunFiles(job.uri)
+    if files.read(OUTCOME) is not None:
+        return None
+    _count_attempt(job, files, group)
+    return files
+
+
+def _give_up(job: Job, error: Exception, rank: int) -> None:
+    """Write down that the run has failed, or at least say it."""
+    logger.error("the run has failed", exc_info=error)
+    try:
+        write_failure(RunFiles(job.uri), error, rank)
+    except CheckpointError as unwritten:
+        logger.error("the failure is not written down either: %s", unwritten.message)
+
+
+def _forget_attempts(files: RunFiles) -> None:
+    """An end that was announced is no failure."""
+    try:
+        files.remove(ATTEMPTS)
+    except CheckpointError as error:
+        logger.warning("an announced end counts as a failure: %s", error.message)
 
 
 def _count_attempt(job: Job, files: RunFiles, group: Group) -> None:

@@ -151,6 +151,17 @@ def test_what_is_killed_ends_with_the_same_bits(tmp_path: Path, temporary: Path)
     assert _logs(tmp_path, "sweep") == expected
     # and again: there is nothing left to do
     assert "SAID" not in _run(tmp_path, temporary, "sweep", "none").stdout
+    # a trial that has failed is tried again, and goes on where it was
+    trial = sorted((tmp_path / "state" / "sweeps" / "sweep" / "trials").iterdir())[0]
+    shutil.rmtree(trial / "adapter")
+    (trial / "log.jsonl").unlink()
+    told = {"outcome": "failed", "error": "no room", "rank": 0}
+    (trial / "outcome.json").write_text(json.dumps(told))
+    assert [each[1] for each in _found(_run(tmp_path, temporary, "sweep", "none"))] == [
+        "finished",
+        "finished",
+    ]
+    assert _logs(tmp_path, "sweep") == expected
     other = _run(tmp_path, temporary, "sweep", "none", seed=5)
     assert "was begun with other values of seed" in other.stderr
 

@@ -38,7 +38,7 @@ def made_and_locked(path: Path) -> Iterator[None]:
         except FileNotFoundError:
             continue  # a process that began just now took it for a leftover
         try:
-            _lock(handle, fcntl.LOCK_EX)
+            lock(handle, fcntl.LOCK_EX)
             if path.exists():  # as above, between its opening and its locking
                 yield
                 return
@@ -46,7 +46,7 @@ def made_and_locked(path: Path) -> Iterator[None]:
             os.close(handle)
 
 
-def _lock(handle: int, operation: int) -> bool:
+def lock(handle: int, operation: int) -> bool:
     """Whether the file system has locks; BlockingIOError where another process holds it."""
     try:
         fcntl.flock(handle, operation)
@@ -66,7 +66,7 @@ def remove_if_abandoned(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        locks = _lock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locks = lock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         age = time.time() - os.fstat(handle).st_mtime
         if not locks and age < _UNLOCKED_LEFTOVER_SECONDS:
             return False
@@ -76,6 +76,15 @@ def remove_if_abandoned(path: Path) -> bool:
         return False
     finally:
         os.close(handle)
+
+
+def sync_file(path: Path) -> None:
+    """Make a file that was written durable; its name is when its folder is synced.
+
+    Raises:
+        OSError: there is no room after all, or the disk is broken.
+    """
+    sync_folder(path)  # the system opens and syncs both alike
 
 
 def sync_folder(path: Path) -> None:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
 from ironcliw.errors import CheckpointError, DamagedCheckpointError
+from ironcliw.retries import is_transient
 from train.checkpoint.files import STATE, parts_of
 from train.checkpoint.manifest import FileEntry, Manifest
 from train.checkpoint.names import new_name
@@ -116,15 +117,18 @@ class SharedStore:
     def _stage(self, operation: Callable[[], Result]) -> list[Result]:
         """Do something on all workers, or fail on all."""
         result: Any = None
-        problem: str | None = None
+        problem, passes = "", False
         try:
             result = operation()
         except (CheckpointError, OSError) as error:
-            problem = str(error)
+            problem, passes = str(error), is_transient(error)
         # what comes of the first stage cannot be sent, and is not needed elsewhere
         sent = result if isinstance(result, list) else None
-        told = self._meeting.exchange((problem, sent))
-        failed = [f"worker {rank}: {text}" for rank, (text, _) in enumerate(told) if text]
+        told = self._meeting.exchange((problem, passes, sent))
+        failed = [f"worker {rank}: {text}" for rank, (text, _, _) in enumerate(told) if text]
         if failed:
-            raise CheckpointError(f"a checkpoint was not written: {'; '.join(failed)}")
-        return [value for _, value in told]
+            # a cause cannot be sent, and whether it passes is told by it
+            may_pass = all(passes for text, passes, _ in told if text)
+            cause = ConnectionError("storage cannot be reached") if may_pass else None
+            raise CheckpointError(f"a checkpoint was not written: {'; '.join(failed)}") from cause
+        return [value for _, _, value in told]

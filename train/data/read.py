@@ -19,7 +19,7 @@ from train.data.options import DataOptions
 from train.data.prepare import DataReport, Prepared, prepare
 from train.data.problems import SHOWN, DataProblem, raise_if_any
 from train.data.rows import Block, TokenBlock, blocks_of, tokenize_block
-from train.data.sources import expand, is_remote, read_bytes
+from train.data.sources import are_small, expand, is_remote, read_bytes
 from train.tokenizer import TrainingTokenizer
 
 logger = logging.getLogger(__name__)
@@ -60,6 +60,16 @@ def with_ray_data(
             tokenized = single.map(functools.partial(_tokenized, work=work))
             for row in tokenized.iter_rows():
                 yield _result(row["tokens"])
+
+
+def how_to_read(options: DataOptions) -> Tokenizing:
+    """In this process where all files of a run, held-out ones too, are here and small.
+
+    Raises:
+        DataError: a path leads to no file.
+    """
+    files = expand((*options.train, *options.eval))
+    return in_process if are_small(files) else with_ray_data
 
 
 def read_data(

@@ -12,6 +12,7 @@ from ironcliw.errors import DataError, UnsupportedError
 from train.data.records import SUFFIXES, kind_of
 
 _MAGIC = frozenset("*?[")
+_SMALL_BYTES = 64 * 2**20
 
 
 def is_remote(path: str) -> bool:
@@ -41,6 +42,18 @@ def expand(paths: Sequence[str]) -> list[str]:
     if not found:
         raise DataError("no training data is named; set data.train to a file")
     return list(found)
+
+
+def are_small(files: Sequence[str]) -> bool:
+    """Whether files are read in one process: for so few bytes, to start tasks takes longer.
+
+    Args:
+        files: As `expand` gives them; those that are elsewhere are not small.
+    """
+    try:
+        return sum(os.stat(file).st_size for file in files) <= _SMALL_BYTES
+    except OSError:
+        return False
 
 
 def read_bytes(path: str) -> bytes:

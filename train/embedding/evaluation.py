@@ -53,8 +53,7 @@ class EmbeddingEvaluator:
         self._temperature = config.embedding.temperature
         self._lengths = (encoder.dimensions, *config.embedding.matryoshka)
         texts = GroupedTexts(data)
-        count = min(len(data), config.evaluation.max_rows)
-        self._rows: list[int] = np.linspace(0, len(data) - 1, count).astype(np.int64).tolist()
+        self._rows = measured_rows(data, config.evaluation.max_rows)
         # all labels can be chosen; the positives of all pairs may be too many
         more = texts.distinct_labels() if texts.labelled else []
         positives = [texts.text(row, 1) for row in self._rows]
@@ -111,6 +110,26 @@ class EmbeddingEvaluator:
             accuracy = prototype_accuracy(anchors.numpy(), self._labels)
             found |= {} if accuracy is None else {"prototype_accuracy": accuracy}
         return {**found, "eval_rows": rows}
+
+
+def measured_rows(data: TokenizedData, most: int) -> list[int]:
+    """Rows from all over the data, `most` at the most."""
+    count = min(len(data), most)
+    found: list[int] = np.linspace(0, len(data) - 1, count).astype(np.int64).tolist()
+    return found
+
+
+def has_prototypes(data: TokenizedData, most: int) -> bool:
+    """Whether `prototype_accuracy` can be measured: a label has two of the measured rows.
+
+    Args:
+        data: Rows that are held out.
+        most: Of them that are measured.
+    """
+    if data.groups is None or not data.groups.labelled or not len(data):
+        return False
+    labels = GroupedTexts(data).labels[measured_rows(data, most)]
+    return len(np.unique(labels)) < len(labels)
 
 
 def prototype_accuracy(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from train.evaluation.held_out import are_of_one_kind
 from train.evaluation.options import EvaluationOptions, GateMetric
 
 _LOWER_IS_BETTER = frozenset({"eval_loss", "perplexity"})
@@ -55,10 +56,29 @@ def judge(
     before: Mapping[str, float] | None,
     after: Mapping[str, float] | None,
 ) -> Verdict | None:
-    """The verdict on a run; None where its base or its end was not measured."""
-    if before is None or after is None:
+    """The verdict on a run; None where there cannot be one, for the reason of `why_unjudged`."""
+    if before is None or after is None or why_unjudged(options, before, after):
         return None
     metric = options.gate
-    if metric not in before or metric not in after:
-        return None
     return Verdict(metric, before[metric], after[metric], options.gate_tolerance)
+
+
+def why_unjudged(
+    options: EvaluationOptions,
+    before: Mapping[str, float] | None,
+    after: Mapping[str, float] | None,
+) -> str:
+    """Why nothing tells whether a run's result is worse than its base; empty: something does."""
+    if before is None or after is None:
+        return "nothing was held out, so that nothing tells whether it is worse than its base"
+    if not are_of_one_kind(before, after):
+        return (
+            "the held-out rows, or what is measured of them, were changed while the run went on, "
+            "so that its base was measured otherwise; train under another name to compare them"
+        )
+    if options.gate not in before or options.gate not in after:
+        return (
+            f"{options.gate} was not measured, so that nothing tells whether it is worse than its "
+            "base; choose another measure as evaluation.gate"
+        )
+    return ""

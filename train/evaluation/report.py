@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from train.evaluation.gate import Verdict, lower_is_better
+from train.evaluation.held_out import are_of_one_kind, before_and_after
 
 FORMAT_VERSION = 1
 WORDS = {
@@ -77,7 +78,11 @@ def as_markdown(name: str, lines: Sequence[Mapping[str, Any]], verdict: Verdict 
     """A page with the table, each evaluation, and what the gate says."""
     names = [each for each in WORDS if each in lines[-1]]
     page = [f"# {name}", "", f"{lines[-1]['eval_rows']} held-out rows.", ""]
-    page += _markdown(("measure", "before", "after"), table(lines[0], lines[-1]))
+    before, after = before_and_after(lines)
+    assert after is not None, "a page is written of what was measured"
+    if before is None or not are_of_one_kind(before, after):
+        before = {}  # other numbers, which must not stand beside these
+    page += _markdown(("measure", "before", "after"), table(before, after))
     page += ["", "Each evaluation:", ""]
     page += _markdown(
         ("step", *(WORDS[each] for each in names)),

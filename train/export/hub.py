@@ -57,7 +57,7 @@ def upload(
     """Publish a folder's files; the token is huggingface_hub's own (HF_TOKEN, `hf auth login`).
 
     Args:
-        folder: Without folders in it.
+        folder: With all that is in its folders.
         repository: OWNER/NAME.
         message: Of the commit.
         private: Of a repository that does not exist yet.
@@ -88,7 +88,11 @@ class _Upload:
         self, api: Any, folder: Path, repository: str, sleep: Callable[[float], None]
     ) -> None:
         self._api = api
-        self._files = sorted(each for each in folder.iterdir() if each.is_file())
+        self._files = {
+            file.relative_to(folder).as_posix(): file
+            for file in sorted(folder.rglob("*"))
+            if file.is_file()
+        }
         self._repository = repository
         self._sleep = sleep
 
@@ -122,12 +126,12 @@ class _Upload:
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
         info = self._ask(lambda: self._api.model_info(self._repository))
-        names = {file.name for file in self._files}
+        names = self._files.keys()
         old = {each.rfilename for each in info.siblings or ()} - names - set(_KEPT)
 
         def commit() -> str:
             # the operations keep what was sent, and cannot be used twice
-            added = [CommitOperationAdd(each.name, str(each)) for each in self._files]
+            added = [CommitOperationAdd(name, str(file)) for name, file in self._files.items()]
             deleted = [CommitOperationDelete(name) for name in sorted(old)]
             found = self._api.create_commit(
                 self._repository,

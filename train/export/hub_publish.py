@@ -104,7 +104,9 @@ def _facts(
     *,
     forced: bool,
 ) -> CardFacts:
-    card = Catalog(settings.models).get(source.base)
+    catalog = Catalog(settings.models)
+    # a base may be a folder; an unknown name is an error to the catalogue, and none here
+    card = catalog[source.base] if source.base in catalog else None
     known = licence or (card.licence if card is not None else UNKNOWN)
     if known == UNKNOWN:
         raise SettingsError(
@@ -146,6 +148,6 @@ def _gather(source: Source, kind: Kind, folder: Path, facts: CardFacts) -> None:
         (folder / ADAPTER_FILES[0]).write_text(text, encoding="utf-8")
         shutil.copyfile(source.adapter / ADAPTER_FILES[1], folder / ADAPTER_FILES[1])
     else:
-        for file in source.model.iterdir():
-            shutil.copyfile(file, folder / file.name)
+        # an encoder's pooling has a folder of its own
+        shutil.copytree(source.model, folder, dirs_exist_ok=True)
     (folder / _PAGE).write_text(model_card(facts), encoding="utf-8")

@@ -143,19 +143,22 @@ class Reducer:
     def sum(self, notice: bool) -> StepSum:
         """Meet all workers: the gradient is now that of the whole batch.
 
+        They meet once for every shard that a worker has: so one of each worker's is held at a time,
+        and not all of them.
+
         Args:
             notice: Whether this worker's machine is about to end; its shards may be incomplete.
         """
         length = len(self._gradient)
         self._mine[:, -1] = float(notice)
-        parts = self._group.gather(self._mine.view(-1))
-        rows = [part.view(self._mine.shape) for part in parts]
-        sums = [0.0] * self._numbers
+        sums, is_noticed = [0.0] * self._numbers, False
         self._gradient.zero_()
-        for shard in range(self._shards):
-            row = rows[shard % self._group.size][shard // self._group.size]
-            self._gradient += row[:length]
-            sums = [sum_ + each for sum_, each in zip(sums, row[length:-1].tolist(), strict=True)]
-        total = StepSum(tuple(sums), any(bool(part[0, -1]) for part in rows))
+        for first, mine in zip(range(0, self._shards, self._group.size), self._mine, strict=True):
+            rows = self._group.gather(mine)
+            is_noticed = is_noticed or any(bool(row[-1]) for row in rows)
+            for row in rows[: self._shards - first]:
+                self._gradient += row[:length]
+                told = row[length:-1].tolist()
+                sums = [sum_ + each for sum_, each in zip(sums, told, strict=True)]
         self._mine.zero_()
-        return total
+        return StepSum(tuple(sums), is_noticed)

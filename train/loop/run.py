@@ -17,6 +17,7 @@ from ironcliw.errors import CheckpointError, TrainingError
 from train.checkpoint.snapshot import Checkpoint, Snapshot
 from train.data.plan import Step, StepPlan
 from train.data.tokenized import TokenizedData
+from train.evaluation.held_out import DIGITS, MEASURED_OF
 from train.fingerprint import Fingerprint
 from train.loop.log import RunLog
 from train.loop.objective import Objective
@@ -28,6 +29,7 @@ from train.loop.schedule import LearningRate
 from train.loop.shares import InterruptedEvaluationError
 
 _SHOWN_ROWS = 8
+_INEXACT_REFERENCE = "inexact reference"
 
 
 class MachineEndsError(TrainingError):
@@ -94,6 +96,7 @@ class Parts:
         report: Called after each step.
         logged: Called with each line that the log gets, on the first worker.
         passes: How a step's gradient is computed; None: each worker has the whole model.
+        inexact: What the objectives were made with otherwise than this run would, in words.
     """
 
     plan: StepPlan
@@ -111,6 +114,7 @@ class Parts:
     report: Callable[[StepReport], None] = lambda report: None
     logged: Callable[[Mapping[str, Any]], None] = lambda line: None
     passes: Passes | None = None
+    inexact: tuple[str, ...] = ()
 
 
 class TrainingRun:
@@ -155,6 +159,13 @@ class TrainingRun:
         self.log = RunLog(state["log"])
         if checkpoint.inexact:
             self.log.add(event="inexact resume", step=self.step, why=list(checkpoint.inexact))
+
+    def mark(self) -> None:
+        """Let the log say, once, what the objectives were made with otherwise; before `run`."""
+        why = list(self._parts.inexact)
+        marks = (line for line in self.log.lines() if line.get("event") == _INEXACT_REFERENCE)
+        if why and all(mark["why"] != why for mark in marks):
+            self.log.add(event=_INEXACT_REFERENCE, step=self.step, why=why)
 
     def snapshot(self) -> Snapshot:
         """The run between two steps."""
@@ -253,7 +264,9 @@ class TrainingRun:
         except InterruptedEvaluationError:
             return False
         if found is not None:
-            parts.logged(self.log.add(event="evaluation", step=self.step, **found))
+            of = parts.fingerprint.held_out[:DIGITS]
+            told = {MEASURED_OF: of} if of else {}
+            parts.logged(self.log.add(event="evaluation", step=self.step, **found, **told))
         return True
 
     def _was_evaluated(self) -> bool:

@@ -8,7 +8,8 @@ F width of the feed-forward layers, b bytes of a number in the run's precision:
     trained          P (4 value + 4 gradient + 8 AdamW's moments + 4 for each shard kept
                         + 12 for the copy that a checkpoint is written from), and P b more for
                         adapters in the precision of the products, where that is not float32;
-                        where all weights are trained, P 4 for them as they were read
+                        where all weights are trained, P 4 for them as they were read; with N
+                        workers P 8 N for a shard of each, as torch gathers it and as it gives it
     activations      T L (13 D + 3 F) b, in bfloat16 T L 3 D b more, for what is kept in float32
                         all the same, and T L (4 D + F) b more with dropout; with checkpointing
                         T L D b, and those of three layers: one is computed again while its
@@ -44,6 +45,8 @@ from train.sharding.options import ShardingOptions
 
 _TRAINED_BYTES = 4 + 4 + 8 + 12
 _KEPT_BYTES = 4
+_MET_BYTES = 4 + 4
+"""For each worker: what is gathered, and gloo's own copy; measured, 3.8 copies for two workers."""
 _COPIED_BYTES = 4 + 4
 """Of a trained number of a model in pieces: FSDP2's own value, and the sum of a step's rounds."""
 _LAYERS_GATHERED = 2
@@ -136,7 +139,8 @@ def estimate(
         )
     # full: the allocator keeps what the weights were read into; adapters: cast for the products
     beside = 4 if not config.use_lora else number % 4
-    held = trained * (_TRAINED_BYTES + _KEPT_BYTES * kept + beside)
+    met = _MET_BYTES * workers if workers > 1 else 0
+    held = trained * (_TRAINED_BYTES + _KEPT_BYTES * kept + beside + met)
     return Need(weights, held, activations, loading)
 
 

@@ -50,7 +50,7 @@ class KeptReference:
     """What was computed before the first step.
 
     Args:
-        values: float32 [n, 2] of all rows of the data: chosen, rejected.
+        values: float32 [n, 2] of all rows that are asked for, from the first: chosen, rejected.
         device: Where to.
     """
 
@@ -69,8 +69,9 @@ def precompute(
     group: Group,
     most_tokens: int,
     notice: Callable[[], bool],
+    rows: int | None = None,
 ) -> npt.NDArray[np.float32] | None:
-    """The log-probabilities of all rows by the model as it is now.
+    """The log-probabilities of rows by the model as it is now.
 
     Rows are computed in the order of the data, so the bits do not depend on seed, shards or
     workers. Each worker computes a share of the parts; what is in the cache is not done again.
@@ -82,6 +83,7 @@ def precompute(
         group: The workers.
         most_tokens: Of a micro-batch.
         notice: Whether this machine is about to end.
+        rows: Only the first so many; None: all.
 
     Returns:
         float32 [n, 2], or None where a notice came; what was finished is in the cache.
@@ -90,11 +92,12 @@ def precompute(
         CheckpointError: the cache cannot be used.
         PeerLostError: another worker is gone.
     """
-    batches = in_order(data, most_tokens)
+    batches = in_order(data, most_tokens, rows)
     starts = range(0, len(batches), PART_BATCHES)
     parts = [batches[at : at + PART_BATCHES] for at in starts]
+    counts = [sum(len(batch.rows) for batch in part) for part in parts]
     for number in range(group.rank, len(parts), group.size):
-        if cache.has(number):
+        if cache.has(number, counts[number]):
             continue
         found = []
         for batch in parts[number]:
@@ -107,8 +110,7 @@ def precompute(
         cache.write(number, np.concatenate(found))
     # nobody reads before all have written
     group.agree(len(parts))
-    rows = [sum(len(batch.rows) for batch in part) for part in parts]
-    return np.concatenate([cache.read(number, count) for number, count in enumerate(rows)])
+    return np.concatenate([cache.read(number, count) for number, count in enumerate(counts)])
 
 
 def answer_logprobs(computer: Computer, pairs: PackedPairs) -> LogProbs:

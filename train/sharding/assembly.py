@@ -18,6 +18,7 @@ from train.checkpoint.together import SharedStore
 from train.checkpoint.writer import AsyncWriter
 from train.checks import check_room, check_tokens
 from train.data.plan import StepPlan
+from train.evaluation.held_out import held_out_digest
 from train.fingerprint import Fingerprint, digest_of
 from train.job import Job
 from train.loop.optimizer import Optimizer
@@ -96,6 +97,7 @@ def assemble_sharded(attempt: Attempt) -> Assembled:
     if checkpoint is not None:
         run.restore(checkpoint)
         logger.info(RESUMED, run.step, parts.schedule.steps)
+    run.mark()
     if is_first:
         recorder.begin(run.log.lines())
 
@@ -152,6 +154,7 @@ def _parts(
         seed=config.seed,
         evaluate=(lambda step: measure(step, steps, signals.notice)) if measure else None,
         notice=signals.notice,
+        inexact=tuple(place.inexact),
         passes=Rounds(cut.model, cut.flat, objective, group, signals, saver, config.seed),
     )
     return made, checkpoint
@@ -184,6 +187,7 @@ def _fingerprint(job: Job, model: ShardedModel, group: Group) -> Fingerprint:
         device=model.device,
         world_size=group.size,
         sharding=config.sharding.mode,
+        held_out=held_out_digest(job.held_out, config.evaluation),
     )
 
 

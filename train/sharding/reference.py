@@ -45,17 +45,24 @@ class SharedReferenceCache(ReferenceCache):
         key: As `ReferenceCache`.
         signals: Between the workers.
         is_first: Whether this worker writes.
+        allow_inexact: As `ReferenceCache`.
     """
 
     def __init__(
-        self, uri: str, key: Mapping[str, str | int], signals: Signals, *, is_first: bool
+        self,
+        uri: str,
+        key: Mapping[str, str | int],
+        signals: Signals,
+        *,
+        is_first: bool,
+        allow_inexact: bool = False,
     ) -> None:
-        super().__init__(uri, key)
+        super().__init__(uri, key, allow_inexact=allow_inexact)
         self._signals, self._is_first = signals, is_first
 
-    def has(self, number: int) -> bool:
+    def has(self, number: int, rows: int) -> bool:
         """Whether every worker sees the part."""
-        return not self._signals.any(not super().has(number))
+        return not self._signals.any(not super().has(number, rows))
 
     def write(self, number: int, values: npt.NDArray[np.float32]) -> None:
         """Keep a part, on the first worker."""

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ironcliw.buckets import shown
+from ironcliw.errors import CheckpointError
 from train.run_files import RunFiles
 from train.shown import event_file, plot
 from train.shown.event_file import EventFile
@@ -74,18 +75,28 @@ class Recorder:
         self._listen(line)
 
     def finish(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Draw the plot, and put everything beside the result."""
+        """Draw the plot, and put everything beside the result.
+
+        A failure is told in the log: a result is not given up for a picture of it.
+        """
         title = shown(self._files.uri).rpartition("/")[2]
+        picture, is_drawn = self._folder / plot.NAME, False
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            plot.draw(lines, title, self._folder / plot.NAME)
+            plot.draw(lines, title, picture)
+            is_drawn = True
         except OSError as error:
             self._stop(error)
-        if self._uploads is not None:
-            # or an older copy that is still under way would come last
-            self._uploads.end()
+        if self._uploads is None:
+            return
+        # or an older copy that is still under way would come last
+        self._uploads.end()
+        try:
             self._upload_events()
-            self._files.upload_file(self._folder / plot.NAME, plot.NAME)
+            if is_drawn:
+                self._files.upload_file(picture, plot.NAME)
+        except (CheckpointError, OSError) as error:
+            logger.warning("the curves are not with the result: %s", error)
 
     def close(self) -> None:
         """At the end of an attempt, however it ends."""

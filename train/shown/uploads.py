@@ -53,6 +53,7 @@ class Uploads:
             self._wanted.clear()
             try:
                 self._upload()
-            except CheckpointError as error:
-                logger.warning("the curves are not up to date: %s", error.message)
+            except (CheckpointError, OSError) as error:
+                # of the bucket, or of the file here
+                logger.warning("the curves are not up to date: %s", error)
             self._ended.wait(self._seconds)

@@ -119,6 +119,11 @@ class SweepConfig(BaseModel):
             put(given, key, value)
         shown = ", ".join(f"{key}={value}" for key, value in point.items())
         config = make_config(given, f"sweep {self.name}, {shown or 'run'}")
+        if config.embedding is not None:
+            raise SettingsError(
+                f"sweep {self.name}: the run has a section embedding, and trials are of answers or "
+                "preferences; try numbers of an embedding model with `ironcliw train embed --set`"
+            )
         if config.workers > 1:
             raise SettingsError(
                 f"sweep {self.name}: workers is {config.workers}; a trial has one, and `concurrent`"

@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ironcliw.catalog import Catalog
 from ironcliw.errors import SettingsError
 from ironcliw.file_digests import weights_digest
 from ironcliw.settings import Settings, process_environment
 from train.config import TrainingConfig
-from train.data.read import in_process, read_data
+from train.data.read import how_to_read, read_data, with_ray_data
 from train.environment import run_environment
 from train.evaluation.checks import check_evaluation
 from train.job import Job
-from train.placement import Place, choose_place
+from train.placement import Place, check_storage, choose_place
 from train.run_files import OUTCOME, RunFiles
+from train.run_lock import held
 from train.sweep import plot
-from train.sweep.config import Point, SweepConfig
+from train.sweep.config import SweepConfig
 from train.sweep.points import points, trial_name
 from train.sweep.results import State, Trial, as_json, as_markdown
-from train.sweep.trial import EPOCH, FAILED, RECORD, TrialJob, run_trial, trial_uri
+from train.sweep.trial import FAILED, RECORD, TrialJob, trial_uri
+from train.sweep.tuning import Report, tune_all
 from train.tokenizer import TrainingTokenizer, model_path
 from train.trainer import check_kind
 
 SWEEP, RESULTS, PAGE = "sweep.json", "results.json", "results.md"
-_TUNE = "tune"
-
-Report = Callable[[str], None]
 
 
 def sweep_uri(config: SweepConfig, settings: Settings) -> str:
@@ -55,20 +51,24 @@ def run_sweep(
     Raises:
         SettingsError: the configuration cannot be run, or a sweep of this name was begun that is
             another one.
+        ConflictError: another job has the sweep.
         DataError: the data cannot be used.
     """
     tried = points(config)
     configs = [config.trial(point) for point in tried]
     uri = sweep_uri(config, settings)
     files = RunFiles(uri)
-    _check_begun(config, files)
     place = choose_place(configs[0], settings)
+    check_storage(place, files, "storage")
     given = _prepared(config, configs[0], settings, place, uri)
-    files.write(SWEEP, config.model_dump(mode="json"))
-    _start_ray()
-    errors = _tune(config, tried, given, place, report)
-    trials = read_trials(config, uri, errors)
-    write_results(config, trials, files)
+    with held(files, f"sweep {config.name}"):
+        _check_begun(config, files)
+        files.write(SWEEP, config.model_dump(mode="json"))
+        failed = [trial.point for trial in read_trials(config, uri) if trial.state == "failed"]
+        _start_ray()
+        errors = tune_all(tried, failed, given, place, report)
+        trials = read_trials(config, uri, errors)
+        write_results(config, trials, files)
     return trials
 
 
@@ -138,7 +138,10 @@ def _prepared(
     tokenizer = TrainingTokenizer.load(
         first.model_name, settings, template=first.data.chat_template
     )
-    prepared = read_data(first.data, tokenizer, in_process)
+    how = how_to_read(first.data)
+    if how is with_ray_data:
+        _start_ray()
+    prepared = read_data(first.data, tokenizer, how)
     check_kind(first, prepared)
     check_evaluation(first.evaluation, prepared.eval, prepared.train, tokenizer)
     if prepared.eval is None or not len(prepared.eval):
@@ -181,69 +184,3 @@ def _start_ray() -> None:
     if not ray.is_initialized():
         variables = run_environment(process_environment())
         ray.init(log_to_driver=False, configure_logging=False, runtime_env={"env_vars": variables})
-
-
-def _tune(
-    config: SweepConfig, tried: list[Point], given: TrialJob, place: Place, report: Report
-) -> dict[str, str]:
-    """Run all trials to their ends; returns why those failed that did."""
-    from ray import tune
-
-    from train.sweep.telling import Teller, telling
-
-    resources: dict[str, float] = {"CPU": float(given.job.threads)}
-    if place.use_gpu:
-        resources["GPU"] = 1.0 / config.concurrent
-    selectors: dict[str, Any] = {"bundle_label_selector": [place.labels]} if place.labels else {}
-    trainable = tune.with_resources(
-        tune.with_parameters(run_trial, given=given),
-        tune.PlacementGroupFactory([resources], **selectors),
-    )
-    space = {"point": tune.grid_search(tried)}
-    path = f"{given.uri}/{_TUNE}"
-    if tune.Tuner.can_restore(path):
-        tuner = tune.Tuner.restore(
-            path, trainable=trainable, param_space=space, resume_errored=True
-        )
-    else:
-        tuner = tune.Tuner(
-            trainable,
-            param_space=space,
-            tune_config=tune.TuneConfig(
-                scheduler=_scheduler(config, given.job.config.num_epochs),
-                metric=config.metric,
-                mode=config.mode,
-                max_concurrent_trials=config.concurrent,
-            ),
-            run_config=tune.RunConfig(
-                name=_TUNE,
-                storage_path=given.uri,
-                verbose=0,
-                callbacks=[Teller(config.metric)],
-                # any number: the run itself counts those without progress (`max_failures`)
-                failure_config=tune.FailureConfig(max_failures=-1),
-            ),
-        )
-    # Tune draws boxes on the standard output, which is for results
-    with telling(report), contextlib.redirect_stdout(sys.stderr):
-        results: Any = tuner.fit()  # it can be iterated, which its types do not say
-    return {
-        trial_name(result.config["point"]): str(result.error)
-        for result in results
-        if result.error is not None and result.config
-    }
-
-
-def _scheduler(config: SweepConfig, epochs: int) -> Any:
-    from ray.tune.schedulers import ASHAScheduler
-
-    if config.scheduler == "none" or epochs <= config.grace_epochs:
-        return None  # first come, first served
-    return ASHAScheduler(
-        time_attr=EPOCH,
-        # whoever reaches the last epoch ends by itself: its result is to be written
-        max_t=epochs - 1,
-        stop_last_trials=False,
-        grace_period=config.grace_epochs,
-        reduction_factor=config.reduction_factor,
-    )

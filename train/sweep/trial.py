@@ -7,17 +7,22 @@ is started again after a death, finds its newest one, and goes on with the same 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
 
-from ironcliw.errors import TrainingError
+from ironcliw.errors import CheckpointError, TrainingError
+from ironcliw.settings import load_settings
 from train.job import Job
-from train.outcome import read_outcome
-from train.run_files import CONFIG, RunFiles
+from train.outcome import read_outcome, set_aside_failure
+from train.ray_worker import on_this_machine
+from train.run_files import CONFIG, PATIENCE, RunFiles
 from train.sweep.config import SweepConfig
 from train.sweep.points import trial_name
 from train.worker import work
+
+logger = logging.getLogger(__name__)
 
 RECORD = "trial.json"
 EPOCH, FAILED = "epoch", "failed"
@@ -45,6 +50,19 @@ def trial_uri(sweep_uri: str, point: Mapping[str, Any]) -> str:
     return f"{sweep_uri}/trials/{trial_name(point)}"
 
 
+def forget_failure(sweep_uri: str, point: Mapping[str, Any]) -> None:
+    """Let a trial that has failed go on as if it had only been interrupted.
+
+    Raises:
+        CheckpointError: the storage cannot be used.
+    """
+    files = RunFiles(trial_uri(sweep_uri, point))
+    set_aside_failure(files)
+    found = files.read(RECORD)
+    if found is not None:
+        files.write(RECORD, {name: value for name, value in found.items() if name != FAILED})
+
+
 def run_trial(config: dict[str, Any], given: TrialJob | None = None) -> None:
     """A trainable of Ray Tune's; to be called in a trial's process.
 
@@ -59,9 +77,8 @@ def run_trial(config: dict[str, Any], given: TrialJob | None = None) -> None:
     uri = trial_uri(given.uri, point)
     made = given.sweep.trial(point).model_copy(update={"model_name": given.job.config.model_name})
     job = dataclasses.replace(given.job, config=made, uri=uri)
-    files = RunFiles(uri)
     numbers = {**made.numbers(), "data": job.train.digest, "model": given.model}
-    files.write(CONFIG, {"config": made.model_dump(mode="json"), "numbers": numbers})
+    begun = {"config": made.model_dump(mode="json"), "numbers": numbers}
     told = History()
 
     def listen(line: Mapping[str, Any]) -> None:
@@ -71,15 +88,27 @@ def run_trial(config: dict[str, Any], given: TrialJob | None = None) -> None:
             if found["step"] > 0:
                 tune.report(dict(found))
 
-    work(job, listen=listen)
+    def fail(why: str) -> None:
+        # it would fail again in the same way, and Tune would start it for ever: the sweep goes on
+        # without it
+        try:
+            files.write(RECORD, {"point": point, "history": told.evaluations, FAILED: why})
+        except CheckpointError as error:
+            logger.error("the failure of a trial is not written down: %s", error.message)
+        tune.report({given.sweep.metric: math.nan, EPOCH: made.num_epochs, FAILED: why})
+
+    files = RunFiles(uri)
     try:
-        finished = read_outcome(uri) is not None
-    except TrainingError as error:
-        # it would fail again in the same way: the sweep goes on without it
-        files.write(RECORD, {"point": point, "history": told.evaluations, FAILED: error.message})
-        tune.report({given.sweep.metric: math.nan, EPOCH: made.num_epochs, FAILED: error.message})
+        PATIENCE.call(lambda: files.write(CONFIG, begun), f"beginning trial {trial_name(point)}")
+    except CheckpointError as error:
+        fail(error.message)
         return
-    assert finished, "work returns when a run is over, and raises otherwise"
+    work(on_this_machine(job, load_settings()), listen=listen)
+    try:
+        if PATIENCE.call(lambda: read_outcome(uri), "reading a trial's outcome") is None:
+            fail(f"trial {trial_name(point)} ended without an outcome; see its storage")
+    except (CheckpointError, TrainingError) as error:
+        fail(error.message)
 
 
 class History:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ironcliw import retries
+from ironcliw.errors import CheckpointError
 from ironcliw.retries import Retry, is_transient, one_line
 
 
@@ -73,6 +74,15 @@ LASTING: list[BaseException] = [
     ssl.SSLCertVerificationError("not trusted"),
     ValueError("a defect of ours"),
 ]
+
+
+def test_of_our_own_errors_the_cause_tells() -> None:
+    # their status is that of an answer to a request
+    assert not is_transient(CheckpointError("the disk is full"))
+    for cause, passes in ((OSError(errno.ENOSPC, "full"), False), (TimeoutError("late"), True)):
+        with pytest.raises(CheckpointError) as raised:
+            raise CheckpointError("it cannot be written") from cause
+        assert is_transient(raised.value) is passes
 
 
 @pytest.mark.parametrize("error", PASSING, ids=repr)

@@ -11,9 +11,10 @@ import torch
 
 from ironcliw.errors import InexactResumeError, OtherModelError
 from native_ops import loss_head
-from tests.unit.train.checkpoint.samples import FINGERPRINT
+from tests.unit.train.checkpoint import samples
 from train.fingerprint import Fingerprint, check_resume, differences, digest_of, processor
 
+FINGERPRINT = dataclasses.replace(samples.FINGERPRINT, held_out="9" * 64)
 COMPARED = [f.name for f in dataclasses.fields(Fingerprint) if f.name != "model"]
 RUN: dict[str, Any] = {
     "model": "small",
@@ -163,6 +164,13 @@ def test_processors(text: str, expected: str) -> None:
 def test_digests_do_not_depend_on_order() -> None:
     assert digest_of({"a": 1, "b": 2.0}) == digest_of({"b": 2.0, "a": 1})
     assert digest_of({"a": 1}) != digest_of({"a": 2})
+
+
+def test_a_manifest_of_before_says_nothing_of_held_out_rows() -> None:
+    old = dataclasses.replace(FINGERPRINT, held_out="")
+    assert "held_out" not in old.to_dict()
+    assert Fingerprint.from_dict(old.to_dict()) == old
+    assert differences(old, FINGERPRINT) == differences(FINGERPRINT, old) == []
 
 
 def test_a_manifest_of_a_whole_model_says_nothing_of_sharding() -> None:

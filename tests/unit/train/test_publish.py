@@ -13,6 +13,7 @@ from ironcliw.adapters import published, versions
 from ironcliw.cli import main
 from ironcliw.errors import SettingsError, TrainingError
 from ironcliw.settings import Settings
+from tests.unit.train.embedding.encoders import grouped, labelled_texts
 from tests.unit.train.evaluation.rows_of_text import TOKENIZER, make_text_model, text_rows
 from tests.unit.train.tiny import make_job
 from train.config import make_config
@@ -106,6 +107,17 @@ def test_what_could_not_be_published_is_refused_before_the_run(tmp_path: Path) -
         make_config({"model_name": "x", "publish": "../up"}, "test")
     with pytest.raises(SettingsError, match="adapters alone are published"):
         make_config({"model_name": "x", "publish": "a", "use_lora": False}, "test")
+
+
+def test_a_gate_that_cannot_be_measured_is_refused_before_the_run(tmp_path: Path) -> None:
+    given = {"model_name": "x", "embedding": {}, "evaluation": {"gate": "prototype_accuracy"}}
+    wanted, settings = make_config(given, "test"), Settings(state_dir=tmp_path)
+    check_publishing(wanted, labelled_texts(12), settings)
+    pairs = grouped([[2, 4, 3], [2, 5, 3]], [[2, 6, 3], [2, 7, 3]])
+    # four texts of four labels
+    for rows in (pairs, labelled_texts(4), grouped()):
+        with pytest.raises(SettingsError, match=r"no two of the held-out rows .* same label"):
+            check_publishing(wanted, rows, settings)
 
 
 def test_the_command(

@@ -48,6 +48,8 @@ class FakeTrainer:
         made = TrainingResult(
             "bot", "/runs/bot", "/runs/bot/adapter", 40, "ab" * 32, measures, before
         )
+        if FakeTrainer.made.publish == "unknown":
+            return dataclasses.replace(made, ungated="nothing was held out")
         if FakeTrainer.made.publish == "good":
             return dataclasses.replace(made, published="some:good", version=3)
         return dataclasses.replace(made, gate=Verdict("eval_loss", 1.5, 2.0, 0.0))
@@ -152,6 +154,12 @@ def test_what_the_gate_says_is_the_exit_code(
     assert printed.err.splitlines()[-1] == (
         "error: not published as 'worse', since it is worse than its base: eval_loss went from "
         "1.5000 to 2.0000 (lower is better, tolerance 0); the adapter stays in /runs/bot/adapter"
+    )
+    # what was not measured is not called worse
+    run("--config", str(config), "--publish", "unknown", code=1)
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "error: not published as 'unknown', since nothing was held out; the adapter stays in "
+        "/runs/bot/adapter"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import threading
 import uuid
@@ -53,6 +54,23 @@ def test_a_folder_is_uploaded(files: RunFiles, tmp_path: Path) -> None:
     assert files.read("adapter/a.json") == {"name": "a.json"}
 
 
+def test_folders_in_a_folder_are_kept(files: RunFiles, tmp_path: Path) -> None:
+    source, back = tmp_path / "source", tmp_path / "back"
+    (source / "1_Pooling" / "deep").mkdir(parents=True)
+    for name in ("a.json", "1_Pooling/a.json", "1_Pooling/deep/b.json"):
+        (source / name).write_text(name)
+    files.upload(source, "model")
+    files.upload(source, "model-2")
+    back.mkdir()
+    files.download("model", back)
+    found = {str(path.relative_to(back)): path for path in back.rglob("*") if path.is_file()}
+    assert {name: path.read_text() for name, path in found.items()} == {
+        name: name for name in ("a.json", "1_Pooling/a.json", "1_Pooling/deep/b.json")
+    }
+    with pytest.raises(CheckpointError, match=r"adapter cannot be read .*holds no file"):
+        files.download("adapter", back)
+
+
 @pytest.mark.parametrize(
     "uri",
     ["s3://key:secret@bucket/runs/one?{}&region=us-east-1", "gs://anonymous@bucket/runs/one?{}"],
@@ -62,13 +80,19 @@ def test_a_bucket_is_reached_as_for_checkpoints(uri: str, tmp_path: Path) -> Non
     source = tmp_path / "source"
     source.mkdir()
     (source / "a.json").write_text('{"name": "a"}')
+    (source / "deep").mkdir()
+    (source / "deep" / "b.json").write_text("b")
     with serve_objects() as objects:
         files = RunFiles(uri.format(f"endpoint_override=127.0.0.1:{objects.port}&scheme=http"))
         assert not files.is_local
         assert files.read("outcome.json") is None
         files.write("outcome.json", {"loss": 0.5})
         files.upload(source, "adapter")
-        assert objects.content.keys() == {"runs/one/outcome.json", "runs/one/adapter/a.json"}
+        assert objects.content.keys() == {
+            "runs/one/outcome.json",
+            "runs/one/adapter/a.json",
+            "runs/one/adapter/deep/b.json",
+        }
         assert files.read("outcome.json") == {"loss": 0.5}
         # the same file by the URI that is told
         adapter = files.path("adapter")
@@ -77,6 +101,7 @@ def test_a_bucket_is_reached_as_for_checkpoints(uri: str, tmp_path: Path) -> Non
         (tmp_path / "back").mkdir()
         files.download("adapter", tmp_path / "back")
         assert (tmp_path / "back" / "a.json").read_text() == '{"name": "a"}'
+        assert (tmp_path / "back" / "deep" / "b.json").read_text() == "b"
         files.remove("outcome.json")
         assert files.read("outcome.json") is None
 
@@ -101,6 +126,20 @@ def test_a_storage_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         files.write("outcome.json", {})
     with pytest.raises(CheckpointError, match=r"run/adapter cannot be written"):
         files.upload(tmp_path / "source", "adapter")
+
+
+def test_what_could_not_be_written_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = RunFiles(str(tmp_path))
+
+    def full(self: Path, target: Path) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(CheckpointError, match="No space left"):
+        patch.setattr(Path, "replace", full)
+        files.write("outcome.json", {})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_workers_that_write_at_the_same_time_leave_one_whole_file(tmp_path: Path) -> None:

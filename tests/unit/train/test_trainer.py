@@ -9,18 +9,23 @@ from typing import Any
 import pytest
 
 from cluster.environment import GIBIBYTE, Environment, Gpu, MachineKind
-from ironcliw.errors import DataError, SettingsError
+from ironcliw.errors import ConflictError, DataError, SettingsError, TrainingError
 from ironcliw.settings import Settings
+from tests.unit.train.checkpoint.samples import snapshot
 from tests.unit.train.data.token_rows import rows_of
+from tests.unit.train.evaluation.rows_of_text import TOKENIZER
 from tests.unit.train.preference.pairs import make_pairs
+from train.checkpoint.store import CheckpointStore
+from train.checks import check_same_run
 from train.config import TrainingConfig, make_config
 from train.data.prepare import DataReport, Prepared
 from train.data.tokenized import TokenizedData
-from train.placement import SPOT_LABEL, choose_place
-from train.run_files import CONFIG, OUTCOME, RunFiles
-from train.trainer import Trainer, check_finished, check_kind
+from train.job import Job
+from train.placement import SPOT_LABEL, Place, choose_place
+from train.run_files import CHECKPOINTS, CONFIG, OUTCOME, RunFiles
+from train.trainer import Trainer, check_kind
 
-NUMBERS = {"seed": 0, "lora_rank": 16, "data": "abc"}
+NUMBERS = {"seed": 0, "lora_rank": 16, "data": "abc", "model": "x"}
 
 
 def config(**changes: Any) -> TrainingConfig:
@@ -35,18 +40,72 @@ def finished(folder: Path) -> RunFiles:
 
 
 def test_the_result_of_the_same_run_is_shown(tmp_path: Path) -> None:
-    check_finished("a", finished(tmp_path), NUMBERS)
+    check_same_run("a", finished(tmp_path), NUMBERS)
 
 
 def test_a_finished_run_is_not_shown_for_another(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="other values of data, seed; give this run a name"):
-        check_finished("a", finished(tmp_path), {**NUMBERS, "seed": 1, "data": "xyz"})
+        check_same_run("a", finished(tmp_path), {**NUMBERS, "seed": 1, "data": "xyz"})
 
 
-def test_a_run_that_is_not_finished_is_the_fingerprints_business(tmp_path: Path) -> None:
+@pytest.mark.parametrize("outcome", [None, "failed"])
+def test_saved_steps_are_not_continued_as_another_run(outcome: str | None, tmp_path: Path) -> None:
     files = finished(tmp_path)
     files.remove(OUTCOME)
-    check_finished("a", files, {**NUMBERS, "seed": 1})
+    if outcome is not None:
+        files.write(OUTCOME, {"outcome": outcome, "error": "no room"})
+    # begun, and nothing saved: it may be another one
+    check_same_run("a", files, {**NUMBERS, "seed": 1})
+    CheckpointStore(files.path(CHECKPOINTS)).commit(snapshot(7))
+    check_same_run("a", files, NUMBERS)
+    told = r"run a has saved 7 steps .*, with other values of data, seed; .* --allow-inexact"
+    other = {**NUMBERS, "seed": 1, "data": "xyz"}
+    with pytest.raises(SettingsError, match=told):
+        check_same_run("a", files, other)
+    check_same_run("a", files, other, allow_inexact=True)
+    with pytest.raises(SettingsError, match="other values of model; give those"):
+        check_same_run("a", files, {**NUMBERS, "model": "y"}, allow_inexact=True)
+
+
+def test_a_second_job_of_a_name_changes_nothing_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    prepared = Prepared(rows_of([4, 5]), None, DataReport(2, (), {}, ()))
+    for name, given in {
+        "choose_place": Place(1),
+        "_tokenizer": TOKENIZER,
+        "how_to_read": None,
+        "read_data": prepared,
+        "model_path": tmp_path,
+        "weights_digest": "model",
+    }.items():
+        monkeypatch.setattr(f"train.trainer.{name}", lambda *_, given=given, **__: given)
+    jobs: list[Job] = []
+
+    def trainer(seed: int) -> Trainer:
+        return Trainer(config(name="a", seed=seed), Settings(state_dir=tmp_path))
+
+    def fit(self: Trainer, job: Job, place: Place, name: str) -> None:
+        jobs.append(job)
+        if len(jobs) == 1:
+            before = RunFiles(job.uri).read(CONFIG)
+            with pytest.raises(ConflictError, match="run a is in use by process"):
+                trainer(seed=1).train("rows.jsonl")
+            assert RunFiles(job.uri).read(CONFIG) == before
+            assert RunFiles(job.uri).read(OUTCOME) is None
+            CheckpointStore(f"{job.uri}/{CHECKPOINTS}").commit(snapshot(7))
+
+    monkeypatch.setattr(Trainer, "_fit", fit)
+    with pytest.raises(TrainingError, match="ended without an outcome, 7 steps are saved"):
+        trainer(seed=0).train("rows.jsonl")
+    # nor does one that comes later, and would be another run
+    with pytest.raises(SettingsError, match="other values of seed"):
+        trainer(seed=1).train("rows.jsonl")
+    found = RunFiles(jobs[0].uri).read(CONFIG)
+    assert found is not None and found["config"]["seed"] == 0
+    assert RunFiles(jobs[0].uri).read(OUTCOME) is None
+    assert len(jobs) == 1
 
 
 @pytest.mark.parametrize(

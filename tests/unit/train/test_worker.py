@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ironcliw.errors import TrainingError
+from tests.unit.train.preference.pairs import make_pairs
 from tests.unit.train.tiny import WORDS, make_data, make_job, make_model
-from train.checkpoint.faults import FaultAt, fail_with
 from train.checkpoint.snapshot import Checkpoint
 from train.checkpoint.store import CheckpointStore
 from train.data.plan import PackedBatch, StepPlan
@@ -28,7 +28,17 @@ from train.loop.compute import Computer
 from train.loop.log import check
 from train.loop.run import StepReport
 from train.outcome import read_outcome
-from train.run_files import ATTEMPTS, CHECKPOINTS, LOG, OUTCOME, RunFiles
+from train.publish import refusal
+from train.run_files import (
+    ATTEMPTS,
+    CHECKPOINTS,
+    EVALUATION_PAGE,
+    HELD_OUT_REFERENCE,
+    LOG,
+    OUTCOME,
+    REFERENCE,
+    RunFiles,
+)
 from train.worker import MachineEndsError, work
 
 
@@ -298,6 +308,37 @@ def test_evaluations_are_logged_once(tmp_path: Path, model: Path) -> None:
     assert outcome["evaluation"] == measured[-1]
 
 
+@pytest.mark.parametrize("changed", ["rows", "max_rows"])
+def test_measures_of_other_rows_are_refused_or_marked_and_never_compared(
+    changed: str, tmp_path: Path, model: Path
+) -> None:
+    def job(name: str, seed: int = 5, **changes: Any) -> Job:
+        made = make_job(tmp_path / name, model, **changes)
+        return dataclasses.replace(made, held_out=make_data(7, seed=seed))
+
+    # what decides over publishing may be changed at any time
+    die(job("a"), 5)
+    work(job("a", evaluation={"gate_tolerance": 0.5}))
+    assert "inexact" not in result(job("a"))[1]
+    die(job("b"), 5)
+    new: dict[str, Any] = {"seed": 6} if changed == "rows" else {"evaluation": {"max_rows": 3}}
+    work(job("b", **new))
+    with pytest.raises(TrainingError, match="held-out rows, or what is measured of them: "):
+        read_outcome(job("b").uri)
+    RunFiles(job("b").uri).remove(OUTCOME)
+    work(job("b", **new, allow_inexact=True))
+    lines = [json.loads(line) for line in result(job("b"))[1].splitlines()]
+    (mark,) = (line for line in lines if line.get("event") == "inexact resume")
+    assert mark["why"][0].startswith("held-out rows")
+    outcome = read_outcome(job("b").uri)
+    assert outcome is not None
+    assert outcome["evaluation"]["eval_loss"] > 0
+    assert (outcome["before"], outcome["gate"]) == (None, None)
+    assert "were changed while the run went on" in str(refusal(outcome))
+    page = (Path(job("b").uri) / EVALUATION_PAGE).read_text()
+    assert "| loss | - |" in page
+
+
 def test_measuring_changes_no_weight(tmp_path: Path, model: Path) -> None:
     plain, measured = (make_job(tmp_path / name, model, lora_dropout=0.1) for name in ("a", "b"))
     work(plain)
@@ -346,6 +387,37 @@ def test_other_data_are_refused_unless_inexact_is_allowed(tmp_path: Path, model:
     assert check(result(allowed)[1]) == 9
 
 
+def test_a_kept_reference_of_before_is_used_where_that_is_allowed(
+    tmp_path: Path, model: Path
+) -> None:
+    def job(**changes: Any) -> Job:
+        kept = {"preference": {"reference": "precomputed"}, "evaluation": {"max_rows": 4}}
+        made = make_job(tmp_path, model, **kept, **changes)
+        return dataclasses.replace(made, train=make_pairs(24), held_out=make_pairs(9, seed=5))
+
+    die(job(), 3)
+    files = RunFiles(job().uri)
+    for folder, rows in ((REFERENCE, 24), (HELD_OUT_REFERENCE, 4)):
+        part = files.read(f"{folder}/part-00000.json")
+        assert part is not None and part["rows"] == rows, "no more than is measured"
+        # as another release of torch left it, with micro-batches of another size
+        header = files.read(f"{folder}/reference.json")
+        assert header is not None
+        header["key"] |= {"torch": "1.0", "micro_batch_tokens": 50}
+        files.write(f"{folder}/reference.json", header)
+    work(job())
+    with pytest.raises(TrainingError, match=r"torch: 1\.0 there.* or give --allow-inexact"):
+        read_outcome(job().uri)
+    files.remove(OUTCOME)
+    die(job(allow_inexact=True), 6)
+    work(job(allow_inexact=True))
+    lines = [json.loads(line) for line in result(job())[1].splitlines()]
+    (mark,) = (line for line in lines if "inexact" in line.get("event", ""))
+    assert mark["event"] == "inexact reference"
+    assert sum("reference's torch: 1.0 there" in why for why in mark["why"]) == 2
+    assert [line["step"] for line in lines if "event" not in line] == list(range(1, 9))
+
+
 def test_other_parameters_are_refused(tmp_path: Path, model: Path) -> None:
     die(make_job(tmp_path, model), 3)
     other = make_job(tmp_path, model, lora_rank=8, allow_inexact=True)
@@ -368,22 +440,6 @@ def test_the_same_model_at_another_place_is_resumed_exactly(tmp_path: Path, mode
     work(make_job(tmp_path / "b", moved))
     assert result(whole) == result(broken)
     assert "inexact" not in result(broken)[1]
-
-
-def test_a_disk_that_is_full_ends_the_run_and_costs_no_saved_step(
-    tmp_path: Path, model: Path
-) -> None:
-    whole, broken = (make_job(tmp_path / name, model) for name in ("a", "b"))
-    work(whole)
-    die(broken, 3)
-    full = FaultAt("file-written", fail_with(OSError(28, "No space left on device")))
-    work(broken, faults=full)
-    with pytest.raises(TrainingError, match="No space left on device"):
-        read_outcome(broken.uri)
-    assert saved(broken).step == 2
-    RunFiles(broken.uri).remove(OUTCOME)
-    work(broken)
-    assert result(whole) == result(broken)
 
 
 def test_a_listener_hears_the_whole_log(tmp_path: Path, model: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from ironcliw.errors import CheckpointError, DamagedCheckpointError
+from ironcliw.retries import is_transient
 from tests.unit.train.checkpoint.samples import FINGERPRINT
 from train.checkpoint.faults import FaultAt, Faults, fail_with
 from train.checkpoint.manifest import Manifest
@@ -103,6 +104,15 @@ def test_a_worker_that_cannot_write_fails_all(tmp_path: Path, rank: int) -> None
     assert checkpoint.step == 1
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".partial")] == []
     assert all(isinstance(each, Manifest) for each in commit(tmp_path, 3))
+
+
+@pytest.mark.parametrize("also", [None, OSError(28, "No space left on device")])
+def test_all_know_whether_a_failure_may_pass(tmp_path: Path, also: OSError | None) -> None:
+    lost = FaultAt("file-written", fail_with(ConnectionResetError("reset by peer")))
+    full = None if also is None else FaultAt("file-written", fail_with(also))
+    for each in commit(tmp_path, 2, [None, lost, full]):
+        assert isinstance(each, CheckpointError)
+        assert is_transient(each) is (also is None)
 
 
 @pytest.mark.parametrize("point", ["partial-folder-made", "manifest-written", "renamed"])

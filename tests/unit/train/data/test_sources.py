@@ -10,6 +10,8 @@ import fsspec
 import pytest
 
 from ironcliw.errors import DataError, UnsupportedError
+from train.data.options import DataOptions
+from train.data.read import how_to_read, in_process, with_ray_data
 from train.data.sources import expand, read_bytes
 
 
@@ -53,6 +55,37 @@ def test_every_path_that_leads_nowhere_is_named(folder: Path) -> None:
         expand([f"{folder}/x.jsonl", f"{folder}/a.csv", f"{folder}/*.parquet"])
     with pytest.raises(DataError, match=r"set data\.train to a file"):
         expand([])
+
+
+def sparse(file: Path, size: int) -> Path:
+    """A file that takes no room on the disk."""
+    file.parent.mkdir(exist_ok=True)
+    with file.open("wb") as stream:
+        stream.truncate(size)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out", "is_small"),
+    [
+        ("some/*.jsonl", "", True),
+        ("some", "", True),
+        ("large", "", False),
+        ("some", "large/c.jsonl", False),
+        ("some", "some-more", False),
+        ("memory://elsewhere/d.jsonl", "", False),
+    ],
+)
+def test_large_files_are_read_over_the_cluster(
+    train: str, held_out: str, is_small: bool, tmp_path: Path
+) -> None:
+    fsspec.filesystem("memory").pipe("/elsewhere/d.jsonl", b"{}")
+    for name, size in (("some/a", 40), ("some-more/b", 40), ("large/c", 65)):
+        sparse(tmp_path / f"{name}.jsonl", size << 20)
+    first = train if "://" in train else f"{tmp_path}/{train}"
+    options = DataOptions(train=(first,), eval=(f"{tmp_path}/{held_out}",) if held_out else ())
+    assert (how_to_read(options) is in_process) is is_small
+    assert (how_to_read(options) is with_ray_data) is not is_small
 
 
 def test_uris() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from ironcliw.encoder_folder import EncoderFolder
+from ironcliw.file_digests import weights_digest
 from serve.engines.encoder import load_encoder as load_served
 from serve.engines.protocol import PackedTokens
 from tests.unit.train.embedding.encoders import (
@@ -106,6 +108,24 @@ def test_a_model_with_all_weights_trained_is_served_from_its_folder(
     assert sorted(each.name for each in result.iterdir()) == sorted(
         each.name for each in model.iterdir()
     )
+
+
+@pytest.mark.parametrize("use_lora", [True, False])
+def test_a_transformer_in_a_folder_of_its_own(use_lora: bool, tmp_path: Path, model: Path) -> None:
+    nested = tmp_path / "nested"
+    shutil.copytree(model, nested)
+    (nested / "0_Transformer").mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        (nested / name).rename(nested / "0_Transformer" / name)
+    listing = nested / "modules.json"
+    modules = json.loads(listing.read_text())
+    listing.write_text(json.dumps([{**modules[0], "path": "0_Transformer"}, *modules[1:]]))
+    assert weights_digest(nested) == weights_digest(model), "the same weights at another place"
+    for folder, place in (("a", model), ("b", nested)):
+        work(embed_job(tmp_path / folder, place, use_lora=use_lora, max_steps=2))
+    assert lines(tmp_path / "a") == lines(tmp_path / "b")
+    if not use_lora:
+        assert (tmp_path / "b" / "run" / "model" / "0_Transformer" / "model.safetensors").is_file()
 
 
 def test_hard_negatives_and_pairs(tmp_path: Path, model: Path) -> None:

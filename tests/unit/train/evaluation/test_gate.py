@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from train.evaluation.gate import judge
+from train.evaluation.gate import judge, why_unjudged
+from train.evaluation.held_out import before_and_after
 from train.evaluation.options import EvaluationOptions
 from train.evaluation.report import as_json, as_markdown, as_record, from_record, table
 
@@ -53,6 +54,29 @@ def test_without_measures_there_is_no_verdict() -> None:
     assert judge(options(), None, {"eval_loss": 1.0}) is None
     assert judge(options(), {"eval_loss": 1.0}, None) is None
     assert judge(options("exact_match"), {"eval_loss": 1.0}, {"eval_loss": 1.0}) is None
+
+
+def test_measures_of_other_rows_are_not_compared() -> None:
+    one, other = {"eval_loss": 2.0, "held_out": "a"}, {"eval_loss": 1.0, "held_out": "b"}
+    assert judge(options(), one, other) is None
+    assert "changed while the run went on" in why_unjudged(options(), one, other)
+    # a line of an older release does not say
+    assert judge(options(), {"eval_loss": 2.0}, other) is not None
+    assert why_unjudged(options(), {"eval_loss": 2.0}, other) == ""
+
+
+def test_why_nothing_is_judged() -> None:
+    assert "nothing was held out" in why_unjudged(options(), None, None)
+    assert "exact_match was not measured" in why_unjudged(
+        options("exact_match"), {"eval_loss": 1.0}, {"eval_loss": 1.0}
+    )
+
+
+def test_a_base_that_was_measured_twice_counts_as_it_was_at_last() -> None:
+    lines = [{"step": 0, "eval_loss": 3.0}, {"step": 0, "eval_loss": 2.0}, {"step": 4}]
+    assert before_and_after(lines) == (lines[1], lines[2])
+    assert before_and_after(lines[2:]) == (None, lines[2])
+    assert before_and_after([]) == (None, None)
 
 
 LINES: list[dict[str, Any]] = [

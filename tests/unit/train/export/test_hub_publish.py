@@ -14,12 +14,14 @@ import yaml
 from ironcliw.cli import main
 from ironcliw.errors import RequestError, SettingsError, TrainingError
 from ironcliw.settings import Settings
+from tests.unit.train.embedding.encoders import embed_job, make_encoder
 from tests.unit.train.evaluation.rows_of_text import make_text_model
 from tests.unit.train.export.hub_server import TOKEN, Hub, serve_hub
 from tests.unit.train.test_publish import run
 from train.export.hub_publish import publish_to_hub
 from train.job import Job
-from train.run_files import RunFiles
+from train.run_files import CONFIG, RunFiles
+from train.worker import work
 
 # huggingface_hub 2.4 gives its own HTTP client a file in a way that is about to change
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
@@ -83,6 +85,19 @@ def test_merged(tmp_path: Path, model: Path, hub: Hub) -> None:
     assert "adapter_config.json" not in files
     assert b"library_name: transformers" in files["README.md"]
     assert not any(str(tmp_path).encode() in content for content in files.values())
+
+
+def test_an_encoder_with_the_folders_in_its_own(tmp_path: Path, hub: Hub) -> None:
+    model = make_encoder(tmp_path / "models" / "encoder")
+    job = embed_job(tmp_path, model, use_lora=False, max_steps=2)
+    work(job)
+    config = job.config.model_dump(mode="json")
+    RunFiles(job.uri).write(CONFIG, {"config": config, "numbers": {}})
+    publish_to_hub(job.uri, "me/texts", job.settings, endpoint=hub.url, licence="mit", force=True)
+    files = hub.repositories["me/texts"].files
+    assert {"model.safetensors", "modules.json", "1_Pooling/config.json"} <= files.keys()
+    trained = (Path(job.uri) / "model" / "model.safetensors").read_bytes()
+    assert files["model.safetensors"] == trained
 
 
 def test_a_worse_one_says_so(tmp_path: Path, model: Path, hub: Hub) -> None:

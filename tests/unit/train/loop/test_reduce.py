@@ -92,6 +92,20 @@ def test_every_number_of_workers_gives_the_bits_of_one() -> None:
                 assert total == wanted_total
 
 
+def test_one_shard_of_each_worker_is_gathered_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    real = Member.gather
+
+    def gather(self: Member, part: torch.Tensor) -> Sequence[torch.Tensor]:
+        sizes.append(part.numel())
+        return real(self, part)
+
+    monkeypatch.setattr(Member, "gather", gather)
+    reduced(2)
+    # a gradient, a loss and the notice; three rounds in each of two steps of two workers
+    assert sizes == [257 + 2] * 12
+
+
 def test_shards_are_added_in_their_order() -> None:
     (steps,) = reduced(1)
     for step, (gradient, total) in enumerate(steps):

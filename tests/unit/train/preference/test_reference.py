@@ -112,8 +112,36 @@ def test_another_reference_is_refused(tmp_path: Path) -> None:
     ReferenceCache(str(tmp_path), KEY)
     with pytest.raises(CheckpointError, match=r"model: a{12} there, c{12} here\); name another"):
         ReferenceCache(str(tmp_path), KEY | {"model": "c" * 64})
-    with pytest.raises(CheckpointError, match=r"rows: None there, 3 here"):
+    with pytest.raises(CheckpointError, match=r"rows: None there, 3 here\); remove the folder"):
         ReferenceCache(str(tmp_path), KEY | {"rows": 3})
+
+
+def test_one_that_rounds_otherwise_is_used_where_that_is_allowed(tmp_path: Path) -> None:
+    ReferenceCache(str(tmp_path), KEY | {"torch": "2.0"})
+    now = KEY | {"torch": "2.1"}
+    with pytest.raises(CheckpointError, match=r"torch: 2.0 there, 2.1 here.*--allow-inexact"):
+        ReferenceCache(str(tmp_path), now)
+    found = ReferenceCache(str(tmp_path), now, allow_inexact=True)
+    assert found.inexact == ("torch: 2.0 there, 2.1 here",)
+    assert found.key["torch"] == "2.0"
+    with pytest.raises(CheckpointError, match="is not that of this run"):
+        ReferenceCache(str(tmp_path), now | {"data": "c" * 64}, allow_inexact=True)
+
+
+def test_only_the_rows_that_are_asked_for_are_computed(tmp_path: Path, asked: Asked) -> None:
+    model: Any = None
+
+    def first(rows: int | None) -> Any:
+        asked.batches.clear()
+        cache = ReferenceCache(str(tmp_path), KEY)
+        return precompute(model, make_pairs(9), cache, Alone(), 40, lambda: False, rows)
+
+    three = first(3)
+    assert [row for batch in asked.batches for row in batch] == [0, 1, 2]
+    whole = first(None)
+    # what has more rows than are asked for serves, too
+    assert np.array_equal(first(3), whole[:3]) and not asked.batches
+    assert np.array_equal(three, whole[:3])
 
 
 def test_damage_and_newer_formats(tmp_path: Path) -> None:

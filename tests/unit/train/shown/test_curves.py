@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import struct
 import time
 import uuid
@@ -140,6 +141,40 @@ def test_in_a_bucket_they_come_with_the_result(tmp_path: Path) -> None:
     assert files.size(f"{root}/tensorboard/{NAME}") > 100
 
 
+@pytest.mark.parametrize("fails", ["drawing", "uploading"])
+@pytest.mark.parametrize("scheme", ["memory:/", ""])
+def test_a_picture_that_fails_costs_no_result(
+    fails: str,
+    scheme: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def full(lines: Any, title: str, file: Path) -> None:
+        file.write_bytes(b"half of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    real = RunFiles.upload_file
+
+    def refuse(self: RunFiles, file: Path, name: str) -> None:
+        if name == "loss.png":
+            raise CheckpointError("No space left in the bucket")
+        real(self, file, name)
+
+    if fails == "drawing":
+        monkeypatch.setattr("train.shown.plot.draw", full)
+    else:
+        monkeypatch.setattr(RunFiles, "upload_file", refuse)
+    uri = f"{scheme}{tmp_path}/{uuid.uuid4().hex}/run"
+    job = make_job(tmp_path, make_model(tmp_path / "model"), max_steps=1)
+    work(dataclasses.replace(job, uri=uri))
+    outcome = read_outcome(uri)
+    assert outcome is not None and outcome["steps"] == 1
+    if scheme:
+        assert not RunFiles(uri)._files.exists(f"{uri.removeprefix('memory:/')}/loss.png")
+    assert ("No space left" in caplog.text) == (fails == "drawing" or bool(scheme))
+
+
 def until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := condition()):
@@ -168,13 +203,16 @@ def test_in_a_bucket_they_grow_while_the_run_goes_on() -> None:
     assert len(steps()) == 8
 
 
-def test_an_upload_that_fails_is_told_of_and_made_again(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [CheckpointError("no room"), OSError("no room")])
+def test_an_upload_that_fails_is_told_of_and_made_again(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
     made: list[int] = []
 
     def upload() -> None:
         made.append(1)
         if len(made) == 1:
-            raise CheckpointError("no room")
+            raise error
 
     uploads = Uploads(upload, 0.0)
     uploads.wanted()

@@ -10,12 +10,19 @@ from typing import Any
 import pytest
 
 from ironcliw.errors import SettingsError
+from ironcliw.settings import Settings
+from tests.unit.train.tiny import make_job
 from train.config_file import validated
+from train.job import Job
+from train.placement import SPOT_LABEL, Place
+from train.run_files import OUTCOME, RunFiles
 from train.sweep.config import SEARCHED, SweepConfig, read_sweep
 from train.sweep.plot import draw
 from train.sweep.points import points, trial_name
 from train.sweep.results import Trial, as_json, as_markdown, best, ranked, table
-from train.sweep.trial import History
+from train.sweep.run import read_trials, run_sweep
+from train.sweep.trial import RECORD, History, TrialJob, run_trial, trial_uri
+from train.sweep.tuning import tune_all
 
 RUN = {"model_name": "tiny", "num_epochs": 9, "preference": {"beta": 0.1}}
 SPACE = {"lora_rank": [4, 8], "preference.beta": {"choice": [0.1, 0.3]}}
@@ -83,6 +90,8 @@ def test_sweeps_that_cannot_be(changes: dict[str, Any], message: str) -> None:
 def test_trials_that_cannot_be() -> None:
     with pytest.raises(SettingsError, match=r"sweep s, lora_rank=0:\n +lora_rank"):
         sweep(space={"lora_rank": [0]}).trial({"lora_rank": 0})
+    with pytest.raises(SettingsError, match="sweep s: the run has a section embedding, and tri"):
+        sweep(run={"model_name": "tiny", "embedding": {}}).trial({"lora_rank": 4})
     with pytest.raises(SettingsError, match="workers is 2; a trial has one"):
         sweep(run={**RUN, "workers": 2, "shards": 2}).trial({})
 
@@ -102,6 +111,96 @@ def test_a_run_in_a_file_of_its_own(tmp_path: Path) -> None:
     file.write_text(f"name: s\nrun: {tmp_path}/run.yaml\nspace: {{lora_rank: [4]}}\n")
     found = read_sweep(file, {"run.num_epochs": 5, "concurrent": 3})
     assert (found.run["model_name"], found.run["num_epochs"], found.concurrent) == ("other", 5, 3)
+
+
+def test_trials_on_other_machines_need_a_bucket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.sweep.run.choose_place", lambda *given: Place(1, labels=SPOT_LABEL))
+    with pytest.raises(SettingsError, match=r"cannot reach .*; set storage to a bucket"):
+        run_sweep(sweep(), Settings(state_dir=tmp_path))
+
+
+def test_a_trial_hears_of_the_end_of_the_machine_that_it_is_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, reported = trial_job(tmp_path), []
+    here = Settings(state_dir=tmp_path / "here", handover_dir=tmp_path / "handover")
+    folders: list[tuple[Path | None, Path]] = []
+
+    def work(job: Job, listen: Any) -> None:
+        folders.append((job.settings.handover_dir, job.settings.state_dir))
+
+    monkeypatch.setattr("train.sweep.trial.load_settings", lambda: here)
+    monkeypatch.setattr("train.sweep.trial.work", work)
+    monkeypatch.setattr("ray.tune.report", reported.append)
+    run_trial({"point": {"lora_rank": 4}}, given)
+    assert folders == [(here.handover_dir, here.state_dir)]
+    # its work left no outcome: Tune is told, and does not start it for ever
+    (told,) = reported
+    assert "ended without an outcome" in told["failed"]
+    files = RunFiles(trial_uri(str(tmp_path / "s"), {"lora_rank": 4}))
+    assert (files.read(RECORD) or {})["failed"] == told["failed"]
+
+
+def test_a_trial_without_its_storage_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported: list[Any] = []
+    monkeypatch.setattr("ray.tune.report", reported.append)
+    (tmp_path / "s").write_text("a file where the folder should be")
+    run_trial({"point": {"lora_rank": 4}}, trial_job(tmp_path))
+    assert "config.json cannot be written" in reported[0]["failed"]
+
+
+class FakeTune:
+    """Stands for Ray Tune: which experiments were run, with which points."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ran: list[tuple[str, list[Any]]] = []
+        self.kept: list[str] = []
+        monkeypatch.setattr("ray.tune.Tuner.can_restore", lambda path: Path(path).name in self.kept)
+        monkeypatch.setattr("train.sweep.tuning._tune", self._run)
+
+    def _run(self, name: str, points: list[Any], *given: Any) -> dict[str, str]:
+        self.ran.append((name, points))
+        self.kept = [*dict.fromkeys([*self.kept, name])]
+        return {}
+
+
+def test_what_has_failed_is_tried_again_by_the_same_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, ray_tune = sweep(), FakeTune(monkeypatch)
+    given, place = trial_job(tmp_path), Place(1)
+    tried = points(config)
+
+    def again() -> list[tuple[str, list[Any]]]:
+        ray_tune.ran = []
+        found = read_trials(config, given.uri)
+        failed = [trial.point for trial in found if trial.state == "failed"]
+        tune_all(tried, failed, given, place, lambda text: None)
+        return ray_tune.ran
+
+    assert again() == [("tune", tried)]
+    files = [RunFiles(trial_uri(given.uri, point)) for point in tried]
+    files[0].write(OUTCOME, {"outcome": "finished"})
+    files[1].write(OUTCOME, {"outcome": "failed", "error": "no room"})
+    files[2].write(RECORD, {"point": tried[2], "history": [], "failed": "no network"})
+    assert again() == [("tune", tried), ("tune-2", tried[1:3])]
+    assert [files[1].read(OUTCOME), (files[2].read(RECORD) or {}).get("failed")] == [None, None]
+    assert read_trials(config, given.uri)[1].state == "unfinished"
+    # killed before Ray Tune has written anything of it
+    ray_tune.kept = ["tune"]
+    assert again() == [("tune", tried), ("tune-2", tried[1:3])]
+    assert again() == [("tune", tried), ("tune-2", tried[1:3])]
+    files[2].write(OUTCOME, {"outcome": "failed", "error": "no room"})
+    assert again()[-1] == ("tune-3", [tried[2]])
+
+
+def trial_job(folder: Path) -> TrialJob:
+    job = make_job(folder, folder / "no model")
+    return TrialJob(job, sweep(), str(folder / "s"), "digest")
 
 
 def test_the_history_of_a_log() -> None:
