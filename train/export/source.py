@@ -17,6 +17,7 @@ from ironcliw.file_digests import weights_digest
 from ironcliw.json_files import read_object
 from ironcliw.settings import Settings
 from train.export.fitting import check_fits
+from train.export.merged_model import transformer_folder
 from train.model.load import model_folder
 from train.outcome import read_outcome
 from train.run_files import ADAPTER, CONFIG, RunFiles, run_uri
@@ -96,6 +97,7 @@ def _of_run(wanted: str, settings: Settings, temporary: Path) -> Source | None:
     model = model_folder(trained, settings)
     index = settings.state_dir / "models" / "index"
     _check_digest(name, trained, weights_digest(model, index), outcome.get("model_digest"))
+    check_fits(temporary, transformer_folder(model), trained)
     return Source(name, trained, model, temporary, **shown)
 
 
@@ -127,7 +129,7 @@ def _of_adapter(wanted: str, settings: Settings, base: str | None) -> Source | N
         index = settings.state_dir / "models" / "index"
         found = weights_digest(model_path(str(named), settings), index)
         _check_digest(wanted, str(named), found, record.base_digest)
-    check_fits(folder, model, str(named))
+    check_fits(folder, transformer_folder(model), str(named))
     return Source(folder.name if record is None else record.name, str(named), model, folder)
 
 
