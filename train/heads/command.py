@@ -54,9 +54,10 @@ def head(
     names = tuple(name.strip() for name in labels.split(",") if name.strip()) if labels else ()
     plan = HeadPlan(model, tuple(data), tuple(measured or ()), names)
     asked = None if teacher is None else _teacher(teacher)
-    fitted = make_head(plan, text_vectors(model, settings), asked)
+    vectors = text_vectors(model, settings)
+    fitted = make_head(plan, vectors, asked)
     to.mkdir(parents=True, exist_ok=True)
-    fitted.save(to)
+    fitted.save(to, model, vectors.digest)
     record = None
     if publish is not None:
         record = publish_head(fitted, to, model, publish, settings, force=force)
