@@ -6,6 +6,7 @@ import contextlib
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from train.job import Job
 from train.placement import Place, choose_place
 from train.run_files import OUTCOME, RunFiles
 from train.sweep import plot
+from train.sweep.begun import Begun, begin, check_begun
 from train.sweep.config import Point, SweepConfig
 from train.sweep.points import points, trial_name
 from train.sweep.results import State, Trial, as_json, as_markdown
@@ -28,7 +30,7 @@ from train.sweep.trial import EPOCH, FAILED, RECORD, TrialJob, run_trial, trial_
 from train.tokenizer import TrainingTokenizer, model_path
 from train.trainer import check_kind
 
-SWEEP, RESULTS, PAGE = "sweep.json", "results.json", "results.md"
+RESULTS, PAGE = "results.json", "results.md"
 _TUNE = "tune"
 
 Report = Callable[[str], None]
@@ -61,27 +63,28 @@ def run_sweep(
     configs = [config.trial(point) for point in tried]
     uri = sweep_uri(config, settings)
     files = RunFiles(uri)
-    _check_begun(config, files)
+    check_begun(config, files)
     place = choose_place(configs[0], settings)
     given = _prepared(config, configs[0], settings, place, uri)
-    files.write(SWEEP, config.model_dump(mode="json"))
+    begun = begin(config, files, _begun(given), place.threads)
+    given = replace(given, job=replace(given.job, threads=begun.threads))
     _start_ray()
-    errors = _tune(config, tried, given, place, report)
-    trials = read_trials(config, uri, errors)
+    ends = _tune(config, tried, given, place, report)
+    trials = read_trials(config, uri, ends)
     write_results(config, trials, files)
     return trials
 
 
 def read_trials(
-    config: SweepConfig, uri: str, errors: Mapping[str, str] | None = None
+    config: SweepConfig, uri: str, ends: Mapping[str, str] | None = None
 ) -> list[Trial]:
     """What the folders of a sweep's trials hold.
 
     Args:
         config: Of the sweep.
         uri: Of its folder.
-        errors: Why Ray Tune gave trials up, by name; None: the sweep is going on, and what is not
-            finished is unfinished.
+        ends: The trials that Ray Tune has ended, by name, and why where it was an error, else "";
+            None: the sweep is going on. A trial that is neither finished nor ended is unfinished.
     """
     found = []
     for point in points(config):
@@ -89,14 +92,12 @@ def read_trials(
         files = RunFiles(where)
         record = files.read(RECORD) or {}
         outcome = files.read(OUTCOME) or {}
-        error = str(record.get(FAILED) or (errors or {}).get(name, ""))
-        state: State = "unfinished" if errors is None else "ended early"
+        error = str(record.get(FAILED) or (ends or {}).get(name, ""))
+        state: State = "ended early" if name in (ends or {}) else "unfinished"
         if outcome.get("outcome") == "finished":
             state = "finished"
         elif error or outcome:
             state, error = "failed", error or str(outcome.get("error", ""))
-        elif not record:
-            state = "unfinished"
         found.append(Trial(name, where, point, state, record.get("history", ()), error))
     return found
 
@@ -113,21 +114,6 @@ def write_results(config: SweepConfig, trials: list[Trial], files: RunFiles) -> 
         picture = Path(temporary) / plot.NAME
         plot.draw(config, trials, picture)
         files.upload_file(picture, plot.NAME)
-
-
-def _check_begun(config: SweepConfig, files: RunFiles) -> None:
-    before = files.read(SWEEP)
-    if before is None:
-        return
-    now = config.model_dump(mode="json")
-    # how many go on at a time changes no number
-    free = {"concurrent", "storage"}
-    changed = sorted(key for key in now if key not in free and before.get(key) != now[key])
-    if changed:
-        raise SettingsError(
-            f"sweep {config.name} was begun with other values of {', '.join(changed)} "
-            f"({files.uri}); give this one a name of its own"
-        )
 
 
 def _prepared(
@@ -168,6 +154,12 @@ def _prepared(
     return TrialJob(job, config, uri, weights_digest(path, index))
 
 
+def _begun(given: TrialJob) -> Begun:
+    job = given.job
+    assert job.held_out is not None, "a sweep compares measures of held-out rows"
+    return Begun(job.train.digest, job.held_out.digest, given.model, job.threads)
+
+
 def _absolute(name: str, settings: Settings) -> str:
     """A trial's process has another working directory."""
     if name in Catalog(settings.models):
@@ -186,7 +178,10 @@ def _start_ray() -> None:
 def _tune(
     config: SweepConfig, tried: list[Point], given: TrialJob, place: Place, report: Report
 ) -> dict[str, str]:
-    """Run all trials to their ends; returns why those failed that did."""
+    """Run all trials to their ends; returns those that have ended, and why where they failed.
+
+    After Ctrl-C Ray Tune returns as if all were done: the others are those that were going on.
+    """
     from ray import tune
 
     from train.sweep.telling import Teller, telling
@@ -225,13 +220,9 @@ def _tune(
             ),
         )
     # Tune draws boxes on the standard output, which is for results
-    with telling(report), contextlib.redirect_stdout(sys.stderr):
-        results: Any = tuner.fit()  # it can be iterated, which its types do not say
-    return {
-        trial_name(result.config["point"]): str(result.error)
-        for result in results
-        if result.error is not None and result.config
-    }
+    with telling(report) as ends, contextlib.redirect_stdout(sys.stderr):
+        tuner.fit()
+    return ends
 
 
 def _scheduler(config: SweepConfig, epochs: int) -> Any:
