@@ -16,6 +16,7 @@ import torch
 
 from ironcliw.encoder_folder import EncoderFolder, Normalize, Pooling
 from ironcliw.errors import UnsupportedError
+from train.copying import copy_folder
 from train.model.adapters import causal_of
 from train.model.packed_attention import STARTS
 
@@ -115,7 +116,7 @@ def save_whole(folder: EncoderFolder, tensors: Mapping[str, torch.Tensor], targe
     """
     from safetensors.torch import save_file
 
-    shutil.copytree(folder.path, target, ignore=_without_weights, dirs_exist_ok=True)
+    copy_folder(folder.path, target, _is_weights)
     for file in {tensor.file for tensor in folder.head_tensors}:
         shutil.copyfile(file, target / file.relative_to(folder.path))
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -152,6 +153,6 @@ def _weights(rows: torch.Tensor) -> torch.Tensor:
     return weights / weights.sum()
 
 
-def _without_weights(folder: str, names: list[str]) -> set[str]:
-    left = {name for name in names if Path(name).suffix in _WEIGHTS}
-    return left | {name for name in names if name.endswith(".index.json") or name.startswith(".")}
+def _is_weights(path: Path) -> bool:
+    name = path.name
+    return path.suffix in _WEIGHTS or name.endswith(".index.json") or name.startswith(".")
