@@ -158,7 +158,7 @@ def test_what_is_killed_ends_with_the_same_bits(tmp_path: Path, temporary: Path)
 
 
 def test_ctrl_c_ends_no_trial(tmp_path: Path, temporary: Path) -> None:
-    _make_model(tmp_path / "model")
+    make_model(tmp_path / "model")
     rows = [{"prompt": f"{n} + 1 = ", "completion": str(n + 1) * 4} for n in range(20)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = _found(_run(tmp_path, temporary, "stopped", "ctrl-c"))
