@@ -7,6 +7,7 @@ before: this one asks its own process whom to tell.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -15,7 +16,25 @@ from ray import tune
 from train.sweep.points import trial_name
 from train.sweep.trial import EPOCH
 
-_listeners: list[tuple[Callable[[str], None], dict[str, str]]] = []
+
+@dataclasses.dataclass(slots=True)
+class _Listener:
+    """Who is told, and the names of the trials that have ended, with their error or ""."""
+
+    report: Callable[[str], None]
+    ends: dict[str, str] = dataclasses.field(default_factory=dict)
+    has_stepped: bool = False
+
+    def look(self, trials: Sequence[Any]) -> None:
+        """Take in which trials have ended; one that has stays so."""
+        for trial in trials:
+            if trial.is_finished():
+                name = trial_name(trial.config["point"])
+                if name not in self.ends:
+                    self.ends[name] = _error(trial)
+
+
+_listeners: list[_Listener] = []
 
 
 @contextlib.contextmanager
@@ -23,13 +42,13 @@ def telling(report: Callable[[str], None]) -> Iterator[dict[str, str]]:
     """Tell `report` while this is open.
 
     Yields:
-        Filled when the sweep returns: the names of the trials that have ended, each with the error
+        Filled while the sweep goes on: the names of the trials that have ended, each with the error
         that it ended by, else "".
     """
-    listener = (report, dict[str, str]())
+    listener = _Listener(report)
     _listeners.append(listener)
     try:
-        yield listener[1]
+        yield listener.ends
     finally:
         _listeners.remove(listener)
 
@@ -50,19 +69,22 @@ class Teller(tune.Callback):
         if EPOCH not in result or self._metric not in result:
             return
         name = trial_name(trial.config["point"])
-        for tell, _ends in _listeners:
-            tell(f"{name}: epoch {result[EPOCH]}, {self._metric} {result[self._metric]:.4f}")
+        for listener in _listeners:
+            listener.report(
+                f"{name}: epoch {result[EPOCH]}, {self._metric} {result[self._metric]:.4f}"
+            )
+
+    def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        for listener in _listeners:
+            listener.has_stepped = True
+            listener.look(trials)
 
     def on_experiment_end(self, trials: list[Any], **_: Any) -> None:
-        for _tell, ends in _listeners:
-            ends |= ended(trials)
-
-
-def ended(trials: Sequence[Any]) -> dict[str, str]:
-    """Names of those of Ray Tune's trials that have ended, with their error or ""."""
-    return {
-        trial_name(trial.config["point"]): _error(trial) for trial in trials if trial.is_finished()
-    }
+        # before this Tune has ended all that went on, after Ctrl-C too; only where there was
+        # nothing left to do is it as it seems
+        for listener in _listeners:
+            if not listener.has_stepped:
+                listener.look(trials)
 
 
 def _error(trial: Any) -> str:

@@ -102,11 +102,21 @@ def test_what_ctrl_c_stopped_is_unfinished(tmp_path: Path) -> None:
         TuneTrial({"point": POINTS[3]}, "ERROR", "no room"),
     ]
     with telling(lambda text: None) as ends:
-        Teller("eval_loss").on_experiment_end(trials)
+        teller = Teller("eval_loss")
+        teller.on_step_end(1, trials)
+        # Tune ends what goes on before it says that the sweep is at its end
+        trials[2].status = "TERMINATED"
+        teller.on_experiment_end(trials)
     found = read_trials(CONFIG, str(tmp_path), ends)
     assert [trial.state for trial in found] == ["finished", "ended early", "unfinished", "failed"]
     assert [trial.error for trial in found] == ["", "", "", "no room"]
     assert ends.keys() == {trial_name(POINTS[at]) for at in (0, 1, 3)}
+
+
+def test_a_sweep_that_has_nothing_left_to_do() -> None:
+    with telling(lambda text: None) as ends:
+        Teller("eval_loss").on_experiment_end([TuneTrial({"point": POINTS[0]}, "TERMINATED")])
+    assert ends == {trial_name(POINTS[0]): ""}
 
 
 def test_an_interrupted_sweep_has_not_succeeded(
