@@ -35,12 +35,16 @@ class HeadRecord:
         dimensions: D, of the vectors that it reads, which have length 1.
         temperature: What logits are divided by, so that probabilities mean what they say.
         metrics: What was measured of it, such as `accuracy` and `ece`.
+        base: The model whose vectors it reads, as it was named when the head was fitted.
+        base_digest: `weights_digest` of that model; None: an older release fitted it.
     """
 
     labels: tuple[str, ...]
     dimensions: int
     temperature: float
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    base: str | None = None
+    base_digest: str | None = None
 
     def write(self, folder: Path) -> None:
         """Write the record into a folder that exists; the weights are the caller's."""
@@ -51,6 +55,8 @@ class HeadRecord:
             "dimensions": self.dimensions,
             "temperature": self.temperature,
             "metrics": dict(self.metrics),
+            "base": self.base,
+            "base_digest": self.base_digest,
         }
         text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
         (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
@@ -99,7 +105,10 @@ class HeadRecord:
                 f"{file}: temperature is {temperature!r}, and must be above 0; fit it again"
             )
         metrics = values.get("metrics") or {}
-        return cls(tuple(labels), dimensions, float(temperature), dict(metrics))
+        base, digest = values.get("base"), values.get("base_digest")
+        if not all(each is None or isinstance(each, str) for each in (base, digest)):
+            raise AdapterError(f"{file}: base and base_digest must be texts; fit it again")
+        return cls(tuple(labels), dimensions, float(temperature), dict(metrics), base, digest)
 
 
 def is_head(config: Mapping[str, Any]) -> bool:

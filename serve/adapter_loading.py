@@ -44,17 +44,34 @@ def load_adapter(card: ModelCard, base: object, cache_dir: Path) -> LoadedAdapte
             param="model",
         )
     folder = locate_adapter(adapter, cache_dir)
-    if adapter.base_digest is not None:
-        found = weights_digest(locate(card, cache_dir), digest_index(cache_dir))
-        if found != adapter.base_digest:
-            raise AdapterError(
-                f"adapter {adapter.model_id} was trained on other weights than {adapter.base} has "
-                f"here (SHA-256 {adapter.base_digest[:12]}... and {found[:12]}...); put those "
-                f"back as models.{adapter.base}.source, or train it again",
-                code="adapter_of_other_base",
-            )
+    check_base(card, adapter.base_digest, cache_dir)
     loaded: LoadedAdapter = read(folder)
     return loaded
+
+
+def check_base(card: ModelCard, trained_on: str | None, cache_dir: Path) -> None:
+    """Refuse an adapter, or a head, beside other weights than it was made for; blocking.
+
+    Args:
+        card: Of the model under it.
+        trained_on: `weights_digest` of those; None: it does not say.
+        cache_dir: Of the models.
+
+    Raises:
+        AdapterError: its base has others here.
+    """
+    if trained_on is None:
+        return
+    adapter = card.adapter
+    assert adapter is not None, f"{card.id} has no adapter"
+    found = weights_digest(locate(card, cache_dir), digest_index(cache_dir))
+    if found != trained_on:
+        raise AdapterError(
+            f"adapter {adapter.model_id} was trained on other weights than {adapter.base} has "
+            f"here (SHA-256 {trained_on[:12]}... and {found[:12]}...); put those back as "
+            f"models.{adapter.base}.source, or train it again",
+            code="adapter_of_other_base",
+        )
 
 
 def adapter_bytes(card: ModelCard) -> int:

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,11 +23,13 @@ from ironcliw.errors import (
     OverloadedError,
     UnavailableError,
 )
+from serve.batch_parts import Item, failed, run_in_parts
 from serve.batcher import Batch, Batcher, BatchLimits, Plan, Priority, QueueStats
-from serve.engines.protocol import AdaptedTokens, Tokens, Vectors
+from serve.engines.protocol import Vectors
+
+__all__ = ["BatchObserver", "BatchQueue", "Item", "Vector"]
 
 Vector = npt.NDArray[np.float32]
-Item = Tokens | AdaptedTokens
 Run = Callable[[list[Item]], Awaitable[Vectors]]
 
 logger = logging.getLogger(__name__)
@@ -67,7 +69,8 @@ class BatchQueue:
         clock: Seconds that never decrease; deadlines are on it.
         observer: Told of every batch that succeeded.
         retry_on: Errors of `run` that say that the batch was lost and may run again (a replica
-            died). Any other error fails the requests of the batch, and only those.
+            died). Any other error fails the requests of the batch, and only those; one that an
+            adapter may have, only those under it.
         max_losses: A request that was lost so many times fails with the last of these errors, so
             that one that kills replicas does not kill them all.
     """
@@ -89,7 +92,7 @@ class BatchQueue:
         self._retry_on = retry_on
         self._max_losses = max_losses
         self._pending: dict[int, _Pending] = {}
-        self._tasks: set[asyncio.Task[Vectors]] = set()
+        self._tasks: set[asyncio.Task[Sequence[Any]]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._planned = False
         self._closed = False
@@ -170,7 +173,7 @@ class BatchQueue:
 
     def _send(self, batch: Batch) -> None:
         sequences = [self._pending[request].sequences[item] for request, item in batch.items]
-        task = asyncio.create_task(self._call(sequences))
+        task = asyncio.create_task(run_in_parts(self._call, sequences))
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._receive(batch, done))
 
@@ -183,7 +186,7 @@ class BatchQueue:
             )
         return vectors
 
-    def _receive(self, batch: Batch, task: asyncio.Task[Vectors]) -> None:
+    def _receive(self, batch: Batch, task: asyncio.Task[Sequence[Any]]) -> None:
         self._tasks.discard(task)
         error: BaseException | None
         if task.cancelled():
@@ -203,8 +206,12 @@ class BatchQueue:
                 self._fail(request_id, error)
         self._advance()
 
-    def _deliver(self, batch: Batch, vectors: Vectors, now: float) -> None:
-        for (request_id, item), vector in zip(batch.items, vectors, strict=True):
+    def _deliver(self, batch: Batch, results: Sequence[Any], now: float) -> None:
+        for request_id, error in failed(results, [request for request, _ in batch.items]).items():
+            self._batcher.cancel(request_id)
+            if request_id in self._pending:
+                self._fail(request_id, error)
+        for (request_id, item), vector in zip(batch.items, results, strict=True):
             if pending := self._pending.get(request_id):
                 pending.rows[item] = vector
         for request_id in self._batcher.finished(now, batch.id, ok=True):

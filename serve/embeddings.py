@@ -12,7 +12,13 @@ from typing import Any
 import numpy as np
 
 from ironcliw.catalog import Catalog, ModelCard
-from ironcliw.errors import ContextLengthError, RequestError, RequestTooLargeError
+from ironcliw.errors import (
+    AdapterError,
+    ContextLengthError,
+    MemoryBudgetError,
+    RequestError,
+    RequestTooLargeError,
+)
 from ironcliw.schemas import EmbeddingRequest
 from ironcliw.setting_sections import ServeSettings
 from serve.answers import embedding_body, shorten
@@ -288,11 +294,14 @@ class EmbeddingService:
                 # one that cannot be loaded must not fail a batch that others are in
                 await self._adapters.get(model_id)
                 self._cached.add(model_id)
-            computed, route = await lane.submit(
-                asked if adapter is None else [AdaptedTokens(each, adapter) for each in asked],
-                priority,
-                None if deadline is None else deadline - _ANSWER_SECONDS,
-            )
+            end = None if deadline is None else deadline - _ANSWER_SECONDS
+            items = asked if adapter is None else [AdaptedTokens(each, adapter) for each in asked]
+            try:
+                computed, route = await lane.submit(items, priority, end)
+            except (AdapterError, MemoryBudgetError):
+                # evicted since, and gone: the next one asks for it before it joins a batch
+                self._adapters.forget(model_id)
+                raise
             for index, row in zip(missing, computed, strict=True):
                 rows[index] = row
                 self._cache.put(model_id, sequences[index], row)

@@ -21,6 +21,7 @@ from typing import Any, cast
 import psutil
 
 from ironcliw.catalog import Catalog, ModelCard
+from ironcliw.errors import MemoryBudgetError
 from ironcliw.setting_sections import ServeSettings
 from ironcliw.sources import locate
 from native_ops import presence
@@ -132,6 +133,7 @@ class ModelHost:
             engine = await used.enter_async_context(self.residency.use(model_id))
             embed = cast(EmbeddingEngine, engine).embed
             if batch.adapters:
+                self._check_together(model_id, batch)
                 loaded = [
                     await used.enter_async_context(self.residency.use(adapter.model_id))
                     for adapter in batch.adapters
@@ -270,6 +272,18 @@ class ModelHost:
         """Free every model."""
         await self.residency.close()
         self._compute.shutdown(wait=True)
+
+    def _check_together(self, base: str, batch: PackedTokens) -> None:
+        """Refuse at once what would wait in vain for adapters that this very batch holds."""
+        if len(batch.adapters) < 2:
+            return
+        need = self._estimate(base) + sum(self._estimate(a.model_id) for a in batch.adapters)
+        if need > self.budget_bytes:
+            raise MemoryBudgetError(
+                f"{base} and the {len(batch.adapters)} adapters of a batch need {need} bytes, and "
+                f"the memory budget is {self.budget_bytes}; raise serve.memory_bytes, or ask for "
+                "fewer of them at a time"
+            )
 
     async def _batch(
         self,

@@ -64,6 +64,11 @@ class IngressMetrics:
             name: Gauge(f"ironcliw_generation_{name}", text, ("model",))
             for name, text in _GENERATION.items()
         }
+        self._cascades = Counter(
+            "ironcliw_cascade_questions_total",
+            "Questions that a step of a cascade decided, or skipped since it cannot answer them.",
+            ("cascade", "model", "outcome"),
+        )
         self._first_token = Histogram(
             "ironcliw_time_to_first_token_seconds",
             "To an answer's first token.",
@@ -97,6 +102,10 @@ class IngressMetrics:
         self._compute.observe(seconds, tags)
         for wait in waits:
             self._queue.observe(wait, tags)
+
+    def on_cascade(self, cascade: str, model: str, outcome: str) -> None:
+        """Count one question to a step of a cascade: `decided` or `skipped`."""
+        self._cascades.inc(1, {"cascade": cascade, "model": model, "outcome": outcome})
 
     def on_stats(
         self, waiting: dict[str, int], hits: int, misses: int, models: list[dict[str, Any]]

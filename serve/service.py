@@ -21,6 +21,7 @@ from serve.access import Gatekeeper
 from serve.alias_service import AliasService
 from serve.aliases import ModelAliases
 from serve.batching import BatchObserver, BatchQueue
+from serve.decisions.cascade_checks import CascadeObserver
 from serve.decisions.service import DecisionService
 from serve.embeddings import EmbeddingService
 from serve.failover_variant import FailoverVariant
@@ -39,7 +40,7 @@ _KEYS_SECONDS = 2.0
 _PROBE_FRESH_SECONDS = 1.0
 
 
-class ServiceMetrics(Protocol):
+class ServiceMetrics(CascadeObserver, Protocol):
     """Where the service's figures go; `serve.metrics` has the one for Ray."""
 
     def for_model(self, model: str) -> BatchObserver:
@@ -111,6 +112,7 @@ class Service:
             self.generation,
             observer,
             self.aliases.applied,
+            metrics,
         )
         # refreshed by `run`, a little more often than it would by itself
         self.keys = KeyRing(ApiKeys(self._store), refresh_seconds=_KEYS_SECONDS * 1.5)

@@ -14,6 +14,7 @@ from ironcliw.errors import SettingsError
 from ironcliw.problems import what_is_wrong
 from train.comparison.commands import evaluate
 from train.export.commands import export, merge
+from train.heads.cascade_command import cascade
 from train.heads.command import head
 from train.publish_command import publish
 from train.run_commands import dpo, embed, sft
@@ -30,6 +31,7 @@ train.command("sft")(sft)
 train.command("dpo")(dpo)
 train.command("embed")(embed)
 train.command("head")(head)
+train.command("cascade")(cascade)
 train.command("tune")(tune)
 train.command("eval")(evaluate)
 train.command("merge")(merge)

@@ -131,11 +131,11 @@ class Fingerprint:
             torch_build=_build_digest(torch.__config__.show()),
             transformers=_version("transformers"),
             peft=_version("peft"),
-            processor=_processor_here(),
+            processor=processor_here(),
             torch_level=torch.backends.cpu.get_cpu_capability(),
             native_level=_kernels() if kernels else "off",
             threads=torch.get_num_threads(),
-            device=_device_name(torch.device(device)),
+            device=device_name(torch.device(device)),
             dtype=str(dtype).removeprefix("torch."),
             attention=attention,
             micro_batch_tokens=micro_batch_tokens,
@@ -243,7 +243,8 @@ def _kernels() -> str:
     return f"{level}, interface {binary.INTERFACE}" if level else "none: references"
 
 
-def _processor_here() -> str:
+def processor_here() -> str:
+    """What the processor of this machine calls itself."""
     linux = Path("/proc/cpuinfo")
     if linux.exists():
         return processor(linux.read_text()) or platform.machine()
@@ -260,7 +261,8 @@ def _build_digest(config: str) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """A GPU by its name and capability, else the kind of device."""
     if device.type == "cuda":
         capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
         return f"cuda {torch.cuda.get_device_name(device)} {capability}"

@@ -11,11 +11,13 @@ import torch
 from native_ops import binary
 from train.config import TrainingConfig
 from train.data.tokenized import TokenizedData
+from train.fingerprint import device_name, processor_here
 from train.job import Job
 from train.loop.compute import Computer
 from train.loop.objective import Objective, TokenLoss
 from train.loop.reduce import Group
 from train.loop.run import MachineEndsError
+from train.model.load import choose_device
 from train.preference.objective import PairLoss
 from train.preference.options import WITHOUT_REFERENCE, PreferenceOptions
 from train.preference.reference import KeptReference, ModelReference, Reference, precompute
@@ -130,8 +132,11 @@ def reference_key(
     dtype: torch.dtype,
     micro_batch_tokens: int,
     quantization: str | None,
+    device: torch.device | None = None,
 ) -> dict[str, str | int]:
     """What log-probabilities of a reference depend on; tokenizer and template are in the data.
+
+    A cache may be shared by machines: it must not mix what they round differently.
 
     Args:
         data: Preferences.
@@ -139,6 +144,7 @@ def reference_key(
         dtype: Of the computation.
         micro_batch_tokens: Most tokens that are computed together: it changes the rounding.
         quantization: Of the weights.
+        device: Where it is computed; None: where models are loaded here.
     """
     return {
         "model": model_digest,
@@ -149,4 +155,7 @@ def reference_key(
         "torch": importlib.metadata.version("torch"),
         "torch_level": torch.backends.cpu.get_cpu_capability(),
         "kernels": binary.state().level or "none",
+        "device": device_name(device or choose_device()),
+        "processor": processor_here(),
+        "threads": torch.get_num_threads(),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,7 +15,10 @@ if TYPE_CHECKING:
 
 
 def publish(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Its name, or its folder or URI.")],
+    run: Annotated[
+        str,
+        typer.Argument(metavar="RUN|HEAD", help="A run's name, folder or URI; or a head's folder."),
+    ],
     name: Annotated[
         str | None,
         typer.Argument(metavar="NAME", help="To publish the adapter under, to be served."),
@@ -41,7 +45,7 @@ def publish(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Publish what a finished run has made, if it is not worse than its base.
+    """Publish what a finished run has made, if it is not worse than its base; or a saved head.
 
     With NAME its adapter is served at once, with --hub it goes to the Hugging Face Hub.
     """
@@ -55,6 +59,8 @@ def publish(
         )
     settings = console.command_settings()
     found: dict[str, Any] = {}
+    if hub is not None:
+        _refuse_head(run)
     if name is not None:
         found.update(_register(run, name, settings, force=force))
     if hub is not None:
@@ -82,7 +88,20 @@ def publish(
     )
 
 
+def _refuse_head(run: str) -> None:
+    from train.heads.publishing import is_head_folder
+
+    if is_head_folder(Path(run).expanduser()):
+        raise SettingsError(f"{run} holds a head, which is of use here alone; leave --hub out")
+
+
 def _register(run: str, name: str, settings: Settings, *, force: bool) -> dict[str, Any]:
+    from train.heads.publishing import is_head_folder, publish_head
+
+    folder = Path(run).expanduser()
+    if is_head_folder(folder):
+        head = publish_head(folder, name, settings, force=force)
+        return {**head.encode(), "model_id": head.model_id}
     from train.publish import publish_run
     from train.run_files import run_uri
 

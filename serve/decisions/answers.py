@@ -26,11 +26,16 @@ class Estimate:
         probabilities: float64 [L], one an option in the order asked; [1] of a predicate.
         fit: Probability that any option fits the text; refused below the threshold.
         threshold: The method's own; None: it never refuses by itself.
+        fit_is_own: Whether the fit was found apart from the probabilities; otherwise it is the
+            largest of them, and says nothing more.
+        independent: Whether each option is likely or not by itself; else they sum to 1.
     """
 
     probabilities: Probabilities
     fit: float = 1.0
     threshold: float | None = None
+    fit_is_own: bool = True
+    independent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,15 +19,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ironcliw.errors import RequestError
 from ironcliw.setting_sections import CascadeStep
 from serve.decisions.answers import Estimate, Estimates, Probabilities
-from serve.decisions.questions import Question
+from serve.decisions.questions import Question, UnfitQuestionError
 from serve.decisions.together import together
 from serve.embeddings import Served
 
 Ask = Callable[[CascadeStep, Question], Awaitable[Estimates]]
 """One question to the model of a step."""
+Skipped = Callable[[CascadeStep, UnfitQuestionError], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,12 @@ class Decided:
     truncated: int
 
 
-async def decide(steps: Sequence[CascadeStep], questions: Sequence[Question], ask: Ask) -> Decided:
+async def decide(
+    steps: Sequence[CascadeStep],
+    questions: Sequence[Question],
+    ask: Ask,
+    skipped: Skipped = lambda step, error: None,
+) -> Decided:
     """Ask the steps in turn until each question has an answer that is sure enough.
 
     A step that cannot answer a question, as a head that does not know its labels, leaves it to the
@@ -58,10 +63,12 @@ async def decide(steps: Sequence[CascadeStep], questions: Sequence[Question], as
     Args:
         steps: At least one.
         questions: At least one.
-        ask: Asks the model of a step.
+        ask: Asks the model of a step; UnfitQuestionError: it cannot answer the question.
+        skipped: Told of each question that a step could not answer, and why.
 
     Raises:
-        RequestError: the last step cannot answer a question that came to it.
+        RequestError: the request breaks a rule, or the last step cannot answer a question that
+            came to it.
         IroncliwError: see the error tree.
     """
     settled: dict[int, tuple[Estimate, str]] = {}
@@ -70,7 +77,8 @@ async def decide(steps: Sequence[CascadeStep], questions: Sequence[Question], as
     for number, step in enumerate(steps):
         is_last = number == len(steps) - 1
         left = [at for at in range(len(questions)) if at not in settled]
-        asked = (_asked(step, questions[at], ask, is_last=is_last) for at in left)
+        told = None if is_last else skipped
+        asked = (_asked(step, questions[at], ask, told) for at in left)
         for at, found in zip(left, await together(asked), strict=True):
             if found is None:
                 continue
@@ -93,13 +101,14 @@ async def decide(steps: Sequence[CascadeStep], questions: Sequence[Question], as
 
 
 async def _asked(
-    step: CascadeStep, question: Question, ask: Ask, *, is_last: bool
+    step: CascadeStep, question: Question, ask: Ask, skipped: Skipped | None
 ) -> Estimates | None:
     try:
         return await ask(step, question)
-    except RequestError:
-        if is_last:
+    except UnfitQuestionError as error:
+        if skipped is None:
             raise
+        skipped(step, error)
         return None
 
 
@@ -116,7 +125,8 @@ def is_sure(question: Question, estimate: Estimate, confidence: float) -> bool:
         return max(likely, 1 - likely) >= confidence
     if estimate.threshold is not None and estimate.fit < estimate.threshold:
         return False  # none fits, says a model that may only not know better
-    return float(estimate.probabilities.max()) * estimate.fit >= confidence
+    likely = float(estimate.probabilities.max())
+    return likely * (estimate.fit if estimate.fit_is_own else 1.0) >= confidence
 
 
 def tempered(estimate: Estimate, temperature: float) -> Estimate:
@@ -124,14 +134,17 @@ def tempered(estimate: Estimate, temperature: float) -> Estimate:
     if temperature == 1.0:
         return estimate
     given: Probabilities = estimate.probabilities
-    if len(given) == 1:  # of a predicate: against its opposite
-        pair = _powered(np.array([given[0], 1 - given[0]]), temperature)
-        return replace(estimate, probabilities=pair[:1])
-    return replace(estimate, probabilities=_powered(given, temperature))
+    if len(given) == 1 or estimate.independent:  # each against its opposite
+        found = _powered(np.stack([given, 1 - given]), temperature)[0]
+    else:
+        found = _powered(given, temperature)
+    fit = estimate.fit if estimate.fit_is_own else float(found.max())
+    return replace(estimate, probabilities=found, fit=fit)
 
 
 def _powered(probabilities: Probabilities, temperature: float) -> Probabilities:
+    """Along the first axis, made to sum to 1."""
     logs = np.log(np.maximum(probabilities, 1e-300)) / temperature
-    powers = np.exp(logs - logs.max())
-    found: Probabilities = powers / powers.sum()
+    powers = np.exp(logs - logs.max(axis=0))
+    found: Probabilities = powers / powers.sum(axis=0)
     return found

@@ -9,7 +9,7 @@ import numpy as np
 from ironcliw.errors import RequestError
 from serve.decisions.answers import Estimate, Estimates, Probabilities, softmax
 from serve.decisions.logits import SequenceClassifiers, SequenceEncoder
-from serve.decisions.questions import Options, Question
+from serve.decisions.questions import Options, Question, UnfitQuestionError
 from serve.engines.protocol import Vectors
 
 
@@ -76,7 +76,7 @@ def chosen_columns(model_id: str, question: Question, labels: Sequence[str]) -> 
     white space.
 
     Raises:
-        RequestError: one is no label of the model.
+        UnfitQuestionError: one is no label of the model, or two are one.
     """
     places = {_normal(label): index for index, label in enumerate(labels)}
     exact = {label: index for index, label in enumerate(labels)}
@@ -87,13 +87,13 @@ def chosen_columns(model_id: str, question: Question, labels: Sequence[str]) -> 
         unknown = [name for name, column in zip(names, found, strict=True) if column is None]
         known = ", ".join(labels)
         shown = known if len(known) <= 300 else known[:297] + "..."
-        raise RequestError(
+        raise UnfitQuestionError(
             f"{question.param}: {unknown[0][:60]!r} is not a label of {model_id}, and a "
             f"classifier answers a {question.kind} about its own labels only; they are {shown}",
             param=question.param,
         )
     if len(set(columns)) < len(columns):
-        raise RequestError(
+        raise UnfitQuestionError(
             f"{question.param}: two of its options are one label of {model_id}; give each once",
             param=question.param,
         )

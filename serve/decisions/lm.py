@@ -16,7 +16,7 @@ import numpy as np
 
 from ironcliw.errors import RequestError
 from serve.decisions.answers import Estimate, Estimates, softmax
-from serve.decisions.questions import Options, Question
+from serve.decisions.questions import Options, Question, UnfitQuestionError
 from serve.decisions.together import together
 from serve.embeddings import Served
 from serve.engines.protocol import Tokens
@@ -88,7 +88,7 @@ class LmMethod:
         """See `serve.decisions.answers.Method`."""
         for question in questions:
             if len(question.options) > len(LETTERS):
-                raise RequestError(
+                raise UnfitQuestionError(
                     f"{question.param} has {len(question.options)} options; the method lm names "
                     f"each by one letter and takes at most {len(LETTERS)}: use a model for "
                     "embeddings",
@@ -162,4 +162,4 @@ def _estimate(question: Question, logprobs: list[float]) -> Estimate:
     probabilities = softmax(np.array(logprobs))
     if question.kind == "predicate":
         return Estimate(probabilities[:1])
-    return Estimate(probabilities, float(probabilities.max()))
+    return Estimate(probabilities, float(probabilities.max()), fit_is_own=False)

@@ -128,4 +128,5 @@ def _estimate(question: Question, rows: Vectors, entailment: int, multi_label: b
     multi = multi_label and question.kind == "choice"
     probabilities = label_probabilities(rows, entailment, multi_label=multi)
     threshold = MULTI_LABEL_THRESHOLD if multi else None
-    return Estimate(probabilities, float(probabilities.max()), threshold)
+    best = float(probabilities.max())
+    return Estimate(probabilities, best, threshold, fit_is_own=False, independent=multi)

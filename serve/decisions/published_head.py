@@ -20,6 +20,7 @@ from ironcliw.adapter_sources import locate_adapter
 from ironcliw.catalog import Catalog, ModelCard
 from ironcliw.errors import AdapterError, RequestError
 from ironcliw.head_record import BIAS, WEIGHT, WEIGHTS_FILE, HeadRecord
+from serve.adapter_loading import check_base
 from serve.decisions.answers import Estimate, Estimates, Probabilities, softmax
 from serve.decisions.classifier import chosen_columns, chosen_estimate
 from serve.decisions.embedding import Embedder
@@ -69,7 +70,7 @@ def load_head(card: ModelCard, cache_dir: Path) -> PublishedHead:
     """Read a head's files; blocking, for milliseconds, longer from a bucket.
 
     Raises:
-        AdapterError: the files are absent, damaged, or no head.
+        AdapterError: the files are absent, damaged, no head, or one of another base's vectors.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -78,6 +79,8 @@ def load_head(card: ModelCard, cache_dir: Path) -> PublishedHead:
     assert adapter is not None, f"{card.id} has no head"
     folder = locate_adapter(adapter, cache_dir)
     record = HeadRecord.read(folder)
+    # vectors of other weights have the same dimensions, and mean something else
+    check_base(card, adapter.base_digest or record.base_digest, cache_dir)
     file = folder / WEIGHTS_FILE
     try:
         tensors = load_file(file)

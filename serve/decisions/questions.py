@@ -32,6 +32,11 @@ from ironcliw.schemas.decisions import (
 
 Kind = Literal["predicate", "choice", "score"]
 
+
+class UnfitQuestionError(RequestError):
+    """One model cannot answer a question that another one may: it lacks the labels, or the way."""
+
+
 MOST_CHARACTERS = 1_000_000
 """Of one text; longer ones would hold a tokenising thread for seconds."""
 

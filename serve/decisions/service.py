@@ -6,6 +6,7 @@ The model's task says the method; `method` in the request may say another that t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ import numpy as np
 import orjson
 
 from ironcliw.catalog import Catalog, ModelCard
-from ironcliw.errors import RequestError, RequestTooLargeError, SettingsError
+from ironcliw.errors import RequestError, RequestTooLargeError
 from ironcliw.schemas.decisions import DEFAULT_TEMPLATE, ClassifyRequest, DecisionRequest
 from ironcliw.setting_sections import CascadeStep, ServeSettings
 from serve.batching import BatchObserver, BatchQueue
 from serve.decisions import cascade
 from serve.decisions.answers import Estimate, Estimates, Method, answer, decision_body
+from serve.decisions.cascade_checks import CascadeObserver, CascadeTold, check_cascades
 from serve.decisions.classifier import ClassifierMethod, class_probabilities
 from serve.decisions.embedding import Embedder, EmbeddingMethod
 from serve.decisions.forms import DecisionForms
@@ -30,6 +32,7 @@ from serve.decisions.questions import (
     Option,
     Options,
     Question,
+    UnfitQuestionError,
     check_length,
     read_input,
     read_questions,
@@ -63,9 +66,10 @@ class DecisionService:
         generation: Where next-token scores come from; None: the method `lm` is not offered.
         observer: Told of every batch of a classifier, by model.
         aliased: Puts a model in the place of an alias.
+        cascades: Told of what each step of a cascade does.
 
     Raises:
-        SettingsError: a cascade has the name of a model.
+        SettingsError: a cascade has the name of a model, or a step that cannot decide here.
     """
 
     def __init__(
@@ -78,12 +82,8 @@ class DecisionService:
         generation: NextTokenScorer | None,
         observer: Callable[[str], BatchObserver] | None = None,
         aliased: Callable[[DecisionRequest], DecisionRequest] = lambda request: request,
+        cascades: CascadeObserver | None = None,
     ) -> None:
-        for name in settings.cascades:
-            if name in catalog:
-                raise SettingsError(
-                    f"setting serve.cascades.{name}: a model has that name; choose another one"
-                )
         self._catalog = catalog
         self._aliased = aliased
         self._settings = settings
@@ -98,6 +98,8 @@ class DecisionService:
         }
         if generation is not None:
             self._methods["lm"] = LmMethod(generation)
+        check_cascades(settings.cascades, catalog, self._offered)
+        self._told = CascadeTold(cascades)
 
     async def decide_body(self, body: bytes, deadline: float | None) -> tuple[bytes, Served]:
         """As `decide`, from the bytes of a request; faster where its questions are known."""
@@ -149,11 +151,19 @@ class DecisionService:
         only_nli = {"hypothesis_template": None, "multi_label": False}
 
         async def ask(step: CascadeStep, question: Question) -> Estimates:
-            is_nli = _method_name(self._catalog[step.model], None) == "nli"
-            given = request if is_nli else request.model_copy(update=only_nli)
+            method = _method_name(self._catalog[step.model], None)
+            if request.multi_label and question.kind == "choice" and method != "nli":
+                raise UnfitQuestionError(
+                    f"multi_label is for the method nli, and {step.model!r} decides by {method}; "
+                    "leave it out, or name a model for nli as the cascade's last step",
+                    param="multi_label",
+                )
+            given = request if method == "nli" else request.model_copy(update=only_nli)
             return await self._estimates(given, step.model, text, (question,), deadline)
 
-        found = await cascade.decide(steps, questions, ask)
+        skipped = partial(self._told.skipped, request.model)
+        found = await cascade.decide(steps, questions, ask, skipped)
+        self._told.decided(request.model, found.by)
         answers = self._answers(request, questions, found.estimates)
         for one, model in zip(answers, found.by, strict=True):
             one["decided_by"] = model
@@ -222,6 +232,10 @@ class DecisionService:
     async def close(self) -> None:
         """Fail what waits and stop."""
         await self._classifiers.close()
+
+    def _offered(self, card: ModelCard) -> None:
+        """Raise RequestError where a model cannot decide here."""
+        self._method(_method_name(card, None))
 
     def _method(self, name: str) -> Method:
         if name not in self._methods:
@@ -360,7 +374,7 @@ def _refuse_examples(questions: Sequence[Question], method: str) -> None:
         for index, option in enumerate(question.options):
             if option.examples:
                 where = f"{question.param}.choices[{index}].examples"
-                raise RequestError(
+                raise UnfitQuestionError(
                     f"{where} is for the method embedding, and this model decides by {method}; "
                     "leave it out",
                     param=where,

@@ -47,6 +47,8 @@ def report(text):
     if kills == "trial" and len(seen) in (2, 4):
         for pid in trials():
             os.kill(pid, signal.SIGKILL)
+    if kills == "ctrl-c" and len(seen) == 2:
+        os.kill(os.getpid(), signal.SIGINT)
     if kills == "sweep" and len(seen) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -164,6 +166,19 @@ def test_what_is_killed_ends_with_the_same_bits(tmp_path: Path, temporary: Path)
     assert _logs(tmp_path, "sweep") == expected
     other = _run(tmp_path, temporary, "sweep", "none", seed=5)
     assert "was begun with other values of seed" in other.stderr
+
+
+def test_ctrl_c_ends_no_trial(tmp_path: Path, temporary: Path) -> None:
+    make_model(tmp_path / "model")
+    rows = [{"prompt": f"{n} + 1 = ", "completion": str(n + 1) * 4} for n in range(20)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = _found(_run(tmp_path, temporary, "stopped", "ctrl-c"))
+    assert [trial[1] for trial in found] == ["unfinished", "unfinished"]
+    again = _found(_run(tmp_path, temporary, "stopped", "none"))
+    assert [trial[1] for trial in again] == ["finished", "finished"]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:16]))
+    other = _run(tmp_path, temporary, "stopped", "none")
+    assert "was begun with other contents of the rows that are trained on" in other.stderr
 
 
 def test_worse_trials_end_early_and_broken_ones_fail(tmp_path: Path, temporary: Path) -> None:

@@ -13,6 +13,7 @@ from ironcliw.settings import Settings
 from train.comparison.candidates import Candidates, load_candidates
 from train.comparison.config import ComparisonConfig, Suite
 from train.comparison.scores import row_scores
+from train.comparison.templates import check_templates
 from train.comparison.win_rate import WinRate, win_rate
 from train.config import TrainingConfig
 from train.data.read import read_data
@@ -64,9 +65,8 @@ def compare(
         ModelLoadError: files are absent or damaged.
         TrainingError: the base has no room.
     """
-    tokenizer = TrainingTokenizer.load(config.model_name, settings)
     # all data are read before a model is loaded: what is wrong with them is told at once
-    data = [_read(suite, config, tokenizer) for suite in config.suites]
+    asked = [_asked(suite, config, settings) for suite in config.suites]
     with ExitStack() as stack:
         adapters = {
             name: _adapter(
@@ -76,12 +76,11 @@ def compare(
             )
             for name, where in config.adapters.items()
         }
+        for each in asked:
+            check_templates(each.suite, each.data, adapters, config.model_name, settings)
         report(f"loading {config.model_name} with {len(adapters)} adapters")
         candidates = load_candidates(config, adapters, settings)
-        return [
-            _measure(suite, rows, config, candidates, tokenizer, report)
-            for suite, rows in zip(config.suites, data, strict=True)
-        ]
+        return [_measure(each, config, candidates, report) for each in asked]
 
 
 def _adapter(source: Source, base: str, settings: Settings) -> Source:
@@ -101,6 +100,22 @@ def _adapter(source: Source, base: str, settings: Settings) -> Source:
             code="adapter_of_other_base",
         )
     return source
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A suite and its rows, as its own chat template makes them."""
+
+    suite: Suite
+    data: TokenizedData
+    tokenizer: TrainingTokenizer
+
+
+def _asked(suite: Suite, config: ComparisonConfig, settings: Settings) -> _Asked:
+    tokenizer = TrainingTokenizer.load(
+        config.model_name, settings, template=suite.data.chat_template
+    )
+    return _Asked(suite, _read(suite, config, tokenizer), tokenizer)
 
 
 def _read(suite: Suite, config: ComparisonConfig, tokenizer: TrainingTokenizer) -> TokenizedData:
@@ -126,13 +141,9 @@ def _read(suite: Suite, config: ComparisonConfig, tokenizer: TrainingTokenizer) 
 
 
 def _measure(
-    suite: Suite,
-    data: TokenizedData,
-    config: ComparisonConfig,
-    candidates: Candidates,
-    tokenizer: TrainingTokenizer,
-    report: Report,
+    asked: _Asked, config: ComparisonConfig, candidates: Candidates, report: Report
 ) -> SuiteResult:
+    suite, data = asked.suite, asked.data
     rows = min(len(data), suite.evaluation.max_rows)
     measures: dict[str, dict[str, float]] = {}
     scores: dict[str, list[float]] = {}
@@ -144,7 +155,7 @@ def _measure(
             if data.are_pairs:
                 measures[name] = _of_pairs(scores[name])
             else:
-                measures[name] = _of_answers(suite, data, config, candidates, tokenizer)
+                measures[name] = _of_answers(asked, config, candidates)
     rates = {
         (ours, theirs): win_rate(scores[ours], scores[theirs])
         for ours in config.candidates
@@ -163,19 +174,16 @@ def _of_pairs(margins: list[float]) -> dict[str, float]:
 
 
 def _of_answers(
-    suite: Suite,
-    data: TokenizedData,
-    config: ComparisonConfig,
-    candidates: Candidates,
-    tokenizer: TrainingTokenizer,
+    asked: _Asked, config: ComparisonConfig, candidates: Candidates
 ) -> dict[str, float]:
-    asked = TrainingConfig(
+    run = TrainingConfig(
         model_name=config.model_name,
-        evaluation=suite.evaluation,
+        evaluation=asked.suite.evaluation,
         micro_batch_tokens=config.micro_batch_tokens,
     )
+    data, computer = asked.data, candidates.computer
     # the same rows are held out and known: all of their answers are labels
-    evaluator = Evaluator(candidates.computer, candidates.model, data, data, asked, 1, tokenizer)
+    evaluator = Evaluator(computer, candidates.model, data, data, run, 1, asked.tokenizer)
     found = evaluator.measure(0, 1)
     assert found is not None, "what is asked for before the first step is always due"
     return {name: float(value) for name, value in found.items() if name != "eval_rows"}

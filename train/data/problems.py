@@ -30,6 +30,7 @@ Rule = Literal[
     "zero-supervised",
     "equal-answers",
     "equal-texts",
+    "two-labels",
     "over-length",
     "duplicate",
     "in-eval-too",

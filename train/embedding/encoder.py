@@ -6,7 +6,7 @@ Shapes: B texts, T tokens of all of them, D width of a token's vector.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 
 from ironcliw.encoder_folder import EncoderFolder, Normalize, Pooling
 from ironcliw.errors import UnsupportedError
+from train.copying import copy_folder
 from train.model.adapters import causal_of
 from train.model.packed_attention import STARTS
 
@@ -98,16 +99,29 @@ class Encoder(torch.nn.Module):
         if causal_of(self.body) is not self.body:
             self.body.save_pretrained(str(target), safe_serialization=True)
             return
-        shutil.copytree(self._folder.path, target, ignore=_without_weights, dirs_exist_ok=True)
-        from safetensors.torch import save_file
-
-        inner = self._folder.transformer.relative_to(self._folder.path)
         tensors = dict(self.body.state_dict())
         if self._pooler[0] is not None:
             kept = self._pooler[0].state_dict()
             tensors |= {f"pooler.{name}": tensor for name, tensor in kept.items()}
-        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(whole, target / inner / _FILE, metadata={"format": "pt"})
+        save_whole(self._folder, tensors, target)
+
+
+def save_whole(folder: EncoderFolder, tensors: Mapping[str, torch.Tensor], target: Path) -> None:
+    """Write a model's folder with other weights of its transformer.
+
+    Args:
+        folder: Whose tokenizer, pooling and prompts it gets, and the weights behind the pooling.
+        tensors: Of the transformer, by name.
+        target: A folder that exists.
+    """
+    from safetensors.torch import save_file
+
+    copy_folder(folder.path, target, _is_weights)
+    for file in {tensor.file for tensor in folder.head_tensors}:
+        shutil.copyfile(file, target / file.relative_to(folder.path))
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    inner = folder.transformer.relative_to(folder.path)
+    save_file(whole, target / inner / _FILE, metadata={"format": "pt"})
 
 
 def pooling_of(folder: EncoderFolder) -> tuple[str, ...]:
@@ -139,6 +153,6 @@ def _weights(rows: torch.Tensor) -> torch.Tensor:
     return weights / weights.sum()
 
 
-def _without_weights(folder: str, names: list[str]) -> set[str]:
-    left = {name for name in names if Path(name).suffix in _WEIGHTS}
-    return left | {name for name in names if name.endswith(".index.json") or name.startswith(".")}
+def _is_weights(path: Path) -> bool:
+    name = path.name
+    return path.suffix in _WEIGHTS or name.endswith(".index.json") or name.startswith(".")

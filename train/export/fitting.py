@@ -13,6 +13,8 @@ from train.model.sizes import read_shapes
 
 _PREFIX = "base_model.model."
 _A, _B, _MAGNITUDE = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"
+_BODIES = ("model.", "bert.", "roberta.", "distilbert.", "transformer.")
+"""What transformers puts before the names of a model's layers where it has a head, else not."""
 _SHARED = ("embed_tokens", "lm_head", "wte")
 
 
@@ -36,7 +38,8 @@ def check_fits(adapter: Path, base: Path, called: str) -> None:
         )
     model = read_object(base / "config.json")
     ours = read_shapes([adapter / ADAPTER_FILES[1]])
-    theirs = read_shapes(sorted(base.glob("*.safetensors")))
+    stored = read_shapes(sorted(base.glob("*.safetensors")))
+    theirs = {_bare(name): shape for name, shape in stored.items()}
     for name, shape in ours.items():
         module, part = _split(name)
         _check_shared(adapter, module, model)
@@ -74,8 +77,7 @@ def _check_shape(
     called: str,
 ) -> None:
     name = f"{module}.weight"
-    # GPT-2's published weights lack the prefix that transformers gives them
-    found = theirs.get(name, theirs.get(name.removeprefix("transformer.")))
+    found = theirs.get(_bare(name))
     if found is None:
         raise _other(adapter, f"which has no {name}", called)
     ours = shape[1] if part == _A else shape[0]
@@ -86,6 +88,12 @@ def _check_shape(
     if ours != expected:
         what = "inputs" if part == _A else "outputs"
         raise _other(adapter, f"whose {name} has {expected} {what}, not {ours}", called)
+
+
+def _bare(name: str) -> str:
+    for body in _BODIES:
+        name = name.removeprefix(body)
+    return name
 
 
 def _other(adapter: Path, why: str, called: str) -> AdapterError:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -11,7 +9,9 @@ from ironcliw.errors import SettingsError
 from ironcliw.settings import Settings
 from native_ops.gguf_export import export_gguf
 from native_ops.gguf_export_plan import BLOCKS, GgufQuantization
+from train.copying import copy_folder
 from train.export.merge import write_merged
+from train.export.merged_model import transformer_folder
 from train.export.source import Source, open_source
 from train.export.target import whole
 from train.model.sizes import read_sizes
@@ -58,16 +58,16 @@ def export(
     kind = _quantization(form, quantization)
     with (
         open_source(wanted, settings, base) as source,
-        tempfile.TemporaryDirectory(prefix="ironcliw-merged-") as temporary,
-        whole(target, force=force, room=_room(source.model, kind)) as work,
+        whole(target, force=force, room=_room(source, kind)) as work,
     ):
         folder = source.model
         if source.adapter is not None:
-            folder = work if kind is None else Path(temporary)
-            folder.mkdir(exist_ok=True)
+            # beside the target: a machine's folder for what is temporary may be its memory
+            folder = work if kind is None else work.parent / "merged"
+            folder.mkdir()
             write_merged(source, folder)
         elif kind is None:
-            shutil.copytree(source.model, work)
+            copy_folder(source.model, work)
         if kind is not None:
             export_gguf(folder, work, kind, name=source.name)
         return source
@@ -100,11 +100,13 @@ def _quantization(form: str, given: str | None) -> GgufQuantization | None:
     raise SettingsError(f"--quantization is {given!r}; known are {', '.join(QUANTIZATIONS)}")
 
 
-def _room(model: Path, kind: GgufQuantization | None) -> int:
-    sizes = read_sizes(model)
+def _room(source: Source, kind: GgufQuantization | None) -> int:
+    """Bytes on the target's disk, those of the merged model on the way included."""
+    sizes = read_sizes(transformer_folder(source.model))
     if sizes is None:
         return 0
     if kind is None:
         return sizes.stored
     block = BLOCKS[kind.upper()]
-    return sizes.weights * block.nbytes // block.elements
+    file = sizes.weights * block.nbytes // block.elements
+    return file + (sizes.stored if source.adapter is not None else 0)

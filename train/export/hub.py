@@ -2,7 +2,8 @@
 
 `huggingface_hub` does the work. Added is what it leaves to its caller: a repository that exists is
 not written into unasked, a request that came too often is made again, and a repository that was
-made for an upload which then broke off is removed again.
+made for an upload which then broke off is removed again, and where a commit's answer was lost it
+is looked for before anything is said of it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ironcliw.errors import ConflictError, IroncliwError, UnavailableError
+from ironcliw.errors import ConflictError, UnavailableError
 from ironcliw.retries import one_line
 from train.export.hub_errors import LONGEST_WAIT, asked_to_wait, check_repository, translated
 
@@ -23,6 +24,8 @@ Result = TypeVar("Result")
 _KEPT = (".gitattributes",)
 """What the Hub itself puts into a repository."""
 _ATTEMPTS = 4
+_LOOKS = 3
+"""At a repository whose commit was not answered."""
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +74,8 @@ def upload(
         AuthenticationError: there is no token, or it is not known.
         PermissionDeniedError: the token must not write there.
         OverloadedError: the Hub asks to wait for longer than this call does.
-        UnavailableError: the Hub cannot be reached, or broke off.
+        UnavailableError: the Hub cannot be reached, or broke off; where nobody can tell whether
+            the commit was made, it has the code `publication_unknown`.
     """
     from huggingface_hub import HfApi
 
@@ -79,6 +83,12 @@ def upload(
     return _Upload(HfApi(endpoint=endpoint), folder, repository, sleep).run(
         message, private=private, replace=replace
     )
+
+
+class _UnknownError(UnavailableError):
+    """The commit may have been made, or not."""
+
+    default_code = "publication_unknown"
 
 
 class _Upload:
@@ -99,12 +109,18 @@ class _Upload:
     def run(self, message: str, *, private: bool, replace: bool) -> HubCommit:
         made = self._create(private=private, replace=replace)
         try:
-            revision = self._commit(message, made=made)
-        except BaseException:
+            revision = self._commit(message)
+        except _UnknownError:
+            raise  # it may be published: nothing is removed
+        except BaseException as error:
             # also for Ctrl-C: an empty repository is not what was asked for
-            if made:
-                self._remove()
-            raise
+            state = self._removed() if made else "it is as it was"
+            if not isinstance(error, UnavailableError):
+                raise
+            raise UnavailableError(
+                f"{error.message}; nothing is published in {self._repository}: {state}. Run the "
+                "same command again"
+            ) from error
         url = f"{self._api.endpoint}/{self._repository}"
         return HubCommit(self._repository, url, revision, private if made else None)
 
@@ -122,7 +138,7 @@ class _Upload:
             return False
         return True
 
-    def _commit(self, message: str, *, made: bool) -> str:
+    def _commit(self, message: str) -> str:
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
         info = self._ask(lambda: self._api.model_info(self._repository))
@@ -146,38 +162,50 @@ class _Upload:
             return self._ask(commit)
         except UnavailableError as error:
             # an answer can be lost after the commit was made
-            revision = self._landed(names, before=info.sha)
-            if revision is None:
-                raise self._broken(error, made=made) from error
-            return revision
+            return self._landed(names, str(info.sha), error)
 
-    def _landed(self, names: Collection[str], *, before: str) -> str | None:
-        """The revision, if all files are there by a newer one."""
-        try:
-            info = self._api.model_info(self._repository)
-        except Exception as error:  # noqa: BLE001  # the Hub's boundary: nothing is known then
-            logger.warning("%s cannot be looked at: %s", self._repository, one_line(error))
-            return None
-        there = {each.rfilename for each in info.siblings or ()}
-        return str(info.sha) if info.sha != before and there >= set(names) else None
+    def _landed(self, names: Collection[str], before: str, error: UnavailableError) -> str:
+        """The revision, if all files are there by a newer one.
 
-    def _remove(self) -> None:
+        Raises:
+            UnavailableError: `error` where the repository is as it was, another one where that
+                cannot be told.
+        """
+        for attempt in range(1, _LOOKS + 1):
+            try:
+                info = self._api.model_info(self._repository)
+                break
+            except Exception as lost:  # noqa: BLE001  # the Hub's boundary: nothing is known then
+                logger.warning("%s cannot be looked at: %s", self._repository, one_line(lost))
+                if attempt == _LOOKS:
+                    raise self._unknown(error) from error
+                self._sleep(2.0**attempt)
+        if info.sha == before:
+            raise error
+        if {each.rfilename for each in info.siblings or ()} >= set(names):
+            return str(info.sha)
+        raise self._unknown(error) from error  # somebody else has changed it
+
+    def _unknown(self, error: UnavailableError) -> _UnknownError:
+        page = f"{self._api.endpoint}/{self._repository}"
+        return _UnknownError(
+            f"{error.message}; whether the files are published in {self._repository} is not known: "
+            f"look at {page}. If they are not there, run the same command again, with --replace "
+            "where the repository is"
+        )
+
+    def _removed(self) -> str:
+        """Remove the repository, and say in words what became of it."""
         try:
             self._api.delete_repo(self._repository)
         except Exception as error:  # noqa: BLE001  # the Hub's boundary: the first error is told
             logger.warning(
-                "%s was made for this upload, is empty, and cannot be removed (%s): remove it on "
-                "its page",
+                "%s was made for this upload and cannot be removed (%s): remove it on its page",
                 self._repository,
                 one_line(error),
             )
-
-    def _broken(self, error: IroncliwError, *, made: bool) -> UnavailableError:
-        state = "the repository made for it is removed again" if made else "it is as it was"
-        return UnavailableError(
-            f"{error.message}; nothing is published in {self._repository}: {state}. Run the same "
-            "command again"
-        )
+            return "the repository made for it could not be removed; do so on its page"
+        return "the repository made for it is removed again"
 
     def _ask(self, operation: Callable[[], Result]) -> Result:
         """Ask the Hub; again where it says that there were too many requests."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,11 @@ from train.evaluation.report import from_record
 from train.export.hub import HubCommit, upload
 from train.export.hub_errors import check_repository
 from train.export.merge import write_merged
+from train.export.merged_model import transformer_folder
 from train.export.model_card import CardFacts, Kind, model_card
 from train.export.source import Source, open_source
+from train.export.target import staging
+from train.model.sizes import read_sizes
 from train.publish import refusal
 
 _PAGE = "README.md"
@@ -71,8 +73,8 @@ def publish_to_hub(
             )
         kind = _kind(source, merged=merged)
         facts = _facts(source, repository, kind, licence, settings, forced=why_not is not None)
-        with tempfile.TemporaryDirectory(prefix="ironcliw-hub-") as temporary:
-            folder = Path(temporary)
+        # not where the machine keeps what is temporary, which may be its memory
+        with staging(settings.state_dir / "publish", _size(source, kind)) as folder:
             _gather(source, kind, folder, facts)
             return upload(
                 folder,
@@ -82,6 +84,14 @@ def publish_to_hub(
                 replace=replace,
                 endpoint=endpoint,
             )
+
+
+def _size(source: Source, kind: Kind) -> int:
+    """Bytes of what is gathered."""
+    if kind == "adapter":
+        return 0  # a few megabytes
+    sizes = read_sizes(transformer_folder(source.model))
+    return sizes.stored if sizes is not None else 0
 
 
 def _kind(source: Source, *, merged: bool) -> Kind:

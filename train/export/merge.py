@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import re
 import shutil
-import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,10 @@ from ironcliw import __version__
 from ironcliw.adapter_record import adapter_digest
 from ironcliw.errors import ModelLoadError, SettingsError
 from ironcliw.file_digests import weights_digest
+from ironcliw.json_files import read_object
 from ironcliw.settings import Settings
+from train.embedding.encoder import save_whole
+from train.export.merged_model import encoder_of, merged_model, transformer_folder
 from train.export.source import Source, open_source
 from train.export.target import whole
 from train.model.sizes import read_sizes
@@ -90,7 +94,12 @@ def merge(
 def write_merged(source: Source, folder: Path, precision: Precision = "auto") -> None:
     """Write the merged model into a folder that is there and empty.
 
+    Of an encoder it is the folder in sentence-transformers' format: pooling, prompts and window are
+    those that the adapter is served with.
+
     Raises:
+        AdapterError: the adapter belongs to another base.
+        UnsupportedError: the adapter or the base is of a kind that is not merged.
         ModelLoadError: files are absent or damaged.
         OSError: it cannot be written.
     """
@@ -103,22 +112,53 @@ def write_merged(source: Source, folder: Path, precision: Precision = "auto") ->
             source.name,
             quantization,
         )
-    model = merged_model(source.model, source.adapter)
+    encoder = encoder_of(source.model)
+    base = source.model if encoder is None else encoder.transformer
+    model = merged_model(base, source.adapter, source.base, is_encoder=encoder is not None)
     if precision != "auto":
         model.to(_DTYPES[precision])
+    with _disk_errors():
+        if encoder is None:
+            _write_causal(source, model, folder)
+        else:
+            save_whole(encoder, model.state_dict(), folder)
+            _write_dtype(model, folder / base.relative_to(source.model))
+    _write_record(source, model, folder)
+
+
+def _write_causal(source: Source, model: Any, folder: Path) -> None:
     model.config.name_or_path = source.name
-    try:
-        model.save_pretrained(folder)
-    except Exception as error:
-        # safetensors raises a class of its own for a disk that is full, with the number as text
-        number = re.search(r"os error (\d+)", str(error))
-        if isinstance(error, OSError) or number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+    model.save_pretrained(folder)
     for name in _BESIDE_WEIGHTS:
         if (source.model / name).is_file():
             shutil.copyfile(source.model / name, folder / name)
     _write_template(source, folder)
+
+
+def _write_dtype(model: Any, folder: Path) -> None:
+    """An encoder's configuration is a copy, and says how wide the weights of its base were."""
+    file = folder / "config.json"
+    config = dict(read_object(file))
+    for key in ("dtype", "torch_dtype"):
+        if key in config:
+            config[key] = str(model.dtype).removeprefix("torch.")
+    file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _disk_errors() -> Iterator[None]:
+    """safetensors raises a class of its own for a disk that is full, with the number as text."""
+    try:
+        yield
+    except Exception as error:  # of safetensors' boundary; others go on as they are
+        number = re.search(r"os error (\d+)", str(error))
+        if isinstance(error, OSError) or number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+
+
+def _write_record(source: Source, model: Any, folder: Path) -> None:
+    assert source.adapter is not None
     record = {
         "format_version": FORMAT_VERSION,
         "made_by": __version__,
@@ -129,50 +169,6 @@ def write_merged(source: Source, folder: Path, precision: Precision = "auto") ->
         "dtype": str(model.dtype).removeprefix("torch."),
     }
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-
-
-@torch.no_grad()
-def merged_model(base: Path, adapter: Path) -> Any:
-    """transformers' model with the adapter's change in its own weights.
-
-    Weights are as wide as in their files; each changed one is computed in float32 and rounded once.
-
-    Args:
-        base: Folder in Hugging Face's format.
-        adapter: Folder of peft's files that belong to it.
-
-    Raises:
-        ModelLoadError: files are absent or damaged.
-    """
-    import peft
-    import transformers
-    from peft.tuners.lora import LoraLayer
-
-    try:
-        loader: Any = transformers.AutoModelForCausalLM
-        bare = loader.from_pretrained(base, dtype="auto")
-        with warnings.catch_warnings():
-            # peft 0.21 asks transformers 5 for a property by its old name
-            warnings.simplefilter("ignore", FutureWarning)
-            model: Any = peft.PeftModel.from_pretrained(bare, str(adapter))
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise ModelLoadError(
-            f"{adapter} cannot be loaded upon {base} ({error}); see that the files of both are "
-            "whole"
-        ) from error
-    for layer in model.modules():
-        if not isinstance(layer, LoraLayer):
-            continue
-        weight: Any = layer.get_base_layer().weight
-        dtype = weight.dtype
-        weight.data = weight.data.float()
-        try:
-            layer.merge(safe_merge=True)
-        except ValueError as error:
-            raise ModelLoadError(f"{adapter} cannot be merged: {error}; train it again") from error
-        weight = layer.get_base_layer().weight
-        weight.data = weight.data.to(dtype)
-    return model.unload()
 
 
 def _write_template(source: Source, folder: Path) -> None:
@@ -193,7 +189,7 @@ def _write_template(source: Source, folder: Path) -> None:
 
 def _size(model: Path, precision: Precision) -> int:
     """Bytes of the merged weights."""
-    sizes = read_sizes(model)
+    sizes = read_sizes(transformer_folder(model))
     if sizes is None:
         return 0
     return sizes.stored if precision == "auto" else sizes.weights * _DTYPES[precision].itemsize

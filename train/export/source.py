@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,8 @@ from ironcliw.file_digests import weights_digest
 from ironcliw.json_files import read_object
 from ironcliw.settings import Settings
 from train.export.fitting import check_fits
+from train.export.merged_model import transformer_folder
+from train.export.target import staging
 from train.model.load import model_folder
 from train.outcome import read_outcome
 from train.run_files import ADAPTER, CONFIG, RunFiles, run_uri
@@ -67,14 +68,14 @@ def open_source(wanted: str, settings: Settings, base: str | None = None) -> Ite
         ModelLoadError: files are absent or damaged.
         TrainingError: the run has failed.
     """
-    with tempfile.TemporaryDirectory(prefix="ironcliw-export-") as temporary:
-        found = _of_run(wanted, settings, Path(temporary))
+    with contextlib.ExitStack() as stack:
+        found = _of_run(wanted, settings, stack)
         if found is None:
             found = _of_adapter(wanted, settings, base) or _of_model(wanted, settings)
         yield found
 
 
-def _of_run(wanted: str, settings: Settings, temporary: Path) -> Source | None:
+def _of_run(wanted: str, settings: Settings, stack: contextlib.ExitStack) -> Source | None:
     if Path(wanted).expanduser().is_file():
         return None
     uri = run_uri(wanted, settings)
@@ -87,6 +88,8 @@ def _of_run(wanted: str, settings: Settings, temporary: Path) -> Source | None:
         return None
     config = dict((given or {}).get("config", {}))
     kind = str(outcome["result"]).rpartition("/")[2]
+    # not where the machine keeps what is temporary, which may be its memory
+    temporary = stack.enter_context(staging(settings.state_dir / "export"))
     files.download(kind, temporary)
     shown = {"outcome": outcome, "config": config, "numbers": (given or {}).get("numbers", {})}
     name = str(config.get("name") or uri.rstrip("/").rpartition("/")[2])
@@ -96,6 +99,7 @@ def _of_run(wanted: str, settings: Settings, temporary: Path) -> Source | None:
     model = model_folder(trained, settings)
     index = settings.state_dir / "models" / "index"
     _check_digest(name, trained, weights_digest(model, index), outcome.get("model_digest"))
+    check_fits(temporary, transformer_folder(model), trained)
     return Source(name, trained, model, temporary, **shown)
 
 
@@ -127,7 +131,7 @@ def _of_adapter(wanted: str, settings: Settings, base: str | None) -> Source | N
         index = settings.state_dir / "models" / "index"
         found = weights_digest(model_path(str(named), settings), index)
         _check_digest(wanted, str(named), found, record.base_digest)
-    check_fits(folder, model, str(named))
+    check_fits(folder, transformer_folder(model), str(named))
     return Source(folder.name if record is None else record.name, str(named), model, folder)
 
 

@@ -25,6 +25,7 @@ from train.heads.fit import (
 Matrix = npt.NDArray[np.float32]
 CALIBRATION_SHARE = 0.15
 """Of the texts: not fitted to, so that they tell how sure the head may be."""
+NAMES_ACCURACY = "accuracy_of_names"
 _FEWEST = 20
 
 
@@ -66,12 +67,21 @@ class FittedHead:
     measures: dict[str, float]
     names_accuracy: float
 
-    def save(self, folder: Path) -> HeadRecord:
-        """Write both files into a folder that exists."""
+    def save(
+        self, folder: Path, base: str | None = None, base_digest: str | None = None
+    ) -> HeadRecord:
+        """Write both files into a folder that exists.
+
+        Args:
+            folder: Where to.
+            base: The model whose vectors it reads.
+            base_digest: `weights_digest` of that model.
+        """
         from safetensors.numpy import save_file
 
         dimensions = self.linear.weight.shape[1]
-        record = HeadRecord(self.labels, dimensions, self.temperature, self.measures)
+        measures = {**self.measures, NAMES_ACCURACY: self.names_accuracy}
+        record = HeadRecord(self.labels, dimensions, self.temperature, measures, base, base_digest)
         record.write(folder)
         tensors = {WEIGHT: self.linear.weight, BIAS: self.linear.bias}
         save_file(tensors, folder / WEIGHTS_FILE)

@@ -1,22 +1,18 @@
-"""A head from files to a folder, and into the register of what is served."""
+"""A head from files of texts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from ironcliw.adapters import PublishedAdapter, describe, publish
-from ironcliw.catalog import Catalog
-from ironcliw.errors import DataError, SettingsError, TrainingError
+from ironcliw.errors import DataError, SettingsError
 from ironcliw.settings import Settings
 from train.heads.head import FittedHead, Labelled, fit_head
-from train.heads.texts import HeadText, read_texts
+from train.heads.texts import HeadText, read_texts, without
 from train.heads.vectors import TextVectors
-from train.tokenizer import model_path
 
 Teacher = Callable[[Sequence[str], Sequence[str]], npt.NDArray[np.float64]]
 """Texts and labels to probabilities, float64 [N, L]; zeros where no label fits."""
@@ -73,7 +69,7 @@ def make_head(
     given = _labelled(rows, targets, embed)
     measured = None
     if plan.measured:
-        others = read_texts(plan.measured, labelled=True)
+        others = without(read_texts(plan.measured, labelled=True), rows)
         measured = _labelled(others, one_hot(others, labels), embed)
     names = embed([label.replace("_", " ") for label in labels])
     return fit_head(labels, given, names, measured)
@@ -95,54 +91,6 @@ def one_hot(rows: Sequence[HeadText], labels: Sequence[str]) -> npt.NDArray[np.f
             )
         found[at, places[row.label]] = 1.0
     return found
-
-
-def publish_head(
-    fitted: FittedHead, folder: Path, model: str, name: str, settings: Settings, *, force: bool
-) -> PublishedAdapter:
-    """Publish a head that was saved, if it is better than the labels' names alone.
-
-    Args:
-        fitted: The head.
-        folder: Where it was saved.
-        model: Id in the catalogue of the model whose vectors it reads.
-        name: To publish it under.
-        settings: Of the head of the cluster: its catalogue and register.
-        force: Although it is worse; the register keeps that it was so.
-
-    Raises:
-        SettingsError: the model is not in the catalogue.
-        TrainingError: the head is worse.
-        IroncliwError: as `ironcliw.adapters.publish`.
-    """
-    if model not in Catalog(settings.models):
-        raise SettingsError(
-            f"a head is published for a model of the catalogue, and model is {model!r}; add it to "
-            "ironcliw.toml as [models.NAME]"
-        )
-    accuracy = fitted.measures["accuracy"]
-    is_worse = accuracy < fitted.names_accuracy
-    if is_worse and not force:
-        raise TrainingError(
-            f"the head is not published: it is right for {accuracy:.1%} of the texts, and the "
-            f"nearest label's name for {fitted.names_accuracy:.1%}. It stays in {folder}; --force "
-            "publishes it all the same",
-            code="gate_failed",
-        )
-    metrics: Mapping[str, Mapping[str, float]] = {
-        "before": {"accuracy": fitted.names_accuracy},
-        "after": {"accuracy": accuracy, "ece": fitted.measures["ece"]},
-    }
-    record = describe(
-        folder,
-        name=name,
-        base=model,
-        base_weights=model_path(model, settings),
-        metrics=metrics,
-        index=settings.state_dir / "models" / "index",
-        forced=is_worse,
-    )
-    return publish(settings.state_dir, record)
 
 
 def text_vectors(model: str, settings: Settings) -> TextVectors:

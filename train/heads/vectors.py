@@ -27,6 +27,9 @@ class TextVectors:
         model: An id of the catalogue, or a folder.
         settings: Of which the catalogue and the state directory count here.
 
+    Attributes:
+        digest: Of the model's weights.
+
     Raises:
         ModelNotFoundError: no such model.
         ModelLoadError: its files are absent or damaged.
@@ -38,8 +41,8 @@ class TextVectors:
         self._tokenizer = EncoderTokenizer.load_encoder(model, settings)
         self._window = folder.max_tokens
         config = make_config({"model_name": model, "use_lora": False, "embedding": {}}, "a head")
-        digest = weights_digest(folder.path, settings.state_dir / "models" / "index")
-        self._encoder = load_encoder(config, folder, digest, torch.float32, choose_device())
+        self.digest = weights_digest(folder.path, settings.state_dir / "models" / "index")
+        self._encoder = load_encoder(config, folder, self.digest, torch.float32, choose_device())
         self._encoder.eval()
 
     @torch.no_grad()

@@ -12,7 +12,7 @@ def tune(config: Config, changes: Changes = None, as_json: AsJson = False) -> No
     """Try a run with other numbers, such as its rank, learning rate or beta, and compare.
 
     The same command again resumes a sweep that was interrupted, and shows the results of one that
-    is finished. Exits with 1 where no trial was finished.
+    is finished. Exits with 1 where no trial was finished, and with 130 after Ctrl-C.
     """
     settings = console.command_settings()
     from train.sweep.config import read_sweep
@@ -32,6 +32,12 @@ def tune(config: Config, changes: Changes = None, as_json: AsJson = False) -> No
         if winner is not None:
             console.write_line(f"best: {winner.uri}")
         console.write_line(f"report: {page}")
+    if open_ones := sum(trial.state == "unfinished" for trial in trials):
+        console.note(
+            f"error: the sweep was interrupted, and {open_ones} of its {len(trials)} trials are "
+            "not finished; the same command goes on with them"
+        )
+        raise typer.Exit(console.EXIT_INTERRUPTED)
     if winner is None:
         console.note("error: no trial is finished with a measure; see the report for why")
         raise typer.Exit(console.EXIT_FAILED)

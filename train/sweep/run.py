@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from ironcliw.catalog import Catalog
@@ -19,6 +20,7 @@ from train.placement import Place, check_storage, choose_place
 from train.run_files import OUTCOME, RunFiles
 from train.run_lock import held
 from train.sweep import plot
+from train.sweep.begun import Begun, begin, check_begun
 from train.sweep.config import SweepConfig
 from train.sweep.points import points, trial_name
 from train.sweep.results import State, Trial, as_json, as_markdown
@@ -27,7 +29,7 @@ from train.sweep.tuning import Report, tune_all
 from train.tokenizer import TrainingTokenizer, model_path
 from train.trainer import check_kind
 
-SWEEP, RESULTS, PAGE = "sweep.json", "results.json", "results.md"
+RESULTS, PAGE = "results.json", "results.md"
 
 
 def sweep_uri(config: SweepConfig, settings: Settings) -> str:
@@ -60,28 +62,29 @@ def run_sweep(
     files = RunFiles(uri)
     place = choose_place(configs[0], settings)
     check_storage(place, files, "storage")
+    check_begun(config, files)
     given = _prepared(config, configs[0], settings, place, uri)
     with held(files, f"sweep {config.name}"):
-        _check_begun(config, files)
-        files.write(SWEEP, config.model_dump(mode="json"))
+        begun = begin(config, files, _begun(given), place.threads)
+        given = replace(given, job=replace(given.job, threads=begun.threads))
         failed = [trial.point for trial in read_trials(config, uri) if trial.state == "failed"]
         _start_ray()
-        errors = tune_all(tried, failed, given, place, report)
-        trials = read_trials(config, uri, errors)
+        ends = tune_all(tried, failed, given, place, report)
+        trials = read_trials(config, uri, ends)
         write_results(config, trials, files)
     return trials
 
 
 def read_trials(
-    config: SweepConfig, uri: str, errors: Mapping[str, str] | None = None
+    config: SweepConfig, uri: str, ends: Mapping[str, str] | None = None
 ) -> list[Trial]:
     """What the folders of a sweep's trials hold.
 
     Args:
         config: Of the sweep.
         uri: Of its folder.
-        errors: Why Ray Tune gave trials up, by name; None: the sweep is going on, and what is not
-            finished is unfinished.
+        ends: The trials that Ray Tune has ended, by name, and why where it was an error, else "";
+            None: the sweep is going on. A trial that is neither finished nor ended is unfinished.
     """
     found = []
     for point in points(config):
@@ -89,14 +92,12 @@ def read_trials(
         files = RunFiles(where)
         record = files.read(RECORD) or {}
         outcome = files.read(OUTCOME) or {}
-        error = str(record.get(FAILED) or (errors or {}).get(name, ""))
-        state: State = "unfinished" if errors is None else "ended early"
+        error = str(record.get(FAILED) or (ends or {}).get(name, ""))
+        state: State = "ended early" if name in (ends or {}) else "unfinished"
         if outcome.get("outcome") == "finished":
             state = "finished"
         elif error or outcome:
             state, error = "failed", error or str(outcome.get("error", ""))
-        elif not record:
-            state = "unfinished"
         found.append(Trial(name, where, point, state, record.get("history", ()), error))
     return found
 
@@ -113,21 +114,6 @@ def write_results(config: SweepConfig, trials: list[Trial], files: RunFiles) -> 
         picture = Path(temporary) / plot.NAME
         plot.draw(config, trials, picture)
         files.upload_file(picture, plot.NAME)
-
-
-def _check_begun(config: SweepConfig, files: RunFiles) -> None:
-    before = files.read(SWEEP)
-    if before is None:
-        return
-    now = config.model_dump(mode="json")
-    # how many go on at a time changes no number
-    free = {"concurrent", "storage"}
-    changed = sorted(key for key in now if key not in free and before.get(key) != now[key])
-    if changed:
-        raise SettingsError(
-            f"sweep {config.name} was begun with other values of {', '.join(changed)} "
-            f"({files.uri}); give this one a name of its own"
-        )
 
 
 def _prepared(
@@ -169,6 +155,12 @@ def _prepared(
     index = settings.state_dir / "models" / "index"
     job = Job(shared, settings, uri, prepared.train, prepared.eval, threads, tokenizer)
     return TrialJob(job, config, uri, weights_digest(path, index))
+
+
+def _begun(given: TrialJob) -> Begun:
+    job = given.job
+    assert job.held_out is not None, "a sweep compares measures of held-out rows"
+    return Begun(job.train.digest, job.held_out.digest, given.model, job.threads)
 
 
 def _absolute(name: str, settings: Settings) -> str:

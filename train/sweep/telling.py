@@ -1,4 +1,4 @@
-"""What each evaluation of a sweep has found, told while the sweep goes on.
+"""What each evaluation of a sweep has found, told while it goes on, and which trials have ended.
 
 Ray Tune keeps its callbacks with a sweep, and a sweep that is resumed gets those of the process
 before: this one asks its own process whom to tell.
@@ -7,7 +7,8 @@ before: this one asks its own process whom to tell.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ray import tune
@@ -15,17 +16,41 @@ from ray import tune
 from train.sweep.points import trial_name
 from train.sweep.trial import EPOCH
 
-_listeners: list[Callable[[str], None]] = []
+
+@dataclasses.dataclass(slots=True)
+class _Listener:
+    """Who is told, and the names of the trials that have ended, with their error or ""."""
+
+    report: Callable[[str], None]
+    ends: dict[str, str] = dataclasses.field(default_factory=dict)
+    has_stepped: bool = False
+
+    def look(self, trials: Sequence[Any]) -> None:
+        """Take in which trials have ended; one that has stays so."""
+        for trial in trials:
+            if trial.is_finished():
+                name = trial_name(trial.config["point"])
+                if name not in self.ends:
+                    self.ends[name] = _error(trial)
+
+
+_listeners: list[_Listener] = []
 
 
 @contextlib.contextmanager
-def telling(report: Callable[[str], None]) -> Iterator[None]:
-    """Tell `report` while this is open."""
-    _listeners.append(report)
+def telling(report: Callable[[str], None]) -> Iterator[dict[str, str]]:
+    """Tell `report` while this is open.
+
+    Yields:
+        Filled while the sweep goes on: the names of the trials that have ended, each with the error
+        that it ended by, else "".
+    """
+    listener = _Listener(report)
+    _listeners.append(listener)
     try:
-        yield
+        yield listener.ends
     finally:
-        _listeners.remove(report)
+        _listeners.remove(listener)
 
 
 class Teller(tune.Callback):
@@ -44,5 +69,26 @@ class Teller(tune.Callback):
         if EPOCH not in result or self._metric not in result:
             return
         name = trial_name(trial.config["point"])
-        for tell in _listeners:
-            tell(f"{name}: epoch {result[EPOCH]}, {self._metric} {result[self._metric]:.4f}")
+        for listener in _listeners:
+            listener.report(
+                f"{name}: epoch {result[EPOCH]}, {self._metric} {result[self._metric]:.4f}"
+            )
+
+    def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        for listener in _listeners:
+            listener.has_stepped = True
+            listener.look(trials)
+
+    def on_experiment_end(self, trials: list[Any], **_: Any) -> None:
+        # before this Tune has ended all that went on, after Ctrl-C too; only where there was
+        # nothing left to do is it as it seems
+        for listener in _listeners:
+            if not listener.has_stepped:
+                listener.look(trials)
+
+
+def _error(trial: Any) -> str:
+    # one that went on after an error still has its text
+    if trial.status != "ERROR":
+        return ""
+    return str(trial.get_pickled_error() or trial.get_error() or "no error is told; see Ray's logs")

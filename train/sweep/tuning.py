@@ -34,7 +34,7 @@ def tune_all(
         report: Told in words of each evaluation.
 
     Returns:
-        Why Ray Tune gave trials up, by name.
+        The trials that Ray Tune has ended, by name, and why where it was an error, else "".
     """
     begun = _begun(given.uri)
     experiments = [(name, _points(name, given.uri) or tried) for name in begun]
@@ -47,13 +47,13 @@ def tune_all(
         experiments.append((new, left))
     for point in failed:
         forget_failure(given.uri, point)
-    errors: dict[str, str] = {}
+    ends: dict[str, str] = {}
     for name, points in experiments:
         for point in points:
             # what counts is how it ends at last
-            errors.pop(trial_name(point), None)
-        errors |= _tune(name, points, given, place, report)
-    return errors
+            ends.pop(trial_name(point), None)
+        ends |= _tune(name, points, given, place, report)
+    return ends
 
 
 def _begun(uri: str) -> list[str]:
@@ -79,7 +79,10 @@ def _points(name: str, uri: str) -> list[Point]:
 def _tune(
     name: str, points: list[Point], given: TrialJob, place: Place, report: Report
 ) -> dict[str, str]:
-    """Run an experiment to its end; returns why those of its trials failed that did."""
+    """Run an experiment; returns those of its trials that have ended, and why where they failed.
+
+    After Ctrl-C Ray Tune returns as if all were done: the others are those that were going on.
+    """
     from ray import tune
 
     from train.sweep.telling import Teller, telling
@@ -119,13 +122,9 @@ def _tune(
             ),
         )
     # Tune draws boxes on the standard output, which is for results
-    with telling(report), contextlib.redirect_stdout(sys.stderr):
-        results: Any = tuner.fit()  # it can be iterated, which its types do not say
-    return {
-        trial_name(result.config["point"]): str(result.error)
-        for result in results
-        if result.error is not None and result.config
-    }
+    with telling(report) as ends, contextlib.redirect_stdout(sys.stderr):
+        tuner.fit()
+    return ends
 
 
 def _scheduler(config: SweepConfig, epochs: int) -> Any:

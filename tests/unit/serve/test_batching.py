@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
+from ironcliw.adapter_catalog import AdapterCard
 from ironcliw.errors import (
+    AdapterError,
     DeadlineExceededError,
     IroncliwError,
     OverloadedError,
@@ -18,8 +20,8 @@ from ironcliw.errors import (
     UnavailableError,
 )
 from serve.batcher import BatchLimits, Priority
-from serve.batching import BatchQueue
-from serve.engines.protocol import Tokens, Vectors
+from serve.batching import BatchQueue, Item
+from serve.engines.protocol import AdaptedTokens, Tokens, Vectors
 
 PATIENCE = 10.0
 LIMITS = BatchLimits(max_batch_tokens=64, slots=1)
@@ -300,3 +302,51 @@ async def test_the_observer_sees_each_batch(engine: HeldEngine, queue: BatchQueu
     assert (tokens, items, len(queue_seconds)) == (9, 4, 2)
     assert all(0 <= wait < PATIENCE for wait in queue_seconds)
     assert 0 < seconds < PATIENCE
+
+
+def adapter(name: str) -> AdapterCard:
+    return AdapterCard(name, "tiny", f"dir:/{name}")
+
+
+async def test_one_adapters_error_is_its_own_requests() -> None:
+    calls: list[list[str | None]] = []
+
+    async def run(items: list[Item]) -> Vectors:
+        names = [each.adapter.name if isinstance(each, AdaptedTokens) else None for each in items]
+        calls.append(names)
+        if "gone" in names:
+            raise AdapterError("its files are gone")
+        return np.array([[len(each)] for each in items], np.float32)
+
+    queue = BatchQueue(LIMITS, run)
+    gone, whole = adapter("gone"), adapter("whole")
+    found = await asyncio.gather(
+        queue.submit([text(3)]),
+        queue.submit([AdaptedTokens(text(4), gone), AdaptedTokens(text(5), gone)]),
+        queue.submit([AdaptedTokens(text(6), whole), AdaptedTokens(text(7), whole)]),
+        return_exceptions=True,
+    )
+    assert calls[0] == [None, "gone", "gone", "whole", "whole"]
+    assert sorted(calls[1:], key=str) == [["gone", "gone"], ["whole", "whole"], [None]]
+    assert [[row.tolist() for row in rows] for rows in (found[0], found[2])] == [[[3]], [[6], [7]]]  # type: ignore[union-attr]
+    assert isinstance(found[1], AdapterError)
+    with pytest.raises(AdapterError, match="are gone"):
+        await queue.submit([AdaptedTokens(text(4), gone)])
+    assert len(calls) == 5  # alone there is nothing to run apart
+    await queue.close()
+
+
+async def test_an_error_that_is_not_an_adapters_is_all_requests() -> None:
+    calls = 0
+
+    async def run(items: list[Item]) -> Vectors:
+        nonlocal calls
+        calls += 1
+        raise OverloadedError("full", retry_after=1)
+
+    queue = BatchQueue(LIMITS, run)
+    asked = [queue.submit([text(3)]), queue.submit([AdaptedTokens(text(4), adapter("a"))])]
+    found = await asyncio.gather(*asked, return_exceptions=True)
+    assert calls == 1
+    assert all(isinstance(each, OverloadedError) for each in found)
+    await queue.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -216,6 +217,61 @@ def test_requests_for_several_adapters_share_a_batch(service: Any, tmp_path: Pat
         result = found[f"tiny:{name}"]
         assert result.served.model == f"tiny:{name}"
         assert np.abs(result.vectors - merged(base, folder, text)).max() < 2e-5
+
+
+def test_an_adapter_that_is_gone_fails_no_neighbour(service: Any, tmp_path: Path) -> None:
+    host, catalog, settings, _, folders = service
+
+    async def scenario() -> list[Any]:
+        embeddings = EmbeddingService(catalog, settings, LocalVariant(host), tmp_path)
+
+        async def one(model: str, word: int = 5) -> Any:
+            return await embeddings.embed(EmbeddingRequest(model=model, input=[word, 6, 7]), None)
+
+        for name in ("tiny:0", "tiny:1"):
+            await one(name)
+        # evicted, and its files are gone
+        await host.unload("tiny:1", force=True)
+        shutil.rmtree(folders["1"])
+        asked = [one("tiny", 8), one("tiny:0", 8), one("tiny:1", 8), one("tiny", 9)]
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        # the next one is refused before it joins a batch
+        with pytest.raises(AdapterError, match="is absent; name the folder"):
+            await one("tiny:1", 10)
+        await embeddings.close()
+        await host.close()
+        return list(found)
+
+    base, first, gone, other = asyncio.run(scenario())
+    assert isinstance(gone, AdapterError)
+    assert "is absent; name the folder" in str(gone)
+    assert [found.served.model for found in (base, first, other)] == ["tiny", "tiny:0", "tiny"]
+
+
+def test_adapters_that_have_no_room_together_come_one_after_the_other(
+    service: Any, tmp_path: Path
+) -> None:
+    _, catalog, settings, *_ = service
+    small = settings.model_copy(update={"memory_bytes": 10_000_000})
+    host = ModelHost(catalog, small, tmp_path / "models", "here")
+    host._estimates |= {"tiny:0": 6_000_000, "tiny:1": 6_000_000}
+
+    async def scenario() -> list[Any]:
+        embeddings = EmbeddingService(catalog, small, LocalVariant(host), tmp_path)
+
+        async def one(model: str, word: int = 5) -> Any:
+            return await embeddings.embed(EmbeddingRequest(model=model, input=[word, 6, 7]), None)
+
+        names = ("tiny", "tiny:0", "tiny:1")
+        for name in names:
+            await one(name, 8)
+        async with asyncio.timeout(20):  # of the 30 s that a load waits for room
+            found = await asyncio.gather(*map(one, names), return_exceptions=True)
+        await embeddings.close()
+        await host.close()
+        return list(found)
+
+    assert [each.served.model for each in asyncio.run(scenario())] == ["tiny", "tiny:0", "tiny:1"]
 
 
 def test_a_head_makes_no_vectors(service: Any) -> None:

@@ -12,7 +12,7 @@ from ironcliw.errors import OverloadedError, RequestError
 from ironcliw.setting_sections import CascadeStep
 from serve.decisions.answers import Estimate, Estimates
 from serve.decisions.cascade import Decided, decide, is_sure, tempered
-from serve.decisions.questions import Option, Question
+from serve.decisions.questions import Option, Question, UnfitQuestionError
 from serve.embeddings import Served
 
 CHOICE = Question("choice", "c", "What?", (Option("a"), Option("b")))
@@ -73,21 +73,33 @@ def test_only_what_is_open_goes_on() -> None:
 
 def test_a_step_that_cannot_answer_leaves_it_to_the_next() -> None:
     models = Models(
-        head={"c": RequestError("'a' is not a label"), "d": estimate(1.0, 0.0)},
+        head={"c": UnfitQuestionError("'a' is not a label"), "d": estimate(1.0, 0.0)},
         nli={"c": estimate(0.5, 0.5)},
     )
-    assert run(models, [step("head"), step("nli")], CHOICE, OTHER).by == ["nli", "head"]
+    skipped: list[str] = []
+    steps = [step("head"), step("nli")]
+    found = asyncio.run(
+        decide(
+            steps,
+            [CHOICE, OTHER],
+            models,
+            lambda step, error: skipped.append(f"{step.model}: {error}"),
+        )
+    )
+    assert found.by == ["nli", "head"]
+    assert skipped == ["head: 'a' is not a label"]
 
 
 def test_the_last_step_must_answer() -> None:
-    models = Models(head={"c": estimate(0.5, 0.5)}, nli={"c": RequestError("no such label")})
+    models = Models(head={"c": estimate(0.5, 0.5)}, nli={"c": UnfitQuestionError("no such label")})
     with pytest.raises(RequestError, match="no such label"):
         run(models, [step("head"), step("nli")], CHOICE)
 
 
-def test_other_errors_end_it_at_once() -> None:
-    models = Models(head={"c": OverloadedError("full", retry_after=1)}, nli={})
-    with pytest.raises(OverloadedError, match="full"):
+@pytest.mark.parametrize("error", [OverloadedError("full", retry_after=1), RequestError("full")])
+def test_other_errors_end_it_at_once(error: Exception) -> None:
+    models = Models(head={"c": error}, nli={"c": estimate(0.5, 0.5)})
+    with pytest.raises(type(error), match="full"):
         run(models, [step("head"), step("nli")], CHOICE)
 
 
@@ -99,6 +111,8 @@ def test_other_errors_end_it_at_once() -> None:
         # sure among the choices, and likely none of them
         (CHOICE, estimate(0.95, 0.05, fit=0.5), False),
         (CHOICE, estimate(0.99, 0.01, fit=0.95, threshold=0.96), False),
+        # the fit is the same number once more, and no other evidence
+        (CHOICE, estimate(0.92, 0.08, fit=0.92, fit_is_own=False), True),
         (PREDICATE, estimate(0.05), True),
         (PREDICATE, estimate(0.5), False),
     ],
@@ -112,6 +126,11 @@ def test_a_temperature_makes_a_step_less_sure() -> None:
     cooled = tempered(estimate(0.8, 0.2), 2.0).probabilities
     assert cooled.tolist() == pytest.approx([2 / 3, 1 / 3])  # square roots of 4 to 1
     assert tempered(estimate(0.8), 2.0).probabilities.tolist() == pytest.approx([2 / 3])
+    whole = tempered(estimate(0.8, 0.2, fit=0.8, fit_is_own=False), 2.0)
+    assert whole.fit == pytest.approx(2 / 3)
+    # of several labels each is likely or not by itself
+    many = tempered(estimate(0.8, 0.9, 0.1, fit=0.9, fit_is_own=False, independent=True), 2.0)
+    assert many.probabilities.tolist() == pytest.approx([2 / 3, 0.75, 0.25])
     models = Models(lm={"c": estimate(0.95, 0.05)}, nli={"c": estimate(0.9, 0.1)})
     steps = [step("lm", temperature=3.0), step("nli")]
     assert run(models, steps, CHOICE).by == ["nli"]

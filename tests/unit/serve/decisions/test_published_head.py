@@ -12,14 +12,17 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from ironcliw.adapters import describe, publish
 from ironcliw.catalog import Catalog
 from ironcliw.errors import AdapterError, ModelNotFoundError, RequestError
+from ironcliw.file_digests import weights_digest
 from ironcliw.head_record import BIAS, WEIGHT, WEIGHTS_FILE, HeadRecord
-from ironcliw.setting_sections import AdapterSettings
+from ironcliw.setting_sections import AdapterSettings, ModelSettings
 from serve.decisions.answers import Estimate
-from serve.decisions.published_head import HeadMethod
+from serve.decisions.published_head import HeadMethod, load_head
 from serve.decisions.questions import Option, Options, Question
 from serve.embeddings import EmbeddingResult, Served
+from tests.unit.train.embedding.encoders import make_encoder
 
 LABELS = ("play_music", "book_trip", "say_time")
 MODEL = "all-MiniLM-L6-v2:intents"
@@ -166,3 +169,26 @@ def test_an_unknown_head(tmp_path: Path) -> None:
         asyncio.run(
             method.estimate("all-MiniLM-L6-v2:other", "1 0 0", (choice("a", "b"),), Options("{}"), None)  # noqa: E501
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("said_by", ["record", "head"])
+def test_other_weights_of_its_base_are_refused(tmp_path: Path, said_by: str) -> None:
+    base, folder = make_encoder(tmp_path / "base"), write(tmp_path / "head")
+    digest = weights_digest(base)
+    models = {"tiny": ModelSettings(source=f"dir:{base}", task="embedding")}
+    given = {"base": "tiny", "source": f"dir:{folder}", "kind": "head"}
+    if said_by == "head":
+        HeadRecord(LABELS, 3, 0.5, base="tiny", base_digest=digest).write(folder)
+        adapters = {"intents": AdapterSettings.model_validate(given)}
+        catalog = Catalog(models, adapters=adapters)
+    else:
+        record = describe(folder, name="intents", base="tiny", base_weights=base, metrics={})
+        publish(tmp_path / "state", record)
+        catalog = Catalog(models, state_dir=tmp_path / "state")
+    card = catalog["tiny:intents"]
+    assert load_head(card, tmp_path / "models").record.labels == LABELS
+    config = base / "config.json"
+    config.write_text(config.read_text().replace("{", '{"changed": true,', 1))
+    with pytest.raises(AdapterError, match="trained on other weights than tiny has here") as told:
+        load_head(card, tmp_path / "models")
+    assert told.value.code == "adapter_of_other_base"

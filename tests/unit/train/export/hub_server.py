@@ -48,6 +48,7 @@ class Hub:
     objects: dict[str, bytes] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     faults: list[tuple[str, int]] = field(default_factory=list)
+    later: list[tuple[str, int]] = field(default_factory=list)
     retry_after: str | None = "1"
     lock: threading.RLock = field(default_factory=threading.RLock)
     url: str = ""
@@ -55,6 +56,10 @@ class Hub:
     def fail(self, pattern: str, *statuses: int) -> None:
         """The next requests that match a pattern fail, one after the other."""
         self.faults.extend((pattern, status) for status in statuses)
+
+    def after_commit(self, pattern: str, *statuses: int) -> None:
+        """As `fail`, from the first commit on."""
+        self.later.extend((pattern, status) for status in statuses)
 
     def fault_of(self, request: str) -> int | None:
         for index, (pattern, status) in enumerate(self.faults):
@@ -136,6 +141,8 @@ class Hub:
                 return 501, {"error": line["key"]}
         repository.files = files
         repository.commits.append(message)
+        self.faults += self.later
+        self.later.clear()
         url = f"{self.url}/{name}/commit/{repository.sha}"
         return 200, {"commitUrl": url, "commitOid": repository.sha, "success": True}
 

@@ -26,6 +26,7 @@ from tests.unit.train.export.models import logits, make_adapter, make_base, make
 from tests.unit.train.export.test_target import small_files
 from train.export.formats import default_target, export
 from train.export.merge import merge
+from train.export.source import Source
 from train.tokenizer import TrainingTokenizer
 
 PROMPTS = (
@@ -226,3 +227,22 @@ def _behind(decoder: Any, prompt: list[int], answer: list[int]) -> float:
     logits = decoder.forward(Step(tokens, positions, np.zeros(len(tokens), np.int32), rows))
     decoder.free(0)
     return float((logits.max(1) - logits[np.arange(len(rows)), answer]).max())
+
+
+def test_a_merged_model_on_the_way_lies_beside_the_target(
+    tmp_path: Path, adapter: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import train.export.formats as formats
+
+    seen: list[Path] = []
+    real = formats.write_merged
+
+    def spied(source: Source, folder: Path) -> None:
+        seen.append(folder)
+        real(source, folder)
+
+    monkeypatch.setattr(formats, "write_merged", spied)
+    (tmp_path / "disk").mkdir()
+    export(str(adapter), tmp_path / "disk" / "bot.gguf", settings, form="gguf")
+    assert seen[0].is_relative_to(tmp_path / "disk")
+    assert [each.name for each in (tmp_path / "disk").iterdir()] == ["bot.gguf"]

@@ -115,6 +115,30 @@ def test_an_answer_that_is_lost_after_the_commit(hub: Hub, folder: Path) -> None
     assert repository.files == {".gitattributes": b"", **FILES}
 
 
+@pytest.mark.parametrize("made", [True, False])
+def test_a_hub_that_is_gone_after_the_commit(hub: Hub, folder: Path, made: bool) -> None:
+    if not made:
+        hub.repositories["me/bot"] = Repository(private=True)
+    hub.fail(r"POST /api/models/me/bot/commit", LOST)
+    hub.fail(r"POST /api/models/me/bot/commit", *[500] * 8)
+    # the look before the commit succeeds, those after it do not
+    hub.after_commit(r"GET /api/models/me/bot", *[RESET] * 40)
+    hub.after_commit(r"repos/delete", 500)
+    with pytest.raises(UnavailableError, match=r"is not known: look at .*/me/bot\. ") as told:
+        publish(hub, folder, replace=not made)
+    assert told.value.code == "publication_unknown"
+    assert "nothing is published" not in told.value.message
+    # it was, and is still there
+    assert hub.repositories["me/bot"].files == {".gitattributes": b"", **FILES}
+    assert not any("repos/delete" in asked for asked in hub.asked)
+
+
+def test_a_look_that_fails_once_is_taken_again(hub: Hub, folder: Path) -> None:
+    hub.fail(r"POST /api/models/me/bot/commit", LOST)
+    hub.after_commit(r"GET /api/models/me/bot", 500)
+    assert publish(hub, folder).revision == hub.repositories["me/bot"].sha
+
+
 def test_an_upload_that_fails_once_is_made_again(hub: Hub, folder: Path) -> None:
     hub.fail(r"PUT /lfs/", 503)
     publish(hub, folder)
@@ -174,6 +198,6 @@ def test_the_repository_cannot_be_removed_again(
 ) -> None:
     hub.fail(r"PUT /lfs/", *[500] * 8)
     hub.fail(r"repos/delete", 500)
-    with pytest.raises(UnavailableError):
+    with pytest.raises(UnavailableError, match="could not be removed; do so on its page"):
         publish(hub, folder)
-    assert "was made for this upload, is empty, and cannot be removed" in caplog.text
+    assert "was made for this upload and cannot be removed" in caplog.text

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from ironcliw.errors import ConflictError, StoreError
-from train.export.target import whole
+from ironcliw.errors import ConflictError, ModelLoadError, StoreError
+from train.copying import copy_folder
+from train.export.target import staging, whole
 
 
 @contextmanager
@@ -80,3 +81,45 @@ def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"cannot be written \(.*see that the folder is there"):
         with whole(tmp_path / "file" / "below"):
             pytest.fail("nothing is to be written")
+
+
+def test_what_cannot_be_read_is_not_the_targets_fault(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "gone").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ModelLoadError, match=r"source/gone cannot be read \(No such file"):
+        with whole(tmp_path / "target") as work:
+            copy_folder(tmp_path / "source", work)
+    with pytest.raises(ModelLoadError, match=r"nothing cannot be read"):
+        with whole(tmp_path / "target") as work:
+            (tmp_path / "nothing").read_bytes()
+    with pytest.raises(StoreError, match=r"target cannot be written .* may be written"):
+        with whole(tmp_path / "target") as work:
+            (work / "below").write_text("its folder is not there")
+    assert [each.name for each in tmp_path.iterdir()] == ["source"]
+
+
+def test_a_folder_is_copied_until_the_disk_is_full(tmp_path: Path) -> None:
+    (tmp_path / "source" / "deep").mkdir(parents=True)
+    (tmp_path / "source" / "deep" / "file").write_bytes(bytes(5000))
+    (tmp_path / "source" / ".left").touch()
+    copy_folder(tmp_path / "source", tmp_path / "copy", lambda path: path.name == ".left")
+    assert sorted(each.name for each in (tmp_path / "copy").rglob("*")) == ["deep", "file"]
+    with small_files(1000):
+        with pytest.raises(StoreError, match=r"target cannot be written .*make room") as told:
+            with whole(tmp_path / "target") as work:
+                copy_folder(tmp_path / "source", work)
+    assert told.value.code == "disk_full"
+
+
+def test_a_staging_folder_without_room(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"would have about .*IRONCLIW_STATE_DIR"):
+        with staging(tmp_path / "stage", room=10**15):
+            pytest.fail("nothing is to be written")
+    with small_files(1000):
+        with pytest.raises(StoreError, match=r"has no room .* before they are sent") as told:
+            with staging(tmp_path / "stage") as folder:
+                (folder / "file").write_bytes(bytes(5000))
+    assert told.value.code == "disk_full"
+    with pytest.raises(ConnectionResetError), staging(tmp_path / "stage"):
+        raise ConnectionResetError
+    assert not list((tmp_path / "stage").iterdir())

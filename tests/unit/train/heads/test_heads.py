@@ -11,12 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from ironcliw.adapters import versions
 from ironcliw.cli import main
 from ironcliw.client import Classification, Served
-from ironcliw.errors import DataError, SettingsError, TrainingError
+from ironcliw.errors import DataError, SettingsError
 from ironcliw.head_record import HeadRecord
-from ironcliw.settings import Settings
 from train.heads.fit import (
     calibration_error,
     cross_entropy,
@@ -25,7 +23,7 @@ from train.heads.fit import (
     log_softmax,
 )
 from train.heads.head import Labelled, fit_head
-from train.heads.make import HeadPlan, make_head, publish_head
+from train.heads.make import HeadPlan, make_head
 from train.heads.teacher import ask
 from train.heads.texts import HeadText, read_texts
 
@@ -48,9 +46,9 @@ def hash_of(text: str) -> int:
     return int.from_bytes(text.encode()[-8:], "big")
 
 
-def write_rows(file: Path, count: int = 300, labelled: bool = True) -> Path:
+def write_rows(file: Path, count: int = 300, labelled: bool = True, first: int = 0) -> Path:
     rows: list[dict[str, Any]] = []
-    for at in range(count):
+    for at in range(first, first + count):
         kind = KINDS[at % 3]
         rows.append({"text": f"{kind} number {at}", **({"label": kind} if labelled else {})})
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -96,7 +94,7 @@ def test_a_head_from_files_to_the_register(tmp_path: Path) -> None:
     plan = HeadPlan(
         "all-MiniLM-L6-v2",
         (str(write_rows(tmp_path / "a.jsonl")),),
-        (str(write_rows(tmp_path / "b.jsonl", 120)),),
+        (str(write_rows(tmp_path / "b.jsonl", 120, first=300)),),
     )
     fitted = make_head(plan, vectors_of)
     assert fitted.labels == ("food", "music", "sport")
@@ -109,26 +107,7 @@ def test_a_head_from_files_to_the_register(tmp_path: Path) -> None:
     record = HeadRecord.read(folder)
     assert record.labels == fitted.labels
     assert record.temperature == fitted.temperature
-    settings = Settings(state_dir=tmp_path / "state")
-    published = publish_head(fitted, folder, "all-MiniLM-L6-v2", "kinds", settings, force=False)
-    assert (published.kind, published.rank, published.format_version) == ("head", 3, 2)
-    (kept,) = versions(tmp_path / "state", "kinds")
-    assert kept.kind == "head"
-    assert kept.metrics["after"]["accuracy"] == fitted.measures["accuracy"]
-
-
-def test_a_head_that_is_worse_than_names_is_not_published(tmp_path: Path) -> None:
-    plan = HeadPlan("all-MiniLM-L6-v2", (str(write_rows(tmp_path / "a.jsonl")),))
-    fitted = make_head(plan, vectors_of)
-    worse = type(fitted)(fitted.labels, fitted.linear, 1.0, {**fitted.measures, "accuracy": 0.1}, 1)
-    settings = Settings(state_dir=tmp_path / "state")
-    with pytest.raises(TrainingError, match=r"right for 10.0% of the texts, and the nearest"):
-        publish_head(worse, tmp_path, "all-MiniLM-L6-v2", "kinds", settings, force=False)
-    with pytest.raises(SettingsError, match="published for a model of the catalogue"):
-        publish_head(fitted, tmp_path, "/some/path", "kinds", settings, force=False)
-    worse.save(tmp_path)
-    forced = publish_head(worse, tmp_path, "all-MiniLM-L6-v2", "kinds", settings, force=True)
-    assert forced.forced
+    assert record.metrics["accuracy_of_names"] == fitted.names_accuracy
 
 
 class Teacher:
@@ -147,7 +126,7 @@ def test_a_teacher_says_the_labels(tmp_path: Path) -> None:
     plan = HeadPlan(
         "all-MiniLM-L6-v2",
         (str(write_rows(tmp_path / "a.jsonl", labelled=False)),),
-        (str(write_rows(tmp_path / "b.jsonl", 60)),),
+        (str(write_rows(tmp_path / "b.jsonl", 60, first=300)),),
         labels=KINDS,
     )
     done: list[int] = []
@@ -191,6 +170,31 @@ def test_equal_texts_are_read_once(tmp_path: Path) -> None:
     assert [row.text for row in found] == ["x", "y"]
     assert isinstance(found[0], HeadText)
     assert found[1].label is None
+
+
+def test_equal_texts_with_two_labels_are_refused(tmp_path: Path) -> None:
+    rows = [("x", "a"), ("y", "b"), (" x ", "b"), ("x", "a")]
+    lines = [json.dumps({"text": text, "label": label}) for text, label in rows]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    words = r"a.jsonl:3: it is the text of .*a.jsonl:1 with the label 'b', there it has 'a'"
+    with pytest.raises(DataError, match=words):
+        read_texts([str(tmp_path / "a.jsonl")], labelled=True)
+
+
+def test_texts_that_are_learned_are_not_measured_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    learned = write_rows(tmp_path / "a.jsonl", 300)
+    measured = write_rows(tmp_path / "b.jsonl", 330)
+    plan = HeadPlan("m", (str(learned),), (str(measured),))
+    assert make_head(plan, vectors_of).measures["rows"] == 30
+    assert (
+        f"300 texts to measure on are learned from, too: {measured}:1 ({learned}:1)" in caplog.text
+    )
+    assert "and 295 more" in caplog.text
+    same = HeadPlan("m", (str(learned),), (str(learned),))
+    with pytest.raises(DataError, match="none is left to measure on: hold other texts out"):
+        make_head(same, vectors_of)
 
 
 def test_too_few_texts() -> None:

@@ -175,6 +175,20 @@ def test_the_key_has_what_the_numbers_depend_on() -> None:
         assert sum(first[name] != other[name] for name in first) == 1
 
 
+def test_a_cache_is_not_shared_by_what_rounds_differently(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = make_pairs(3)
+
+    def key(device: str = "cpu") -> dict[str, str | int]:
+        return reference_key(data, "m", torch.float32, 64, None, torch.device(device))
+
+    first = key()
+    assert key("meta")["device"] != first["device"]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 97)
+    assert {name for name in first if key()[name] != first[name]} == {"threads"}
+    monkeypatch.setattr("train.objectives.processor_here", lambda: "another one")
+    assert {name for name in first if key()[name] != first[name]} == {"threads", "processor"}
+
+
 @pytest.mark.parametrize(
     ("options", "use_lora", "epochs", "kept"),
     [
