@@ -8,8 +8,6 @@ from typing import Any
 from actors.workflow.graph import Call, Step
 from ironcliw.schemas.workflows import StepStatus
 
-ENDED: frozenset[StepStatus] = frozenset({"completed", "failed", "skipped", "waived", "cancelled"})
-
 
 class Unit:
     """One step, one item of a fan-out, or what undoes one of them.
