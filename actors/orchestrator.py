@@ -23,10 +23,10 @@ from actors.workflow import outcomes, requests
 from actors.workflow.definition import Definition
 from actors.workflow.events import Event
 from actors.workflow.machine import Machine
-from actors.workflow.tasks import Executor, StepError
+from actors.workflow.tasks import Executor
 from actors.workflow.views import Facts, view_of
 from actors.workflow_records import EventRow, events_after, list_
-from ironcliw.errors import IroncliwError, RequestError, UnavailableError
+from ironcliw.errors import IroncliwError, UnavailableError
 from ironcliw.schemas.base import Priority
 from ironcliw.schemas.workflows import WorkflowEvent, WorkflowStatus, WorkflowView
 
@@ -42,6 +42,8 @@ class Orchestrator:
         clock: Unix seconds.
         options: Limits.
         committed: Told of each workflow's id and events once they are on the disk.
+        check: Refuses definitions that cannot run here, such as with functions that nobody has
+            registered.
     """
 
     def __init__(
@@ -51,9 +53,10 @@ class Orchestrator:
         clock: Callable[[], float] = time.time,
         options: OrchestratorOptions | None = None,
         committed: Committed = lambda workflow_id, events: None,
+        check: Callable[[Definition], None] = lambda definition: None,
     ) -> None:
         self._journal = journal
-        self._executor = executor
+        self._check = check
         self._clock = clock
         self._options = options or OrchestratorOptions()
         self._engine = Engine(journal, executor, clock, self._options, committed)
@@ -132,7 +135,7 @@ class Orchestrator:
             deadline=deadline,
             limits=self._options.limits,
         )
-        self._check_calls(live.machine.definition)
+        self._check(live.machine.definition)
         events = outcomes.submit(live.machine, live.machine.created_at)
         if key is not None:
             return await self.get(await self._submit_once(live, events, (owner, key)))
@@ -288,18 +291,6 @@ class Orchestrator:
             raise self._engine.ended_error()
         if self._state != "running":
             raise UnavailableError(f"this orchestrator is {self._state}; try again")
-
-    def _check_calls(self, definition: Definition) -> None:
-        """A function that nobody has registered is found out now, not when its step starts."""
-        for step in definition.steps:
-            for call in (step.call, *((step.compensate,) if step.compensate else ())):
-                if call.kind == "function":
-                    try:
-                        self._executor.is_idempotent(call.kind, call.target)
-                    except StepError as error:
-                        raise RequestError(
-                            f"step {step.name!r}: {error.message}", param=f"steps.{step.name}"
-                        ) from error
 
     async def _submit_once(
         self, live: LiveWorkflow, events: Sequence[Event], key: tuple[str, str]
