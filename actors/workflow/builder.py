@@ -9,8 +9,8 @@
     answer = flow.generate("answer", {"model": "...", "prompt": f"{question} {found}"})
     flow.output(answer["text"])
 
-What a step gives is named by a `Ref`; `ref["key"]` and `ref[0]` name parts of it. As text a `Ref` is
-its `${...}`, so f-strings make texts and conditions. The result is the same definition that YAML
+What a step gives is named by a `Ref`; `ref["key"]` and `ref[0]` name parts of it. As text a `Ref`
+is its `${...}`, so f-strings make texts and conditions. The result is the same definition that YAML
 gives, and is checked in the same way.
 """
 
@@ -51,7 +51,7 @@ class Ref:
         )
 
     def __bool__(self) -> bool:
-        raise TypeError(f"{self} is not known yet: write `when=...` to decide by it")
+        raise TypeError(f"{self} is not known yet: `when=...` decides by it")
 
     @property
     def step(self) -> str:

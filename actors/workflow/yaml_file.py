@@ -40,6 +40,12 @@ for _tag, _pattern, _first in (
     ("float", r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", list("-+.0123456789")),
 ):
     _Loader.add_implicit_resolver(_PREFIX + _tag, re.compile(rf"(?:{_pattern})\Z"), _first)
+# the parent reads 010 as eight
+for _name, _number in (("int", int), ("float", float)):
+    _Loader.add_constructor(
+        _PREFIX + _name,
+        lambda loader, node, number=_number: number(loader.construct_scalar(node)),
+    )
 
 
 def load_definition(file: Path) -> Definition:
