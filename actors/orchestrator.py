@@ -56,8 +56,8 @@ class Orchestrator:
         check: Callable[[Definition], None] = lambda definition: None,
     ) -> None:
         self._journal = journal
-        self._check = check
         self._clock = clock
+        self._check = check
         self._options = options or OrchestratorOptions()
         self._engine = Engine(journal, executor, clock, self._options, committed)
         self._submitting: dict[tuple[str, str], asyncio.Future[str]] = {}
@@ -107,7 +107,7 @@ class Orchestrator:
         owner: str = "local",
         key: str | None = None,
         priority: Priority | None = None,
-        deadline: float | None = None,
+        deadline_seconds: float | None = None,
     ) -> WorkflowView:
         """Starts a workflow; it is on the disk when this returns.
 
@@ -117,7 +117,7 @@ class Orchestrator:
             owner: Name of the API key, or "local".
             key: The same key of the same owner gives the workflow that there is.
             priority: Instead of the definition's.
-            deadline: Unix seconds, instead of the definition's.
+            deadline_seconds: From now, instead of the definition's.
 
         Raises:
             RequestError: The definition or the inputs break a rule.
@@ -132,7 +132,7 @@ class Orchestrator:
             owner=owner,
             key=key,
             priority=priority,
-            deadline=deadline,
+            deadline_seconds=deadline_seconds,
             limits=self._options.limits,
         )
         self._check(live.machine.definition)

@@ -55,5 +55,5 @@ async def start(store: Store) -> AsyncIterator[Start]:
 async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     """Waits for a condition."""
     async with asyncio.timeout(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  # what is waited for has no event
             await asyncio.sleep(0.005)
