@@ -107,7 +107,7 @@ class Orchestrator:
         owner: str = "local",
         key: str | None = None,
         priority: Priority | None = None,
-        deadline_seconds: float | None = None,
+        deadline: float | None = None,
     ) -> WorkflowView:
         """Starts a workflow; it is on the disk when this returns.
 
@@ -117,7 +117,7 @@ class Orchestrator:
             owner: Name of the API key, or "local".
             key: The same key of the same owner gives the workflow that there is.
             priority: Instead of the definition's.
-            deadline_seconds: From now, instead of the definition's.
+            deadline: Unix seconds, instead of the definition's.
 
         Raises:
             RequestError: The definition or the inputs break a rule.
@@ -132,7 +132,7 @@ class Orchestrator:
             owner=owner,
             key=key,
             priority=priority,
-            deadline_seconds=deadline_seconds,
+            deadline=deadline,
             limits=self._options.limits,
         )
         self._check(live.machine.definition)

@@ -36,7 +36,7 @@ def prepare(
     owner: str,
     key: str | None,
     priority: Priority | None,
-    deadline_seconds: float | None,
+    deadline: float | None,
     limits: Limits,
 ) -> LiveWorkflow:
     """Checks a submission; the arguments are those of `Orchestrator.submit`.
@@ -51,18 +51,19 @@ def prepare(
             f"the key {key[:80]!r} cannot be used: give 1 to {MAX_KEY} printable ASCII characters",
             param="key",
         )
-    seconds = checked.deadline_seconds if deadline_seconds is None else deadline_seconds
-    if seconds is not None and not 0 < seconds < math.inf:
+    if deadline is None and checked.deadline_seconds is not None:
+        deadline = now + checked.deadline_seconds
+    if deadline is not None and not now < deadline < math.inf:
         raise RequestError(
-            f"a deadline of {seconds:g} s cannot be kept: give seconds from now, above 0",
-            param="deadline_seconds",
+            f"the deadline {deadline:.3f} cannot be kept, it is {now:.3f} (Unix seconds)",
+            param="deadline",
         )
     machine = Machine(
         new_id(now),
         checked,
         checked.bind(_checked_inputs(inputs, limits)),
         created_at=now,
-        deadline=None if seconds is None else now + seconds,
+        deadline=deadline,
         limits=limits,
     )
     return LiveWorkflow(machine, Facts(owner, priority or checked.priority, key), is_stored=False)

@@ -337,7 +337,7 @@ async def test_workflows_are_listed(start: Start) -> None:
     [
         ({"key": ""}, RequestError, "the key '' cannot be used"),
         ({"key": "a\x00"}, RequestError, "printable ASCII"),
-        ({"deadline_seconds": 0.0}, RequestError, "a deadline of 0 s cannot be kept"),
+        ({"deadline": 1.0}, RequestError, r"the deadline 1\.000 cannot be kept"),
         ({"inputs": {"y": 1}}, RequestError, "has no input 'y'"),
         ({"inputs": {"x": {1}}}, RequestError, "the inputs is no JSON value"),
         ({"inputs": {"x": "x" * 200}}, RequestTooLargeError, "the most is 100"),
