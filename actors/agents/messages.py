@@ -14,12 +14,18 @@ from enum import IntEnum
 from typing import Any
 
 from actors.agents.packing import Packed, pack, unpack
-from ironcliw.errors import RequestError
+from ironcliw.errors import RequestError, UnavailableError
 
 DEFAULT_SECONDS = 30.0
 """How long a message may take where its sender says nothing."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,127}")
+
+
+class MovedError(UnavailableError):
+    """The agent is not (or no longer) here and has not begun with the message: look it up again."""
+
+    default_code = "agent_moved"
 
 
 class Priority(IntEnum):

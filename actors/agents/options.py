@@ -26,7 +26,7 @@ class Capability:
         method: the attribute of the agent that does it.
         concurrency: how many of its messages are worked on at once.
         idempotent: doing it twice is as good as once, so it is done again where its process ended.
-        timeout_seconds: the longest it may take once begun; None: as long as the message's deadline.
+        timeout_seconds: the longest it may take once begun; None: up to the message's deadline.
         plain: it is no coroutine, so it runs in a thread.
     """
 
