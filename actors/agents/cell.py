@@ -119,6 +119,7 @@ class Cell:
             max(0.0, *overdue) if overdue else 0.0,
             self.failed or self._complaint(),
             self._tallies.take(),
+            tuple(self._listeners),
         )
 
     def _complaint(self) -> str | None:
@@ -145,7 +146,8 @@ class Cell:
     async def hold(self, seconds: float) -> list[Message]:
         """Take nothing more and begin with nothing more; finish what was begun.
 
-        Whoever waits for the answer to a message that was not begun is told `MovedError`.
+        Whoever waits for the answer to a message that was not begun, or that may be begun anew, is
+        told `MovedError`, which has it sent to the agent's new place.
 
         Args:
             seconds: what takes longer is broken off.
@@ -156,6 +158,7 @@ class Cell:
         moved = MovedError(f"agent {self.name!r} is moving to another process", retry_after=0.1)
         self._held = True
         self._refuse(moved)
+        self._break_off_idempotent(moved)
         rest = []
         for message in self.mailbox.drain():
             if message.id in self._answers:
@@ -164,6 +167,14 @@ class Cell:
                 rest.append(message)
         await self._quiet(seconds, lambda: not self._jobs)
         return rest
+
+    def _break_off_idempotent(self, moved: MovedError) -> None:
+        for future, job in self._jobs.items():
+            # a thread cannot be broken off, and what nobody asks for again would be lost
+            if job.capability.idempotent and not job.capability.plain:
+                if job.message.id in self._answers:
+                    job.moved = moved
+                    future.cancel()
 
     async def close(self, reason: str) -> None:
         """Break off whatever is there; the senders are told."""

@@ -55,7 +55,7 @@ class Exchange:
         self._cells: Mapping[str, Cell] = {} if cells is None else cells
         self._links: dict[str, Link] = {}
         self._outstanding: Counter[str] = Counter()
-        self._random = random.Random()  # noqa: S311 - chooses among agents, guards nothing
+        self._random = random.Random()
         self._loop = asyncio.get_running_loop()
 
     async def ask(
@@ -94,7 +94,7 @@ class Exchange:
         try:
             async with asyncio.timeout_at(deadline + _GRACE):
                 cell = self._cells.get(target)
-                if cell is not None and capability is None:
+                if cell is not None:
                     return await cell.post(message)
                 return await self._ask(target, message, strategy, wait_for_agent=wait_for_agent)
         except TimeoutError:
@@ -107,9 +107,10 @@ class Exchange:
     ) -> Any:
         asked = message.capability
         for attempt in range(10_000):  # bounded by the deadline around it
-            seconds = _left(message, self._loop.time()) if wait_for_agent or attempt else 0.0
-            found = await self._choose(target, message, asked, strategy, seconds)
-            breaker = self.breakers.of(message.capability)
+            found = await self._choose(target, message, asked, strategy, unknown=wait_for_agent)
+            # who names an agent means that one, whatever others of its kind have done
+            guarded = message.capability == target and not message.durable
+            breaker = self.breakers.of(target if guarded else None)
             breaker.enter(self._loop.time())
             try:
                 answer = await self._post(found, message, wants_reply=True)
@@ -171,9 +172,7 @@ class Exchange:
         asked = message.capability
         async with asyncio.timeout(DEFAULT_SECONDS):
             for attempt in range(10_000):
-                found = await self._choose(
-                    target, message, asked, "least_loaded", DEFAULT_SECONDS if attempt else 0.0
-                )
+                found = await self._choose(target, message, asked, "least_loaded", unknown=False)
                 try:
                     await self._post(found, message, wants_reply=False)
                     return
@@ -220,9 +219,10 @@ class Exchange:
         self.memory.forget_topic(topic)
 
     async def _choose(
-        self, target: str, message: Message, asked: str | None, strategy: str, wait: float
+        self, target: str, message: Message, asked: str | None, strategy: str, *, unknown: bool
     ) -> Candidate:
-        listing = await self.memory.look_up(target, wait)
+        wait = _left(message, self._loop.time())
+        listing = await self.memory.look_up(target, wait, unknown=unknown)
         found = select(listing.candidates, strategy, self._outstanding.__getitem__, self._random)
         message.recipient = found.agent
         message.capability = asked if listing.by_name else target
@@ -259,7 +259,10 @@ class Exchange:
 
 
 def _left(message: Message, now: float) -> float:
-    return DEFAULT_SECONDS if message.deadline is None else max(0.0, message.deadline - now)
+    """How long to wait for an agent: the answer that there is none must come in time."""
+    return (
+        DEFAULT_SECONDS if message.deadline is None else max(0.0, message.deadline - now - _GRACE)
+    )
 
 
 def _counts(error: IroncliwError) -> bool:

@@ -31,6 +31,7 @@ class AgentReport:
         overdue_seconds: since when the one that is longest past its time should have ended.
         failed: why the agent is of no use any more; None: it is.
         tallies: a capability's name -> what became of its messages since the last report.
+        topics: those that it listens to.
     """
 
     name: str
@@ -39,6 +40,7 @@ class AgentReport:
     overdue_seconds: float = 0.0
     failed: str | None = None
     tallies: dict[str, Tally] = field(default_factory=dict)
+    topics: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)

@@ -25,9 +25,10 @@ class Job:
     Attributes:
         limit: moment until which it may take; None: for ever.
         alarm: of a plain method, what tells its asker at the limit.
+        moved: it is broken off so that it can be begun anew elsewhere.
     """
 
-    __slots__ = ("alarm", "capability", "limit", "message", "started")
+    __slots__ = ("alarm", "capability", "limit", "message", "moved", "started")
 
     def __init__(
         self,
@@ -44,6 +45,7 @@ class Job:
             end = started + timeout_seconds
             self.limit = end if self.limit is None else min(self.limit, end)
         self.alarm: asyncio.TimerHandle | None = None
+        self.moved: IroncliwError | None = None
 
 
 async def call(job: Job, work: Awaitable[Any]) -> Any:
@@ -72,7 +74,7 @@ def what_it_raised(future: asyncio.Future[Any], job: Job, agent: str) -> Ironcli
     An error with the code "agent_broken" says that the agent itself is of no use any more.
     """
     if future.cancelled():
-        return UnavailableError(
+        return job.moved or UnavailableError(
             f"agent {agent!r} was stopped while it worked on {job.capability.name!r}",
             code="agent_lost",
         )
