@@ -79,6 +79,7 @@ class RoutingSettings(Section):
         "actors.routing:PlacementPolicy", description="RouterPolicy, by its dotted name."
     )
     log_decisions: bool = Field(True, description="Keep a row for each decision in the store.")
+    keep_days: float = Field(30.0, gt=0, description="Decisions are dropped after so many days.")
 
     @field_validator("policy")
     @classmethod
