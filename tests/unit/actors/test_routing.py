@@ -87,7 +87,7 @@ def test_a_policy_is_loaded_by_its_name() -> None:
 
 
 def test_what_is_no_policy() -> None:
-    with pytest.raises(SettingsError, match="'actors.routing:LOCAL' is no RouterPolicy"):
+    with pytest.raises(SettingsError, match=r"'actors\.routing:LOCAL' is no RouterPolicy"):
         load_policy("actors.routing:LOCAL")
     with pytest.raises(SettingsError, match="cannot be loaded"):
         load_policy("actors.routing:Nothing")
