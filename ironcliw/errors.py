@@ -21,6 +21,7 @@
     |   `-- AdapterError                  400  an adapter's files, or not an adapter of this model
     |-- StoreError                             the state store cannot be used
     |   |-- NewerFormatError                   stored by a newer release than this one
+    |   |-- LeaseLostError                     another process leads now, this one may not write
     |   `-- CheckpointError                    a checkpoint cannot be written, read or used
     |       |-- DamagedCheckpointError         its bytes are not those that were written
     |       |-- OtherModelError                it belongs to another model
@@ -278,6 +279,12 @@ class NewerFormatError(StoreError):
     """Stored by a newer release than this one."""
 
     default_code = "newer_format"
+
+
+class LeaseLostError(StoreError):
+    """Another process leads now; this one may not write any more."""
+
+    default_code = "lease_lost"
 
 
 class CheckpointError(StoreError):
