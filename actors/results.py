@@ -66,6 +66,13 @@ def is_reference(value: Any) -> bool:
     return isinstance(value, Mapping) and value.keys() == {REFERENCE_KEY}
 
 
+def has_reference(value: Any) -> bool:
+    """Whether there is a reference in a value, however deep."""
+    if isinstance(value, Mapping):
+        return is_reference(value) or any(map(has_reference, value.values()))
+    return isinstance(value, list | tuple) and any(map(has_reference, value))
+
+
 class Results:
     """The folder of larger results.
 
@@ -94,7 +101,7 @@ class Results:
             StoreError: the folder cannot be written.
         """
         check_size(content, self._most, what)
-        if len(content) <= self._inline:
+        if not self.is_large(content):
             return None
         name = f"{workflow_id}/{hashlib.sha256(content).hexdigest()}"
         path = self._path(name)
@@ -141,14 +148,29 @@ class Results:
             )
         return json.loads(content)
 
-    def resolve(self, value: Any) -> Any:
-        """The value with every reference in it replaced by what it stands for. Blocking."""
+    def is_large(self, content: bytes) -> bool:
+        """Whether a result is kept here rather than in the store."""
+        return len(content) > self._inline
+
+    def resolve(self, workflow_id: str, value: Any) -> Any:
+        """The value with every reference in it replaced by what it stands for. Blocking.
+
+        Raises:
+            RequestError: one names a result of another workflow, or none at all.
+            NotFoundError, StoreError: see `load`.
+        """
         if is_reference(value):
-            return self.load(str(value[REFERENCE_KEY]))
+            address = str(value[REFERENCE_KEY])
+            if not address.startswith(f"{_SCHEME}{workflow_id}/"):
+                raise RequestError(
+                    f"{address!r:.100} is no result of workflow {workflow_id}; a step reads those "
+                    "of its own workflow alone"
+                )
+            return self.load(address)
         if isinstance(value, Mapping):
-            return {key: self.resolve(inside) for key, inside in value.items()}
+            return {key: self.resolve(workflow_id, inside) for key, inside in value.items()}
         if isinstance(value, list | tuple):
-            return [self.resolve(inside) for inside in value]
+            return [self.resolve(workflow_id, inside) for inside in value]
         return value
 
     def forget(self, workflow_id: str) -> None:

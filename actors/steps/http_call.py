@@ -21,8 +21,9 @@ from typing import Any, Literal
 from urllib.parse import SplitResult, urlencode, urljoin
 
 import httpx
-from pydantic import Field, StrictStr, ValidationError
+from pydantic import Field, StrictStr
 
+from actors.routing import LOCAL
 from actors.steps.addresses import (
     PORTS,
     Address,
@@ -32,9 +33,9 @@ from actors.steps.addresses import (
     is_listed,
     parse_url,
 )
-from actors.workflow.tasks import StepError, StepResult, StepTask
+from actors.steps.kinds import Done, parse_block
+from actors.workflow.tasks import StepError, StepTask
 from ironcliw.actor_settings import ActorsSettings
-from ironcliw.problems import what_is_wrong
 from ironcliw.schemas.base import Request
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -100,18 +101,18 @@ class HttpCall:
         self._resolve = resolver
         self._verify: ssl.SSLContext | bool = True if verify is None else verify
 
-    async def run(self, task: StepTask) -> StepResult:
-        """Send the request of a step.
+    async def run(self, task: StepTask, place: str, started: Callable[[str], None]) -> Done:
+        """Send the request of a step; see `actors.steps.kinds.KindExecutor`.
 
         Raises:
             StepError: it breaks a rule, nobody answers, or the answer is an error.
         """
-        request = _first(_parse(task.inputs), task.key)
+        request = _first(parse_block(HttpForm, task), task.key)
         for _ in range(_MOST_REDIRECTS + 1):
             response = await self._send(request)
             target = response.headers.get("location")
             if response.status_code not in _REDIRECTS or target is None:
-                return _result(response)
+                return Done.of(_result(response), task, place=LOCAL)
             request = _redirected(request, response.status_code, target)
         raise StepError(
             "error", f"{request.url}: more than {_MOST_REDIRECTS} redirects", retryable=False
@@ -183,18 +184,6 @@ class HttpCall:
         return bytes(content)
 
 
-def _parse(inputs: Mapping[str, Any]) -> HttpForm:
-    try:
-        return HttpForm.model_validate(dict(inputs))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(("http", *map(str, first["loc"])))
-        known = [field.alias or name for name, field in HttpForm.model_fields.items()]
-        raise StepError(
-            "invalid", f"{where}: {what_is_wrong(first, known)}", retryable=False
-        ) from None
-
-
 def _first(form: HttpForm, key: str) -> _Request:
     headers = {name.lower(): value for name, value in form.headers.items()}
     ours = sorted(_OUR_HEADERS & headers.keys())
@@ -245,7 +234,7 @@ def _redirected(request: _Request, status: int, target: str) -> _Request:
     return replace(turned, method="GET", headers=kept, content=None)
 
 
-def _result(response: httpx.Response) -> StepResult:
+def _result(response: httpx.Response) -> dict[str, Any]:
     status = response.status_code
     if status >= 400:
         raise StepError(
@@ -259,7 +248,7 @@ def _result(response: httpx.Response) -> StepResult:
         value["json"] = response.json()
     except ValueError:
         value["text"] = response.text
-    return StepResult(value, place="local")
+    return value
 
 
 def _retry_after(response: httpx.Response) -> float | None:

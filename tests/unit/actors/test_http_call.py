@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from actors.steps.http_call import HttpCall, resolve
-from actors.workflow.tasks import StepError, StepResult, StepTask
+from actors.workflow.tasks import StepError, StepTask
 from ironcliw.actor_settings import ActorsSettings
 
 Reply = tuple[int, dict[str, str], bytes]
@@ -79,7 +79,12 @@ def task(**inputs: Any) -> StepTask:
     return StepTask("w", "s", None, 1, "http", "", inputs, "w/s")
 
 
-Ask = Callable[..., StepResult]
+def run_call(call: HttpCall, **inputs: Any) -> Any:
+    done = asyncio.run(call.run(task(**inputs), "local", lambda node: None))
+    return json.loads(done.content)
+
+
+Ask = Callable[..., Any]
 
 
 @pytest.fixture
@@ -88,14 +93,14 @@ def ask(server: Server) -> Ask:
 
     def run(
         resolver: Any = None, hosts: Sequence[str] = (), most: int = 100_000, **inputs: Any
-    ) -> StepResult:
+    ) -> Any:
         host = f"api.test:{server.port}"
         inputs["url"] = inputs["url"].replace("HOST", host).replace("PORT", str(server.port))
         settings = ActorsSettings(
             http_hosts=(host, *hosts), http_private_hosts=(host,), http_response_bytes=most
         )
         call = HttpCall(settings, resolver=resolver or Names(api_test=["127.0.0.1"]))
-        return asyncio.run(call.run(task(**inputs)))
+        return run_call(call, **inputs)
 
     return run
 
@@ -104,7 +109,7 @@ def test_a_request_and_its_answer(ask: Ask, server: Server) -> None:
     result = ask(
         url="http://HOST/a?x=1", method="POST", json={"q": 1}, headers={"X-A": "b"}, params={"y": 2}
     )
-    assert (result.value["status"], result.value["json"]) == (200, {"ok": True})
+    assert (result["status"], result["json"]) == (200, {"ok": True})
     [(method, path, headers, body)] = server.received
     assert (method, path, json.loads(body)) == ("POST", "/a?x=1&y=2", {"q": 1})
     assert headers["host"] == f"api.test:{server.port}"
@@ -113,7 +118,7 @@ def test_a_request_and_its_answer(ask: Ask, server: Server) -> None:
 
 def test_an_answer_that_is_no_json_is_text(ask: Ask, server: Server) -> None:
     server.replies["/t"] = (200, {"content-type": "text/plain; charset=utf-8"}, b"hello")
-    assert ask(url="http://HOST/t").value["text"] == "hello"
+    assert ask(url="http://HOST/t")["text"] == "hello"
 
 
 @pytest.mark.parametrize(
@@ -165,7 +170,7 @@ def test_other_ways_to_write_an_address_are_judged_by_where_they_lead(ask: Ask, 
 def test_a_name_that_changes_between_check_and_connection(ask: Ask, server: Server) -> None:
     # 127.0.0.1 is where the server listens; whoever resolved again would get no answer
     names = Names(api_test=["127.0.0.1", "169.254.169.254"])
-    assert ask(names, url="http://HOST/").value["status"] == 200
+    assert ask(names, url="http://HOST/")["status"] == 200
     assert names.asked == ["api.test"], "resolved once"
 
 
@@ -181,9 +186,9 @@ def test_the_next_address_is_tried_and_all_are_judged(server: Server) -> None:
         return ["127.0.0.1", "169.254.169.254"]
 
     url = f"http://api.test:{server.port}/"
-    assert asyncio.run(HttpCall(settings, resolver=two).run(task(url=url))).value["status"] == 200
+    assert run_call(HttpCall(settings, resolver=two), url=url)["status"] == 200
     with pytest.raises(StepError, match="link-local"):
-        asyncio.run(HttpCall(settings, resolver=one_bad).run(task(url=url)))
+        run_call(HttpCall(settings, resolver=one_bad), url=url)
     assert len(server.received) == 1
 
 

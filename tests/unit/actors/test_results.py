@@ -36,9 +36,15 @@ def test_a_large_one_comes_back_wherever_it_is_named(results: Results) -> None:
     assert address is not None
     reference = {REFERENCE_KEY: address}
     assert is_reference(reference)
-    assert results.resolve(reference) == value
-    nested = results.resolve({"a": [reference, 1], "b": {"c": reference}})
+    assert results.resolve(WORKFLOW, reference) == value
+    nested = results.resolve(WORKFLOW, {"a": [reference, 1], "b": {"c": reference}})
     assert nested == {"a": [value, 1], "b": {"c": value}}
+
+
+def test_a_result_of_another_workflow_is_nobodys_business(results: Results) -> None:
+    address = keep(results, "z" * 200)
+    with pytest.raises(RequestError, match="is no result of workflow wf-2"):
+        results.resolve("wf-2", [{REFERENCE_KEY: address}])
 
 
 def test_the_same_result_is_kept_once(results: Results, tmp_path: Path) -> None:
