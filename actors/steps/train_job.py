@@ -112,7 +112,8 @@ class TrainJobs:
         return job
 
     async def _wait(self, job: str) -> None:
-        while (state := await asyncio.to_thread(self._jobs.state, job)) is JobState.RUNNING:
+        # Ray has no event for the end of a job
+        while (state := await asyncio.to_thread(self._jobs.state, job)) is JobState.RUNNING:  # noqa: ASYNC110
             await asyncio.sleep(self._poll_seconds)
         if state is JobState.ABSENT:
             raise StepError("lost", f"job {job} is gone: was the head restarted?")
