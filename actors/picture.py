@@ -31,6 +31,10 @@ _GAP_X, _GAP_Y = 60, 22
 _MARGIN, _HEAD = 20, 56
 _BAR, _NAMES = 18, 180
 _LONGEST_NAME = 26
+_ARROW_HEAD = (
+    '<defs><marker id="arrow" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" '
+    'markerHeight="7" orient="auto"><path d="M0,0 L10,5 L0,10 z" fill="#777"/></marker></defs>'
+)
 _PATH = 'fill="none" stroke="#777" stroke-width="1.5" marker-end="url(#arrow)"'
 
 
@@ -62,11 +66,10 @@ def picture(view: WorkflowView, needs: Mapping[str, Sequence[str]], now: float) 
     graph_bottom = _HEAD + rows * (_HEIGHT + _GAP_Y)
     width = 2 * _MARGIN + max(columns * (_WIDTH + _GAP_X) - _GAP_X, _NAMES + 420)
     height = graph_bottom + len(view.steps) * (_BAR + 6) + 2 * _MARGIN
+    size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
-        f'height="{height}" font-family="sans-serif" font-size="13">',
-        '<defs><marker id="arrow" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" '
-        'markerHeight="7" orient="auto"><path d="M0,0 L10,5 L0,10 z" fill="#777"/></marker></defs>',
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="13">',
+        _ARROW_HEAD,
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
         _text(_MARGIN, 26, f"{view.name}: {view.status}", "font-size='17' font-weight='bold'"),
         _text(_MARGIN, 44, _about(view, now), "fill='#555'"),

@@ -117,20 +117,20 @@ class WorkflowMethods(Connection):
             if not stream.done:
                 time.sleep(calls.POLL_SECONDS)
 
-    def wait_for_workflow(self, workflow_id: str, *, timeout: float | None = None) -> WorkflowView:
+    def wait_for_workflow(self, workflow_id: str, *, seconds: float | None = None) -> WorkflowView:
         """Wait until a workflow has finished, or until nothing goes on without its user.
 
         Raises:
-            DeadlineExceededError: It has not after `timeout` seconds.
+            DeadlineExceededError: It has not after so many seconds.
         """
-        end = None if timeout is None else time.monotonic() + timeout
+        end = None if seconds is None else time.monotonic() + seconds
         while True:
             view = self.workflow(workflow_id)
             if view.status in FINISHED or view.status == "uncertain":
                 return view
             if end is not None and time.monotonic() > end:
-                raise _still_running(view, timeout)
-            time.sleep(min(calls.POLL_SECONDS, 0.05 + (time.time() - view.created_at) / 10))
+                raise _still_running(view, seconds)
+            time.sleep(calls.poll_seconds(view.created_at))
 
     def _events_once(
         self, workflow_id: str, after: int, stream: calls.EventStream
@@ -223,16 +223,16 @@ class AsyncWorkflowMethods(AsyncConnection):
                 await asyncio.sleep(calls.POLL_SECONDS)
 
     async def wait_for_workflow(
-        self, workflow_id: str, *, timeout: float | None = None
+        self, workflow_id: str, *, seconds: float | None = None
     ) -> WorkflowView:
         """Wait until a workflow has finished, as `Client.wait_for_workflow` does."""
-        end = None if timeout is None else time.monotonic() + timeout
+        end = None if seconds is None else time.monotonic() + seconds
         while True:
             view = await self.workflow(workflow_id)
             if view.status in FINISHED or view.status == "uncertain":
                 return view
             if end is not None and time.monotonic() > end:
-                raise _still_running(view, timeout)
+                raise _still_running(view, seconds)
             await asyncio.sleep(
                 min(calls.POLL_SECONDS, 0.05 + (time.time() - view.created_at) / 10)
             )
@@ -255,7 +255,7 @@ class AsyncWorkflowMethods(AsyncConnection):
             raise self._session.translated(call, error) from error
 
 
-def _still_running(view: WorkflowView, timeout: float | None) -> DeadlineExceededError:
+def _still_running(view: WorkflowView, seconds: float | None) -> DeadlineExceededError:
     return DeadlineExceededError(
-        f"workflow {view.id} is {view.status} after {timeout:g} s; it goes on: wait for it again"
+        f"workflow {view.id} is {view.status} after {seconds:g} s; it goes on: wait for it again"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -96,6 +97,11 @@ class EventStream:
         if isinstance(event, IroncliwError):
             raise event
         return event
+
+
+def poll_seconds(created_at: float) -> float:
+    """How long to wait before asking again: the older a workflow is, the longer it may take."""
+    return min(POLL_SECONDS, 0.05 + max(0.0, time.time() - created_at) / 10)
 
 
 def workflow_path(workflow_id: str) -> str:

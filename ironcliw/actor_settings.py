@@ -29,7 +29,10 @@ class ActorsSettings(Section):
         0.25, gt=0, le=64, description="Share of a core that a function step books unless it says."
     )
     inline_bytes: int = Field(
-        65_536, ge=1024, description="Results up to so many bytes of JSON stand in the store."
+        65_536,
+        ge=1024,
+        le=65_536,
+        description="Results up to so many bytes of JSON stand in the store.",
     )
     result_bytes: int = Field(
         67_108_864, ge=1024, description="A step fails whose result has more bytes of JSON."

@@ -37,7 +37,6 @@ _CANCEL_SECONDS = 10.0
 _BYTES_A_GB = 1_000_000_000
 # a sliver of the resource that only the head has
 _ON_HEAD = {"node:__internal_head__": 0.001}
-_MOST_CRASHES = 3
 
 
 class FunctionCalls:
@@ -59,7 +58,6 @@ class FunctionCalls:
         self._spot_environment = dict(spot_environment or {})
         self._control = control
         self._task = ray.remote(max_retries=0)(answer_call)
-        self._crashes: dict[str, int] = {}
 
     async def run(self, task: StepTask, place: str, started: Callable[[str], None]) -> Done:
         """See `actors.steps.kinds.KindExecutor`."""
@@ -81,7 +79,6 @@ class FunctionCalls:
             raise
         except RayError as error:
             raise self._failed(task, error) from error
-        self._crashes.pop(task.key, None)
         started(answer.node)
         if answer.error is not None:
             raise answer.error
@@ -106,24 +103,23 @@ class FunctionCalls:
             options["runtime_env"] = self._spot_environment
         return options
 
-    def _failed(self, task: StepTask, error: RayError) -> StepError:
-        """Why Ray has no answer.
-
-        A step that takes its process down each time would be run for ever, since an attempt that is
-        lost does not count: after three of them it counts as its own failure.
-        """
+    @staticmethod
+    def _failed(task: StepTask, error: RayError) -> StepError:
+        """Why Ray has no answer."""
         if isinstance(error, RuntimeEnvSetupError | TaskUnschedulableError):
             return StepError("refused", f"no worker could start {task.target}: {_first(error)}")
         if isinstance(error, TaskCancelledError):
             return StepError("lost", f"the call of {task.target} was cancelled from outside")
-        if isinstance(error, WorkerCrashedError | OutOfMemoryError):
-            crashes = self._crashes[task.key] = self._crashes.get(task.key, 0) + 1
-            what = _crash(error)
-            if crashes >= _MOST_CRASHES and task.idempotent:
-                del self._crashes[task.key]
-                message = f"{task.target}: {what}, {crashes} times in a row"
-                return StepError("error", message)
-            return StepError("lost", f"{task.target}: {what}")
+        if isinstance(error, OutOfMemoryError):
+            return StepError(
+                "lost",
+                f"the process of {task.target} was ended because the machine ran out of memory; "
+                "state memory_gb, or give it less to do at a time",
+            )
+        if isinstance(error, WorkerCrashedError):
+            return StepError(
+                "lost", f"the process of {task.target} died: killed, or a crash in native code"
+            )
         if isinstance(error, NodeDiedError | ObjectLostError):
             return StepError("lost", f"the machine of {task.target} is gone: {_first(error)}")
         if isinstance(error, RayTaskError):
@@ -138,15 +134,6 @@ def _context(task: StepTask) -> StepContext:
     return StepContext(
         task.workflow_id, task.step, task.item, task.attempt, task.key, min(ends, default=None)
     )
-
-
-def _crash(error: RayError) -> str:
-    if isinstance(error, OutOfMemoryError):
-        return (
-            "its process was ended because the machine ran out of memory; state memory_gb, or "
-            "give it less to do at a time"
-        )
-    return "its process died (killed, or a crash in native code)"
 
 
 async def _stop(reference: Any) -> None:
