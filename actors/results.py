@@ -27,7 +27,7 @@ _REFERENCE = re.compile(rf"{_SCHEME}([A-Za-z0-9_-]{{1,63}}/([0-9a-f]{{64}}))")
 
 
 def to_json(value: Any, what: str) -> bytes:
-    """A value as compact JSON in UTF-8.
+    """A value as compact JSON.
 
     Args:
         value: Anything that JSON can say; tuples become lists.
@@ -38,10 +38,9 @@ def to_json(value: Any, what: str) -> bytes:
     """
     try:
         _refuse_other_keys(value)
-        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-        return text.encode()
+        # in ASCII: sizes are measured as the workflow's own values are
+        return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
     except (TypeError, ValueError, RecursionError) as error:
-        # a lone surrogate is a ValueError too
         raise RequestError(
             f"{what} cannot be written as JSON: {error}; return texts, finite numbers, booleans, "
             "None, lists and dicts with text keys",
@@ -63,7 +62,7 @@ def _refuse_other_keys(value: Any) -> None:
 
 def is_reference(value: Any) -> bool:
     """Whether a value stands for one that is kept elsewhere."""
-    return isinstance(value, Mapping) and value.keys() == {REFERENCE_KEY}
+    return isinstance(value, Mapping) and REFERENCE_KEY in value
 
 
 def has_reference(value: Any) -> bool:

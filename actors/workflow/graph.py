@@ -8,10 +8,9 @@ from typing import Any, Literal
 
 from actors.workflow.conditions import Condition
 from actors.workflow.references import Template
-from actors.workflow.tasks import StepKind
 from ironcliw.errors import RequestError
 from ironcliw.schemas.base import Priority
-from ironcliw.schemas.workflows import Place
+from ironcliw.schemas.workflows import Place, StepKind
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,14 @@ from actors.workflow.tasks import REFERENCE_KEY, StepError
 _MARK = f'"{REFERENCE_KEY}":'
 
 
-def as_json(value: Any, limit: int, what: str) -> tuple[Any, int]:
+def as_json(value: Any, limit: int, what: str, *, marks: bool = False) -> tuple[Any, int]:
     """The value as a replay from the store would see it (tuples are lists), and its bytes.
 
     Args:
         value: Of a step, or of a user.
         limit: Most bytes that it may have as compact JSON.
         what: How messages call it.
+        marks: Whether it may hold marks of results by reference.
 
     Raises:
         StepError: It is no JSON (`invalid`) or too large (`oversized`).
@@ -39,7 +40,7 @@ def as_json(value: Any, limit: int, what: str) -> tuple[Any, int]:
             "or object storage and hand on where it is",
             retryable=False,
         )
-    if _MARK in text:
+    if _MARK in text and not marks:
         raise StepError(
             "invalid",
             f"{what} has a key {REFERENCE_KEY!r}, which marks results by reference: rename it",
