@@ -86,7 +86,7 @@ class Lease:
             query = select(leases.c.epoch, leases.c.holder).where(leases.c.name == self.name)
             raise self._lost(connection.execute(query).one_or_none())
 
-    def _lost(self, row: Row[Any] | None) -> LeaseLostError:
+    def _lost(self, row: Any) -> LeaseLostError:
         told = "it is gone" if row is None else f"epoch {row.epoch}, {row.holder or 'released'}"
         return LeaseLostError(
             f"{self.holder} led {self.name!r} in epoch {self.epoch} and does so no more ({told}); "

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
-from sqlalchemy import Connection, and_, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
@@ -69,7 +69,7 @@ class MessageRow:
 
 _COLUMNS = [messages.c[name] for name in MessageRow.__slots__]
 _WHICH = messages.c.id == bindparam("which")
-_OPEN = messages.c.status.in_((QUEUED, DELIVERED))
+_OPEN = or_(messages.c.status == QUEUED, messages.c.status == DELIVERED)
 _DELIVER = (
     update(messages).where(_WHICH, _OPEN).values(status=DELIVERED, attempts=messages.c.attempts + 1)
 )
@@ -89,14 +89,15 @@ def insert_messages(connection: Connection, rows: Sequence[MessageRow]) -> list[
     Raises:
         IntegrityError: SQLAlchemy's own: an id exists.
     """
+    values = [{name: getattr(row, name) for name in MessageRow.__slots__} for row in rows]
+    if all(row.key is None for row in rows):  # one statement for all
+        if values:
+            connection.execute(insert(messages), values)
+        return [True] * len(values)
     make = sqlite_insert if connection.dialect.name == "sqlite" else postgresql_insert
-    once = make(messages).on_conflict_do_nothing(index_elements=["recipient", "key"])
-    stored = []
-    for row in rows:
-        values = {name: getattr(row, name) for name in MessageRow.__slots__}
-        done = connection.execute(once if row.key is not None else insert(messages), values)
-        stored.append(done.rowcount > 0)
-    return stored
+    insert_once = make(messages).on_conflict_do_nothing(index_elements=["recipient", "key"])
+    once = insert_once.returning(messages.c.seq)
+    return [connection.execute(once, one).first() is not None for one in values]
 
 
 def mark_delivered(connection: Connection, ids: Sequence[str]) -> None:

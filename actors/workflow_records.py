@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, bindparam, func, insert, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, func, insert, or_, select, update
 
 from actors.tables import actors_workflow_events as events_table
 from actors.tables import actors_workflows as workflows
@@ -263,8 +263,7 @@ def _open_after(connection: Connection, last: str) -> list[WorkflowRow]:
         .order_by(workflows.c.id)
         .limit(_CHUNK)
     )
-    rows: Sequence[Row[Any]] = connection.execute(query).all()
-    return [WorkflowRow(*row) for row in rows]
+    return [WorkflowRow(*row) for row in connection.execute(query)]
 
 
 def _insert_events(connection: Connection, workflow_id: str, events: Sequence[EventRow]) -> None:

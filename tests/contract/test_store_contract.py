@@ -6,7 +6,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -27,13 +26,6 @@ from serve.keys import ApiKeys, Scope, api_keys
 
 ROOT = Path(__file__).parents[2]
 HEADS = {"actors_0001", "cluster_0002", "serve_0002"}
-
-
-@pytest.fixture
-def store(store_url: str) -> Iterator[Store]:
-    with Store(store_url) as store:
-        store.migrate()
-        yield store
 
 
 def revisions(store: Store) -> set[str]:
