@@ -17,7 +17,7 @@ from typing import Any
 
 from actors.agents.directory import DurableSend
 from actors.agents.exchange import Exchange
-from actors.agents.messages import Priority, checked_name, new_id
+from actors.agents.messages import Priority, checked_name
 from actors.agents.records import AgentStore
 from actors.message_records import MessageRow
 from ironcliw.errors import (
@@ -71,7 +71,7 @@ class Deliveries:
         now = time.time()
         deadline = None if message.deadline_seconds is None else now + message.deadline_seconds
         row = MessageRow(
-            new_id(),
+            message.id,
             message.target,
             # the capability is part of what is said
             {"capability": message.capability, "body": message.body},

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from actors.agents.messages import new_id
 from actors.selection import Candidate
 
 REMEMBER_SECONDS = 1.0
@@ -39,6 +40,7 @@ class DurableSend:
         priority: a `Priority`.
         key: idempotency key.
         deadline_seconds: from now.
+        id: unlike any other's; sending it twice is sending it once.
     """
 
     target: str
@@ -49,6 +51,7 @@ class DurableSend:
     priority: int = 2
     key: str | None = None
     deadline_seconds: float | None = None
+    id: str = field(default_factory=new_id)
 
 
 class Directory(Protocol):

@@ -10,7 +10,7 @@ from typing import Any
 
 from actors.agents.cell import Cell
 from actors.agents.directory import Directory, DurableSend, Memory
-from actors.agents.link import HostLostError, Link, Remote
+from actors.agents.link import HostGoneError, HostLostError, Link, Remote
 from actors.agents.messages import (
     DEFAULT_SECONDS,
     Message,
@@ -114,7 +114,7 @@ class Exchange:
             breaker.enter(self._loop.time())
             try:
                 answer = await self._post(found, message, wants_reply=True)
-            except MovedError:
+            except (MovedError, HostGoneError):
                 breaker.leave()
                 self.memory.forget(target)
                 await asyncio.sleep(min(0.02 * 2**attempt, 0.5))
@@ -124,6 +124,7 @@ class Exchange:
                 if not found.idempotent or attempt >= _TRIES:
                     raise
                 message.attempts += 1
+                await asyncio.sleep(min(0.05 * 2**attempt, 1.0))
             except IroncliwError as error:
                 breaker.ended(self._loop.time(), failed=_counts(error))
                 raise
@@ -176,7 +177,7 @@ class Exchange:
                 try:
                     await self._post(found, message, wants_reply=False)
                     return
-                except MovedError:
+                except (MovedError, HostGoneError):
                     self.memory.forget(target)
                     await asyncio.sleep(min(0.02 * 2**attempt, 0.5))
                 except HostLostError:
@@ -217,6 +218,15 @@ class Exchange:
         """Note that an agent of this process listens to a topic, or no longer does."""
         await self.memory.directory.subscribe(checked_name(topic, "a topic"), agent, on=on)
         self.memory.forget_topic(topic)
+
+    async def find(self, capability: str, strategy: str) -> Candidate:
+        """An agent that offers a capability, now.
+
+        Raises:
+            NotFoundError, UnavailableError: there is none.
+        """
+        listing = await self.memory.look_up(capability)
+        return select(listing.candidates, strategy, self._outstanding.__getitem__, self._random)
 
     async def _choose(
         self, target: str, message: Message, asked: str | None, strategy: str, *, unknown: bool

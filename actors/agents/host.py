@@ -94,6 +94,18 @@ class _Outside:
         self._cell().listen(topic, None)
 
 
+def load_agent_class(class_name: str) -> type[Agent]:
+    """The class that "module:Class" names.
+
+    Raises:
+        SettingsError: it cannot be loaded, or is no subclass of `Agent`.
+    """
+    found = load_by_name(class_name)
+    if not (isinstance(found, type) and issubclass(found, Agent)):
+        raise SettingsError(f"{class_name!r} is no class of agents; derive it from Agent")
+    return found
+
+
 class Host:
     """Runs agents on the event loop that is running.
 
@@ -101,10 +113,18 @@ class Host:
         name: unlike any other process's.
         directory: the registry.
         connect: name of a host -> the way to it.
+        load: "module:Class" -> the class.
     """
 
-    def __init__(self, name: str, directory: Directory, connect: Callable[[str], Remote]) -> None:
+    def __init__(
+        self,
+        name: str,
+        directory: Directory,
+        connect: Callable[[str], Remote],
+        load: Callable[[str], type[Agent]] = load_agent_class,
+    ) -> None:
         self.name = name
+        self._load = load
         self._cells: dict[str, Cell] = {}
         self.exchange = Exchange(name, directory, connect, self._cells)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="agent")
@@ -126,7 +146,7 @@ class Host:
         if spec.name in self._cells:
             return
         try:
-            agent = load_agent_class(spec.class_name)(**spec.arguments)
+            agent = self._load(spec.class_name)(**spec.arguments)
             if state is not None:
                 agent.restore(state_from_bytes(state))
         except IroncliwError:
@@ -278,18 +298,6 @@ class Host:
             await self._end(cell, "was stopped with its process")
         self.exchange.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
-
-
-def load_agent_class(class_name: str) -> type[Agent]:
-    """The class that "module:Class" names.
-
-    Raises:
-        SettingsError: it cannot be loaded, or is no subclass of `Agent`.
-    """
-    found = load_by_name(class_name)
-    if not (isinstance(found, type) and issubclass(found, Agent)):
-        raise SettingsError(f"{class_name!r} is no class of agents; derive it from Agent")
-    return found
 
 
 def state_to_bytes(state: Any) -> bytes | None:

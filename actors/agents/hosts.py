@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from actors.agent import Agent
 from actors.agents.directory import Directory
-from actors.agents.host import AgentSpec, HandedOver, Host
-from actors.agents.link import HostLostError, Outcome, Remote
+from actors.agents.host import AgentSpec, HandedOver, Host, load_agent_class
+from actors.agents.link import HostGoneError, HostLostError, Outcome, Remote
 from actors.agents.messages import Parcel
 from actors.agents.options import AgentOptions
 from actors.agents.reports import HostReport
@@ -83,20 +84,27 @@ class Hosts(Protocol):
 
 
 class LocalHosts:
-    """Hosts in this very process: for tests of agents, where nothing is isolated.
-
-    Args:
-        directory: set before the first launch.
-    """
+    """Hosts in this very process: for tests of agents, where nothing is isolated."""
 
     def __init__(self) -> None:
         self.directory: Directory | None = None
+        """To be set before the first launch."""
         self._hosts: dict[str, LocalHandle] = {}
+        self._classes: dict[str, type[Agent]] = {}
+
+    def remember(self, agent: type[Agent]) -> str:
+        """A name for a class that no other process needs to import."""
+        name = f"{agent.__module__}:{agent.__qualname__}"
+        self._classes[name] = agent
+        return name
+
+    def _load(self, name: str) -> type[Agent]:
+        return self._classes[name] if name in self._classes else load_agent_class(name)
 
     async def launch(self, plan: HostPlan) -> HostHandle:
         """A `Host` on this event loop."""
         assert self.directory is not None
-        host = Host(plan.name, self.directory, self.connect)
+        host = Host(plan.name, self.directory, self.connect, self._load)
         handle = self._hosts[plan.name] = LocalHandle(host, plan.place)
         return handle
 
@@ -118,10 +126,10 @@ class _Gone:
         self._name = name
 
     async def deliver(self, sender: str, parcels: list[Parcel]) -> list[Outcome | None]:
-        raise HostLostError(f"host {self._name!r} is gone")
+        raise HostGoneError(f"host {self._name!r} is gone")
 
     async def collect(self, sender: str) -> list[tuple[str, Outcome]]:
-        raise HostLostError(f"host {self._name!r} is gone")
+        raise HostGoneError(f"host {self._name!r} is gone")
 
 
 class LocalHandle:
@@ -141,7 +149,7 @@ class LocalHandle:
 
     def _alive(self) -> Host:
         if self.dead:
-            raise HostLostError(f"host {self.name!r} is gone")
+            raise HostGoneError(f"host {self.name!r} is gone")
         return self.host
 
     async def deliver(self, sender: str, parcels: list[Parcel]) -> list[Outcome | None]:
@@ -151,7 +159,8 @@ class LocalHandle:
         return self._living(await self._alive().collect(sender))
 
     def _living(self, answer: Any) -> Any:
-        self._alive()  # what died meanwhile has not answered
+        if self.dead:  # what died meanwhile has not answered
+            raise HostLostError(f"host {self.name!r} died")
         return answer
 
     async def start_agent(self, spec: AgentSpec, state: bytes | None) -> None:

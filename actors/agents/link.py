@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from actors.agents.messages import Message, Parcel, to_parcel
@@ -31,8 +32,15 @@ class HostLostError(UnavailableError):
     default_code = "agent_lost"
 
 
+class HostGoneError(HostLostError):
+    """The process had gone before anything was handed over: nothing has happened."""
+
+
 class Remote(Protocol):
-    """A host, seen from another process. Both methods raise `HostLostError`."""
+    """A host, seen from another process.
+
+    Both methods raise `HostLostError`; `deliver` raises `HostGoneError` where it can tell.
+    """
 
     async def deliver(self, sender: str, parcels: list[Parcel]) -> list[Outcome | None]:
         """Hand messages over; for each what came of it, or None: to be collected."""
@@ -100,7 +108,7 @@ class Link:
         try:
             outcomes = await self._remote.deliver(self._sender, batch)
         except HostLostError as error:
-            self._fail(error)
+            self._fail(error, batch)
             return
         finally:
             self._calls -= 1
@@ -141,11 +149,15 @@ class Link:
         except IroncliwError as error:
             future.set_exception(error)
 
-    def _fail(self, error: HostLostError) -> None:
+    def _fail(self, error: HostLostError, batch: Sequence[Parcel] = ()) -> None:
+        """Tell all who wait; those whose messages were never handed over are told just that."""
         self._late = 0
+        kept = [*self._queue, *(batch if isinstance(error, HostGoneError) else ())]
+        untouched = {parcel.fields[0] for parcel in kept}
         self._queue.clear()
         pending, self._pending = self._pending, {}
-        for future in pending.values():
+        for id_, future in pending.items():
             if not future.done():
+                kind = HostGoneError if id_ in untouched else HostLostError
                 # one each: a traceback would otherwise grow with every waiter
-                future.set_exception(HostLostError(error.message, retry_after=error.retry_after))
+                future.set_exception(kind(error.message, retry_after=error.retry_after))

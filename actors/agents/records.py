@@ -89,9 +89,11 @@ class JournalStore:
 
     async def add_message(self, row: MessageRow) -> str:
         def work(connection: Connection) -> str:
+            table = actors_messages
+            if connection.execute(select(table.c.id).where(table.c.id == row.id)).first():
+                return row.id  # its sender did not hear of it, and tries again
             if message_records.insert_messages(connection, [row])[0]:
                 return row.id
-            table = actors_messages
             known = select(table.c.id).where(
                 table.c.recipient == row.recipient, table.c.key == row.key
             )
@@ -175,7 +177,7 @@ class MemoryStore:
         for known in self._messages.values():
             if row.key is not None and (known.recipient, known.key) == (row.recipient, row.key):
                 return known.id
-        self._messages[row.id] = row
+        self._messages.setdefault(row.id, row)
         return row.id
 
     async def delivered(self, message_id: str) -> None:
