@@ -95,6 +95,10 @@ class Entry:
     load: int = 0
     records: dict[str, Record] = field(default_factory=dict)
     topics: set[str] = field(default_factory=set)
+    _idempotent: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        self._idempotent = frozenset(n for n, one in self.capabilities.items() if one.idempotent)
 
     @property
     def name(self) -> str:
@@ -114,7 +118,7 @@ class Entry:
             record.average_seconds,
             record.successes,
             record.failures,
-            idempotent=found.idempotent if found else False,
+            self._idempotent,
         )
 
     def as_json(self) -> dict[str, Any]:

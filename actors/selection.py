@@ -33,7 +33,7 @@ class Candidate:
         seconds: average time of an answer; None: not known.
         successes: of the capability's messages lately; old ones count less.
         failures: as `successes`.
-        idempotent: the capability may be asked again where its process ended.
+        idempotent: its capabilities that may be asked again where its process ended.
     """
 
     agent: str
@@ -44,7 +44,7 @@ class Candidate:
     seconds: float | None = None
     successes: float = 0.0
     failures: float = 0.0
-    idempotent: bool = False
+    idempotent: frozenset[str] = frozenset()
 
 
 Outstanding = Callable[[str], int]

@@ -121,7 +121,7 @@ class Exchange:
             except HostLostError:
                 breaker.failed(self._loop.time())
                 self.memory.forget(target)
-                if not found.idempotent or attempt >= _TRIES:
+                if message.capability not in found.idempotent or attempt >= _TRIES:
                     raise
                 message.attempts += 1
                 await asyncio.sleep(min(0.05 * 2**attempt, 1.0))

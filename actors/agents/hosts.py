@@ -82,6 +82,9 @@ class Hosts(Protocol):
     def connect(self, host: str) -> Remote:
         """The way to a host of this name, for messages."""
 
+    def keep_code(self, environment: Mapping[str, Any]) -> None:
+        """Have an environment's code ready for as long as this process lives."""
+
 
 class LocalHosts:
     """Hosts in this very process: for tests of agents, where nothing is isolated."""
@@ -115,6 +118,9 @@ class LocalHosts:
     def connect(self, host: str) -> Remote:
         """The handle itself, which loses what is sent once it is killed."""
         return self._hosts[host] if host in self._hosts else _Gone(host)
+
+    def keep_code(self, environment: Mapping[str, Any]) -> None:
+        """Nothing: it is this process's."""
 
     async def kill(self, name: str) -> None:
         """End a host as if its process were killed."""

@@ -10,8 +10,6 @@ import logging
 import pickle
 from typing import Any
 
-import cloudpickle
-
 from ironcliw.errors import RequestError
 
 logger = logging.getLogger(__name__)
@@ -48,6 +46,8 @@ def pack(value: Any, what: str) -> Any:
             return Packed(pickle.dumps(value, protocol=5))
     except (pickle.PicklingError, TypeError, AttributeError):
         logger.debug("%s is pickled by cloudpickle", type(value).__name__)
+    from ray import cloudpickle  # for such values alone: an agent's module needs no Ray
+
     try:
         # knows functions and classes that were written in a script, and sends them along
         return Packed(cloudpickle.dumps(value))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ray
@@ -29,6 +30,7 @@ PREFIX = "agents-"
 _HOME_SECONDS = 60.0
 _CLOUD_SECONDS = 600.0
 """A machine in the cloud may have to be launched first."""
+_RENEW_SECONDS = 60.0
 _ON_HEAD = {"node:__internal_head__": 0.001}
 _CALLS = 10_000
 """Calls of a host that are open at once: each of its senders keeps one or two."""
@@ -44,6 +46,8 @@ class RayHosts:
 
     def __init__(self, log: LogSettings) -> None:
         self._log = log
+        self._code: set[str] = set()
+        self._keeper: asyncio.Task[None] | None = None
 
     async def launch(self, plan: HostPlan) -> HostHandle:
         """See `Hosts.launch`."""
@@ -81,6 +85,22 @@ class RayHosts:
             else:
                 found.append(handle)
         return found
+
+    def keep_code(self, environment: Mapping[str, Any]) -> None:
+        """See `Hosts.keep_code`: Ray deletes code that no process uses, and agents restart."""
+        self._code.update(_packages(environment))
+        if self._code and self._keeper is None:
+            self._keeper = asyncio.create_task(self._keep())
+
+    async def _keep(self) -> None:
+        while True:
+            for uri in sorted(self._code):
+                try:
+                    await asyncio.to_thread(project_code.hold, uri)
+                except RuntimeError as error:
+                    # the control service restarts; at the next round it is there again
+                    logger.warning("the code %s is not held for now: %s", uri, error)
+            await asyncio.sleep(_RENEW_SECONDS)
 
     def connect(self, host: str) -> Remote:
         """See `Hosts.connect`."""
@@ -143,6 +163,12 @@ class RayHandle(RayRemote):
     async def _call(self, method: str, *arguments: Any) -> Any:
         actor = await self.actor()
         return await answer_of(getattr(actor, method).remote(*arguments))
+
+
+def _packages(environment: Mapping[str, Any]) -> Iterator[str]:
+    for uri in (environment.get("working_dir"), *environment.get("py_modules", ())):
+        if isinstance(uri, str) and uri.startswith("gcs://"):
+            yield uri
 
 
 def _actor_class() -> Any:

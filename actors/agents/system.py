@@ -67,6 +67,7 @@ class AgentSystem:
         self.registry = Registry()
         self.exchange = Exchange(f"control-{new_id()}", self, hosts.connect)
         self._store = store
+        self._hosts = hosts
         self._clock = clock
         self._bell = Bell()
         self._running = Running(
@@ -84,6 +85,7 @@ class AgentSystem:
         for row in await self._store.agents():
             try:
                 self.registry.add(from_row(row))
+                self._hosts.keep_code(self.registry.get(row.name).spec.environment)
             except IroncliwError as error:
                 # boundary: a row that an older release wrote must not keep the others away
                 logger.error("agent %s is not taken up: %s", row.name, error)
@@ -122,6 +124,7 @@ class AgentSystem:
             self._watching.forget(spec.name)
             self.registry.remove(spec.name)
         self.registry.add(entry)
+        self._hosts.keep_code(spec.environment)
         try:
             # before it runs: it must not be forgotten by a head that ends now
             await self._store.save(to_row(entry))
