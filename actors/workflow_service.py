@@ -49,9 +49,7 @@ class Orchestrator(Protocol):
 
     async def resume(self, workflow_id: str) -> WorkflowView: ...
 
-    async def retry(
-        self, workflow_id: str, step: str, item: int | None = None
-    ) -> WorkflowView: ...
+    async def retry(self, workflow_id: str, step: str, item: int | None = None) -> WorkflowView: ...
 
     async def skip(
         self, workflow_id: str, step: str, item: int | None = None, value: Any = None
@@ -238,4 +236,3 @@ def _listed(row: WorkflowRow) -> dict[str, Any]:
         error=row.error,
     )
     return view.model_dump(mode="json", exclude={"steps"})
-
