@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -42,16 +42,18 @@ class RayHosts:
 
     Args:
         log: where the hosts' logs go.
+        cloud_code: archives that a process on a machine in the cloud needs.
     """
 
-    def __init__(self, log: LogSettings) -> None:
+    def __init__(self, log: LogSettings, cloud_code: Sequence[str] = ()) -> None:
         self._log = log
+        self._cloud_code = tuple(cloud_code)
         self._code: set[str] = set()
         self._keeper: asyncio.Task[None] | None = None
 
     async def launch(self, plan: HostPlan) -> HostHandle:
         """See `Hosts.launch`."""
-        options = await asyncio.to_thread(_ray_options, plan)
+        options = _ray_options(plan, self._cloud_code)
         limit = plan.options.memory_limit_gb if plan.options else None
         actor = _actor_class().options(**options).remote(plan.name, limit, self._log)
         patience = _CLOUD_SECONDS if plan.place == "spot" else _HOME_SECONDS
@@ -175,7 +177,7 @@ def _actor_class() -> Any:
     return ray.remote(concurrency_groups={SUPERVISION: 4}, max_concurrency=_CALLS)(HostActor)
 
 
-def _ray_options(plan: HostPlan) -> dict[str, Any]:
+def _ray_options(plan: HostPlan, cloud_code: Sequence[str]) -> dict[str, Any]:
     options: dict[str, Any] = {
         "name": plan.name,
         "namespace": NAMESPACE,
@@ -191,9 +193,7 @@ def _ray_options(plan: HostPlan) -> dict[str, Any]:
         # what a machine is launched for
         memory = plan.options.memory_gb if plan.options else 1.0
         options["memory"] = int(memory * _GIGABYTE)
-        code = project_code.pack((*project_code.PACKAGES, "actors"))
-        project_code.publish(code)
-        environment["py_modules"] = [code.uri, *environment.get("py_modules", ())]
+        environment["py_modules"] = [*cloud_code, *environment.get("py_modules", ())]
     else:
         options["resources"] = _ON_HEAD
     if environment:

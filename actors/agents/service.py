@@ -19,6 +19,23 @@ class AgentService:
         system: does it.
     """
 
+    METHODS = frozenset(
+        {
+            "agents",
+            "dead_letters",
+            "describe",
+            "look_up",
+            "replay",
+            "restart",
+            "send_durable",
+            "start",
+            "stop",
+            "subscribe",
+            "subscribers",
+        }
+    )
+    """What the control actor lets others call."""
+
     def __init__(self, system: AgentSystem) -> None:
         self._system = system
 

@@ -189,16 +189,18 @@ class AgentSystem:
                 place, seconds, self.registry, self._running, self._watching, self._store
             )
 
-    async def node_leaving(self, node: str, seconds: float) -> None:
-        """Move the agents of a machine that ends in `seconds`; harmless to repeat.
+    async def node_leaving(self, node: str, deadline: float) -> None:
+        """Have the agents of a machine move, which ends soon; returns at once.
 
         Args:
             node: Ray's id of it.
-            seconds: until its end.
+            deadline: Unix time of its end.
         """
-        there = [p for p in self._running.places.values() if p.handle.node == node]
-        moves = [self.host_leaving(p.handle.name, seconds) for p in there if not p.leaving]
-        await asyncio.gather(*moves)
+        seconds = max(0.0, deadline - self._clock())
+        for place in self._running.places.values():
+            if place.handle.node == node and not place.leaving:
+                place.leaving = True
+                self._watching.spawn(self.host_leaving(place.handle.name, seconds))
 
     async def look_up(
         self, target: str, wait_seconds: float = 0.0, *, unknown: bool = False

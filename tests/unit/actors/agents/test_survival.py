@@ -6,6 +6,7 @@ On the bench, where the end of a process is played; with a real Ray head see tes
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -318,7 +319,7 @@ async def test_what_does_not_end_in_time_is_broken_off(bench: AgentBench) -> Non
     asked = asyncio.create_task(bench.ask("a", "s", capability="slow"))
     await until(lambda: Counter.handled == ["s"])
     left = moving(bench, "a")
-    await bench.system.node_leaving("local", 0.1)
+    await bench.system.node_leaving("local", time.time() + 0.1)
     await until(left)
     with pytest.raises(UnavailableError, match=r"was stopped while it worked on 'slow'|is gone"):
         await asked
@@ -333,6 +334,6 @@ class Speechless(Counter):
 async def test_an_agent_whose_snapshot_fails_moves_all_the_same(bench: AgentBench) -> None:
     await bench.start(Speechless, name="a")
     left = moving(bench, "a")
-    await bench.system.node_leaving("local", 1.0)
+    await bench.system.node_leaving("local", time.time() + 1.0)
     await until(left)
     assert await bench.ask("count", 1) == 1
