@@ -21,10 +21,12 @@
     |   `-- AdapterError                  400  an adapter's files, or not an adapter of this model
     |-- StoreError                             the state store cannot be used
     |   |-- NewerFormatError                   stored by a newer release than this one
+    |   |-- LeaseLostError                     another process leads now, this one may not write
     |   `-- CheckpointError                    a checkpoint cannot be written, read or used
     |       |-- DamagedCheckpointError         its bytes are not those that were written
     |       |-- OtherModelError                it belongs to another model
     |       `-- InexactResumeError             going on from it would give other bits
+    |-- AgentError                      500  an agent's method failed; its own words are repeated
     |-- TrainingError                          a run of training cannot go on
     `-- ClusterError                           the Ray head could not be started, joined or stopped
         |-- PortInUseError                     somebody else listens on a port we need
@@ -280,6 +282,12 @@ class NewerFormatError(StoreError):
     default_code = "newer_format"
 
 
+class LeaseLostError(StoreError):
+    """Another process leads now; this one may not write any more."""
+
+    default_code = "lease_lost"
+
+
 class CheckpointError(StoreError):
     """A checkpoint cannot be written, read or used."""
 
@@ -302,6 +310,12 @@ class InexactResumeError(CheckpointError):
     """Going on from the checkpoint here would give other bits than where it was saved."""
 
     default_code = "inexact_resume"
+
+
+class AgentError(IroncliwError):
+    """A method of an agent failed; the message repeats what it raised."""
+
+    default_code = "agent_failed"
 
 
 class TrainingError(IroncliwError):

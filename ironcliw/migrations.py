@@ -21,7 +21,11 @@ from sqlalchemy import Connection
 from ironcliw.errors import NewerFormatError, StoreError
 
 BRANCHES: Mapping[str, str] = MappingProxyType(
-    {"cluster": "cluster.migrations", "serve": "serve.migrations"}
+    {
+        "actors": "actors.migrations",
+        "cluster": "cluster.migrations",
+        "serve": "serve.migrations",
+    }
 )
 """Branch label -> package. A folder that gets its first table adds its line here."""
 

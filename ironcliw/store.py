@@ -46,6 +46,17 @@ metadata = MetaData(
 )
 """Every table of the project; a folder adds its own when its module is imported."""
 
+# FULL: what was committed survives the loss of power, not only of the process. An fsync of macOS
+# leaves the bytes in the drive's own memory; fullfsync has the drive write them. Elsewhere it does
+# nothing.
+_SQLITE_SETTINGS = (
+    "journal_mode=WAL",
+    "synchronous=FULL",
+    "fullfsync=ON",
+    "checkpoint_fullfsync=ON",
+    "foreign_keys=ON",
+)
+
 _HINTS = (
     ("not a database", "move the file away to start afresh, or restore it from a backup"),
     ("malformed", "the file is damaged: restore it from a backup, or move it away"),
@@ -243,7 +254,7 @@ def _sqlite_engine(path: Path) -> Engine:
     def configure(connection: DBAPIConnection, _record: object) -> None:
         connection.isolation_level = None  # BEGIN is ours: see `begin`
         cursor = connection.cursor()
-        for setting in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+        for setting in _SQLITE_SETTINGS:
             cursor.execute(f"PRAGMA {setting}")
         cursor.close()
 

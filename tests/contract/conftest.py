@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from ironcliw.store import Store
 from tests.requirements import need
 
 PLACES = (
@@ -100,3 +101,11 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path / 'state' / 'state.db'}"
     url: str = request.getfixturevalue("postgresql_url")
     return url
+
+
+@pytest.fixture
+def store(store_url: str) -> Iterator[Store]:
+    """The same, migrated."""
+    with Store(store_url) as store:
+        store.migrate()
+        yield store

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
+from actors import tables as actors_tables
 from cluster import tables as cluster_tables
 from ironcliw.errors import ConflictError, NewerFormatError, StoreError
 from ironcliw.migrations import BRANCHES
@@ -25,14 +25,7 @@ from serve.keyring import KeyRing
 from serve.keys import ApiKeys, Scope, api_keys
 
 ROOT = Path(__file__).parents[2]
-HEADS = {"cluster_0002", "serve_0002"}
-
-
-@pytest.fixture
-def store(store_url: str) -> Iterator[Store]:
-    with Store(store_url) as store:
-        store.migrate()
-        yield store
+HEADS = {"actors_0001", "cluster_0002", "serve_0002"}
 
 
 def revisions(store: Store) -> set[str]:
@@ -47,7 +40,12 @@ def tables(store: Store) -> set[str]:
 
 def test_migrating_creates_what_the_code_declares(store: Store) -> None:
     # a table is known when its module is imported
-    known = (cluster_tables.cluster_vms, api_keys, model_aliases)
+    known = (
+        actors_tables.actors_workflows,
+        cluster_tables.cluster_vms,
+        api_keys,
+        model_aliases,
+    )
     assert all(table.metadata is metadata for table in known)
     with store.read() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
@@ -75,10 +73,10 @@ def test_an_unknown_revision_is_refused_and_nothing_is_touched(store: Store) -> 
         connection.execute(
             text(f"UPDATE alembic_version SET version_num = 'serve_9999' WHERE {where}")
         )
-    known = r"serve_9999.*knows up to cluster_0002, serve_0002.*upgrade"
+    known = r"serve_9999.*knows up to actors_0001, cluster_0002, serve_0002.*upgrade"
     with pytest.raises(NewerFormatError, match=known):
         store.migrate()
-    assert revisions(store) == {"cluster_0002", "serve_9999"}
+    assert revisions(store) == (HEADS - {"serve_0002"}) | {"serve_9999"}
 
 
 FIRST = """

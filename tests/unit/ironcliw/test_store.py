@@ -58,10 +58,17 @@ def test_a_file_is_born_in_write_ahead_mode(path: Path) -> None:
 
 
 def test_connections_are_set_up(store: Store) -> None:
-    names = ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+    wanted = {
+        "journal_mode": "wal",
+        "synchronous": 2,  # FULL
+        "fullfsync": 1,
+        "checkpoint_fullfsync": 1,
+        "foreign_keys": 1,
+        "busy_timeout": 10_000,
+    }
     with store.read() as connection:
-        values = [connection.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in names]
-    assert values == ["wal", 1, 1, 10_000]
+        found = {name: connection.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in wanted}
+    assert found == wanted
 
 
 def test_a_reader_sees_one_snapshot_and_never_waits_for_the_writer(store: Store) -> None:

@@ -1,0 +1,1 @@
+"""One file a revision, named after it: `actors_NNNN_what`."""
