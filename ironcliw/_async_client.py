@@ -9,14 +9,15 @@ from ironcliw import _calls as calls
 from ironcliw import _decisions as decisions
 from ironcliw import _generation as generation
 from ironcliw._calls import DEFAULT_MODEL, Embeddings, LoadProgress
-from ironcliw._connection import AsyncConnection, AsyncTextStream
+from ironcliw._connection import AsyncTextStream
 from ironcliw._decisions import Classification, Decision, Examples, Labels, Messages
 from ironcliw._generation import DEFAULT_CHAT_MODEL, Completion, GenerationOptions, Message
+from ironcliw._workflow_methods import AsyncWorkflowMethods
 from ironcliw.errors import UnavailableError
 from ironcliw.schemas import Health, Model, Priority
 
 
-class AsyncClient(AsyncConnection):
+class AsyncClient(AsyncWorkflowMethods):
     """The same for asyncio; each method does what `Client`'s does."""
 
     async def embed(

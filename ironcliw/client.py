@@ -18,7 +18,7 @@ from ironcliw import _decisions as decisions
 from ironcliw import _generation as generation
 from ironcliw._async_client import AsyncClient
 from ironcliw._calls import DEFAULT_MODEL, Embeddings, LoadProgress, Served
-from ironcliw._connection import AsyncTextStream, Connection, TextStream
+from ironcliw._connection import AsyncTextStream, TextStream
 from ironcliw._decisions import (
     ChoiceAnswer,
     Classification,
@@ -42,6 +42,7 @@ from ironcliw._generation import (
     Message,
     TokenUsage,
 )
+from ironcliw._workflow_methods import WorkflowMethods
 from ironcliw.errors import UnavailableError
 from ironcliw.schemas import Health, Model, Priority
 
@@ -72,7 +73,7 @@ __all__ = [
 ]
 
 
-class Client(Connection):
+class Client(WorkflowMethods):
     """Blocking client. It keeps connections open, so use one for many calls, and close it."""
 
     def embed(

@@ -24,6 +24,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from ironcliw.actor_settings import ActorsSettings, RoutingSettings
 from ironcliw.catalog import Catalog
 from ironcliw.errors import SettingsError
 from ironcliw.problems import follows, what_is_wrong
@@ -72,6 +73,8 @@ class Settings(BaseSettings):
     cloud: CloudSettings = CloudSettings()
     budget: BudgetSettings = BudgetSettings()
     serve: ServeSettings = ServeSettings()
+    actors: ActorsSettings = ActorsSettings()
+    routing: RoutingSettings = RoutingSettings()
     store: StoreSettings = StoreSettings()
     log: LogSettings = LogSettings()
     client: ClientSettings = ClientSettings()

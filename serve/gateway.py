@@ -125,7 +125,9 @@ class Gateway:
             await asyncio.wait(self._tasks, timeout=seconds)
 
     def _default_seconds(self, path: str) -> float:
-        """A load may fetch gigabytes first, so it gets the longest deadline there is."""
+        """A load may fetch gigabytes first, and events come for as long as a workflow runs."""
+        if path.startswith("/v1/workflows/") and path.endswith("/events"):
+            return _MOST_SECONDS
         if path.startswith("/v1/models/") and path.endswith(("/load", "/unload")):
             return _MOST_SECONDS
         if path in _GENERATION_PATHS:

@@ -23,6 +23,7 @@ import uvicorn
 from ray.serve.handle import DeploymentHandle
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from actors.control_link import ControlLink
 from ironcliw import logs
 from ironcliw.catalog import Catalog
 from ironcliw.errors import RequestError, UnavailableError
@@ -64,7 +65,7 @@ class Ingress:
         self._metrics_url = f"http://127.0.0.1:{settings.cluster.metrics_port}/metrics"
         metrics = IngressMetrics()
         variant = _variant(settings, local, spot)
-        service = Service(settings, variant, _nodes, self._relay, metrics)
+        service = Service(settings, variant, _nodes, self._relay, metrics, ControlLink())
         self._service = service
         self._gateway = Gateway(
             create_app(service),

@@ -42,6 +42,7 @@ from serve.http_forms import (
 )
 from serve.keys import Scope
 from serve.service import Service
+from serve.workflow_routes import add_workflows
 
 
 def create_app(service: Service) -> FastAPI:
@@ -58,6 +59,7 @@ def create_app(service: Service) -> FastAPI:
     add_aliases(app, service)
     _add_models(app, service)
     _add_operations(app, service)
+    add_workflows(app, service)
 
     _add_error_handlers(app)
     return app

@@ -29,6 +29,7 @@ from serve.keyring import KeyRing
 from serve.keys import ApiKeys
 from serve.residency import ModelStats
 from serve.variants import Variant
+from serve.workflow_routes import Workflows
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ class Service:
         nodes: Facts about the cluster's nodes; blocking.
         relay: Body of the metrics agent's page.
         metrics: Where figures go.
+        workflows: The way to the orchestrator.
     """
 
     def __init__(
@@ -80,8 +82,10 @@ class Service:
         nodes: NodeFacts = list,
         relay: Callable[[], Awaitable[bytes]] | None = None,
         metrics: ServiceMetrics | None = None,
+        workflows: Workflows | None = None,
     ) -> None:
         self.settings = settings
+        self.workflows = workflows
         self.catalog = Catalog.of(settings)
         self.variant = variant
         self.relay = relay

@@ -26,8 +26,8 @@ from ironcliw.errors import ClusterError
 
 logger = logging.getLogger(__name__)
 
-PACKAGES = ("cluster", "ironcliw", "native_ops", "serve")
-"""What a replica imports. Compiled kernels are a distribution of their own, for the image."""
+PACKAGES = ("actors", "cluster", "ironcliw", "native_ops", "serve")
+"""What replicas and steps import. Compiled kernels are of a distribution of their own."""
 # Unix time zero of the format: the same files must give the same archive.
 _DATE = (1980, 1, 1, 0, 0, 0)
 _HELD_SECONDS = 600
@@ -94,7 +94,7 @@ def publish(code: ProjectCode) -> None:
             f"the code for workers could not be stored in Ray's control service: {error}; is its "
             "disk full?"
         ) from error
-    _hold(code.uri)
+    hold(code.uri)
 
 
 def is_published(code: ProjectCode) -> bool:
@@ -104,29 +104,32 @@ def is_published(code: ProjectCode) -> bool:
     return bool(package_exists(code.uri))
 
 
-def _hold(uri: str) -> None:
+def hold(uri: str) -> None:
+    """Have Ray keep a package for ten minutes, also while no process uses it."""
     from ray._private.runtime_env.packaging import pin_runtime_env_uri
 
     pin_runtime_env_uri(uri, expiration_s=_HELD_SECONDS)
 
 
-async def keep(uri: str, renew_seconds: float = _RENEW_SECONDS) -> None:
+async def keep(
+    uri: str, renew_seconds: float = _RENEW_SECONDS, packages: Iterable[str] = PACKAGES
+) -> None:
     """Hold an archive for as long as this runs, also over a restart of the control service."""
     while True:
         try:
-            await asyncio.to_thread(_renew, uri)
+            await asyncio.to_thread(_renew, uri, packages)
         except (RuntimeError, ClusterError) as error:
             # the control service restarts; at the next round it is there again
             logger.warning("the code for workers is not held for now: %s", error)
         await asyncio.sleep(renew_seconds)
 
 
-def _renew(uri: str) -> None:
+def _renew(uri: str, packages: Iterable[str] = PACKAGES) -> None:
     from ray._private.runtime_env.packaging import package_exists
 
     if package_exists(uri):
-        _hold(uri)
-    elif (code := pack()).uri == uri:
+        hold(uri)
+    elif (code := pack(packages)).uri == uri:
         publish(code)
     else:
         logger.error(

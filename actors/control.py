@@ -1,0 +1,156 @@
+"""The control actor: orchestrator and agents of one cluster, in one process on the head.
+
+All that it is made of knows no Ray; here it is put together. The actor holds nothing that the store
+does not have, so it may be killed at any moment: Ray starts it again, it takes the lease of the one
+before and goes on with the open workflows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+
+from actors.composition import Composition, compose
+from actors.lease import RENEW_SECONDS, Lease, wait_for_lease
+from ironcliw import logs
+from ironcliw.errors import IroncliwError, LeaseLostError, NotFoundError, UnavailableError
+from ironcliw.settings import Settings
+from ironcliw.store import Store
+
+logger = logging.getLogger(__name__)
+
+LEASE = "actors"
+_WAIT_SECONDS = 5.0
+Answered = tuple[IroncliwError | None, Any]
+
+
+class Control:
+    """The class of the control actor; `actors.service` makes the actor.
+
+    Args:
+        settings: As given to `up`.
+        code_uri: The project's code for workers in the cloud; None where there are none.
+    """
+
+    def __init__(self, settings: Settings, code_uri: str | None = None) -> None:
+        logs.configure(settings.log)
+        self._settings = settings
+        self._code_uri = code_uri
+        self._made: Composition | None = None
+        self._failed: IroncliwError | None = None
+        self._waits = False
+        self._started = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        # nobody calls an actor that Ray has restarted by itself: it calls itself
+        ray.get_runtime_context().current_actor.run.remote()
+
+    async def run(self) -> None:
+        """Take the lease, go on with what is open, and lead until the lease is lost.
+
+        Called by the actor itself.
+        """
+        try:
+            store = await asyncio.to_thread(_open_store, self._settings.store_url)
+            lease = await wait_for_lease(store, LEASE, _holder(), self._note_waiting)
+            self._made = await compose(self._settings, store, lease, self._code_uri, _this_actor())
+        except IroncliwError as error:
+            # told to whoever asks: a store that cannot be used is for its owner to mend
+            logger.error("workflows and agents cannot start: %s", error)
+            self._failed = error
+            self._started.set()
+            return
+        self._waits = False
+        self._started.set()
+        self._tasks = [asyncio.create_task(work) for work in self._made.background()]
+        await self._lead(store, lease)
+
+    async def ready(self) -> IroncliwError | None:
+        """Wait until it leads, or waits for another one to end; why it could do neither."""
+        while not self._started.is_set() and not self._waits:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._started.wait(), 0.05)
+        return self._failed
+
+    async def answer(self, part: str, method: str, arguments: Mapping[str, Any]) -> Answered:
+        """Call a method of one of the parts; its error comes back as a value.
+
+        Args:
+            part: `workflows` or `agents`.
+            method: One of the part's `METHODS`.
+            arguments: Its arguments.
+        """
+        try:
+            made = await self._composition()
+            found = made.parts.get(part)
+            if found is None or method not in found.METHODS:
+                raise NotFoundError(f"the control actor has no {part}.{method}")
+            return None, await getattr(found, method)(**arguments)
+        except IroncliwError as error:
+            return error, None
+
+    async def step_started(self, key: str, attempt: int, node: str) -> None:
+        """An attempt of a step has begun on a node; sent by the attempt itself."""
+        if self._made is not None:
+            self._made.executor.started_at(key, attempt, node)
+
+    async def close(self) -> None:
+        """Stop in order and give the lease back."""
+        for task in self._tasks:
+            task.cancel()
+        if self._made is not None:
+            await self._made.close()
+
+    async def _composition(self) -> Composition:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._started.wait(), _WAIT_SECONDS)
+        if self._failed is not None:
+            raise self._failed
+        if self._made is None:
+            why = "another head leads the workflows of this store" if self._waits else "it starts"
+            raise UnavailableError(f"workflows and agents are not ready: {why}", retry_after=1.0)
+        return self._made
+
+    async def _lead(self, store: Store, lease: Lease) -> None:
+        """Renew the lease; whoever lost it must not go on as if it led.
+
+        A process that ends is started again by Ray, and then waits for its turn.
+        """
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            try:
+                await asyncio.to_thread(_renew, store, lease)
+            except LeaseLostError as error:
+                logger.error("%s; the control actor ends, and waits as a new one", error)
+                os._exit(1)
+            except IroncliwError as error:
+                logger.warning("the lease could not be renewed: %s", error)
+
+    def _note_waiting(self) -> None:
+        logger.warning("another process leads the workflows of this store; waiting for its end")
+        self._waits = True
+
+
+def _open_store(url: str) -> Store:
+    store = Store(url)
+    store.migrate()
+    return store
+
+
+def _renew(store: Store, lease: Lease) -> None:
+    with store.write() as connection:
+        lease.renew(connection)
+
+
+def _holder() -> str:
+    return f"{socket.gethostname()} process {os.getpid()}"
+
+
+def _this_actor() -> Any:
+    return ray.get_runtime_context().current_actor

@@ -1,0 +1,185 @@
+"""The decision log: one row a routing decision, with what it was made from and what came of it.
+
+Rows wait in memory for a second at most and are written together: a decision is no promise, so one
+that a crash takes away costs a row and nothing else. What had no alternative is not logged; it
+would teach nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import math
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from sqlalchemy import Connection, bindparam, delete, update
+
+from actors.routing import Choice, Option
+from actors.tables import actors_decisions
+from ironcliw.errors import IroncliwError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+FLUSH_SECONDS = 1.0
+MOST_WAITING = 10_000
+"""Rows and outcomes that wait while the store cannot be written; beyond it the oldest are lost."""
+_DAY = 86_400.0
+_PRUNE_SECONDS = 3_600.0
+
+
+class Writer(Protocol):
+    """What commits work: `actors.journal.Journal`."""
+
+    async def commit(self, work: Callable[[Connection], T]) -> T:
+        """Run it in a transaction."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Decided:
+    """One decision, for the log.
+
+    Attributes:
+        workflow_id: Of the step; None for an agent.
+        step: Its name.
+        attempt: Of the step.
+        policy: Name of the policy.
+        features: What it saw.
+        options: Where it could choose.
+        mask: What was allowed.
+        choice: What it took.
+    """
+
+    workflow_id: str | None
+    step: str | None
+    attempt: int | None
+    policy: str
+    features: Mapping[str, float]
+    options: Sequence[Option]
+    mask: Sequence[bool]
+    choice: Choice
+
+    def row(self, id_: str, at: float) -> dict[str, Any]:
+        """A row of `actors_decisions`; JSON has no infinity, so a feature without bound is null."""
+        return {
+            "id": id_,
+            "at": at,
+            "workflow_id": self.workflow_id,
+            "step": self.step,
+            "attempt": self.attempt,
+            "policy": self.policy,
+            "features": {
+                name: value if math.isfinite(value) else None
+                for name, value in self.features.items()
+            },
+            "options": [dataclasses.asdict(option) for option in self.options],
+            "masks": list(self.mask),
+            "chosen": self.choice.index,
+            "propensity": self.choice.propensity,
+            "outcome": None,
+        }
+
+
+class DecisionLog:
+    """Collects decisions and their outcomes, and writes them now and then.
+
+    Args:
+        writer: The journal.
+        keep_days: Older rows are deleted.
+        clock: Unix time.
+        enabled: With False nothing is kept.
+    """
+
+    def __init__(
+        self,
+        writer: Writer,
+        keep_days: float,
+        *,
+        clock: Callable[[], float] = time.time,
+        enabled: bool = True,
+    ) -> None:
+        self._writer = writer
+        self._keep_seconds = keep_days * _DAY
+        self._clock = clock
+        self._enabled = enabled
+        self._rows: dict[str, dict[str, Any]] = {}
+        self._outcomes: dict[str, dict[str, Any]] = {}
+        self._pruned = -math.inf
+        self.lost = 0
+
+    def note(self, decided: Decided) -> str | None:
+        """Remember a decision; the id by which its outcome is told, None where none is wanted."""
+        if not self._enabled or sum(decided.mask) < 2:
+            return None
+        id_ = uuid.uuid4().hex
+        self._rows[id_] = decided.row(id_, self._clock())
+        self._trim(self._rows)
+        return id_
+
+    def outcome(self, id_: str | None, outcome: Mapping[str, Any]) -> None:
+        """What came of it, such as `{"ok": true, "seconds": 1.5}`."""
+        if id_ is None:
+            return
+        row = self._rows.get(id_)
+        if row is not None:
+            row["outcome"] = dict(outcome)
+            return
+        self._outcomes[id_] = dict(outcome)
+        self._trim(self._outcomes)
+
+    async def flush(self) -> None:
+        """Write what waits; what cannot be written waits on.
+
+        Raises:
+            StoreError: the store cannot be used.
+        """
+        now = self._clock()
+        prune = now - self._pruned >= _PRUNE_SECONDS
+        if not (self._rows or self._outcomes or prune):
+            return
+        rows, self._rows = self._rows, {}
+        outcomes, self._outcomes = self._outcomes, {}
+        before = now - self._keep_seconds if prune else None
+        try:
+            await self._writer.commit(lambda c: _write(c, list(rows.values()), outcomes, before))
+        except BaseException:
+            self._rows, self._outcomes = rows | self._rows, outcomes | self._outcomes
+            raise
+        if prune:
+            self._pruned = now
+
+    async def run(self) -> None:
+        """Write every second, until cancelled."""
+        while True:
+            await asyncio.sleep(FLUSH_SECONDS)
+            try:
+                await self.flush()
+            except IroncliwError as error:
+                logger.warning("decisions are not written for now: %s", error)
+
+    def _trim(self, waiting: dict[str, dict[str, Any]]) -> None:
+        while len(waiting) > MOST_WAITING:
+            del waiting[next(iter(waiting))]
+            self.lost += 1
+
+
+def _write(
+    connection: Connection,
+    rows: list[dict[str, Any]],
+    outcomes: Mapping[str, Mapping[str, Any]],
+    before: float | None,
+) -> None:
+    if rows:
+        connection.execute(actors_decisions.insert(), rows)
+    if outcomes:
+        known = update(actors_decisions).where(actors_decisions.c.id == bindparam("decision"))
+        connection.execute(
+            known.values(outcome=bindparam("what")),
+            [{"decision": id_, "what": outcome} for id_, outcome in outcomes.items()],
+        )
+    if before is not None:
+        connection.execute(delete(actors_decisions).where(actors_decisions.c.at < before))

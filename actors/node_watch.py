@@ -1,0 +1,119 @@
+"""Watches the cluster's machines in the cloud: which have joined, and which are going away.
+
+Ray knows a machine as draining from its notice on (`cluster.vm.agent` asks for the drain). Each one
+is told of once, with the moment at which it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+from ironcliw.errors import IroncliwError
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.5
+_MS_A_SECOND = 1000.0
+
+
+class Nodes(Protocol):
+    """What Ray knows; blocking."""
+
+    def workers(self) -> Iterable[str]:
+        """Ids of the living machines in the cloud."""
+        ...
+
+    def draining(self) -> Mapping[str, int]:
+        """Node id -> Unix milliseconds of its end; 0 where that is not known."""
+        ...
+
+
+Leaving = Callable[[str, float], Awaitable[None]]
+
+
+class NodeWatch:
+    """Polls, and tells.
+
+    Args:
+        nodes: Asked.
+        leaving: Each is told of a machine and the Unix time of its end.
+        notice_seconds: That a machine has whose end is not known.
+        clock: Unix time.
+    """
+
+    def __init__(
+        self,
+        nodes: Nodes,
+        leaving: Sequence[Leaving],
+        notice_seconds: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._nodes = nodes
+        self._leaving = tuple(leaving)
+        self._notice = notice_seconds
+        self._clock = clock
+        self._told: set[str] = set()
+        self._workers: tuple[str, ...] = ()
+
+    def workers(self) -> tuple[str, ...]:
+        """Machines that have joined and are not going away, as of the last poll."""
+        return self._workers
+
+    async def poll(self) -> None:
+        """Ask once, and tell what is new."""
+        living = set(await asyncio.to_thread(self._nodes.workers))
+        draining = dict(await asyncio.to_thread(self._nodes.draining))
+        self._workers = tuple(sorted(living - draining.keys()))
+        for node in sorted(draining.keys() - self._told):
+            end = draining[node] / _MS_A_SECOND or self._clock() + self._notice
+            logger.warning("node %s goes away in %.0f s", node[:8], end - self._clock())
+            for tell in self._leaving:
+                await self._tell(tell, node, end)
+        # a node id never comes back, so those that are gone can be forgotten
+        self._told = set(draining)
+
+    async def run(self) -> None:
+        """Poll until cancelled."""
+        while True:
+            try:
+                await self.poll()
+            # the boundary to Ray's private state, which has no errors of its own
+            except Exception:
+                logger.exception("the machines could not be watched for now")
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _tell(self, tell: Leaving, node: str, end: float) -> None:
+        try:
+            await tell(node, end)
+        except IroncliwError as error:
+            logger.error("node %s goes away and not all was moved: %s", node[:8], error)
+
+
+class RayNodes:
+    """What the GCS says, through the connection of this process."""
+
+    def __init__(self, label: str, value: str) -> None:
+        self._label = label
+        self._value = value
+
+    def workers(self) -> Iterable[str]:
+        """Nodes that carry the label."""
+        import ray
+
+        found = ray.nodes()  # type: ignore[no-untyped-call]
+        return [
+            node["NodeID"]
+            for node in found
+            if node["Alive"] and node.get("Labels", {}).get(self._label) == self._value
+        ]
+
+    def draining(self) -> Mapping[str, int]:
+        """As Ray Train asks for it; there is no public call."""
+        from ray._private.state import state
+
+        found: Mapping[str, int] = state.get_draining_nodes()
+        return found

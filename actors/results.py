@@ -1,0 +1,201 @@
+"""Results by reference: what is too large for the store stands in a folder, named by its content.
+
+A small result is JSON in the events of its workflow. A larger one is written once to the folder of
+the setting `actors.results_url`, below its workflow, and the event holds
+
+    {"$reference": "result:WORKFLOW/SHA256"}
+
+which is resolved where a step or a reader needs it. The name is made from the bytes, so writing it
+twice is as good as once, and a damaged file is found out when it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from actors.workflow.tasks import REFERENCE_KEY
+from ironcliw.errors import NotFoundError, RequestError, RequestTooLargeError, StoreError
+
+_SCHEME = "result:"
+_REFERENCE = re.compile(rf"{_SCHEME}([A-Za-z0-9_-]{{1,63}}/([0-9a-f]{{64}}))")
+
+
+def to_json(value: Any, what: str) -> bytes:
+    """A value as compact JSON.
+
+    Args:
+        value: Anything that JSON can say; tuples become lists.
+        what: Names it in the message, as "the result of step fetch".
+
+    Raises:
+        RequestError: JSON has no word for something in it: a set, NaN, a key that is no text.
+    """
+    try:
+        _refuse_other_keys(value)
+        # in ASCII: sizes are measured as the workflow's own values are
+        return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RequestError(
+            f"{what} cannot be written as JSON: {error}; return texts, finite numbers, booleans, "
+            "None, lists and dicts with text keys",
+            code="not_json",
+        ) from error
+
+
+def _refuse_other_keys(value: Any) -> None:
+    """`json.dumps` would turn the key 1 into "1" in silence, and so change the result."""
+    if isinstance(value, dict):
+        for key, inside in value.items():
+            if not isinstance(key, str):
+                raise TypeError(f"the key {key!r} is no text")
+            _refuse_other_keys(inside)
+    elif isinstance(value, list | tuple):
+        for inside in value:
+            _refuse_other_keys(inside)
+
+
+def is_reference(value: Any) -> bool:
+    """Whether a value stands for one that is kept elsewhere."""
+    return isinstance(value, Mapping) and REFERENCE_KEY in value
+
+
+def has_reference(value: Any) -> bool:
+    """Whether there is a reference in a value, however deep."""
+    if isinstance(value, Mapping):
+        return is_reference(value) or any(map(has_reference, value.values()))
+    return isinstance(value, list | tuple) and any(map(has_reference, value))
+
+
+class Results:
+    """The folder of larger results.
+
+    Args:
+        url: Any fsspec URL, or a path.
+        inline_bytes: Up to so many bytes of JSON stay where they are.
+        most_bytes: More than that is refused.
+    """
+
+    def __init__(self, url: str, inline_bytes: int, most_bytes: int) -> None:
+        # fsspec comes with Ray and not with the base install
+        import fsspec
+
+        self._files, self._root = fsspec.url_to_fs(url, auto_mkdir=True)
+        self._root = self._root.rstrip("/")
+        self._inline = inline_bytes
+        self._most = most_bytes
+
+    def keep(self, workflow_id: str, content: bytes, what: str) -> str | None:
+        """Keep a result's JSON if it is large; its address, None where it may stay inline.
+
+        Blocking: call it in a thread.
+
+        Raises:
+            RequestTooLargeError: it is larger than any result may be.
+            StoreError: the folder cannot be written.
+        """
+        check_size(content, self._most, what)
+        if not self.is_large(content):
+            return None
+        name = f"{workflow_id}/{hashlib.sha256(content).hexdigest()}"
+        path = self._path(name)
+        try:
+            if not self._files.exists(path):
+                # in one move, or a reader could see half of it
+                draft = f"{path}.{uuid.uuid4().hex}.new"
+                self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
+                self._files.pipe_file(draft, content)
+                self._files.mv(draft, path)
+        except OSError as error:
+            raise StoreError(
+                f"{what} cannot be kept in {self._root}: {error}; is the disk full, or the setting "
+                "actors.results_url wrong?"
+            ) from error
+        return _SCHEME + name
+
+    def load(self, address: str) -> Any:
+        """The value of an address that `keep` gave. Blocking.
+
+        Raises:
+            RequestError: it is no address of ours.
+            NotFoundError: the file is gone.
+            StoreError: the file is damaged, or cannot be read.
+        """
+        parts = _REFERENCE.fullmatch(address)
+        if parts is None:
+            raise RequestError(
+                f"{address!r:.100} is no address of a result; it reads {_SCHEME}WORKFLOW/SHA256"
+            )
+        name, digest = parts.groups()
+        try:
+            content = self._files.cat_file(self._path(name))
+        except FileNotFoundError:
+            raise NotFoundError(
+                f"the result {name} is gone from {self._root}; run the workflow again"
+            ) from None
+        except OSError as error:
+            raise StoreError(f"the result {name} cannot be read: {error}") from error
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise StoreError(
+                f"the result {name} in {self._root} is damaged: its bytes are not those that were "
+                "written; run the workflow again"
+            )
+        return json.loads(content)
+
+    def is_large(self, content: bytes) -> bool:
+        """Whether a result is kept here rather than in the store."""
+        return len(content) > self._inline
+
+    def resolve(self, workflow_id: str, value: Any) -> Any:
+        """The value with every reference in it replaced by what it stands for. Blocking.
+
+        Raises:
+            RequestError: one names a result of another workflow, or none at all.
+            NotFoundError, StoreError: see `load`.
+        """
+        if is_reference(value):
+            address = str(value[REFERENCE_KEY])
+            if not address.startswith(f"{_SCHEME}{workflow_id}/"):
+                raise RequestError(
+                    f"{address!r:.100} is no result of workflow {workflow_id}; a step reads those "
+                    "of its own workflow alone"
+                )
+            return self.load(address)
+        if isinstance(value, Mapping):
+            return {key: self.resolve(workflow_id, inside) for key, inside in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.resolve(workflow_id, inside) for inside in value]
+        return value
+
+    def forget(self, workflow_id: str) -> None:
+        """Remove all results of a workflow; harmless where there are none. Blocking."""
+        folder = self._path(workflow_id)
+        if self._files.exists(folder):
+            self._files.rm(folder, recursive=True)
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+
+def check_size(content: bytes, most: int, what: str) -> None:
+    """Refuse a result that is larger than any may be.
+
+    Raises:
+        RequestTooLargeError: with both sizes.
+    """
+    if len(content) > most:
+        raise RequestTooLargeError(
+            f"{what} has {len(content)} bytes of JSON and actors.result_bytes allows {most}; write "
+            "it to a bucket and return its address",
+            code="result_too_large",
+        )
+
+
+def results_url(configured: str | None, state_dir: Path) -> str:
+    """Where larger results are kept: what is set, else below the state directory."""
+    return configured or str(state_dir / "results")

@@ -1,0 +1,1 @@
+"""Executors: what carries out one attempt of a step, by its kind."""

@@ -1,0 +1,172 @@
+"""The train step: a command of `python -m train`, as a Ray job that outlives the orchestrator.
+
+    train: {recipe: sft, config: train/configs/sft.yaml, set: {lora_rank: 8}, arguments: [...]}
+
+runs `python -m train sft --config ... --set lora_rank=8 --json` and gives what it prints as JSON.
+`config` may hold the configuration itself, which is then written to a file of the step's own. The
+job's id is made from the step's key, so a step that is started again finds the job that runs and
+waits for it; a job that failed is followed by one with the next number. A run that is submitted
+again goes on from its last checkpoint, as `train` promises.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from pydantic import Field, StrictStr
+
+from actors.routing import LOCAL
+from actors.steps.kinds import Done, parse_block
+from actors.workflow.tasks import StepError, StepTask
+from ironcliw.schemas.base import Request
+
+_POLL_SECONDS = 1.0
+_TAIL_BYTES = 2000
+_CONFIGURED = frozenset({"sft", "dpo", "embed", "eval", "tune"})
+_OPTION = re.compile(r"[A-Za-z0-9_.-]+")
+
+
+class TrainForm(Request):
+    """The block of a train step."""
+
+    recipe: Literal["sft", "dpo", "embed", "head", "tune", "eval", "merge", "export", "publish"]
+    config: StrictStr | dict[str, Any] | None = None
+    set: dict[StrictStr, Any] = Field({})
+    arguments: list[StrictStr] = Field([])
+
+
+class JobState(StrEnum):
+    """Where a job stands, as far as a step cares."""
+
+    ABSENT = "absent"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+class Jobs(Protocol):
+    """Ray's jobs; every method blocks, and raises ConnectionError where nobody answers."""
+
+    def state(self, job: str) -> JobState:
+        """Of one job."""
+        ...
+
+    def submit(self, job: str, command: str) -> None:
+        """Start one; harmless where it exists."""
+        ...
+
+    def stop(self, job: str) -> None:
+        """End one and wait until it has ended."""
+        ...
+
+    def output(self, job: str) -> str:
+        """What it printed."""
+        ...
+
+
+class TrainJobs:
+    """Executes train steps.
+
+    Args:
+        jobs: Of the head.
+        folder: Where configurations are written that a definition holds itself.
+        poll_seconds: How often a job is asked for.
+    """
+
+    def __init__(self, jobs: Jobs, folder: Path, poll_seconds: float = _POLL_SECONDS) -> None:
+        self._jobs = jobs
+        self._folder = folder
+        self._poll_seconds = poll_seconds
+
+    async def run(self, task: StepTask, place: str, started: Callable[[str], None]) -> Done:
+        """See `actors.steps.kinds.KindExecutor`; training finds its own place."""
+        form = parse_block(TrainForm, task)
+        try:
+            job = await asyncio.to_thread(self._begin, task, form)
+            try:
+                await self._wait(job)
+            except asyncio.CancelledError:
+                await asyncio.to_thread(self._jobs.stop, job)
+                raise
+            output = await asyncio.to_thread(self._jobs.output, job)
+        except ConnectionError as error:
+            raise StepError("lost", f"Ray's job service does not answer: {error}") from error
+        return Done.of({"job": job, "result": last_json(output)}, task, place=LOCAL)
+
+    def _begin(self, task: StepTask, form: TrainForm) -> str:
+        """The job that runs or has succeeded; a new one where there is none."""
+        base = job_id(task.key)
+        number = 1
+        while (state := self._jobs.state(job := f"{base}-{number}")) is JobState.FAILED:
+            number += 1
+        if state is JobState.ABSENT:
+            self._jobs.submit(job, self._command(task, form))
+        return job
+
+    async def _wait(self, job: str) -> None:
+        # Ray has no event for the end of a job
+        while (state := await asyncio.to_thread(self._jobs.state, job)) is JobState.RUNNING:  # noqa: ASYNC110
+            await asyncio.sleep(self._poll_seconds)
+        if state is JobState.ABSENT:
+            raise StepError("lost", f"job {job} is gone: was the head restarted?")
+        if state is JobState.FAILED:
+            output = await asyncio.to_thread(self._jobs.output, job)
+            raise StepError("error", f"job {job} failed; it printed last:\n{output[-_TAIL_BYTES:]}")
+
+    def _command(self, task: StepTask, form: TrainForm) -> str:
+        words = ["python", "-m", "train", form.recipe]
+        if isinstance(form.config, str):
+            words += ["--config", form.config]
+        elif form.config is not None:
+            words += ["--config", str(self._written(task, form.config))]
+        elif form.recipe in _CONFIGURED:
+            raise StepError(
+                "invalid", f"train.config: {form.recipe} needs a file or a mapping", retryable=False
+            )
+        for name, value in form.set.items():
+            if not _OPTION.fullmatch(name):
+                raise StepError(
+                    "invalid", f"train.set: {name!r} is no key such as data.max_length", False
+                )
+            words += ["--set", f"{name}={_text(value)}"]
+        return shlex.join([*words, *form.arguments, "--json"])
+
+    def _written(self, task: StepTask, config: Mapping[str, Any]) -> Path:
+        # JSON is YAML; the name is the step's own, so an attempt after a crash writes the same file
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"{job_id(task.key)}.yaml"
+        path.write_text(json.dumps(config, indent=1), encoding="utf-8")
+        return path
+
+
+def job_id(key: str) -> str:
+    """A submission id of Ray's: the same for every attempt of a step."""
+    return f"workflow-{hashlib.sha256(key.encode()).hexdigest()[:24]}"
+
+
+def last_json(output: str) -> Any:
+    """The JSON document that a program printed last, begun at the start of a line.
+
+    None where there is none; lines of a log may stand before it and after it.
+    """
+    decoder, found, end = json.JSONDecoder(), None, 0
+    for start in (match.start() for match in re.finditer(r"^[{\[]", output, re.MULTILINE)):
+        if start < end:
+            continue  # inside the one before
+        try:
+            found, end = decoder.raw_decode(output, start)
+        except ValueError:
+            continue
+    return found
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,121 @@
+"""The worker's side of a function step: runs one call, and makes its result JSON.
+
+Everything that the function does wrong comes back as data: an exception of the user's own class
+might not be importable where the orchestrator runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from actors.functions import StepContext, check_arguments, find, load_modules, running_step
+from actors.results import check_size, to_json
+from actors.steps.kinds import step_error
+from actors.workflow.tasks import StepError
+from ironcliw.errors import IroncliwError
+
+_SHOWN_LINES = 8
+# Linux counts ru_maxrss in kilobytes, macOS in bytes.
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionCall:
+    """One call of a registered function.
+
+    Attributes:
+        name: Of the function.
+        inputs: Its arguments.
+        context: What it may know of its step.
+        modules: Where functions are registered.
+        most_bytes: Its result may have so many bytes of JSON.
+        what: Names the result in messages.
+    """
+
+    name: str
+    inputs: Mapping[str, Any]
+    context: StepContext
+    modules: tuple[str, ...]
+    most_bytes: int
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionAnswer:
+    """What became of it: JSON, or an error.
+
+    Attributes:
+        content: The result as JSON; None where it failed.
+        error: Why it failed.
+        node: Id of Ray's node.
+        seconds: That the function itself ran.
+        peak_bytes: Most memory of the process, where this call raised it.
+    """
+
+    content: bytes | None
+    error: StepError | None
+    node: str
+    seconds: float
+    peak_bytes: int | None
+
+
+def answer_call(call: FunctionCall, started: Any = None) -> FunctionAnswer:
+    """Run a call in this process; the body of the Ray task.
+
+    Args:
+        call: What to run.
+        started: Handle of the control actor, told where the call runs; None: nobody is.
+    """
+    node = ray.get_runtime_context().get_node_id()
+    if started is not None:
+        started.step_started.remote(call.context.key, call.context.attempt, node)
+    before, begun = _peak(), time.monotonic()
+    content, error = None, None
+    try:
+        load_modules(call.modules)
+        content = _run(call)
+    except IroncliwError as failed:
+        error = step_error(failed)
+    # the boundary to code of the user; SystemExit would end the worker and look like a crash
+    except (Exception, SystemExit) as failed:  # noqa: BLE001  (told to the orchestrator)
+        error = _told(call.name, failed)
+    seconds, peak = time.monotonic() - begun, _peak()
+    return FunctionAnswer(content, error, node, seconds, peak if peak > before else None)
+
+
+def _run(call: FunctionCall) -> bytes:
+    found = find(call.name)
+    check_arguments(call.name, call.inputs)
+    with running_step(call.context):
+        value = found.call(**call.inputs)
+        if inspect.isawaitable(value):
+            value = asyncio.run(_awaited(value))
+    content = to_json(value, call.what)
+    check_size(content, call.most_bytes, call.what)
+    return content
+
+
+async def _awaited(value: Any) -> Any:
+    return await value
+
+
+def _told(name: str, error: BaseException) -> StepError:
+    """An exception of the function's own, with the end of its traceback."""
+    lines = traceback.format_exception(error)
+    tail = "".join(lines).splitlines()[-_SHOWN_LINES:]
+    first = f"{name} raised {type(error).__name__}: {error}"
+    return StepError("error", "\n".join((first, *tail)))
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT

@@ -1,0 +1,30 @@
+"""How much one workflow may hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes are bytes of compact JSON.
+
+    Attributes:
+        result_bytes: Of one step's, or one item's, value; executors keep larger ones by reference.
+        total_bytes: Of all values of one workflow.
+        inputs_bytes: Of what a workflow is submitted with.
+        call_bytes: Of the values that one attempt is handed.
+        output_bytes: Of the workflow's output.
+        items: Of one fan-out.
+        losses: A step whose process or machine was lost so often fails: it may be what kills them.
+        losses_factor: Seconds before the third attempt after losses; doubled from then on.
+    """
+
+    result_bytes: int = 64 * 1024
+    total_bytes: int = 32 * 1024 * 1024
+    inputs_bytes: int = 1024 * 1024
+    call_bytes: int = 8 * 1024 * 1024
+    output_bytes: int = 1024 * 1024
+    items: int = 10_000
+    losses: int = 10
+    losses_factor: float = 1.0

@@ -1,0 +1,238 @@
+"""What callers ask of workflows, as plain values: the control actor's part `workflows`. No Ray.
+
+Who may see what is decided here: an owner sees its own workflows, None sees all. A definition that
+comes from outside may name registered functions only, and those with arguments that they take.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import asdict
+from typing import Any, Literal, Protocol
+
+from sqlalchemy import Connection
+
+from actors.functions import check_arguments
+from actors.workflow.definition import define
+from actors.workflow.graph import Definition
+from actors.workflow_records import EventRow, WorkflowRow, events_after, list_, load
+from ironcliw.errors import IroncliwError, NotFoundError, RequestError
+from ironcliw.schemas.base import Priority
+from ironcliw.schemas.workflows import FINISHED, WorkflowView
+
+Action = Literal["cancel", "pause", "resume"]
+
+
+class Orchestrator(Protocol):
+    """What is needed of `actors.orchestrator.Orchestrator`."""
+
+    async def submit(
+        self,
+        definition: Mapping[str, Any],
+        inputs: Mapping[str, Any],
+        *,
+        owner: str,
+        key: str | None = None,
+        priority: Priority | None = None,
+        deadline_seconds: float | None = None,
+    ) -> WorkflowView: ...
+
+    async def get(self, workflow_id: str, *, with_outputs: bool = False) -> WorkflowView: ...
+
+    def events(self, workflow_id: str, after: int = 0) -> AsyncIterator[Any]: ...
+
+    async def cancel(self, workflow_id: str) -> WorkflowView: ...
+
+    async def pause(self, workflow_id: str) -> WorkflowView: ...
+
+    async def resume(self, workflow_id: str) -> WorkflowView: ...
+
+    async def retry(self, workflow_id: str, step: str, item: int | None = None) -> WorkflowView: ...
+
+    async def skip(
+        self, workflow_id: str, step: str, item: int | None = None, value: Any = None
+    ) -> WorkflowView: ...
+
+
+class Reader(Protocol):
+    """What reads the store: `actors.journal.Journal`."""
+
+    async def read(self, work: Callable[[Connection], Any]) -> Any:
+        """Run it on one snapshot."""
+
+
+class WorkflowService:
+    """Checks what is asked, and asks the orchestrator.
+
+    Args:
+        orchestrator: Does it.
+        reader: Reads what has finished, too.
+    """
+
+    METHODS = frozenset({"submit", "get", "list_", "act", "retry", "skip", "events"})
+    """What the control actor lets others call."""
+
+    def __init__(self, orchestrator: Orchestrator, reader: Reader) -> None:
+        self._orchestrator = orchestrator
+        self._reader = reader
+
+    async def submit(
+        self,
+        definition: Mapping[str, Any],
+        inputs: Mapping[str, Any],
+        owner: str,
+        key: str | None = None,
+        priority: Priority | None = None,
+        deadline_seconds: float | None = None,
+    ) -> dict[str, Any]:
+        """Start a workflow, which is durable when this returns.
+
+        Raises:
+            RequestError: The definition or an input breaks a rule; `param` is its path.
+        """
+        check_functions(define(definition))
+        view = await self._orchestrator.submit(
+            definition,
+            inputs,
+            owner=owner,
+            key=key,
+            priority=priority,
+            deadline_seconds=deadline_seconds,
+        )
+        return view.model_dump(mode="json")
+
+    async def get(
+        self, workflow_id: str, owner: str | None, outputs: bool = False
+    ) -> dict[str, Any]:
+        """One workflow with its steps, and its definition.
+
+        Raises:
+            NotFoundError: there is none that the owner may see.
+        """
+        row = await self._row(workflow_id, owner)
+        view = await self._orchestrator.get(workflow_id, with_outputs=outputs)
+        return {**view.model_dump(mode="json"), "definition": row.definition}
+
+    async def list_(
+        self,
+        owner: str | None,
+        status: str | None = None,
+        name: str | None = None,
+        limit: int = 50,
+        before: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """Workflows without steps, the newest first."""
+        rows: list[WorkflowRow] = await self._reader.read(
+            lambda connection: list_(
+                connection, status=status, name=name, owner=owner, limit=limit, before=before
+            )
+        )
+        return [_listed(row) for row in rows]
+
+    async def act(self, workflow_id: str, owner: str | None, action: Action) -> dict[str, Any]:
+        """Cancel, pause or resume."""
+        await self._row(workflow_id, owner)
+        acts = {
+            "cancel": self._orchestrator.cancel,
+            "pause": self._orchestrator.pause,
+            "resume": self._orchestrator.resume,
+        }
+        return (await acts[action](workflow_id)).model_dump(mode="json")
+
+    async def retry(
+        self, workflow_id: str, owner: str | None, step: str, item: int | None
+    ) -> dict[str, Any]:
+        """Run a step again that stands as uncertain."""
+        await self._row(workflow_id, owner)
+        return (await self._orchestrator.retry(workflow_id, step, item)).model_dump(mode="json")
+
+    async def skip(
+        self, workflow_id: str, owner: str | None, step: str, item: int | None, value: Any
+    ) -> dict[str, Any]:
+        """Go on without a step that stands as uncertain."""
+        await self._row(workflow_id, owner)
+        view = await self._orchestrator.skip(workflow_id, step, item, value)
+        return view.model_dump(mode="json")
+
+    async def events(
+        self, workflow_id: str, owner: str | None, after: int, wait_seconds: float, limit: int
+    ) -> dict[str, Any]:
+        """A page of events, waiting for the first of them.
+
+        Returns:
+            `events`, and `finished`: there are no more after these, and there will be none.
+        """
+        await self._row(workflow_id, owner)
+        page = await self._page(workflow_id, after, limit)
+        if page["events"] or page["finished"] or wait_seconds <= 0:
+            return page
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_seconds):
+                events = self._orchestrator.events(workflow_id, after)
+                await anext(events, None)
+        return await self._page(workflow_id, after, limit)
+
+    async def _page(self, workflow_id: str, after: int, limit: int) -> dict[str, Any]:
+        def read(connection: Connection) -> tuple[WorkflowRow, list[EventRow]]:
+            row = load(connection, workflow_id)
+            return row, events_after(connection, workflow_id, after, limit)
+
+        row, events = await self._reader.read(read)
+        last = events[-1].seq if events else after
+        finished = row.status in FINISHED and last >= row.next_seq - 1
+        return {"events": [asdict(event) for event in events], "finished": finished}
+
+    async def _row(self, workflow_id: str, owner: str | None) -> WorkflowRow:
+        row: WorkflowRow = await self._reader.read(lambda connection: load(connection, workflow_id))
+        if owner is not None and row.owner != owner:
+            # as if there were none: whose it is, is nobody's business
+            raise NotFoundError(f"there is no workflow {workflow_id!r}; list those there are")
+        return row
+
+
+def check_functions(definition: Definition) -> None:
+    """Refuse functions that are not registered, and arguments that they do not take.
+
+    Raises:
+        RequestError: with the path of the field.
+    """
+    for path, form in _function_forms(definition.source["steps"]):
+        try:
+            check_arguments(form["function"], form.get("with") or {})
+        except NotFoundError as error:
+            raise RequestError(f"{path}: {error.message}", param=f"{path}.function") from error
+        except IroncliwError as error:
+            raise RequestError(f"{path}: {error.message}", param=f"{path}.with") from error
+
+
+def _function_forms(
+    steps: Mapping[str, Mapping[str, Any]],
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for name, step in steps.items():
+        for path, form in ((f"steps.{name}", step), (f"steps.{name}.compensate", _undo(step))):
+            if form.get("function") is not None:
+                yield path, form
+
+
+def _undo(step: Mapping[str, Any]) -> Mapping[str, Any]:
+    return step.get("compensate") or {}
+
+
+def _listed(row: WorkflowRow) -> dict[str, Any]:
+    priorities: tuple[Priority, ...] = ("critical", "high", "normal", "low")
+    view = WorkflowView(
+        id=row.id,
+        name=row.name,
+        status=row.status,  # type: ignore[arg-type]  # the store has the machine's words
+        priority=priorities[row.priority],
+        owner=row.owner,
+        key=row.key,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        finished_at=row.finished_at,
+        deadline=row.deadline,
+        error=row.error,
+    )
+    return view.model_dump(mode="json", exclude={"steps"})

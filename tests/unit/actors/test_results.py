@@ -1,0 +1,130 @@
+"""Results by reference: what is kept, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actors.results import Results, is_reference, results_url, to_json
+from actors.workflow.tasks import REFERENCE_KEY
+from ironcliw.errors import NotFoundError, RequestError, RequestTooLargeError, StoreError
+
+WORKFLOW = "wf-1"
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Results:
+    return Results(str(tmp_path / "results"), inline_bytes=100, most_bytes=1000)
+
+
+def keep(results: Results, value: Any) -> str | None:
+    return results.keep(WORKFLOW, to_json(value, "it"), "it")
+
+
+def test_a_small_result_stays_where_it_is(results: Results, tmp_path: Path) -> None:
+    assert keep(results, "a" * 98) is None
+    assert not list(tmp_path.rglob("*.*"))
+
+
+def test_a_large_one_comes_back_wherever_it_is_named(results: Results) -> None:
+    value = {"words": ["w"] * 100}
+    address = keep(results, value)
+    assert address is not None
+    reference = {REFERENCE_KEY: address}
+    assert is_reference(reference)
+    assert results.resolve(WORKFLOW, reference) == value
+    nested = results.resolve(WORKFLOW, {"a": [reference, 1], "b": {"c": reference}})
+    assert nested == {"a": [value, 1], "b": {"c": value}}
+
+
+def test_a_result_of_another_workflow_is_nobodys_business(results: Results) -> None:
+    address = keep(results, "z" * 200)
+    with pytest.raises(RequestError, match="is no result of workflow wf-2"):
+        results.resolve("wf-2", [{REFERENCE_KEY: address}])
+
+
+def test_the_same_result_is_kept_once(results: Results, tmp_path: Path) -> None:
+    assert keep(results, "b" * 200) == keep(results, "b" * 200)
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 1
+
+
+def test_a_result_over_the_limit(results: Results) -> None:
+    with pytest.raises(RequestTooLargeError, match=r"it has 1002 bytes .* allows 1000"):
+        keep(results, "c" * 1000)
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ({1: "a"}, "the key 1 is no text"),
+        ([{"a": {2: 3}}], "the key 2 is no text"),
+        (float("nan"), "not JSON compliant"),
+        ({"a", "b"}, "set is not JSON serializable"),
+        (b"bytes", "bytes is not JSON serializable"),
+    ],
+)
+def test_what_json_cannot_say(value: Any, why: str) -> None:
+    with pytest.raises(RequestError, match=why):
+        to_json(value, "the result of step a")
+
+
+def test_a_damaged_file_is_found_out(results: Results, tmp_path: Path) -> None:
+    address = keep(results, "d" * 200)
+    assert address is not None
+    [path] = [path for path in tmp_path.rglob("*") if path.is_file()]
+    path.write_bytes(path.read_bytes().replace(b"d", b"e", 1))
+    with pytest.raises(StoreError, match="is damaged"):
+        results.load(address)
+
+
+def test_a_file_that_is_gone(results: Results) -> None:
+    address = keep(results, "f" * 200)
+    assert address is not None
+    results.forget(WORKFLOW)
+    results.forget(WORKFLOW)
+    with pytest.raises(NotFoundError, match=r"is gone from .*results; run the workflow again"):
+        results.load(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "result:../../etc/passwd", "result:a/b", "file:///etc/passwd", "result:a/0"],
+)
+def test_an_address_of_somebody_else(results: Results, address: str) -> None:
+    with pytest.raises(RequestError, match="is no address of a result"):
+        results.load(address)
+
+
+def test_where_results_are_kept(tmp_path: Path) -> None:
+    assert results_url(None, tmp_path) == str(tmp_path / "results")
+    assert results_url("memory://here", tmp_path) == "memory://here"
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inside: (
+        st.lists(inside)
+        | st.dictionaries(
+            st.text(st.characters(exclude_categories=["Cs"])).filter(
+                lambda key: key != REFERENCE_KEY
+            ),
+            inside,
+        )
+    ),
+)
+
+
+@given(JSON)
+def test_any_json_survives(value: Any) -> None:
+    results = Results("memory://results", inline_bytes=0, most_bytes=10**9)
+    address = results.keep(WORKFLOW, to_json(value, "it"), "it")
+    assert address is not None
+    assert results.load(address) == value
