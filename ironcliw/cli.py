@@ -54,6 +54,7 @@ COMMANDS = {
     "chat": Mount("serve.chat_command", "chat", "Ask a model, once or in a conversation."),
     "cost": Mount("cluster.money.cost_command", "cost", "What the cloud has cost and may cost."),
     "keys": Mount("serve.commands", "keys", "Create, list and revoke API keys."),
+    "agents": Mount("actors.commands_agents", "agents", "Start and look after agents."),
     "workflow": Mount("actors.commands_workflow", "workflow", "Run durable workflows."),
     "train": Mount("train.commands", "train", "Train models on your own data.", "train"),
     "bench": Mount("benchmarks.commands", "bench", "Measure against other servers.", "bench"),

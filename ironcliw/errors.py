@@ -26,6 +26,7 @@
     |       |-- DamagedCheckpointError         its bytes are not those that were written
     |       |-- OtherModelError                it belongs to another model
     |       `-- InexactResumeError             going on from it would give other bits
+    |-- AgentError                      500  an agent's method failed; its own words are repeated
     |-- TrainingError                          a run of training cannot go on
     `-- ClusterError                           the Ray head could not be started, joined or stopped
         |-- PortInUseError                     somebody else listens on a port we need
@@ -309,6 +310,12 @@ class InexactResumeError(CheckpointError):
     """Going on from the checkpoint here would give other bits than where it was saved."""
 
     default_code = "inexact_resume"
+
+
+class AgentError(IroncliwError):
+    """A method of an agent failed; the message repeats what it raised."""
+
+    default_code = "agent_failed"
 
 
 class TrainingError(IroncliwError):

@@ -94,7 +94,7 @@ def publish(code: ProjectCode) -> None:
             f"the code for workers could not be stored in Ray's control service: {error}; is its "
             "disk full?"
         ) from error
-    _hold(code.uri)
+    hold(code.uri)
 
 
 def is_published(code: ProjectCode) -> bool:
@@ -104,7 +104,8 @@ def is_published(code: ProjectCode) -> bool:
     return bool(package_exists(code.uri))
 
 
-def _hold(uri: str) -> None:
+def hold(uri: str) -> None:
+    """Have Ray keep a package for ten minutes, also while no process uses it."""
     from ray._private.runtime_env.packaging import pin_runtime_env_uri
 
     pin_runtime_env_uri(uri, expiration_s=_HELD_SECONDS)
@@ -127,7 +128,7 @@ def _renew(uri: str, packages: Iterable[str] = PACKAGES) -> None:
     from ray._private.runtime_env.packaging import package_exists
 
     if package_exists(uri):
-        _hold(uri)
+        hold(uri)
     elif (code := pack(packages)).uri == uri:
         publish(code)
     else:

@@ -1,0 +1,1 @@
+"""What runs agents: mailboxes, hosts, the ways between them, supervision."""

@@ -1,0 +1,351 @@
+"""One agent at work: its mailbox, the messages that it works on, and what became of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from typing import Any
+
+from actors.agent import Agent, Listener
+from actors.agents.mailbox import Mailbox, Overflow
+from actors.agents.messages import Message, MovedError
+from actors.agents.options import AgentOptions, Capability
+from actors.agents.reports import AgentReport
+from actors.agents.work import Job, Tallies, call, what_it_raised
+from ironcliw.errors import (
+    DeadlineExceededError,
+    IroncliwError,
+    OverloadedError,
+    RequestError,
+    UnavailableError,
+)
+
+logger = logging.getLogger(__name__)
+
+_MESSAGE = Capability("on_message", "on_message")
+
+
+class Cell:
+    """Runs an agent on the event loop that is running.
+
+    Args:
+        name: of the agent.
+        agent: constructed, not started.
+        options: how it wants to be run.
+        threads: where its plain methods run.
+    """
+
+    def __init__(self, name: str, agent: Agent, options: AgentOptions, threads: Executor) -> None:
+        self.name = name
+        self.agent = agent
+        self.options = options
+        self.mailbox = Mailbox(options.mailbox, options.overflow)
+        self.failed: str | None = None
+        """Why it is of no use any more."""
+        self._threads = threads
+        self._loop = asyncio.get_running_loop()
+        self._answers: dict[str, asyncio.Future[Any]] = {}
+        self._jobs: dict[asyncio.Future[Any], Job] = {}
+        self._busy: dict[str, int] = {}
+        self._listeners: dict[str, Listener] = {}
+        self._room: deque[asyncio.Future[None]] = deque()
+        self._one_ended = asyncio.Event()
+        self._held = False  # begin with nothing more
+        self._refusal: IroncliwError | None = None  # what senders are told; None: welcome
+        self._tallies = Tallies()
+
+    def post(self, message: Message) -> asyncio.Future[Any]:
+        """Put a message into the mailbox; the future has the agent's answer.
+
+        Raises:
+            OverloadedError: the mailbox is full.
+            MovedError: the agent is leaving; it has not begun with the message.
+            RequestError: the agent lacks the capability.
+        """
+        answer = self._answers[message.id] = self._loop.create_future()
+        try:
+            if self._put(message):
+                return answer
+        except IroncliwError:
+            del self._answers[message.id]
+            raise
+        return asyncio.ensure_future(self._post_later(message, answer))
+
+    async def _post_later(self, message: Message, answer: asyncio.Future[Any]) -> Any:
+        try:
+            await self._put_when_there_is_room(message)
+            return await answer
+        finally:
+            self._answers.pop(message.id, None)
+
+    def accept(self, message: Message) -> asyncio.Future[None] | None:
+        """Put a message into the mailbox, whose answer nobody wants.
+
+        Returns:
+            None: it is there. Else the mailbox is full and its senders wait; the future is done
+            when it is there.
+
+        Raises:
+            OverloadedError, MovedError, RequestError: as `post`.
+        """
+        if self._put(message):
+            return None
+        return asyncio.ensure_future(self._put_when_there_is_room(message))
+
+    def listen(self, topic: str, listener: Listener | None) -> None:
+        """Have what is published under a topic given to a coroutine; None: no longer."""
+        if listener is None:
+            self._listeners.pop(topic, None)
+        else:
+            self._listeners[topic] = listener
+
+    @property
+    def topics(self) -> list[str]:
+        """Those that the agent listens to."""
+        return list(self._listeners)
+
+    def report(self) -> AgentReport:
+        """How it fares; its tallies begin anew."""
+        now = self._loop.time()
+        overdue = [now - job.limit for job in self._jobs.values() if job.limit is not None]
+        return AgentReport(
+            self.name,
+            len(self.mailbox),
+            len(self._jobs),
+            max(0.0, *overdue) if overdue else 0.0,
+            self.failed or self._complaint(),
+            self._tallies.take(),
+            tuple(self._listeners),
+        )
+
+    def _complaint(self) -> str | None:
+        try:
+            return None if self.agent.healthy() else "it says that it is not healthy"
+        except Exception as error:  # noqa: BLE001 - boundary: the user's method
+            return f"healthy() raised {type(error).__name__}: {error}"
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing is worked on."""
+        return not self._jobs and not len(self.mailbox)
+
+    @property
+    def in_thread(self) -> bool:
+        """Whether a plain method runs now, so that the state may be between two of its values."""
+        return any(job.capability.plain for job in self._jobs.values())
+
+    async def finish(self, seconds: float) -> None:
+        """Take nothing more; return when all that is there is dealt with, or after `seconds`."""
+        self._refuse(UnavailableError(f"agent {self.name!r} is being stopped", code="stopping"))
+        await self._quiet(seconds, lambda: self.idle)
+
+    async def hold(self, seconds: float) -> list[Message]:
+        """Take nothing more and begin with nothing more; finish what was begun.
+
+        Whoever waits for the answer to a message that was not begun, or that may be begun anew, is
+        told `MovedError`, which has it sent to the agent's new place.
+
+        Args:
+            seconds: what takes longer is broken off.
+
+        Returns:
+            The messages that were accepted, were not begun, and whose answers nobody waits for.
+        """
+        moved = MovedError(f"agent {self.name!r} is moving to another process", retry_after=0.1)
+        self._held = True
+        self._refuse(moved)
+        self._break_off_idempotent(moved)
+        rest = []
+        for message in self.mailbox.drain():
+            if message.id in self._answers:
+                self._resolve(message, moved)
+            else:
+                rest.append(message)
+        await self._quiet(seconds, lambda: not self._jobs)
+        return rest
+
+    def _break_off_idempotent(self, moved: MovedError) -> None:
+        for future, job in self._jobs.items():
+            # a thread cannot be broken off, and what nobody asks for again would be lost
+            if job.capability.idempotent and not job.capability.plain:
+                if job.message.id in self._answers:
+                    job.moved = moved
+                    future.cancel()
+
+    async def close(self, reason: str) -> None:
+        """Break off whatever is there; the senders are told."""
+        gone = UnavailableError(f"agent {self.name!r} {reason}", code="agent_lost")
+        self._held = True
+        self._refuse(self._refusal or gone)
+        for message in self.mailbox.drain():
+            self._resolve(message, gone)
+        running = [job for job in self._jobs if not job.done()]
+        for future in running:
+            future.cancel()
+        if running:
+            # one that will not be cancelled is left behind
+            await asyncio.wait(running, timeout=0.5)
+
+    def _refuse(self, error: IroncliwError) -> None:
+        self._refusal = error
+        while self._room:
+            waiting = self._room.popleft()
+            if not waiting.done():
+                waiting.set_exception(error)
+
+    async def _quiet(self, seconds: float, condition: Callable[[], bool]) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not condition():
+                    self._one_ended.clear()
+                    await self._one_ended.wait()
+
+    def _put(self, message: Message) -> bool:
+        """False: the mailbox is full, and whoever sends may wait."""
+        if self._refusal is not None:
+            raise self._refusal
+        if self._room:
+            return False
+        admission = self.mailbox.put(message, self._capability(message).lane)
+        if admission.displaced is not None:
+            self._resolve(
+                admission.displaced, self._overloaded("its place was taken by a newer message")
+            )
+        elif not admission.accepted:
+            if self.mailbox.overflow is Overflow.WAIT:
+                return False
+            raise self._overloaded(f"{len(self.mailbox)} messages wait already")
+        self._pump()
+        return True
+
+    async def _put_when_there_is_room(self, message: Message) -> None:
+        while True:
+            place: asyncio.Future[None] = self._loop.create_future()
+            self._room.append(place)
+            left = None if message.deadline is None else message.deadline - self._loop.time()
+            try:
+                await asyncio.wait_for(place, left)
+            except TimeoutError:
+                raise self._overloaded("there was no room before the deadline") from None
+            finally:
+                if place in self._room:
+                    self._room.remove(place)
+            if self.mailbox.full:
+                continue
+            self.mailbox.put(message, self._capability(message).lane)
+            self._pump()
+            return
+
+    def _overloaded(self, why: str) -> OverloadedError:
+        return OverloadedError(
+            f"the mailbox of agent {self.name!r} is full: {why}; send less, raise its `mailbox` "
+            f"({self.options.mailbox}) or start another such agent",
+            code="mailbox_full",
+        )
+
+    def _capability(self, message: Message) -> Capability:
+        if message.capability is None:
+            if message.topic is not None:
+                return Capability(f"topic {message.topic}", "")
+            return _MESSAGE
+        found = self.agent.capabilities.get(message.capability)
+        if found is None:
+            known = ", ".join(sorted(self.agent.capabilities)) or "none"
+            raise RequestError(
+                f"agent {self.name!r} has no capability {message.capability!r} (it has: {known})",
+                param="capability",
+            )
+        return found
+
+    def _is_free(self, lane: str) -> bool:
+        return self._busy.get(lane, 0) < (
+            found.concurrency if (found := self.agent.capabilities.get(lane)) else 1
+        )
+
+    def _pump(self) -> None:
+        """Begin with what waits, as far as hands are free."""
+        while not self._held:
+            is_free = self._is_free if self._busy else None
+            message = self.mailbox.take(self._loop.time(), is_free)
+            for late in self.mailbox.expired:
+                self._resolve(late, _too_late(self.name, "it waited in the mailbox"))
+            self.mailbox.expired.clear()
+            if message is None:
+                break
+            self._begin(message, self._capability(message))
+        while self._room and not self.mailbox.full:
+            waiting = self._room.popleft()
+            if not waiting.done():
+                waiting.set_result(None)
+                break  # it puts its message first, and then wakes the next
+
+    def _begin(self, message: Message, capability: Capability) -> None:
+        now = self._loop.time()
+        job = Job(message, capability, now, capability.timeout_seconds)
+        lane = capability.lane
+        self._busy[lane] = self._busy.get(lane, 0) + 1
+        future: asyncio.Future[Any]
+        if capability.plain:
+            method = getattr(self.agent, capability.method)
+            future = self._loop.run_in_executor(self._threads, method, message.body)
+            if job.limit is not None:
+                job.alarm = self._loop.call_at(job.limit, self._ring, message)
+        else:
+            coroutine = call(job, self._handler(message, capability))
+            future = self._loop.create_task(coroutine, name=f"agent:{self.name}")
+        self._jobs[future] = job
+        future.add_done_callback(self._ended)
+
+    def _handler(self, message: Message, capability: Capability) -> Awaitable[Any]:
+        if capability is _MESSAGE:
+            return self.agent.on_message(message)
+        if message.topic is not None and message.capability is None:
+            listener = self._listeners.get(message.topic, _nobody)
+            return listener(message.body)
+        result: Awaitable[Any] = getattr(self.agent, capability.method)(message.body)
+        return result
+
+    def _ring(self, message: Message) -> None:
+        """A thread cannot be broken off: its asker is told, its lane stays busy until it ends."""
+        self._resolve(message, _too_late(self.name, "its method is still at it"))
+
+    def _ended(self, future: asyncio.Future[Any]) -> None:
+        job = self._jobs.pop(future)
+        self._one_ended.set()
+        if job.alarm is not None:
+            job.alarm.cancel()
+        lane = job.capability.lane
+        if (busy := self._busy[lane] - 1) > 0:
+            self._busy[lane] = busy
+        else:
+            del self._busy[lane]
+        error = what_it_raised(future, job, self.name)
+        if isinstance(error, IroncliwError) and error.code == "agent_broken":
+            self.failed = error.message
+        self._tallies.count(job, self._loop.time(), error)
+        self._resolve(job.message, error, None if error else future.result())
+        self._pump()
+
+    def _resolve(self, message: Message, error: BaseException | None, value: Any = None) -> None:
+        answer = self._answers.pop(message.id, None)
+        if answer is None:
+            if error is not None:
+                what = message.capability or "on_message"
+                logger.warning("agent %s: a message for %s failed: %s", self.name, what, error)
+        elif not answer.done():
+            if error is None:
+                answer.set_result(value)
+            else:
+                answer.set_exception(error)
+
+
+def _too_late(name: str, why: str) -> DeadlineExceededError:
+    return DeadlineExceededError(f"agent {name!r} did not answer in time: {why}")
+
+
+async def _nobody(_body: Any) -> None:
+    """For what was published before the agent stopped listening."""

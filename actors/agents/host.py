@@ -1,0 +1,342 @@
+"""A process's worth of agents: starts and stops them, takes messages for them. Knows no Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from actors.agent import Agent, Listener
+from actors.agents.cell import Cell
+from actors.agents.directory import Directory
+from actors.agents.exchange import Exchange
+from actors.agents.link import Outcome, Remote
+from actors.agents.messages import Message, MovedError, Parcel, Priority, from_parcel, to_parcel
+from actors.agents.options import AgentOptions
+from actors.agents.packing import pack
+from actors.agents.reports import AgentReport
+from cluster.names import load_by_name
+from ironcliw.errors import AgentError, IroncliwError, RequestError, SettingsError
+
+logger = logging.getLogger(__name__)
+
+LINGER_SECONDS = 0.002
+"""A call waits so long for the answers to its messages; those that take longer are collected."""
+COLLECT_SECONDS = 10.0
+"""After which a sender that waits for late answers is told that there are none yet."""
+STOP_SECONDS = 2.0
+"""For an agent's `on_stop`, and for a coroutine that does not want to be broken off."""
+_THREADS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSpec:
+    """All that it takes to make an agent.
+
+    Attributes:
+        name: by which others reach it.
+        class_name: "module:Class".
+        arguments: of its `__init__`.
+        options: how it is run.
+        environment: Ray's runtime environment, in which the class can be imported.
+    """
+
+    name: str
+    class_name: str
+    arguments: Mapping[str, Any]
+    options: AgentOptions
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOver:
+    """What is left of an agent that moves.
+
+    Attributes:
+        state: its snapshot; None: it has none.
+        parcels: messages that it had accepted and not begun.
+        topics: those that it listened to.
+    """
+
+    state: bytes | None = None
+    parcels: list[Parcel] = field(default_factory=list)
+    topics: list[str] = field(default_factory=list)
+
+
+class _Outside:
+    """An agent's way to the others: the post office of its process, in the agent's name."""
+
+    def __init__(self, name: str, exchange: Exchange, cell: Callable[[], Cell]) -> None:
+        self.name = name
+        self._exchange = exchange
+        self._cell = cell
+
+    async def ask(self, target: str, body: Any, **options: Any) -> Any:
+        return await self._exchange.ask(target, body, sender=self.name, **options)
+
+    async def send(self, target: str, body: Any, **options: Any) -> None:
+        await self._exchange.send(target, body, sender=self.name, **options)
+
+    async def publish(self, topic: str, body: Any, *, priority: Priority | str) -> int:
+        return await self._exchange.publish(topic, body, priority=priority, sender=self.name)
+
+    async def subscribe(self, topic: str, listener: Listener) -> None:
+        self._cell().listen(topic, listener)
+        await self._exchange.subscribe(topic, self.name, on=True)
+
+    async def unsubscribe(self, topic: str) -> None:
+        await self._exchange.subscribe(topic, self.name, on=False)
+        self._cell().listen(topic, None)
+
+
+def load_agent_class(class_name: str) -> type[Agent]:
+    """The class that "module:Class" names.
+
+    Raises:
+        SettingsError: it cannot be loaded, or is no subclass of `Agent`.
+    """
+    found = load_by_name(class_name)
+    if not (isinstance(found, type) and issubclass(found, Agent)):
+        raise SettingsError(f"{class_name!r} is no class of agents; derive it from Agent")
+    return found
+
+
+class Host:
+    """Runs agents on the event loop that is running.
+
+    Args:
+        name: unlike any other process's.
+        directory: the registry.
+        connect: name of a host -> the way to it.
+        load: "module:Class" -> the class.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        directory: Directory,
+        connect: Callable[[str], Remote],
+        load: Callable[[str], type[Agent]] = load_agent_class,
+    ) -> None:
+        self.name = name
+        self._load = load
+        self._cells: dict[str, Cell] = {}
+        self.exchange = Exchange(name, directory, connect, self._cells)
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="agent")
+        self._loop = asyncio.get_running_loop()
+        self._late: defaultdict[str, list[tuple[str, Outcome]]] = defaultdict(list)
+        self._news: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+
+    async def start_agent(self, spec: AgentSpec, state: bytes | None) -> None:
+        """Make an agent and start it; harmless to repeat.
+
+        Args:
+            spec: what to make.
+            state: a snapshot to go on from.
+
+        Raises:
+            SettingsError: its class cannot be loaded.
+            AgentError: it raised while it was made, restored or started.
+        """
+        if spec.name in self._cells:
+            return
+        try:
+            agent = self._load(spec.class_name)(**spec.arguments)
+            if state is not None:
+                agent.restore(state_from_bytes(state))
+        except IroncliwError:
+            raise
+        except Exception as error:  # boundary: the user's class
+            raise _could_not(spec.name, "be made", error) from error
+        cell = Cell(spec.name, agent, spec.options, self._threads)
+        agent._outside = _Outside(spec.name, self.exchange, lambda: cell)
+        # before it is started: it may ask, and be asked, at once
+        self._cells[spec.name] = cell
+        try:
+            await agent.on_start()
+        except BaseException as error:
+            del self._cells[spec.name]
+            await cell.close("could not be started")
+            if isinstance(error, IroncliwError) or not isinstance(error, Exception):
+                raise
+            raise _could_not(spec.name, "be started", error) from error
+
+    async def stop_agent(self, name: str, seconds: float) -> bytes | None:
+        """Finish what is there for at most `seconds`, then stop; returns the last state."""
+        cell = self._cells.get(name)
+        if cell is None:
+            return None
+        await cell.finish(seconds)
+        state = self._state_of(cell)
+        await self._end(cell, "was stopped")
+        return state
+
+    async def drop_agent(self, name: str, reason: str) -> None:
+        """End an agent that is of no use any more, without a word from it."""
+        if (cell := self._cells.pop(name, None)) is not None:
+            await cell.close(reason)
+
+    async def hand_over(self, name: str, seconds: float) -> HandedOver:
+        """Stop an agent so that it can go on elsewhere.
+
+        Args:
+            name: of the agent.
+            seconds: for what it is at; what takes longer is broken off.
+        """
+        cell = self._cells.get(name)
+        if cell is None:
+            return HandedOver()
+        rest = await cell.hold(seconds)
+        state, topics = self._state_of(cell), cell.topics
+        await self._end(cell, "has moved to another process")
+        now = self._loop.time()
+        parcels = [to_parcel(message, now, wants_reply=False) for message in rest]
+        return HandedOver(state, parcels, topics)
+
+    def snapshots(self, names: list[str]) -> dict[str, bytes]:
+        """States of agents that give one and are not in the midst of a plain method."""
+        found: dict[str, bytes] = {}
+        for name in names:
+            cell = self._cells.get(name)
+            if cell is not None and not cell.in_thread:
+                state = self._state_of(cell)
+                if state is not None:
+                    found[name] = state
+        return found
+
+    def _state_of(self, cell: Cell) -> bytes | None:
+        try:
+            return state_to_bytes(cell.agent.snapshot())
+        except Exception:  # boundary: the user's method; what it cannot save is lost, and said
+            logger.exception("agent %s: its snapshot failed, the last good one stays", cell.name)
+            return None
+
+    async def _end(self, cell: Cell, reason: str) -> None:
+        try:
+            await asyncio.wait_for(cell.agent.on_stop(), STOP_SECONDS)
+        except Exception:  # boundary: the user's method; the agent ends all the same
+            logger.exception("agent %s: its on_stop failed", cell.name)
+        self._cells.pop(cell.name, None)
+        await cell.close(reason)
+
+    async def deliver(self, sender: str, parcels: list[Parcel]) -> list[Outcome | None]:
+        """See `Remote.deliver`."""
+        now = self._loop.time()
+        found = [self._take_in(parcel, now) for parcel in parcels]
+        waiting = [one for one in found if isinstance(one, asyncio.Future) and not one.done()]
+        if waiting:
+            await asyncio.wait(waiting, timeout=LINGER_SECONDS)
+        outcomes: list[Outcome | None] = []
+        for parcel, one in zip(parcels, found, strict=True):
+            if not isinstance(one, asyncio.Future):
+                outcomes.append(one)
+            elif one.done():
+                outcomes.append(_outcome(one))
+            else:
+                outcomes.append(None)
+                one.add_done_callback(self._keeper(sender, parcel.fields[0]))
+        return outcomes
+
+    def _take_in(self, parcel: Parcel, now: float) -> Outcome | asyncio.Future[Any]:
+        try:
+            message = from_parcel(parcel, now)
+            cell = self._cells.get(message.recipient)
+            if cell is None:
+                raise MovedError(f"agent {message.recipient!r} is not here", retry_after=0.1)
+            if parcel.wants_reply:
+                return cell.post(message)
+            return cell.accept(message) or (True, None)
+        except IroncliwError as error:
+            return False, error
+
+    def _keeper(self, sender: str, id_: str) -> Callable[[asyncio.Future[Any]], None]:
+        def keep(future: asyncio.Future[Any]) -> None:
+            self._late[sender].append((id_, _outcome(future)))
+            self._news[sender].set()
+
+        return keep
+
+    async def collect(self, sender: str) -> list[tuple[str, Outcome]]:
+        """See `Remote.collect`."""
+        if not self._late.get(sender):
+            self._news[sender].clear()
+            try:
+                async with asyncio.timeout(COLLECT_SECONDS):
+                    await self._news[sender].wait()
+            except TimeoutError:
+                return []
+        return self._late.pop(sender, [])
+
+    def report(self) -> list[AgentReport]:
+        """How the agents fare."""
+        return [cell.report() for cell in self._cells.values()]
+
+    async def replay(self, parcels: list[Parcel]) -> None:
+        """Give an agent that came from elsewhere the messages that it had accepted there."""
+        for parcel in parcels:
+            message: Message = from_parcel(parcel, self._loop.time())
+            if (cell := self._cells.get(message.recipient)) is not None:
+                cell.accept(message)
+
+    async def kill(self) -> None:
+        """End all agents without a word, as the end of the process would."""
+        for cell in list(self._cells.values()):
+            await cell.close("was lost with its process")
+        self._cells.clear()
+        self.exchange.close()
+        for event in self._news.values():
+            event.set()
+
+    async def close(self) -> None:
+        """Stop all agents at once."""
+        for cell in list(self._cells.values()):
+            await self._end(cell, "was stopped with its process")
+        self.exchange.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def state_to_bytes(state: Any) -> bytes | None:
+    """What `Agent.snapshot` gave, for the store.
+
+    Raises:
+        RequestError: it is neither bytes nor something that JSON can write.
+    """
+    if state is None:
+        return None
+    if isinstance(state, bytes | bytearray):
+        return b"b" + bytes(state)
+    try:
+        return b"j" + json.dumps(state).encode()
+    except (TypeError, ValueError) as error:
+        raise RequestError(
+            f"snapshot() gave {type(state).__name__}, which cannot be stored ({error}); give bytes,"
+            " or numbers, texts, lists and dicts"
+        ) from error
+
+
+def state_from_bytes(state: bytes) -> Any:
+    """What `state_to_bytes` was given."""
+    return state[1:] if state[:1] == b"b" else json.loads(state[1:])
+
+
+def _could_not(name: str, what: str, error: Exception) -> AgentError:
+    return AgentError(f"agent {name!r} could not {what}: {type(error).__name__}: {error}")
+
+
+def _outcome(future: asyncio.Future[Any]) -> Outcome:
+    if future.cancelled():
+        return False, MovedError("the agent was stopped", retry_after=0.1)
+    error = future.exception()
+    if isinstance(error, IroncliwError):
+        return False, error
+    if error is not None:
+        return False, AgentError(f"{type(error).__name__}: {error}")
+    try:
+        return True, pack(future.result(), "the answer of an agent")
+    except IroncliwError as not_sent:
+        return False, not_sent

@@ -1,0 +1,202 @@
+"""What an agent system needs of the processes that run agents, and such processes for tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from actors.agent import Agent
+from actors.agents.directory import Directory
+from actors.agents.host import AgentSpec, HandedOver, Host, load_agent_class
+from actors.agents.link import HostGoneError, HostLostError, Outcome, Remote
+from actors.agents.messages import Parcel
+from actors.agents.options import AgentOptions
+from actors.agents.reports import HostReport
+
+HOME_PLACES = frozenset({"any", "local", "private"})
+"""Places that mean the head; "any" does as long as it has room."""
+
+
+class HostHandle(Remote, Protocol):
+    """A host, as its supervisor sees it. All methods raise `HostLostError`."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def node(self) -> str: ...
+
+    async def start_agent(self, spec: AgentSpec, state: bytes | None) -> None: ...
+
+    async def stop_agent(self, name: str, seconds: float) -> bytes | None: ...
+
+    async def drop_agent(self, name: str, reason: str) -> None: ...
+
+    async def hand_over(self, name: str, seconds: float) -> HandedOver: ...
+
+    async def snapshots(self, names: list[str]) -> dict[str, bytes]: ...
+
+    async def replay(self, parcels: list[Parcel]) -> None: ...
+
+    async def report(self) -> HostReport: ...
+
+    async def released(self) -> None:
+        """Its agents have moved: the machine need not wait for it."""
+
+    async def kill(self) -> None:
+        """End the process, whatever it does."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostPlan:
+    """A process to start.
+
+    Attributes:
+        name: unlike any other's.
+        place: "local" or "spot".
+        options: of the one agent that it is for; None: for several.
+        environment: Ray's runtime environment.
+    """
+
+    name: str
+    place: str
+    options: AgentOptions | None = None
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Hosts(Protocol):
+    """Starts processes and finds them again."""
+
+    async def launch(self, plan: HostPlan) -> HostHandle:
+        """Start a process.
+
+        Raises:
+            UnavailableError: there is no machine for it, or it did not start.
+        """
+
+    async def find(self) -> list[HostHandle]:
+        """Those that an earlier system has started."""
+
+    def connect(self, host: str) -> Remote:
+        """The way to a host of this name, for messages."""
+
+    def keep_code(self, environment: Mapping[str, Any]) -> None:
+        """Have an environment's code ready for as long as this process lives."""
+
+
+class LocalHosts:
+    """Hosts in this very process: for tests of agents, where nothing is isolated."""
+
+    def __init__(self) -> None:
+        self.directory: Directory | None = None
+        """To be set before the first launch."""
+        self._hosts: dict[str, LocalHandle] = {}
+        self._classes: dict[str, type[Agent]] = {}
+
+    def remember(self, agent: type[Agent]) -> str:
+        """A name for a class that no other process needs to import."""
+        name = f"{agent.__module__}:{agent.__qualname__}"
+        self._classes[name] = agent
+        return name
+
+    def _load(self, name: str) -> type[Agent]:
+        return self._classes[name] if name in self._classes else load_agent_class(name)
+
+    async def launch(self, plan: HostPlan) -> HostHandle:
+        """A `Host` on this event loop."""
+        assert self.directory is not None
+        host = Host(plan.name, self.directory, self.connect, self._load)
+        handle = self._hosts[plan.name] = LocalHandle(host, plan.place)
+        return handle
+
+    async def find(self) -> list[HostHandle]:
+        """Those that were launched and not killed."""
+        return list(self._hosts.values())
+
+    def connect(self, host: str) -> Remote:
+        """The handle itself, which loses what is sent once it is killed."""
+        return self._hosts[host] if host in self._hosts else _Gone(host)
+
+    def keep_code(self, environment: Mapping[str, Any]) -> None:
+        """Nothing: it is this process's."""
+
+    async def kill(self, name: str) -> None:
+        """End a host as if its process were killed."""
+        await self._hosts.pop(name).kill()
+
+
+class _Gone:
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    async def deliver(self, sender: str, parcels: list[Parcel]) -> list[Outcome | None]:
+        raise HostGoneError(f"host {self._name!r} is gone")
+
+    async def collect(self, sender: str) -> list[tuple[str, Outcome]]:
+        raise HostGoneError(f"host {self._name!r} is gone")
+
+
+class LocalHandle:
+    """A host of this process.
+
+    Args:
+        host: it.
+        node: what it says its machine is.
+    """
+
+    def __init__(self, host: Host, node: str) -> None:
+        self.host = host
+        self.name = host.name
+        self.node = node
+        self.dead = False
+        self.notice_seconds: float | None = None
+
+    def _alive(self) -> Host:
+        if self.dead:
+            raise HostGoneError(f"host {self.name!r} is gone")
+        return self.host
+
+    async def deliver(self, sender: str, parcels: list[Parcel]) -> list[Outcome | None]:
+        return self._living(await self._alive().deliver(sender, parcels))
+
+    async def collect(self, sender: str) -> list[tuple[str, Outcome]]:
+        return self._living(await self._alive().collect(sender))
+
+    def _living(self, answer: Any) -> Any:
+        if self.dead:  # what died meanwhile has not answered
+            raise HostLostError(f"host {self.name!r} died")
+        return answer
+
+    async def start_agent(self, spec: AgentSpec, state: bytes | None) -> None:
+        await self._alive().start_agent(spec, state)
+
+    async def stop_agent(self, name: str, seconds: float) -> bytes | None:
+        return await self._alive().stop_agent(name, seconds)
+
+    async def drop_agent(self, name: str, reason: str) -> None:
+        await self._alive().drop_agent(name, reason)
+
+    async def hand_over(self, name: str, seconds: float) -> HandedOver:
+        return await self._alive().hand_over(name, seconds)
+
+    async def snapshots(self, names: list[str]) -> dict[str, bytes]:
+        return self._alive().snapshots(names)
+
+    async def replay(self, parcels: list[Parcel]) -> None:
+        await self._alive().replay(parcels)
+
+    async def report(self) -> HostReport:
+        agents = self._alive().report()
+        return HostReport(
+            self.name, self.node, os.getpid(), 0, agents=agents, notice_seconds=self.notice_seconds
+        )
+
+    async def released(self) -> None:
+        self._alive()
+
+    async def kill(self) -> None:
+        if not self.dead:
+            self.dead = True
+            await self.host.kill()

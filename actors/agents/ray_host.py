@@ -1,0 +1,162 @@
+"""The process of a host: a Ray actor around `Host`.
+
+What supervises it must be answered also while an agent blocks the event loop, so reports are
+another concurrency group, which Ray gives a thread and an event loop of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import ray
+
+from actors.agents.directory import Directory
+from actors.agents.host import AgentSpec, HandedOver, Host
+from actors.agents.link import Outcome
+from actors.agents.messages import Parcel
+from actors.agents.ray_calls import RayRemote
+from actors.agents.remote_directory import RemoteDirectory
+from actors.agents.reports import AgentReport, HostReport
+from actors.control_link import ControlLink
+from cluster.handover import Handover
+from ironcliw import logs
+from ironcliw.errors import ClusterError, IroncliwError
+from ironcliw.setting_sections import LogSettings
+from ironcliw.settings import process_environment
+
+logger = logging.getLogger(__name__)
+
+SUPERVISION = "supervision"
+_LOOP_ANSWERS_SECONDS = 0.5
+_GIGABYTE = 1024**3
+
+
+class HostActor:
+    """Runs agents in a process of Ray's.
+
+    Args:
+        name: of the host.
+        memory_limit_gb: beyond what the process has at its start; None: no limit.
+        log: where its logs go.
+    """
+
+    async def __init__(self, name: str, memory_limit_gb: float | None, log: LogSettings) -> None:  # type: ignore[misc]
+        logs.configure(log)
+        self._name = name
+        self._loop = asyncio.get_running_loop()
+        directory: Directory = RemoteDirectory(ControlLink())
+        self._host = Host(name, directory, RayRemote.named)
+        self._node = ray.get_runtime_context().get_node_id()
+        self._answered_at = time.monotonic()
+        self._last: list[AgentReport] = []
+        self._handover = _handover(name)
+        if memory_limit_gb is not None:
+            limit_memory(memory_limit_gb)
+
+    async def deliver(self, sender: str, parcels: list[Parcel]) -> list[Outcome | None]:
+        """See `Remote.deliver`."""
+        return await self._host.deliver(sender, parcels)
+
+    async def collect(self, sender: str) -> list[tuple[str, Outcome]]:
+        """See `Remote.collect`."""
+        return await self._host.collect(sender)
+
+    async def start_agent(self, spec: AgentSpec, state: bytes | None) -> IroncliwError | None:
+        """See `Host.start_agent`; what it raises comes back as a value, so that it stays itself."""
+        try:
+            await self._host.start_agent(spec, state)
+        except IroncliwError as error:
+            return error
+        return None
+
+    async def stop_agent(self, name: str, seconds: float) -> bytes | None:
+        """See `Host.stop_agent`."""
+        return await self._host.stop_agent(name, seconds)
+
+    async def drop_agent(self, name: str, reason: str) -> None:
+        """See `Host.drop_agent`."""
+        await self._host.drop_agent(name, reason)
+
+    async def hand_over(self, name: str, seconds: float) -> HandedOver:
+        """See `Host.hand_over`."""
+        return await self._host.hand_over(name, seconds)
+
+    async def snapshots(self, names: list[str]) -> dict[str, bytes]:
+        """See `Host.snapshots`."""
+        return self._host.snapshots(names)
+
+    async def replay(self, parcels: list[Parcel]) -> None:
+        """See `Host.replay`."""
+        await self._host.replay(parcels)
+
+    async def released(self) -> None:
+        """Tell the machine's agent that this process no longer needs it."""
+        if self._handover is not None:
+            self._handover.done(self._name)
+
+    @ray.method(concurrency_group=SUPERVISION)
+    async def report(self) -> HostReport:
+        """How the host fares, also while its event loop stands still."""
+        asked = asyncio.run_coroutine_threadsafe(self._agents(), self._loop)
+        blocked, by = 0.0, None
+        try:
+            async with asyncio.timeout(_LOOP_ANSWERS_SECONDS):
+                self._last = await asyncio.wrap_future(asked)
+            self._answered_at = time.monotonic()
+        except TimeoutError:
+            blocked = time.monotonic() - self._answered_at
+            by = self._culprit()
+        return HostReport(
+            self._name,
+            self._node,
+            os.getpid(),
+            psutil.Process().memory_info().rss,
+            blocked,
+            by,
+            self._last,
+            self._seconds_to_the_end(),
+        )
+
+    async def _agents(self) -> list[AgentReport]:
+        return self._host.report()
+
+    def _culprit(self) -> str | None:
+        """The agent whose code the event loop is in now."""
+        task = asyncio.current_task(self._loop)
+        kind, _, name = (task.get_name() if task else "").partition(":")
+        return name if kind == "agent" else None
+
+    def _seconds_to_the_end(self) -> float | None:
+        notice = self._handover.notice() if self._handover is not None else None
+        return None if notice is None else notice.seconds_left(time.time())
+
+
+def _handover(name: str) -> Handover | None:
+    """The way to the agent of a machine in the cloud, which waits for this process at its end."""
+    folder = process_environment().get("IRONCLIW_HANDOVER_DIR")
+    if not folder:
+        return None
+    handover = Handover(Path(folder))
+    try:
+        handover.register(name)
+    except ClusterError as error:
+        # agents still move at a notice; only the machine does not wait for them
+        logger.error("the machine's agent does not wait for this host: %s", error)
+    return handover
+
+
+def limit_memory(gigabytes: float) -> None:
+    """Have this process get `MemoryError` beyond so much more than it has now. Linux alone."""
+    if sys.platform != "linux":
+        logger.warning("memory_limit_gb has no effect on %s", sys.platform)
+        return
+    data = psutil.Process().memory_info().data
+    limit = int(data + gigabytes * _GIGABYTE)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))

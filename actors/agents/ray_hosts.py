@@ -1,0 +1,201 @@
+"""Starts hosts as detached Ray actors, and finds them again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util import list_named_actors
+
+from actors.agents.host import AgentSpec, HandedOver
+from actors.agents.hosts import HostHandle, HostPlan
+from actors.agents.link import HostLostError, Remote
+from actors.agents.messages import Parcel
+from actors.agents.ray_calls import RayRemote, answer_of
+from actors.agents.ray_host import SUPERVISION, HostActor
+from actors.agents.reports import HostReport
+from actors.control_link import NAMESPACE
+from cluster.config import MARKET_LABEL
+from cluster.head import project_code
+from ironcliw.errors import UnavailableError
+from ironcliw.setting_sections import LogSettings
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "agents-"
+_HOME_SECONDS = 60.0
+_CLOUD_SECONDS = 600.0
+"""A machine in the cloud may have to be launched first."""
+_RENEW_SECONDS = 60.0
+_ON_HEAD = {"node:__internal_head__": 0.001}
+_CALLS = 10_000
+"""Calls of a host that are open at once: each of its senders keeps one or two."""
+_GIGABYTE = 1024**3
+
+
+class RayHosts:
+    """Hosts as Ray actors.
+
+    Args:
+        log: where the hosts' logs go.
+        cloud_code: archives that a process on a machine in the cloud needs.
+    """
+
+    def __init__(self, log: LogSettings, cloud_code: Sequence[str] = ()) -> None:
+        self._log = log
+        self._cloud_code = tuple(cloud_code)
+        self._code: set[str] = set()
+        self._keeper: asyncio.Task[None] | None = None
+
+    async def launch(self, plan: HostPlan) -> HostHandle:
+        """See `Hosts.launch`."""
+        options = _ray_options(plan, self._cloud_code)
+        limit = plan.options.memory_limit_gb if plan.options else None
+        actor = _actor_class().options(**options).remote(plan.name, limit, self._log)
+        patience = _CLOUD_SECONDS if plan.place == "spot" else _HOME_SECONDS
+        handle = RayHandle(plan.name, actor)
+        try:
+            async with asyncio.timeout(patience):
+                handle.node = (await handle.report()).node
+        except (TimeoutError, HostLostError) as error:
+            await handle.kill()
+            raise UnavailableError(
+                f"no process for agents of place {plan.place!r} could be started within "
+                f"{patience:g} s ({error or 'Ray found no machine for it'}); see `ironcliw status` "
+                "for machines, and the head's logs",
+                retry_after=5.0,
+            ) from error
+        return handle
+
+    async def find(self) -> list[HostHandle]:
+        """See `Hosts.find`."""
+        named = await asyncio.to_thread(list_named_actors, True)
+        names = [one["name"] for one in named if one["namespace"] == NAMESPACE]
+        handles = [RayHandle(name) for name in names if name.startswith(PREFIX)]
+        found: list[HostHandle] = []
+        for handle in handles:
+            try:
+                async with asyncio.timeout(_HOME_SECONDS):
+                    handle.node = (await handle.report()).node
+            except (TimeoutError, HostLostError) as error:
+                logger.warning("host %s is not taken up: %s", handle.name, error)
+                await handle.kill()
+            else:
+                found.append(handle)
+        return found
+
+    def keep_code(self, environment: Mapping[str, Any]) -> None:
+        """See `Hosts.keep_code`: Ray deletes code that no process uses, and agents restart."""
+        self._code.update(_packages(environment))
+        if self._code and self._keeper is None:
+            self._keeper = asyncio.create_task(self._keep())
+
+    async def _keep(self) -> None:
+        while True:
+            for uri in sorted(self._code):
+                try:
+                    await asyncio.to_thread(project_code.hold, uri)
+                except RuntimeError as error:
+                    # the control service restarts; at the next round it is there again
+                    logger.warning("the code %s is not held for now: %s", uri, error)
+            await asyncio.sleep(_RENEW_SECONDS)
+
+    def connect(self, host: str) -> Remote:
+        """See `Hosts.connect`."""
+        return RayRemote(host)
+
+
+class RayHandle(RayRemote):
+    """A host's actor, as its supervisor sees it."""
+
+    node = ""
+
+    async def start_agent(self, spec: AgentSpec, state: bytes | None) -> None:
+        """See `HostHandle.start_agent`."""
+        error = await self._call("start_agent", spec, state)
+        if error is not None:
+            raise error
+
+    async def stop_agent(self, name: str, seconds: float) -> bytes | None:
+        """See `HostHandle.stop_agent`."""
+        state: bytes | None = await self._call("stop_agent", name, seconds)
+        return state
+
+    async def drop_agent(self, name: str, reason: str) -> None:
+        """See `HostHandle.drop_agent`."""
+        await self._call("drop_agent", name, reason)
+
+    async def hand_over(self, name: str, seconds: float) -> HandedOver:
+        """See `HostHandle.hand_over`."""
+        found: HandedOver = await self._call("hand_over", name, seconds)
+        return found
+
+    async def snapshots(self, names: list[str]) -> dict[str, bytes]:
+        """See `HostHandle.snapshots`."""
+        found: dict[str, bytes] = await self._call("snapshots", names)
+        return found
+
+    async def replay(self, parcels: list[Parcel]) -> None:
+        """See `HostHandle.replay`."""
+        await self._call("replay", parcels)
+
+    async def report(self) -> HostReport:
+        """See `HostHandle.report`."""
+        found: HostReport = await self._call("report")
+        return found
+
+    async def released(self) -> None:
+        """See `HostHandle.released`."""
+        await self._call("released")
+
+    async def kill(self) -> None:
+        """See `HostHandle.kill`."""
+        try:
+            actor = await self.actor()
+            await asyncio.to_thread(ray.kill, actor)
+        except HostLostError:
+            return
+        except RayError as error:
+            logger.warning("host %s could not be killed: %s", self.name, error)
+
+    async def _call(self, method: str, *arguments: Any) -> Any:
+        actor = await self.actor()
+        return await answer_of(getattr(actor, method).remote(*arguments))
+
+
+def _packages(environment: Mapping[str, Any]) -> Iterator[str]:
+    for uri in (environment.get("working_dir"), *environment.get("py_modules", ())):
+        if isinstance(uri, str) and uri.startswith("gcs://"):
+            yield uri
+
+
+def _actor_class() -> Any:
+    return ray.remote(concurrency_groups={SUPERVISION: 4}, max_concurrency=_CALLS)(HostActor)
+
+
+def _ray_options(plan: HostPlan, cloud_code: Sequence[str]) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "name": plan.name,
+        "namespace": NAMESPACE,
+        "lifetime": "detached",
+        "num_cpus": 0,
+        # who starts it again is the supervisor, which knows its agents and their states
+        "max_restarts": 0,
+        "max_task_retries": 0,
+    }
+    environment = dict(plan.environment)
+    if plan.place == "spot":
+        options["label_selector"] = {MARKET_LABEL: "spot"}
+        # what a machine is launched for
+        memory = plan.options.memory_gb if plan.options else 1.0
+        options["memory"] = int(memory * _GIGABYTE)
+        environment["py_modules"] = [*cloud_code, *environment.get("py_modules", ())]
+    else:
+        options["resources"] = _ON_HEAD
+    if environment:
+        options["runtime_env"] = environment
+    return options

@@ -1,0 +1,180 @@
+"""Puts agents on hosts: which one, a new one where there is no room, with the last state."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from actors.agents.hosts import HOME_PLACES, HostHandle, HostPlan, Hosts
+from actors.agents.link import HostLostError
+from actors.agents.records import AgentStore
+from actors.agents.rows import options_json
+from actors.registry import AgentStatus, Entry, Registry
+
+logger = logging.getLogger(__name__)
+
+LIGHT_AGENTS = 500
+"""Most agents that share a process."""
+
+
+@dataclass(eq=False, slots=True)
+class Place:
+    """A host and whom it is for.
+
+    Attributes:
+        handle: the host.
+        kind: machine and environment of agents that may share it; None: it is one agent's own.
+        leaving: its machine ends, nobody is put there any more.
+        silent_polls: how often in a row it did not report.
+    """
+
+    handle: HostHandle
+    kind: tuple[str, str] | None
+    leaving: bool = False
+    silent_polls: int = 0
+
+
+class Running:
+    """Starts agents where they belong.
+
+    Args:
+        registry: is told where they are.
+        hosts: starts processes.
+        store: has their last states.
+        home_memory_gb: agents of place "any" go to the cloud when those at home need more.
+        cloud: there can be machines in the cloud.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        hosts: Hosts,
+        store: AgentStore,
+        *,
+        home_memory_gb: float,
+        cloud: bool,
+    ) -> None:
+        self.places: dict[str, Place] = {}
+        self._registry = registry
+        self._hosts = hosts
+        self._store = store
+        self._home_memory_gb = home_memory_gb
+        self._cloud = cloud
+        self._numbers = itertools.count()
+        self._launching: dict[tuple[str, str], asyncio.Lock] = {}
+
+    async def start(self, name: str) -> None:
+        """Start an agent on a host, from its last state.
+
+        Raises:
+            UnavailableError: there is no machine for it, or its process ended meanwhile.
+            IroncliwError: the agent itself could not be made or started.
+        """
+        entry = self._registry.get(name)
+        place = await self._place_for(entry)
+        state = await self._store.snapshot(name)
+        try:
+            await place.handle.start_agent(entry.spec, state)
+        except HostLostError:
+            self.places.pop(place.handle.name, None)
+            raise
+        except BaseException:
+            if place.kind is None:
+                await self.end(place.handle.name)
+            raise
+        if name not in self._registry:  # it was stopped meanwhile
+            await place.handle.drop_agent(name, "was stopped")
+            return
+        self._registry.placed(name, place.handle.name, place.handle.node)
+        await self._store.change(
+            name,
+            status=AgentStatus.RUNNING.value,
+            node=place.handle.node,
+            restarts=entry.restarts,
+            isolated=entry.spec.options.isolated,
+            options=options_json(entry.spec),
+        )
+
+    async def find_again(self) -> None:
+        """Take up the hosts that an earlier system has left, with the agents that they run."""
+        for handle in await self._hosts.find():
+            try:
+                report = await handle.report()
+            except HostLostError:
+                continue
+            names = [one.name for one in report.agents]
+            own = [self._registry.get(name) for name in names if name in self._registry]
+            alone = len(own) == 1 and own[0].spec.options.isolated
+            kind = None if alone or not own else _kind(own[0], _where(handle.name))
+            if not own:
+                await handle.kill()
+                continue
+            self.places[handle.name] = Place(handle, kind)
+            for entry in own:
+                self._registry.placed(entry.name, handle.name, handle.node)
+            for one in report.agents:
+                self._registry.report(one, 0.0)
+                if one.name not in self._registry:
+                    await handle.drop_agent(one.name, "is not known any more")
+
+    async def end(self, host: str) -> None:
+        """End a host's process, whatever it does."""
+        place = self.places.pop(host, None)
+        if place is not None:
+            await place.handle.kill()
+
+    async def _place_for(self, entry: Entry) -> Place:
+        where = self._machine_for(entry)
+        if entry.spec.options.isolated:
+            return await self._launch(entry, where, None)
+        kind = _kind(entry, where)
+        # two agents that come together share one new host
+        async with self._launching.setdefault(kind, asyncio.Lock()):
+            for place in self.places.values():
+                if place.kind == kind and not place.leaving and not place.silent_polls:
+                    if len(self._registry.on_host(place.handle.name)) < LIGHT_AGENTS:
+                        return place
+            return await self._launch(entry, where, kind)
+
+    async def _launch(self, entry: Entry, where: str, kind: tuple[str, str] | None) -> Place:
+        spec = entry.spec
+        label = spec.name if kind is None else "shared"
+        # the process's id: an earlier system may have counted the same numbers
+        name = f"agents-{where}-{label}-{os.getpid()}-{next(self._numbers)}"
+        options = spec.options if kind is None else None
+        plan = HostPlan(name, where, options, spec.environment)
+        handle = await self._hosts.launch(plan)
+        place = self.places[name] = Place(handle, kind)
+        return place
+
+    def _machine_for(self, entry: Entry) -> str:
+        options = entry.spec.options
+        if options.place not in HOME_PLACES:
+            return "spot"
+        if options.place != "any" or not self._cloud:
+            return "local"
+        at_home = sum(
+            one.spec.options.memory_gb
+            for one in self._registry
+            if one.host is not None and _where(one.host) == "local"
+        )
+        return "local" if at_home + options.memory_gb <= self._home_memory_gb else "spot"
+
+
+def _where(host: str) -> str:
+    return host.split("-")[1]
+
+
+def _kind(entry: Entry, where: str) -> tuple[str, str]:
+    return where, environment_text(entry.spec.environment)
+
+
+def environment_text(environment: Mapping[str, Any]) -> str:
+    """An environment as text that is the same for the same one."""
+    return json.dumps(environment, sort_keys=True, default=str)

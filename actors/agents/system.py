@@ -1,0 +1,290 @@
+"""All agents of a cluster: registry, supervision, durable messages, hand-over. Knows no Ray.
+
+It lives in one process, the `control` actor; hosts and clients reach it through the methods that
+`actors.agents.control` forwards. Nothing that an agent sends another goes through here, but for
+durable messages and for questions of who is where.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from actors.agents.bell import Bell
+from actors.agents.delivery import Deliveries
+from actors.agents.directory import DurableSend, Listing
+from actors.agents.exchange import Exchange
+from actors.agents.host import AgentSpec
+from actors.agents.hosts import Hosts
+from actors.agents.link import HostLostError
+from actors.agents.messages import DEFAULT_SECONDS, Priority, checked_name, new_id
+from actors.agents.options import Capability
+from actors.agents.records import AgentStore
+from actors.agents.rows import from_row, to_row
+from actors.agents.running import Running
+from actors.agents.watching import Watching
+from actors.handover import hand_over_host
+from actors.message_records import MessageRow
+from actors.registry import AgentStatus, Entry, Registry
+from actors.selection import Candidate
+from actors.supervisor import RestartPolicy, Supervisor
+from ironcliw.errors import IroncliwError, NotFoundError, RequestError, UnavailableError
+
+logger = logging.getLogger(__name__)
+
+MOST_ATTEMPTS = 5
+"""Deliveries of a durable message to a capability that nobody offers now."""
+_WAITING = frozenset({AgentStatus.STARTING, AgentStatus.RESTARTING, AgentStatus.MOVING})
+
+
+class AgentSystem:
+    """Starts agents, knows where they are, keeps them alive, carries their durable messages.
+
+    Args:
+        store: keeps what must outlive this process.
+        hosts: starts the processes that run agents.
+        policy: how patient the supervisor is.
+        poll_seconds: how often hosts are asked how they fare.
+        home_memory_gb: see `Running`.
+        cloud: there can be machines in the cloud.
+        clock: Unix time.
+    """
+
+    def __init__(
+        self,
+        store: AgentStore,
+        hosts: Hosts,
+        *,
+        policy: RestartPolicy | None = None,
+        poll_seconds: float = 1.0,
+        home_memory_gb: float = 4.0,
+        cloud: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.registry = Registry()
+        self.exchange = Exchange(f"control-{new_id()}", self, hosts.connect)
+        self._store = store
+        self._hosts = hosts
+        self._clock = clock
+        self._bell = Bell()
+        self._running = Running(
+            self.registry, hosts, store, home_memory_gb=home_memory_gb, cloud=cloud
+        )
+        self._supervisor = Supervisor(policy or RestartPolicy())
+        self._watching = Watching(
+            self.registry, self._running, self._supervisor, store, self.host_leaving, poll_seconds
+        )
+        self._deliveries = Deliveries(store, self.exchange, self._most_attempts)
+        self.registry.on_change = self._bell.ring
+
+    async def start(self) -> None:
+        """Take up the agents of an earlier system: those that run, and those that should."""
+        for row in await self._store.agents():
+            try:
+                self.registry.add(from_row(row))
+                self._hosts.keep_code(self.registry.get(row.name).spec.environment)
+            except IroncliwError as error:
+                # boundary: a row that an older release wrote must not keep the others away
+                logger.error("agent %s is not taken up: %s", row.name, error)
+        await self._running.find_again()
+        for entry in list(self.registry):
+            if entry.status is AgentStatus.RESTARTING:
+                self._watching.restart(entry.name, entry.reason or "it is taken up")
+        self._watching.start()
+        await self._deliveries.start()
+
+    async def close(self) -> None:
+        """End the supervision; the agents go on without it."""
+        await self._watching.close()
+        await self._deliveries.close()
+        self.exchange.close()
+
+    async def start_agent(
+        self, spec: AgentSpec, capabilities: Mapping[str, Capability]
+    ) -> dict[str, Any]:
+        """Start an agent; returns what `describe` does.
+
+        Args:
+            spec: what to make.
+            capabilities: of its class.
+
+        Raises:
+            ConflictError: the name is taken.
+            AgentError: the agent raised while it was made or started.
+            UnavailableError: there is no machine for it.
+        """
+        checked_name(spec.name, "an agent")
+        entry = Entry(spec, capabilities, AgentStatus.STARTING, self._clock())
+        if spec.name in self.registry:
+            if self.registry.get(spec.name).status is not AgentStatus.FAILED:
+                self.registry.add(entry)  # says what is wrong
+            self._watching.forget(spec.name)
+            self.registry.remove(spec.name)
+        self.registry.add(entry)
+        self._hosts.keep_code(spec.environment)
+        try:
+            # before it runs: it must not be forgotten by a head that ends now
+            await self._store.save(to_row(entry))
+            await self._running.start(spec.name)
+        except BaseException:
+            self.registry.remove(spec.name)
+            await self._store.remove(spec.name)
+            raise
+        return entry.as_json()
+
+    async def restart_agent(self, name: str) -> dict[str, Any]:
+        """Start an agent that was given up, or that runs, anew from its last state.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+        entry = self.registry.get(name)
+        self._watching.forget(name)
+        await self._halt(entry, DEFAULT_SECONDS)
+        self._watching.restart(name, "somebody asked for it")
+        return entry.as_json()
+
+    async def stop_agent(self, name: str, seconds: float = 10.0) -> None:
+        """Stop an agent and forget it, with its state; its durable messages wait for another.
+
+        Args:
+            name: of the agent.
+            seconds: for the messages that it has.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+        entry = self.registry.get(name)
+        self._watching.forget(name)
+        await self._halt(entry, seconds)
+        if name in self.registry:
+            self.registry.remove(name)
+        await self._store.remove(name)
+
+    async def _halt(self, entry: Entry, seconds: float) -> None:
+        """Stop an agent where it runs, and keep its state."""
+        place = self._running.places.get(entry.host or "")
+        if place is None:
+            return
+        host, name = place.handle, entry.name
+        self.registry.mark(name, AgentStatus.RESTARTING, "it is being stopped")
+        try:
+            state = await host.stop_agent(name, seconds)
+        except HostLostError:
+            state = None  # it has stopped
+        if state is not None:
+            await self._store.save_snapshots({name: state})
+        if place.kind is None:
+            await self._running.end(host.name)
+
+    async def host_leaving(self, host: str, seconds: float) -> None:
+        """Move the agents of a host whose machine ends in `seconds`."""
+        place = self._running.places.get(host)
+        if place is not None:
+            place.leaving = True
+            await hand_over_host(
+                place, seconds, self.registry, self._running, self._watching, self._store
+            )
+
+    async def node_leaving(self, node: str, deadline: float) -> None:
+        """Have the agents of a machine move, which ends soon; returns at once.
+
+        Args:
+            node: Ray's id of it.
+            deadline: Unix time of its end.
+        """
+        seconds = max(0.0, deadline - self._clock())
+        for place in self._running.places.values():
+            if place.handle.node == node and not place.leaving:
+                place.leaving = True
+                self._watching.spawn(self.host_leaving(place.handle.name, seconds))
+
+    async def look_up(
+        self, target: str, wait_seconds: float = 0.0, *, unknown: bool = False
+    ) -> Listing:
+        """See `Directory.look_up`. One that was given up is not waited for."""
+        deadline = time.monotonic() + wait_seconds
+        while True:
+            turn = self._bell.turn
+            try:
+                return self.registry.look_up(target)
+            except (NotFoundError, UnavailableError) as error:
+                left = deadline - time.monotonic()
+                waits = unknown if isinstance(error, NotFoundError) else self._comes_back(target)
+                if not waits or left <= 0:
+                    raise
+            await self._bell.next(turn, left)
+
+    def _comes_back(self, target: str) -> bool:
+        statuses = [
+            one.status for one in self.registry if one.name == target or target in one.capabilities
+        ]
+        return any(status in _WAITING for status in statuses)
+
+    async def subscribers(self, topic: str) -> tuple[Candidate, ...]:
+        """See `Directory.subscribers`."""
+        return self.registry.subscribers(topic)
+
+    async def subscribe(self, topic: str, agent: str, *, on: bool) -> None:
+        """See `Directory.subscribe`."""
+        self.registry.subscribe(checked_name(topic, "a topic"), agent, on=on)
+
+    async def send_durable(self, message: DurableSend) -> str:
+        """See `Directory.send_durable`."""
+        return await self._deliveries.send(message)
+
+    async def ask(self, target: str, body: Any = None, **options: Any) -> Any:
+        """See `Agent.ask`."""
+        return await self.exchange.ask(target, body, **options)
+
+    async def send(self, target: str, body: Any = None, **options: Any) -> None:
+        """See `Agent.send`."""
+        await self.exchange.send(target, body, **options)
+
+    async def publish(
+        self, topic: str, body: Any = None, *, priority: Priority | str = Priority.NORMAL
+    ) -> int:
+        """See `Agent.publish`."""
+        return await self.exchange.publish(topic, body, priority=priority)
+
+    def agents(self) -> list[dict[str, Any]]:
+        """All agents, by name."""
+        return [entry.as_json() for entry in sorted(self.registry, key=lambda e: e.name)]
+
+    def describe(self, name: str) -> dict[str, Any]:
+        """One agent.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+        return self.registry.get(name).as_json()
+
+    async def dead_letters(self, recipient: str | None, limit: int) -> list[MessageRow]:
+        """Durable messages that were given up, the latest first."""
+        if limit < 1:
+            raise RequestError(f"limit is {limit}; give 1 or more", param="limit")
+        return await self._store.dead_letters(recipient, limit)
+
+    async def replay(self, message_id: str) -> MessageRow:
+        """Send a dead letter once more.
+
+        Raises:
+            NotFoundError: there is none of this id.
+        """
+        return await self._deliveries.replay(message_id)
+
+    @property
+    def durable_on_the_way(self) -> int:
+        """Durable messages that are not done."""
+        return self._deliveries.on_the_way
+
+    def _most_attempts(self, recipient: str) -> int:
+        found = [
+            entry.spec.options.max_attempts
+            for entry in self.registry
+            if entry.name == recipient or recipient in entry.capabilities
+        ]
+        return max(found, default=MOST_ATTEMPTS)

@@ -1,0 +1,247 @@
+"""Keeps agents alive: asks their hosts how they fare, and starts again what failed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+from actors.agents.hosts import HostHandle
+from actors.agents.link import HostLostError
+from actors.agents.records import AgentStore
+from actors.agents.reports import HostReport
+from actors.agents.running import Place, Running
+from actors.registry import AgentStatus, Registry
+from actors.supervisor import Step, Supervisor, judge, to_blame
+from ironcliw.errors import IroncliwError, UnavailableError
+
+logger = logging.getLogger(__name__)
+
+REPORT_SECONDS = 3.0
+"""How long a host may take to say how it fares."""
+SILENT_POLLS = 3
+"""A host that was silent so often in a row is taken for lost."""
+_NO_MACHINE_SECONDS = 5.0
+
+
+class Watching:
+    """Watches hosts and their agents.
+
+    Args:
+        registry: knows who is where.
+        running: starts agents.
+        supervisor: knows who failed when.
+        store: keeps states.
+        leave: called with a host whose machine ends, and the seconds that are left.
+        poll_seconds: between two looks.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        running: Running,
+        supervisor: Supervisor,
+        store: AgentStore,
+        leave: Callable[[str, float], Awaitable[None]],
+        poll_seconds: float,
+    ) -> None:
+        self._registry = registry
+        self._running = running
+        self._supervisor = supervisor
+        self._store = store
+        self._leave = leave
+        self._poll_seconds = poll_seconds
+        self._restarts: dict[str, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._last: dict[str, HostReport] = {}
+        self._saved_at: dict[str, float] = {}
+
+    def start(self) -> None:
+        """Watch until `close`."""
+        self.spawn(self._watch())
+
+    async def close(self) -> None:
+        """Watch no longer; the agents go on."""
+        tasks = [*self._tasks, *self._restarts.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def restart(self, name: str, why: str, *, status: AgentStatus = AgentStatus.RESTARTING) -> None:
+        """Start an agent again, without counting a failure."""
+        self._registry.mark(name, status, why)
+        self._again(name, self._bring_back(name))
+
+    def forget(self, name: str) -> None:
+        """An agent is being stopped."""
+        self._supervisor.forget(name)
+        self._saved_at.pop(name, None)
+        if (task := self._restarts.pop(name, None)) is not None:
+            task.cancel()
+
+    async def running_place(self, name: str, seconds: float) -> Place | None:
+        """Where an agent runs that is being started; None: it does not, after so many seconds."""
+        task = self._restarts.get(name)
+        if task is not None:
+            await asyncio.wait({task}, timeout=seconds)
+        if name not in self._registry:
+            return None
+        return self._running.places.get(self._registry.get(name).host or "")
+
+    def failed(self, name: str, why: str) -> None:
+        """An agent is of no use as it is."""
+        entry = self._registry.get(name)
+        if name in self._restarts or entry.status is AgentStatus.FAILED:
+            return
+        logger.warning("agent %s failed: %s", name, why)
+        self._registry.mark(name, AgentStatus.RESTARTING, why)
+        self._again(name, self._recover(name, why))
+
+    def _again(self, name: str, work: Awaitable[None]) -> None:
+        async def run() -> None:
+            try:
+                await work
+            finally:
+                if self._restarts.get(name) is asyncio.current_task():
+                    del self._restarts[name]
+
+        old = self._restarts.get(name)
+        self._restarts[name] = asyncio.create_task(run(), name=f"restart:{name}")
+        if old is not None:
+            old.cancel()
+
+    async def _bring_back(self, name: str) -> None:
+        try:
+            await self._start_until_it_runs(name)
+        except IroncliwError as error:
+            await self._recover(name, str(error))
+
+    async def _recover(self, name: str, why: str) -> None:
+        """Start a failed agent again, as often as the policy has it."""
+        entry = self._registry.get(name)
+        while True:
+            isolated = entry.spec.options.isolated
+            decision = self._supervisor.failed(name, time.monotonic(), isolated=isolated)
+            if decision.step is Step.GIVE_UP:
+                await self._give_up(name, why)
+                return
+            if decision.step is Step.ISOLATE:
+                logger.warning("agent %s failed often: it gets a process of its own", name)
+                options = replace(entry.spec.options, isolated=True)
+                entry.spec = replace(entry.spec, options=options)
+            await asyncio.sleep(decision.pause)
+            entry.restarts += 1
+            try:
+                await self._start_until_it_runs(name)
+                return
+            except IroncliwError as error:
+                why = str(error)
+                logger.warning("agent %s could not be started again: %s", name, why)
+                self._registry.mark(name, AgentStatus.RESTARTING, why)
+
+    async def _start_until_it_runs(self, name: str) -> None:
+        """Start an agent; a machine that is not there is waited for."""
+        while True:
+            try:
+                await self._running.start(name)
+                return
+            except HostLostError:
+                raise  # it may be the agent that ends its process
+            except UnavailableError as error:
+                logger.warning("agent %s waits for a machine: %s", name, error)
+                self._registry.mark(name, AgentStatus.RESTARTING, str(error))
+                await asyncio.sleep(_NO_MACHINE_SECONDS)
+
+    async def _give_up(self, name: str, why: str) -> None:
+        reason = f"given up after too many failures; the last: {why}"
+        logger.error("agent %s: %s; start it again with `ironcliw agents start`", name, reason)
+        self._registry.mark(name, AgentStatus.FAILED, reason)
+        await self._store.change(name, status=AgentStatus.FAILED.value, node=None)
+
+    async def _watch(self) -> None:
+        while True:
+            started = time.monotonic()
+            looks = [self._look(place) for place in list(self._running.places.values())]
+            for result in await asyncio.gather(*looks, return_exceptions=True):
+                if isinstance(result, Exception):
+                    # boundary: one host's trouble must not end the watch over the others
+                    logger.error("a host could not be looked after", exc_info=result)
+            await asyncio.sleep(max(0.0, self._poll_seconds - (time.monotonic() - started)))
+
+    async def _look(self, place: Place) -> None:
+        handle = place.handle
+        try:
+            async with asyncio.timeout(REPORT_SECONDS):
+                report = await handle.report()
+        except HostLostError as error:
+            await self.lost(handle.name, str(error))
+            return
+        except TimeoutError:
+            place.silent_polls += 1
+            if place.silent_polls >= SILENT_POLLS:
+                await self.lost(handle.name, "it does not say how it fares")
+            return
+        place.silent_polls = 0
+        self._last[handle.name] = report
+        for one in report.agents:
+            self._registry.report(one, time.monotonic())
+        if place.leaving:
+            return
+        if report.notice_seconds is not None:
+            place.leaving = True
+            self.spawn(self._leave(handle.name, report.notice_seconds))
+            return
+        await self._judge(place, report)
+        if handle.name in self._running.places:
+            await self._save(handle, [one.name for one in report.agents])
+
+    async def _judge(self, place: Place, report: HostReport) -> None:
+        handle = place.handle
+        verdict = judge(report, alone=place.kind is None)
+        if verdict.kill is not None:
+            await self.lost(handle.name, verdict.kill, verdict.to_blame)
+            return
+        for name, why in verdict.to_blame.items():
+            if name in self._registry and self._registry.get(name).host == handle.name:
+                await handle.drop_agent(name, f"failed: {why}")
+                self.failed(name, why)
+
+    async def lost(self, host: str, why: str, to_be_blamed: dict[str, str] | None = None) -> None:
+        """A host's process ended, or must: its agents are started elsewhere."""
+        names = [entry.name for entry in self._registry.on_host(host)]
+        blamed = to_be_blamed
+        if blamed is None:
+            blamed = dict.fromkeys(to_blame(self._last.get(host), names), why)
+        self._last.pop(host, None)
+        logger.warning("host %s with %d agents is lost: %s", host, len(names), why)
+        # before they are started again: nothing of the old process may still be at it
+        await self._running.end(host)
+        for name in names:
+            if name in blamed:
+                self.failed(name, blamed[name])
+            else:
+                self.restart(name, why)
+
+    async def _save(self, handle: HostHandle, names: list[str]) -> None:
+        now = time.monotonic()
+        due = []
+        for name in names:
+            if name in self._registry:
+                every = self._registry.get(name).spec.options.snapshot_seconds
+                if every is not None and now - self._saved_at.setdefault(name, now) >= every:
+                    self._saved_at[name] = now
+                    due.append(name)
+        if due and (states := await handle.snapshots(due)):
+            await self._store.save_snapshots(states)
+
+    def spawn(self, work: Awaitable[None]) -> None:
+        """Have something done meanwhile; `close` breaks it off."""
+
+        async def run() -> None:
+            await work
+
+        task = asyncio.create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

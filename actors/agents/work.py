@@ -1,0 +1,119 @@
+"""One message in the hands of an agent: how long it may take, and how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Any
+
+from actors.agents.messages import Message
+from actors.agents.options import Capability
+from actors.agents.reports import Tally
+from ironcliw.errors import AgentError, DeadlineExceededError, IroncliwError, UnavailableError
+
+
+class Job:
+    """A message that is being worked on.
+
+    Args:
+        message: it.
+        capability: what it asks for.
+        started: moment of the monotonic clock.
+        timeout_seconds: the longest that it may take; None: until the message's deadline.
+
+    Attributes:
+        limit: moment until which it may take; None: for ever.
+        alarm: of a plain method, what tells its asker at the limit.
+        moved: it is broken off so that it can be begun anew elsewhere.
+    """
+
+    __slots__ = ("alarm", "capability", "limit", "message", "moved", "started")
+
+    def __init__(
+        self,
+        message: Message,
+        capability: Capability,
+        started: float,
+        timeout_seconds: float | None,
+    ) -> None:
+        self.message = message
+        self.capability = capability
+        self.started = started
+        self.limit = message.deadline
+        if timeout_seconds is not None:
+            end = started + timeout_seconds
+            self.limit = end if self.limit is None else min(self.limit, end)
+        self.alarm: asyncio.TimerHandle | None = None
+        self.moved: IroncliwError | None = None
+
+
+async def call(job: Job, work: Awaitable[Any]) -> Any:
+    """What an agent's coroutine answers, or `DeadlineExceededError` at the job's limit."""
+    limit = asyncio.timeout_at(job.limit)
+    try:
+        async with limit:
+            return await work
+    except TimeoutError:
+        if not limit.expired() or job.limit is None:  # the agent's own
+            raise
+        raise DeadlineExceededError(
+            f"{job.capability.name!r} took longer than the {job.limit - job.started:.3g} s that it "
+            "had, and was broken off"
+        ) from None
+    except SystemExit as error:
+        # it would end the event loop, and every agent on it
+        raise AgentError(
+            f"{job.capability.name!r} called sys.exit({error.code!r})", code="agent_broken"
+        ) from None
+
+
+def what_it_raised(future: asyncio.Future[Any], job: Job, agent: str) -> IroncliwError | None:
+    """The error that the asker is told; None: there was none.
+
+    An error with the code "agent_broken" says that the agent itself is of no use any more.
+    """
+    if future.cancelled():
+        return job.moved or UnavailableError(
+            f"agent {agent!r} was stopped while it worked on {job.capability.name!r}",
+            code="agent_lost",
+        )
+    error = future.exception()
+    if error is None or isinstance(error, IroncliwError):
+        return error
+    # what is raised need not be known to the asker's process, so it goes as text
+    text = f"agent {agent!r}: {job.capability.name!r} raised {type(error).__name__}: {error}"
+    broken = isinstance(error, MemoryError) or not isinstance(error, Exception)
+    failed = AgentError(text, code="agent_broken" if broken else None)
+    failed.__cause__ = error
+    return failed
+
+
+def is_failure(error: BaseException | None) -> bool:
+    """Whether an error speaks against the agent; those that the sender can mend do not."""
+    if error is None:
+        return False
+    return not isinstance(error, IroncliwError) or error.kind != "invalid_request_error"
+
+
+@dataclass(slots=True)
+class Tallies:
+    """What became of an agent's messages since somebody asked last."""
+
+    _found: dict[str, Tally] | None = None
+
+    def count(self, job: Job, now: float, error: BaseException | None) -> None:
+        """One more is dealt with."""
+        if self._found is None:
+            self._found = {}
+        name = job.capability.name
+        if (tally := self._found.get(name)) is None:
+            tally = self._found[name] = Tally()
+        tally.calls += 1
+        tally.failures += is_failure(error)
+        tally.seconds += now - job.started
+
+    def take(self) -> dict[str, Tally]:
+        """All of it; the counts begin anew."""
+        found, self._found = self._found, None
+        return found or {}

@@ -1,0 +1,116 @@
+"""A circuit breaker for each capability: what keeps failing is not asked for a while.
+
+Pure, without a clock. Of the libraries (pybreaker 1.4, purgatory 3.0, circuitbreaker 2.1) none was
+taken: each reads a clock of its own, lets every caller through while it tries again, and cannot say
+when that will be, which `retry_after` needs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from ironcliw.errors import UnavailableError
+
+FAILURES = 8
+"""So many in a row open it."""
+PAUSE_SECONDS = 2.0
+"""How long it stays open first; each trial that fails doubles it."""
+LONGEST_PAUSE_SECONDS = 60.0
+
+
+class BreakerState(StrEnum):
+    """Whether messages pass."""
+
+    CLOSED = "closed"
+    """All pass."""
+    OPEN = "open"
+    """None pass."""
+    TRIAL = "trial"
+    """One has passed, and its end decides."""
+
+
+@dataclass(slots=True)
+class Breaker:
+    """Of one capability, seen by one process.
+
+    Args:
+        name: of the capability, for errors.
+        failures: so many in a row open it.
+        pause_seconds: how long it stays open first.
+        longest_pause_seconds: the pause doubles up to this.
+    """
+
+    name: str
+    failures: int = FAILURES
+    pause_seconds: float = PAUSE_SECONDS
+    longest_pause_seconds: float = LONGEST_PAUSE_SECONDS
+    state: BreakerState = BreakerState.CLOSED
+    _in_a_row: int = 0
+    _pauses: int = 0
+    _until: float = 0.0
+
+    def enter(self, now: float) -> None:
+        """Let one message pass; `now` is any monotonic clock, the same at each call.
+
+        Raises:
+            UnavailableError: the breaker is open, or its trial is on its way.
+        """
+        if self.state is BreakerState.CLOSED:
+            return
+        if self.state is BreakerState.OPEN and now >= self._until:
+            self.state = BreakerState.TRIAL
+            return
+        raise UnavailableError(
+            f"the capability {self.name!r} failed {self._in_a_row} times in a row and is not asked "
+            "for a while; see `ironcliw agents list`, and the errors before this one",
+            retry_after=max(0.1, self._until - now),
+            code="circuit_open",
+        )
+
+    def succeeded(self) -> None:
+        """It ended well."""
+        self.state = BreakerState.CLOSED
+        self._in_a_row = self._pauses = 0
+
+    def leave(self) -> None:
+        """It did not happen: what was sent is sent again elsewhere."""
+        if self.state is BreakerState.TRIAL:
+            self.state = BreakerState.OPEN
+
+    def failed(self, now: float) -> None:
+        """It ended badly."""
+        self._in_a_row += 1
+        if self.state is BreakerState.TRIAL or (
+            self.state is BreakerState.CLOSED and self._in_a_row >= self.failures
+        ):
+            pause = min(self.pause_seconds * 2**self._pauses, self.longest_pause_seconds)
+            self._pauses = min(self._pauses + 1, 32)
+            self._until = now + pause
+            self.state = BreakerState.OPEN
+
+    def ended(self, now: float, *, failed: bool) -> None:
+        """It ended, in an error that may be no fault of the capability."""
+        if failed:
+            self.failed(now)
+        else:
+            self.succeeded()
+
+
+@dataclass(slots=True)
+class Breakers:
+    """Those of one process, made when they are needed."""
+
+    _found: dict[str, Breaker] = field(default_factory=dict)
+
+    def of(self, capability: str | None) -> Breaker:
+        """That of a capability; messages without one share none, and get one that never opens."""
+        if capability is None:
+            return Breaker("")
+        if (found := self._found.get(capability)) is None:
+            found = self._found[capability] = Breaker(capability)
+        return found
+
+    def open(self) -> list[str]:
+        """Capabilities that are not asked now."""
+        return sorted(n for n, one in self._found.items() if one.state is not BreakerState.CLOSED)

@@ -1,0 +1,333 @@
+"""Agents on the bench: messages, deadlines, overflow, errors, topics. All but Ray is real."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator
+from typing import Any, ClassVar
+
+import pytest
+
+from actors.agent import Agent, Message, capability
+from actors.agents.bench import AgentBench
+from ironcliw.errors import (
+    AgentError,
+    ConflictError,
+    DeadlineExceededError,
+    NotFoundError,
+    OverloadedError,
+    RequestError,
+    UnavailableError,
+)
+from tests.unit.actors.agents.waiting import until
+
+
+class Worker(Agent):
+    """Does what a test needs."""
+
+    gate: ClassVar[asyncio.Event]
+    """What `wait` waits for; each test has a new one."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    @capability("echo", concurrency=8, idempotent=True)
+    async def echo(self, body: Any) -> Any:
+        self.seen.append(body)
+        return body
+
+    @capability("wait")
+    async def wait(self, body: Any) -> Any:
+        self.seen.append(body)
+        await self.gate.wait()
+        return body
+
+    @capability("seen", concurrency=8)
+    async def what_it_saw(self, _: Any) -> list[Any]:
+        return self.seen
+
+    @capability("raise", concurrency=8)
+    async def fail(self, body: Any) -> None:
+        raise {"key": KeyError, "request": RequestError, "exit": SystemExit}[body]("as asked")
+
+    @capability("thread", concurrency=2)
+    def thread(self, seconds: float) -> str:
+        time.sleep(seconds)
+        return threading.current_thread().name
+
+    @capability("lock")
+    async def lock(self, _: Any) -> Any:
+        return threading.Lock()
+
+    async def on_message(self, message: Message) -> Any:
+        return (message.sender, message.body)
+
+
+class Other(Agent):
+    @capability("forward", concurrency=64)
+    async def forward(self, body: dict[str, Any]) -> Any:
+        return await self.ask(**body)
+
+    @capability("listen")
+    async def listen(self, topic: str) -> None:
+        self.heard: list[Any] = []
+        await self.subscribe(topic, self._hear)
+
+    async def _hear(self, body: Any) -> None:
+        self.heard.append(body)
+
+    @capability("heard")
+    async def what_it_heard(self, topic: str | None) -> list[Any]:
+        if topic:
+            await self.unsubscribe(topic)
+        return self.heard
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[AgentBench]:
+    Worker.gate = asyncio.Event()
+    async with AgentBench() as bench:
+        yield bench
+
+
+async def test_a_question_is_answered(bench: AgentBench) -> None:
+    await bench.start(Worker, name="worker")
+    assert await bench.ask("echo", {"a": [1]}) == {"a": [1]}
+    assert await bench.ask("worker", 5, capability="echo") == 5
+    assert await bench.ask("worker", "hello") == (None, "hello")
+
+
+async def test_agents_ask_each_other_and_say_who_they_are(bench: AgentBench) -> None:
+    await bench.start(Worker, name="worker")
+    await bench.start(Other, name="other")
+    assert await bench.ask("forward", {"target": "echo", "body": 3}) == 3
+    assert await bench.ask("forward", {"target": "worker", "body": 3}) == ("other", 3)
+
+
+async def test_questions_beyond_the_concurrency_wait_in_turn(bench: AgentBench) -> None:
+    await bench.start(Worker)
+    asked = [asyncio.create_task(bench.ask("wait", i)) for i in range(4)]
+
+    async def begun() -> list[Any]:
+        found: list[Any] = await bench.ask("seen")
+        return found
+
+    await until(begun)
+    assert await begun() == [0]
+    Worker.gate.set()
+    assert await asyncio.gather(*asked) == [0, 1, 2, 3]
+
+
+async def test_the_urgent_overtakes(bench: AgentBench) -> None:
+    await bench.start(Worker)
+    asked = [asyncio.create_task(bench.ask("wait", "first"))]
+    await bench.ask("echo", "begun")
+    for priority in ("low", "critical"):
+        asked.append(asyncio.create_task(bench.ask("wait", priority, priority=priority)))
+        await bench.ask("echo", "sent")
+    Worker.gate.set()
+    await asyncio.gather(*asked)
+    seen = [one for one in await bench.ask("seen") if one in ("first", "low", "critical")]
+    assert seen == ["first", "critical", "low"]
+
+
+async def test_what_takes_too_long_is_broken_off(bench: AgentBench) -> None:
+    await bench.start(Worker, name="worker")
+    with pytest.raises(DeadlineExceededError, match=r"'wait' took longer than the 0.05 s"):
+        await bench.ask("wait", 1, deadline_seconds=0.05)
+    # and its place is free again
+    Worker.gate.set()
+    assert await bench.ask("wait", 2, deadline_seconds=5) == 2
+
+
+async def test_a_plain_method_runs_in_a_thread(bench: AgentBench) -> None:
+    await bench.start(Worker)
+    began = time.monotonic()
+    slow = asyncio.create_task(bench.ask("thread", 0.5))
+    await bench.ask("echo", 1)
+    assert time.monotonic() - began < 0.4
+    assert (await slow).startswith("agent")
+
+
+async def test_a_thread_that_hangs_keeps_its_place_and_its_asker_is_told(bench: AgentBench) -> None:
+    await bench.start(Worker)
+    with pytest.raises(DeadlineExceededError, match=r"its method is still at it|did not answer"):
+        await bench.ask("thread", 0.4, deadline_seconds=0.05)
+    assert (await bench.ask("thread", 0)).startswith("agent")
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "words"),
+    [
+        ("key", AgentError, r"agent 'worker': 'raise' raised KeyError: 'as asked'"),
+        ("request", RequestError, "as asked"),
+    ],
+)
+async def test_what_an_agent_raises_goes_to_whoever_asked(
+    bench: AgentBench, how: str, kind: type[Exception], words: str
+) -> None:
+    await bench.start(Worker, name="worker")
+    with pytest.raises(kind, match=words):
+        await bench.ask("raise", how)
+    assert await bench.ask("echo", 1) == 1
+
+
+async def test_an_agent_that_exits_takes_nobody_along(bench: AgentBench) -> None:
+    await bench.start(Worker, name="worker")
+    await bench.start(Other, name="other")
+    with pytest.raises(AgentError, match=r"called sys.exit\('as asked'\)"):
+        await bench.ask("raise", "exit")
+    # it is of no use any more, and is started again
+    await until(lambda: bench.system.describe("worker")["restarts"] == 1)
+    assert await bench.ask("echo", 1) == 1
+    assert bench.system.describe("other")["restarts"] == 0
+
+
+async def test_a_full_mailbox_refuses(bench: AgentBench) -> None:
+    await bench.start(Worker, name="worker", options={"mailbox": 2})
+    asked = [asyncio.create_task(bench.ask("wait", i)) for i in range(3)]
+    await asyncio.sleep(0)
+    await bench.ask("worker")  # the first is begun, two wait
+    with pytest.raises(OverloadedError, match=r"mailbox of agent 'worker' is full: 2 messages"):
+        await bench.ask("wait", 3)
+    Worker.gate.set()
+    assert await asyncio.gather(*asked) == [0, 1, 2]
+
+
+async def test_a_full_mailbox_drops_the_oldest(bench: AgentBench) -> None:
+    await bench.start(Worker, name="worker", options={"mailbox": 1, "overflow": "drop_oldest"})
+    asked = []
+    for i in range(3):
+        asked.append(asyncio.create_task(bench.ask("wait", i)))
+        await asyncio.sleep(0.02)
+    Worker.gate.set()
+    results = await asyncio.gather(*asked, return_exceptions=True)
+    assert results[0] == 0
+    assert isinstance(results[1], OverloadedError)
+    assert "its place was taken by a newer message" in str(results[1])
+    assert results[2] == 2
+
+
+async def test_a_full_mailbox_has_its_senders_wait_in_turn(bench: AgentBench) -> None:
+    await bench.start(Worker, name="worker", options={"mailbox": 1, "overflow": "wait"})
+    asked = [asyncio.create_task(bench.ask("echo", i)) for i in range(50)]
+    assert await asyncio.gather(*asked) == list(range(50))
+    asked = [asyncio.create_task(bench.ask("wait", i)) for i in range(4)]
+    with pytest.raises(OverloadedError, match="no room before the deadline"):
+        await bench.ask("wait", 9, deadline_seconds=0.05)
+    Worker.gate.set()
+    assert await asyncio.gather(*asked) == [0, 1, 2, 3]
+
+
+async def test_nobody_has_it_fails_or_waits_by_choice(bench: AgentBench) -> None:
+    with pytest.raises(NotFoundError, match="no agent is named 'echo' or offers it"):
+        await bench.ask("echo", 1)
+    waiting = asyncio.create_task(bench.ask("echo", 1, wait_for_agent=True))
+    await bench.start(Worker)
+    assert await waiting == 1
+    with pytest.raises(NotFoundError, match="no agent is named 'fly'"):
+        await bench.ask("fly", 1, wait_for_agent=True, deadline_seconds=0.1)
+
+
+async def test_an_agent_without_the_capability(bench: AgentBench) -> None:
+    await bench.start(Worker, name="worker")
+    with pytest.raises(RequestError, match="agent 'worker' has no capability 'fly'"):
+        await bench.ask("worker", capability="fly")
+    await bench.start(Other, name="other")
+    with pytest.raises(RequestError, match=r"capabilities alone \(forward, heard, listen\)"):
+        await bench.ask("other", 1)
+
+
+async def test_values_that_cannot_be_sent(bench: AgentBench) -> None:
+    await bench.start(Worker)
+    with pytest.raises(RequestError, match=r"the body of a message cannot be sent .*: lock"):
+        await bench.ask("echo", threading.Lock())
+    with pytest.raises(RequestError, match=r"the answer of an agent cannot be sent .*: lock"):
+        await bench.ask("lock")
+    # whatever was sent in the same moment arrives
+    results = await asyncio.gather(
+        *(bench.ask("echo", b) for b in (1, threading.Lock(), 2)), return_exceptions=True
+    )
+    assert results[::2] == [1, 2]
+
+
+async def test_topics_reach_all_who_listen(bench: AgentBench) -> None:
+    for name in ("one", "two", "three"):
+        await bench.start(Other, name=name)
+    for name in ("one", "two"):
+        await bench.ask(name, "news", capability="listen")
+    assert await bench.publish("news", {"price": 3}) == 2
+    for name in ("one", "two"):
+        assert await bench.ask(name, None, capability="heard") == [{"price": 3}]
+    await bench.ask("one", "news", capability="heard")
+    bench.system.exchange.memory.forget_topic("news")
+    assert await bench.publish("news", 4) == 1
+    assert await bench.publish("silence", 4) == 0
+
+
+async def test_a_stopped_agent_finishes_first(bench: AgentBench) -> None:
+    await bench.start(Worker, name="worker")
+    asked = asyncio.create_task(bench.ask("thread", 0.2))
+    await bench.ask("echo", 1)
+    await bench.system.stop_agent("worker")
+    assert (await asked).startswith("agent")
+    with pytest.raises(NotFoundError):
+        await bench.ask("echo", 1)
+
+
+async def test_stopping_breaks_off_what_does_not_end(bench: AgentBench) -> None:
+    await bench.start(Worker, name="worker")
+    asked = asyncio.create_task(bench.ask("wait", 1))
+    await bench.ask("echo", 1)
+    await bench.system.stop_agent("worker", 0.05)
+    with pytest.raises(UnavailableError, match="was stopped"):
+        await asked
+
+
+async def test_names_are_taken_once(bench: AgentBench) -> None:
+    await bench.start(Worker, name="worker")
+    with pytest.raises(ConflictError, match="there is an agent 'worker' already"):
+        await bench.start(Worker, name="worker")
+    assert await bench.ask("echo", 1) == 1
+
+
+class Broken(Agent):
+    def __init__(self, where: str) -> None:
+        if where == "init":
+            raise ValueError("cannot be")
+        self.where = where
+
+    async def on_start(self) -> None:
+        if self.where == "start":
+            raise OSError("no disk")
+
+
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ("init", "'b' could not be made: ValueError: cannot be"),
+        ("start", "'b' could not be started: OSError: no disk"),
+    ],
+)
+async def test_an_agent_that_does_not_start(bench: AgentBench, where: str, words: str) -> None:
+    with pytest.raises(AgentError, match=words):
+        await bench.start(Broken, name="b", where=where)
+    # nothing of it is left, neither here nor in the store
+    assert bench.system.agents() == []
+    assert await bench.store.agents() == []
+
+
+async def test_a_capability_that_keeps_failing_is_not_asked_for_a_while(bench: AgentBench) -> None:
+    await bench.start(Worker, name="worker")
+    for _ in range(8):
+        with pytest.raises(AgentError):
+            await bench.ask("raise", "key")
+    with pytest.raises(UnavailableError, match="'raise' failed 8 times in a row") as caught:
+        await bench.ask("raise", "key")
+    assert caught.value.retry_after > 1
+    # who names the agent means it; and other capabilities have breakers of their own
+    with pytest.raises(AgentError):
+        await bench.ask("worker", "key", capability="raise")
+    assert await bench.ask("echo", 1) == 1

@@ -1,0 +1,339 @@
+"""Agents that fail, hosts that end, machines that are taken back; durable messages meanwhile.
+
+On the bench, where the end of a process is played; with a real Ray head see tests/integration.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from actors.agent import Agent, capability
+from actors.agents.bench import AgentBench
+from actors.agents.hosts import LocalHosts
+from actors.agents.records import AgentStore, JournalStore, MemoryStore
+from actors.journal import Journal
+from actors.supervisor import RestartPolicy
+from ironcliw.errors import NotFoundError, RequestError, UnavailableError
+from ironcliw.store import Store
+from tests.unit.actors.agents.waiting import until
+
+PATIENT = RestartPolicy(restarts=3, first_pause=0.01, longest_pause=0.02)
+
+
+class Counter(Agent):
+    """Counts, remembers, and fails as it is told."""
+
+    handled: ClassVar[list[Any]] = []
+    """By all that there were, of whatever process."""
+    gate: ClassVar[asyncio.Event]
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.well = True
+
+    def snapshot(self) -> Any:
+        return {"count": self.count}
+
+    def restore(self, state: Any) -> None:
+        self.count = state["count"]
+
+    def healthy(self) -> bool:
+        return self.well
+
+    @capability("count", idempotent=True)
+    async def add(self, body: Any) -> int:
+        self.handled.append(body)
+        if body == "poison":
+            raise ValueError("not this one")
+        if body == "once" and self.handled.count("once") == 1:
+            raise ValueError("not at first")
+        self.count += 1
+        return self.count
+
+    @capability("slow", concurrency=4)
+    async def slow(self, body: Any) -> Any:
+        self.handled.append(body)
+        await self.gate.wait()
+        return body
+
+    @capability("redo", idempotent=True, concurrency=4)
+    async def redo(self, body: Any) -> Any:
+        self.handled.append(body)
+        await self.gate.wait()
+        return body
+
+    @capability("sicken")
+    async def sicken(self, _: Any) -> None:
+        self.well = False
+
+
+@pytest.fixture(params=["memory", "journal"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[AgentStore]:
+    Counter.handled = []
+    Counter.gate = asyncio.Event()
+    if request.param == "memory":
+        yield MemoryStore()
+        return
+    with Store(f"sqlite:///{tmp_path / 'state.db'}") as found:
+        found.migrate()
+        journal = Journal(found)
+        yield JournalStore(journal)
+        await journal.close()
+
+
+@pytest.fixture
+async def bench(store: AgentStore) -> AsyncIterator[AgentBench]:
+    async with AgentBench(store=store, policy=PATIENT) as bench:
+        yield bench
+
+
+async def test_a_lost_process_costs_no_agent(bench: AgentBench) -> None:
+    await bench.start(Counter, name="a", options={"snapshot_seconds": 0.01})
+    await bench.start(Counter, name="b")
+    assert [await bench.ask("a", 1, capability="count") for _ in range(3)] == [1, 2, 3]
+
+    async def saved() -> bool:
+        return await bench.store.snapshot("a") == b'j{"count": 3}'
+
+    await until(saved)
+    await bench.hosts.kill(bench.system.describe("a")["host"])
+    # whoever asks meanwhile waits; "a" goes on from its last state, "b" has none
+    assert await bench.ask("a", 1, capability="count") == 4
+    assert await bench.ask("b", 1, capability="count") == 1
+
+
+async def test_what_was_begun_is_done_again_only_if_that_is_harmless(bench: AgentBench) -> None:
+    await bench.start(Counter, name="a")
+    redone = asyncio.create_task(bench.ask("redo", "r"))
+    lost = asyncio.create_task(bench.ask("slow", "s"))
+    await until(lambda: {"r", "s"} <= set(Counter.handled))
+    await bench.hosts.kill(bench.system.describe("a")["host"])
+    with pytest.raises(UnavailableError, match=r"died|gone"):
+        await lost
+    Counter.gate.set()
+    assert await redone == "r"
+    assert (Counter.handled.count("r"), Counter.handled.count("s")) == (2, 1)
+
+
+async def test_an_agent_that_is_not_well_is_started_again(bench: AgentBench) -> None:
+    await bench.start(Counter, name="a")
+    await bench.ask("sicken")
+    await until(lambda: bench.system.describe("a")["restarts"] == 1)
+    assert await bench.ask("count", 1) == 1
+
+
+class Sickly(Counter):
+    async def on_start(self) -> None:
+        self.well = False
+
+
+async def test_one_that_keeps_failing_is_isolated_and_then_given_up(bench: AgentBench) -> None:
+    await bench.start(Sickly, name="sickly")
+    await bench.start(Counter, name="neighbour")
+    await until(lambda: bench.system.describe("sickly")["status"] == "failed")
+    found = bench.system.describe("sickly")
+    assert found["isolated"]
+    assert "given up after too many failures; the last: it says that it is not" in found["reason"]
+    with pytest.raises(UnavailableError, match="agent 'sickly' is failed"):
+        await bench.ask("sickly", 1, capability="count")
+    assert bench.system.describe("neighbour")["restarts"] == 0
+    # the store remembers, also for the next head
+    [row] = [row for row in await bench.store.agents() if row.name == "sickly"]
+    assert (row.status, row.isolated) == ("failed", True)
+    # somebody may start it again
+    await bench.system.restart_agent("sickly")
+    await until(lambda: bench.system.describe("sickly")["status"] == "running")
+
+
+async def test_the_head_is_started_again(store: AgentStore) -> None:
+    hosts = LocalHosts()
+    first = AgentBench(store=store, hosts=hosts)
+    await first.system.start()
+    for name in ("kept", "lost"):
+        await first.start(Counter, name=name, options={"isolated": name == "lost"})
+    assert await first.ask("kept", 1, capability="count") == 1
+    await first.close()
+    await hosts.kill(first.system.describe("lost")["host"])
+    async with AgentBench(store=store, hosts=hosts) as second:
+        # one goes on as it was, the other is started
+        assert await second.ask("kept", 1, capability="count") == 2
+        assert await second.ask("lost", 1, capability="count") == 1
+        assert second.system.describe("kept")["restarts"] == 0
+
+
+async def test_a_durable_message_is_dealt_with(bench: AgentBench) -> None:
+    await bench.start(Counter, name="a")
+    await bench.send("count", 1, durable=True)
+    await bench.send("a", 2, capability="count", durable=True)
+    await until(lambda: Counter.handled == [1, 2])
+    await until(lambda: bench.system.durable_on_the_way == 0)
+    assert await bench.store.open_messages() == []
+
+
+async def test_a_durable_message_waits_for_its_agent(bench: AgentBench) -> None:
+    await bench.send("count", 1, durable=True)
+    await until(lambda: bench.system.durable_on_the_way == 1)
+    await bench.start(Counter)
+    await until(lambda: Counter.handled == [1])
+
+
+async def test_a_key_is_sent_once(bench: AgentBench) -> None:
+    await bench.start(Counter, name="a")
+    for _ in range(3):
+        await bench.send("count", 1, durable=True, key="k")
+    await bench.send("count", 2, durable=True, key="l")
+    await until(lambda: bench.system.durable_on_the_way == 0)
+    assert sorted(Counter.handled) == [1, 2]
+
+
+async def test_a_durable_message_outlives_agent_and_head(store: AgentStore) -> None:
+    hosts = LocalHosts()
+    first = AgentBench(store=store, hosts=hosts)
+    await first.system.start()
+    await first.start(Counter, name="a")
+    await first.send("slow", "s", durable=True)
+    await until(lambda: Counter.handled == ["s"])
+    await first.close()
+    await hosts.kill(first.system.describe("a")["host"])
+    async with AgentBench(store=store, hosts=hosts) as second:
+        await until(lambda: Counter.handled == ["s", "s"])
+        Counter.gate.set()
+        await until(lambda: second.system.durable_on_the_way == 0)
+    assert await store.open_messages() == []
+
+
+async def test_one_that_fails_at_first_is_tried_again(bench: AgentBench) -> None:
+    await bench.start(Counter, name="a")
+    await bench.send("count", "once", durable=True)
+    await until(lambda: bench.system.durable_on_the_way == 0)
+    assert Counter.handled == ["once", "once"]
+    assert await bench.system.dead_letters(None, 10) == []
+
+
+async def test_poison_becomes_a_dead_letter_and_may_be_replayed(bench: AgentBench) -> None:
+    await bench.start(Counter, name="a", options={"max_attempts": 2})
+    await bench.send("count", "poison", durable=True)
+    await until(lambda: bench.system.durable_on_the_way == 0)
+    assert Counter.handled == ["poison"] * 2
+    [letter] = await bench.system.dead_letters(None, 10)
+    assert (letter.recipient, letter.attempts) == ("count", 2)
+    assert letter.body == {"capability": None, "body": "poison"}
+    assert letter.error is not None
+    assert "raised ValueError: not this one" in letter.error
+    assert await bench.system.dead_letters("somebody else", 10) == []
+    await bench.system.replay(letter.id)
+    await until(lambda: bench.system.durable_on_the_way == 0)
+    assert Counter.handled == ["poison"] * 4
+    with pytest.raises(NotFoundError, match="no dead letter 'none'"):
+        await bench.system.replay("none")
+
+
+async def test_poison_that_ends_its_process_is_found_out(bench: AgentBench) -> None:
+    await bench.start(Counter, name="a", options={"max_attempts": 2})
+    await bench.send("slow", "kills", durable=True)
+    for deaths in (1, 2):
+        await until(lambda deaths=deaths: Counter.handled == ["kills"] * deaths)
+        await bench.hosts.kill(bench.system.describe("a")["host"])
+    await until(lambda: bench.system.durable_on_the_way == 0)
+    [letter] = await bench.system.dead_letters("slow", 10)
+    assert letter.attempts == 2
+    assert letter.error is not None
+    assert "it was delivered 2 times" in letter.error
+
+
+async def test_what_the_sender_got_wrong_is_not_tried_again(bench: AgentBench) -> None:
+    await bench.start(Counter, name="a")
+    await bench.send("a", 1, capability="fly", durable=True)
+    await until(lambda: bench.system.durable_on_the_way == 0)
+    [letter] = await bench.system.dead_letters("a", 10)
+    assert letter.attempts == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({1, 2}, "must be JSON, and set is not"),
+        (float("nan"), "must be JSON, and float is not"),
+        ("x" * 1_000_001, "is 1,000,003 bytes of JSON, and may be 1,000,000"),
+    ],
+)
+async def test_bodies_that_are_not_kept(body: Any, words: str) -> None:
+    async with AgentBench() as bench:
+        with pytest.raises(RequestError, match=words):
+            await bench.send("count", body, durable=True)
+
+
+async def test_a_message_past_its_deadline_is_a_dead_letter(bench: AgentBench) -> None:
+    await bench.send("count", 1, durable=True, deadline_seconds=0.01)
+    await asyncio.sleep(0.02)
+    await bench.start(Counter)
+    await until(lambda: bench.system.durable_on_the_way == 0)
+    [letter] = await bench.system.dead_letters("count", 10)
+    assert letter.error == "its deadline has passed"
+    assert Counter.handled == []
+
+
+def moving(bench: AgentBench, name: str) -> Callable[[], bool]:
+    before = bench.system.describe(name)["host"]
+    return lambda: bench.system.describe(name)["host"] not in (None, before)
+
+
+async def test_agents_leave_a_machine_with_state_and_mailbox(bench: AgentBench) -> None:
+    await bench.start(Counter, name="a", options={"place": "spot"})
+    await bench.start(Counter, name="home")
+    assert await bench.ask("a", 1, capability="count") == 1
+    redone = asyncio.create_task(bench.ask("a", "r", capability="redo"))
+    finishes = asyncio.create_task(bench.ask("a", "s", capability="slow"))
+    await until(lambda: {"r", "s"} <= set(Counter.handled))
+    # four are at it, so these wait in the mailbox: some are waited for, some were only sent
+    asks = [bench.ask("a", f"m{number}", capability="slow") for number in range(3)]
+    rest = [asyncio.create_task(one) for one in asks]
+    for number in range(6):
+        await bench.send("a", f"sent{number}", capability="slow")
+    left, home = moving(bench, "a"), bench.system.describe("home")["host"]
+    [spot] = [h for h in await bench.hosts.find() if h.node == "spot"]
+    spot.notice_seconds = 4.0  # type: ignore[attr-defined]
+    await until(lambda: bench.system.describe("a")["status"] == "moving")
+    Counter.gate.set()
+    await until(left)
+    assert await finishes == "s"
+    assert await redone == "r"
+    assert await asyncio.gather(*rest) == ["m0", "m1", "m2"]
+    await until(lambda: {f"sent{n}" for n in range(6)} <= set(Counter.handled))
+    assert Counter.handled.count("r") == 2
+    assert all(Counter.handled.count(f"sent{n}") == 1 for n in range(6))
+    # its state went with it, the neighbour at home noticed nothing, and the old process is gone
+    assert await bench.ask("a", 1, capability="count") == 2
+    assert bench.system.describe("home")["host"] == home
+    assert spot not in await bench.hosts.find()
+
+
+async def test_what_does_not_end_in_time_is_broken_off(bench: AgentBench) -> None:
+    await bench.start(Counter, name="a")
+    asked = asyncio.create_task(bench.ask("a", "s", capability="slow"))
+    await until(lambda: Counter.handled == ["s"])
+    left = moving(bench, "a")
+    await bench.system.node_leaving("local", time.time() + 0.1)
+    await until(left)
+    with pytest.raises(UnavailableError, match=r"was stopped while it worked on 'slow'|is gone"):
+        await asked
+    assert Counter.handled == ["s"]
+
+
+class Speechless(Counter):
+    def snapshot(self) -> Any:
+        raise OSError("no words")
+
+
+async def test_an_agent_whose_snapshot_fails_moves_all_the_same(bench: AgentBench) -> None:
+    await bench.start(Speechless, name="a")
+    left = moving(bench, "a")
+    await bench.system.node_leaving("local", time.time() + 1.0)
+    await until(left)
+    assert await bench.ask("count", 1) == 1
