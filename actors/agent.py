@@ -63,7 +63,7 @@ class Outside(Protocol):
         deadline_seconds: float,
         priority: Priority | str,
         strategy: str,
-        wait_for_agent: bool,
+        wait_seconds: float,
     ) -> Any: ...
 
     async def send(
@@ -156,7 +156,7 @@ class Agent:
         deadline_seconds: float = DEFAULT_SECONDS,
         priority: Priority | str = Priority.NORMAL,
         strategy: str = "least_loaded",
-        wait_for_agent: bool = False,
+        wait_seconds: float = 0.0,
     ) -> Any:
         """Have another agent do something, and wait for its answer.
 
@@ -167,7 +167,8 @@ class Agent:
             deadline_seconds: how long the answer is of use.
             priority: how urgent it is.
             strategy: see `actors.selection.STRATEGIES`.
-            wait_for_agent: wait until the deadline for an agent that is not there yet, else fail.
+            wait_seconds: for an agent that is not there yet; 0: fail at once. One that is being
+                started again is waited for in any case, until the deadline.
 
         Raises:
             NotFoundError: nobody has the name or the capability.
@@ -183,7 +184,7 @@ class Agent:
             deadline_seconds=deadline_seconds,
             priority=priority,
             strategy=strategy,
-            wait_for_agent=wait_for_agent,
+            wait_seconds=wait_seconds,
         )
 
     async def send(

@@ -275,7 +275,7 @@ class Registry:
             known = ", ".join(sorted(self._offers)[:20]) or "none"
             raise NotFoundError(
                 f"no agent is named {target!r} or offers it (capabilities: {known}); start one, or "
-                "wait for it with wait_for_agent=True",
+                "wait for it with wait_seconds",
                 param="target",
                 code="unknown_agent",
             )

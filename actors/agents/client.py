@@ -131,7 +131,7 @@ class Agents:
         deadline_seconds: float = DEFAULT_SECONDS,
         priority: Priority | str = Priority.NORMAL,
         strategy: str = "least_loaded",
-        wait_for_agent: bool = False,
+        wait_seconds: float = 0.0,
     ) -> Any:
         """See `Agent.ask`."""
         return await self._exchange.ask(
@@ -141,7 +141,7 @@ class Agents:
             deadline_seconds=deadline_seconds,
             priority=priority,
             strategy=strategy,
-            wait_for_agent=wait_for_agent,
+            wait_seconds=wait_seconds,
         )
 
     async def send(

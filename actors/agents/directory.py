@@ -57,13 +57,13 @@ class DurableSend:
 class Directory(Protocol):
     """The registry, as every process sees it."""
 
-    async def look_up(self, target: str, wait_seconds: float, *, unknown: bool) -> Listing:
+    async def look_up(self, target: str, wait_seconds: float, *, unknown_seconds: float) -> Listing:
         """Those of a name or a capability.
 
         Args:
             target: the name or the capability.
             wait_seconds: how long to wait for one that takes no messages now.
-            unknown: wait also where there is none yet.
+            unknown_seconds: how long to wait where there is none yet.
 
         Raises:
             NotFoundError: there is none.
@@ -95,13 +95,15 @@ class Memory:
     _topics: dict[str, tuple[float, tuple[Candidate, ...]]] = field(default_factory=dict)
 
     async def look_up(
-        self, target: str, wait_seconds: float = 0.0, *, unknown: bool = False
+        self, target: str, wait_seconds: float = 0.0, *, unknown_seconds: float = 0.0
     ) -> Listing:
         """As `Directory.look_up`, perhaps a moment old."""
         found = self._listings.get(target)
         if found is not None and found[0] > self.clock():
             return found[1]
-        listing = await self.directory.look_up(target, wait_seconds, unknown=unknown)
+        listing = await self.directory.look_up(
+            target, wait_seconds, unknown_seconds=unknown_seconds
+        )
         self._listings[target] = (self.clock() + REMEMBER_SECONDS, listing)
         return listing
 

@@ -67,7 +67,7 @@ class Exchange:
         deadline_seconds: float = DEFAULT_SECONDS,
         priority: Priority | str = Priority.NORMAL,
         strategy: str = "least_loaded",
-        wait_for_agent: bool = False,
+        wait_seconds: float = 0.0,
         sender: str | None = None,
         durable: bool = False,
         attempts: int = 0,
@@ -96,18 +96,17 @@ class Exchange:
                 cell = self._cells.get(target)
                 if cell is not None:
                     return await cell.post(message)
-                return await self._ask(target, message, strategy, wait_for_agent=wait_for_agent)
+                return await self._ask(target, message, strategy, wait_seconds)
         except TimeoutError:
             raise DeadlineExceededError(
                 f"{target!r} did not answer within {deadline_seconds:g} s"
             ) from None
 
-    async def _ask(
-        self, target: str, message: Message, strategy: str, *, wait_for_agent: bool
-    ) -> Any:
+    async def _ask(self, target: str, message: Message, strategy: str, wait_seconds: float) -> Any:
         asked = message.capability
+        appears = self._loop.time() + wait_seconds
         for attempt in range(10_000):  # bounded by the deadline around it
-            found = await self._choose(target, message, asked, strategy, unknown=wait_for_agent)
+            found = await self._choose(target, message, asked, strategy, appears)
             # who names an agent means that one, whatever others of its kind have done
             guarded = message.capability == target and not message.durable
             breaker = self.breakers.of(target if guarded else None)
@@ -173,7 +172,7 @@ class Exchange:
         asked = message.capability
         async with asyncio.timeout(DEFAULT_SECONDS):
             for attempt in range(10_000):
-                found = await self._choose(target, message, asked, "least_loaded", unknown=False)
+                found = await self._choose(target, message, asked, "least_loaded", 0.0)
                 try:
                     await self._post(found, message, wants_reply=False)
                     return
@@ -229,10 +228,12 @@ class Exchange:
         return select(listing.candidates, strategy, self._outstanding.__getitem__, self._random)
 
     async def _choose(
-        self, target: str, message: Message, asked: str | None, strategy: str, *, unknown: bool
+        self, target: str, message: Message, asked: str | None, strategy: str, appears: float
     ) -> Candidate:
-        wait = _left(message, self._loop.time())
-        listing = await self.memory.look_up(target, wait, unknown=unknown)
+        now = self._loop.time()
+        left = _left(message, now)
+        unknown = max(0.0, min(appears - now, left))
+        listing = await self.memory.look_up(target, left, unknown_seconds=unknown)
         found = select(listing.candidates, strategy, self._outstanding.__getitem__, self._random)
         message.recipient = found.agent
         message.capability = asked if listing.by_name else target

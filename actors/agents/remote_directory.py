@@ -21,9 +21,9 @@ class RemoteDirectory:
     def __init__(self, link: ControlLink) -> None:
         self._link = link
 
-    async def look_up(self, target: str, wait_seconds: float, *, unknown: bool) -> Listing:
+    async def look_up(self, target: str, wait_seconds: float, *, unknown_seconds: float) -> Listing:
         found: Listing = await self._ask(
-            "look_up", target=target, wait_seconds=wait_seconds, unknown=unknown
+            "look_up", target=target, wait_seconds=wait_seconds, unknown_seconds=unknown_seconds
         )
         return found
 

@@ -39,8 +39,8 @@ class AgentService:
     def __init__(self, system: AgentSystem) -> None:
         self._system = system
 
-    async def look_up(self, target: str, wait_seconds: float, unknown: bool) -> Listing:
-        return await self._system.look_up(target, wait_seconds, unknown=unknown)
+    async def look_up(self, target: str, wait_seconds: float, unknown_seconds: float) -> Listing:
+        return await self._system.look_up(target, wait_seconds, unknown_seconds=unknown_seconds)
 
     async def subscribers(self, topic: str) -> tuple[Candidate, ...]:
         return await self._system.subscribers(topic)

@@ -7,7 +7,6 @@ durable messages and for questions of who is where.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -203,18 +202,21 @@ class AgentSystem:
                 self._watching.spawn(self.host_leaving(place.handle.name, seconds))
 
     async def look_up(
-        self, target: str, wait_seconds: float = 0.0, *, unknown: bool = False
+        self, target: str, wait_seconds: float = 0.0, *, unknown_seconds: float = 0.0
     ) -> Listing:
         """See `Directory.look_up`. One that was given up is not waited for."""
-        deadline = time.monotonic() + wait_seconds
+        asked = time.monotonic()
         while True:
             turn = self._bell.turn
             try:
                 return self.registry.look_up(target)
             except (NotFoundError, UnavailableError) as error:
-                left = deadline - time.monotonic()
-                waits = unknown if isinstance(error, NotFoundError) else self._comes_back(target)
-                if not waits or left <= 0:
+                if isinstance(error, NotFoundError):
+                    patience = unknown_seconds
+                else:
+                    patience = wait_seconds if self._comes_back(target) else 0.0
+                left = asked + patience - time.monotonic()
+                if left <= 0:
                     raise
             await self._bell.next(turn, left)
 

@@ -224,11 +224,11 @@ async def test_a_full_mailbox_has_its_senders_wait_in_turn(bench: AgentBench) ->
 async def test_nobody_has_it_fails_or_waits_by_choice(bench: AgentBench) -> None:
     with pytest.raises(NotFoundError, match="no agent is named 'echo' or offers it"):
         await bench.ask("echo", 1)
-    waiting = asyncio.create_task(bench.ask("echo", 1, wait_for_agent=True))
+    waiting = asyncio.create_task(bench.ask("echo", 1, wait_seconds=10))
     await bench.start(Worker)
     assert await waiting == 1
     with pytest.raises(NotFoundError, match="no agent is named 'fly'"):
-        await bench.ask("fly", 1, wait_for_agent=True, deadline_seconds=0.1)
+        await bench.ask("fly", 1, wait_seconds=0.1)
 
 
 async def test_an_agent_without_the_capability(bench: AgentBench) -> None:

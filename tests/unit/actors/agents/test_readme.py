@@ -1,0 +1,40 @@
+"""The example of the README is short, and does what is said of it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from actors.agents.bench import AgentBench
+from tests.unit.actors.agents.waiting import until
+
+README = Path(__file__).parents[4] / "actors" / "README.md"
+
+
+def blocks() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_an_agent_is_written_in_under_twenty_lines() -> None:
+    written = [line for line in blocks()[0].splitlines() if line.strip()]
+    assert len(written) < 20
+
+
+async def test_the_example_works() -> None:
+    names: dict[str, Any] = {"__name__": "greeting"}
+    exec(compile(blocks()[0], str(README), "exec"), names)
+    greeter = names["Greeter"]
+    async with AgentBench() as agents:
+        await agents.start(greeter, name="greeter", word="Hi")
+        assert await agents.ask("greet", "Ada", deadline_seconds=5) == "Hi, Ada"
+        await agents.send("greet", "Bob", durable=True, key="bob-1")
+        await until(lambda: agents.system.durable_on_the_way == 0)
+        await agents.system.restart_agent("greeter")
+        assert await agents.ask("greet", "Eve") == "Hi, Eve"
+        # the three of before and after the restart
+        assert await agents.store.snapshot("greeter") == b"j2"
+
+
+def test_the_second_example_can_be_read() -> None:
+    compile(blocks()[1], str(README), "exec")
