@@ -19,7 +19,7 @@ from actors.control_link import ControlLink
 from actors.selection import Candidate
 from ironcliw.errors import NotRunningError, SettingsError
 
-_CARRIED = ("working_dir", "py_modules", "env_vars", "pip", "uv", "conda")
+_CARRIED = ("working_dir", "py_modules", "pip", "uv", "conda")
 """Of the runtime environment of a job: what its agents need to find their classes too."""
 
 
