@@ -278,8 +278,9 @@ class Host:
     async def answers_fetched(self) -> None:
         """Return when nobody has late answers to fetch any more, or after two seconds."""
         deadline = self._loop.time() + FETCH_SECONDS
-        while any(self._late.values()) and self._loop.time() < deadline:
-            await asyncio.sleep(0.01)  # noqa: ASYNC110 - at the end of a process alone
+        # no event for it: this is at the end of a process alone
+        while any(self._late.values()) and self._loop.time() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
         await asyncio.sleep(_ON_THE_WAY_SECONDS)
 
     def report(self) -> list[AgentReport]:
