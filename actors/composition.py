@@ -11,6 +11,10 @@ from typing import Any, Protocol
 
 import ray
 
+from actors.agents.ray_hosts import RayHosts
+from actors.agents.records import JournalStore
+from actors.agents.service import AgentService
+from actors.agents.system import AgentSystem
 from actors.decision_log import DecisionLog
 from actors.functions import load_modules
 from actors.journal import Journal
@@ -22,6 +26,7 @@ from actors.orchestration.options import OrchestratorOptions
 from actors.orchestrator import Orchestrator
 from actors.results import Results, results_url
 from actors.routing import load_policy
+from actors.steps.agent_call import AgentCalls
 from actors.steps.executor import StepExecutor
 from actors.steps.function_call import FunctionCalls
 from actors.steps.http_call import HttpCall
@@ -30,7 +35,7 @@ from actors.steps.model_calls import ModelCalls, client_of
 from actors.steps.ray_jobs import RayJobs
 from actors.steps.train_job import TrainJobs
 from actors.workflow_records import count_by_status
-from actors.workflow_service import WorkflowService
+from actors.workflow_service import WorkflowService, check_functions
 from cluster.config import GROUP_LABEL, SPOT_TYPE
 from cluster.head import project_code
 from cluster.head.ray_environment import dashboard_url, has_workers
@@ -62,11 +67,12 @@ class Composition:
         journal: Writes to the store.
         store: Closed last.
         orchestrator: Of workflows.
+        agents: All of them.
         log: Of routing decisions.
         client: Of the head's HTTP service.
         metrics: Exported.
         watch: Of machines in the cloud; None where there are none.
-        code_uris: Code for workers, held while this runs.
+        code: Archives for workers, each with its packages; held while this runs.
     """
 
     parts: Mapping[str, Part]
@@ -74,6 +80,7 @@ class Composition:
     journal: Journal
     store: Store
     orchestrator: Orchestrator
+    agents: AgentSystem
     log: DecisionLog
     client: AsyncClient
     metrics: WorkflowMetrics
@@ -91,6 +98,7 @@ class Composition:
     async def close(self) -> None:
         """Stop what runs; open workflows go on when the next one starts."""
         await self.orchestrator.close()
+        await self.agents.close()
         try:
             await self.log.flush()
         except IroncliwError as error:
@@ -140,8 +148,12 @@ async def compose(
         nodes = RayNodes(GROUP_LABEL, SPOT_TYPE)
         watch = NodeWatch(nodes, leaving, settings.cloud.notice_seconds)
     code = code_of(settings, code_uri)
+    uris = [uri for uri, _ in code]
+    agents = AgentSystem(
+        JournalStore(journal), RayHosts(settings.log, uris), cloud=has_workers(settings)
+    )
     executor = StepExecutor(
-        _kinds(settings, client, [uri for uri, _ in code], control),
+        _kinds(settings, client, agents, uris, control),
         Results(
             results_url(settings.actors.results_url, settings.state_dir),
             settings.actors.inline_bytes,
@@ -150,6 +162,7 @@ async def compose(
         policy,
         MachineFacts(watch is not None, (lambda: ()) if watch is None else watch.workers),
         log,
+        agent_is_idempotent=lambda target: declares_idempotent(agents, target),
         home=ray.get_runtime_context().get_node_id(),
         observer=metrics,
     )
@@ -158,23 +171,43 @@ async def compose(
         executor,
         time.time,
         OrchestratorOptions(max_running=settings.actors.max_running_steps),
+        check=check_functions,
     )
-    leaving.append(orchestrator.node_leaving)
+    leaving += [orchestrator.node_leaving, agents.node_leaving]
+    # before the workflows go on, whose steps ask them
+    await agents.start()
     await orchestrator.start()
-    parts: dict[str, Part] = {"workflows": WorkflowService(orchestrator, journal)}
+    parts: dict[str, Part] = {
+        "workflows": WorkflowService(orchestrator, journal),
+        "agents": AgentService(agents),
+    }
     return Composition(
-        parts, executor, journal, store, orchestrator, log, client, metrics, watch, code
+        parts, executor, journal, store, orchestrator, agents, log, client, metrics, watch, code
     )
+
+
+def declares_idempotent(agents: AgentSystem, target: str) -> bool:
+    """Whether every agent that has a capability declares it idempotent."""
+    try:
+        found = agents.registry.look_up(target).candidates
+    except IroncliwError:
+        return False  # nobody is there now: nothing is declared
+    return bool(found) and all(candidate.idempotent for candidate in found)
 
 
 def _kinds(
-    settings: Settings, client: AsyncClient, code_uris: Sequence[str], control: Any
+    settings: Settings,
+    client: AsyncClient,
+    agents: AgentSystem,
+    code_uris: Sequence[str],
+    control: Any,
 ) -> Mapping[StepKind, KindExecutor]:
     models = ModelCalls(client, Catalog.of(settings), has_workers(settings))
     environment = {"py_modules": list(code_uris)} if code_uris else {}
     jobs = RayJobs(dashboard_url(settings))
     return {
         "function": FunctionCalls(settings.actors, environment, control),
+        "agent": AgentCalls(agents),
         "http": HttpCall(settings.actors),
         "embed": models,
         "decide": models,

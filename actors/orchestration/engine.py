@@ -1,0 +1,230 @@
+"""Drives open workflows: takes outcomes, time and requests in, starts and stops attempts.
+
+What happens to a workflow goes through `advance`: its events are recorded, what they make startable
+is queued, its next moment is noted, and the events are flushed. Attempts are started and stopped as
+effects of a flush, so never before the event that says so is on the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+
+from actors.orchestration.attempts import Attempt, Attempts, Outcome
+from actors.orchestration.commits import Commits, Journal
+from actors.orchestration.live import LiveWorkflow
+from actors.orchestration.options import OrchestratorOptions
+from actors.orchestration.start_queue import StartQueue
+from actors.orchestration.wake_ups import WakeUps
+from actors.workflow import outcomes
+from actors.workflow.calls import task_of
+from actors.workflow.events import Event
+from actors.workflow.tasks import Executor, StepError, StepTask
+from actors.workflow.units import Unit
+from ironcliw.errors import UnavailableError
+
+_log = logging.getLogger(__name__)
+Committed = Callable[[str, list[Event]], None]
+
+
+class Engine:
+    """All open workflows of one orchestrator.
+
+    Args:
+        journal: Commits.
+        executor: Does the work.
+        clock: Unix seconds.
+        options: Limits.
+        committed: Told of each workflow's id and events once they are on the disk.
+
+    Attributes:
+        lives: Open workflows by id.
+        error: Why it has ended by itself; None: it has not.
+        ended: Set when it has.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        executor: Executor,
+        clock: Callable[[], float],
+        options: OrchestratorOptions,
+        committed: Committed,
+    ) -> None:
+        self.lives: dict[str, LiveWorkflow] = {}
+        self.error: Exception | None = None
+        self.ended = asyncio.Event()
+        self.commits = Commits(
+            journal, lambda live, events: committed(live.machine.id, events), self.end
+        )
+        self._executor = executor
+        self._clock = clock
+        self._options = options
+        self._attempts: Attempts[Unit] = Attempts(executor, options.stop_seconds, self._outcome)
+        self._queue: StartQueue[tuple[LiveWorkflow, Unit]] = StartQueue()
+        self._wake_ups: WakeUps[LiveWorkflow] = WakeUps(clock, self._wake)
+        self._running = 0
+        self._is_closing = False
+        self._is_dispatching = False
+
+    @property
+    def running(self) -> int:
+        """Attempts that were started and have not ended."""
+        return self._running
+
+    @property
+    def queued(self) -> int:
+        """Entries of the start queue; some may stand for steps that need not start any more."""
+        return len(self._queue)
+
+    def add(self, live: LiveWorkflow, events: Iterable[Event] = ()) -> None:
+        """Takes a workflow in, with events that were applied and are not recorded yet."""
+        self.lives[live.machine.id] = live
+        self.advance(live, events)
+
+    def advance(self, live: LiveWorkflow, events: Iterable[Event]) -> None:
+        """Something has happened to a workflow: have all that follows."""
+        live.record(list(events))
+        machine = live.machine
+        if machine.goal is not None and not live.is_turned:
+            live.is_turned = True
+            live.record((), lambda: self._stop_attempts(live))
+        now = self._clock()
+        for unit in machine.take(now):
+            self._queue.push((live, unit), live.facts.priority, now, live.queued + live.running)
+            live.queued += 1
+        self._wake_ups.set(live, machine.wake_at())
+        if machine.finished is not None:
+            live.record((), lambda: self._retire(live))
+        self._dispatch_soon()
+        self.commits.flush(live)
+
+    async def node_leaving(self, node: str, deadline: float) -> None:
+        """Starts idempotent steps of that node again; others have until the deadline."""
+        moved: list[LiveWorkflow] = []
+        error = StepError("moved", f"node {node} is going away")
+        for attempt in self._attempts:
+            if self._executor.node_of(attempt.task) != node:
+                continue
+            live = self.lives.get(attempt.task.workflow_id)
+            if attempt.task.idempotent and live is not None and live.machine.goal is None:
+                self._attempts.abandon(attempt, "moved")
+                self._ended(live, attempt)
+                self._fail(live, attempt, error)
+                moved.append(live)
+            else:
+                self._attempts.stop_at(attempt, deadline - self._clock(), "left")
+        for live in moved:
+            await live.until_committed()
+
+    async def close(self, seconds: float) -> None:
+        """Starts nothing more, gives attempts that time to end, and stops the others."""
+        self._is_closing = True
+        self._wake_ups.close()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        await self.commits.drain(self._options.stop_seconds)  # what was started is launched
+        while len(self._attempts) and (left := until - loop.time()) > 0:
+            await self._attempts.wait(left)
+            await self.commits.drain(self._options.stop_seconds)
+        await self._attempts.close()
+        await self.commits.close()
+
+    # ------------------------------------------------------------------ starting
+
+    def _dispatch_soon(self) -> None:
+        # in the next turn of the loop: what ends together shares a commit with what it starts
+        if self._queue and not self._is_dispatching:
+            self._is_dispatching = True
+            asyncio.get_running_loop().call_soon(self._dispatch)
+
+    def _dispatch(self) -> None:
+        self._is_dispatching = False
+        while self._queue and self._running < self._options.max_running and not self._is_closing:
+            live, unit = self._queue.pop()
+            live.queued -= 1
+            if live.machine.may_start(unit):
+                self._start(live, unit)
+
+    def _start(self, live: LiveWorkflow, unit: Unit) -> None:
+        machine, now, call = live.machine, self._clock(), unit.call
+        try:
+            declared = call.idempotent
+            if declared is None:
+                declared = self._executor.is_idempotent(call.kind, call.target)
+            task = task_of(machine, unit, declared, live.facts.priority)
+        except StepError as error:
+            self.advance(live, outcomes.refuse(machine, unit, error, now))
+            return
+        self._running += 1
+        live.running += 1
+        live.record(
+            outcomes.start(machine, unit, declared, now), lambda: self._launch(live, unit, task)
+        )
+        self.commits.flush(live)
+
+    def _launch(self, live: LiveWorkflow, unit: Unit, task: StepTask) -> None:
+        if self.error is None:
+            live.attempts[self._attempts.start(unit, task)] = None
+
+    def _stop_attempts(self, live: LiveWorkflow) -> None:
+        for attempt in list(live.attempts):
+            if not attempt.owner.undo:
+                self._attempts.stop(attempt, "turned")
+
+    # ------------------------------------------------------------------ what comes in
+
+    def _outcome(self, attempt: Attempt[Unit], outcome: Outcome) -> None:
+        live = self.lives[attempt.task.workflow_id]
+        self._ended(live, attempt)
+        now = self._clock()
+        machine, unit, number = live.machine, attempt.owner, attempt.task.attempt
+        match outcome:
+            case None:
+                self.advance(live, outcomes.stop(machine, unit, number, now))
+            case StepError():
+                self._fail(live, attempt, outcome)
+            case _:
+                self.advance(live, outcomes.succeed(machine, unit, number, outcome, now))
+
+    def _ended(self, live: LiveWorkflow, attempt: Attempt[Unit]) -> None:
+        live.attempts.pop(attempt, None)
+        live.running -= 1
+        self._running -= 1
+        self._dispatch_soon()
+
+    def _fail(self, live: LiveWorkflow, attempt: Attempt[Unit], error: StepError) -> None:
+        events = outcomes.fail(
+            live.machine, attempt.owner, attempt.task.attempt, error, self._clock()
+        )
+        self.advance(live, events)
+
+    def _wake(self, live: LiveWorkflow) -> None:
+        self.advance(live, outcomes.settle(live.machine, self._clock()))
+
+    # ------------------------------------------------------------------ ends
+
+    def _retire(self, live: LiveWorkflow) -> None:
+        self._wake_ups.set(live, None)
+        if not live.attempts and not live.has_pending:
+            self.lives.pop(live.machine.id, None)
+
+    def end(self, error: Exception) -> None:
+        """Nothing can be committed any more: stops all, and tells whoever waits."""
+        if self.error is not None:
+            return
+        _log.error("the orchestrator ends: %s", error)
+        self.error = error
+        self._is_closing = True
+        self._queue.clear()
+        self._wake_ups.close()
+        for attempt in self._attempts:
+            self._attempts.abandon(attempt, "closing")
+        for live in self.lives.values():
+            live.fail(self.ended_error())
+        self.ended.set()
+
+    def ended_error(self) -> UnavailableError:
+        """What is told to those who ask after `end`."""
+        return UnavailableError(f"this orchestrator has ended: {self.error}")

@@ -1,0 +1,76 @@
+"""From a submission to a workflow that can start."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from actors.orchestration.live import LiveWorkflow
+from actors.workflow.definition import define
+from actors.workflow.graph import Definition
+from actors.workflow.limits import Limits
+from actors.workflow.machine import Machine
+from actors.workflow.tasks import StepError
+from actors.workflow.values import as_json
+from actors.workflow.views import Facts
+from ironcliw.errors import RequestError, RequestTooLargeError
+from ironcliw.schemas.base import Priority
+
+MAX_KEY = 255
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: sorts as it counts
+
+
+def new_id(now: float) -> str:
+    """Ids grow with time to the millisecond; 80 random bits keep them apart (as in ULID)."""
+    number = int(now * 1000) << 80 | secrets.randbits(80)
+    return "wf-" + "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
+
+
+def prepare(
+    definition: Mapping[str, Any] | Definition,
+    inputs: Mapping[str, Any],
+    now: float,
+    *,
+    owner: str,
+    key: str | None,
+    priority: Priority | None,
+    deadline: float | None,
+    limits: Limits,
+) -> LiveWorkflow:
+    """Checks a submission; the arguments are those of `Orchestrator.submit`.
+
+    Raises:
+        RequestError: A rule is broken.
+        RequestTooLargeError: The definition or the inputs are too large.
+    """
+    checked = definition if isinstance(definition, Definition) else define(definition)
+    if key is not None and not (0 < len(key) <= MAX_KEY and key.isascii() and key.isprintable()):
+        raise RequestError(
+            f"the key {key[:80]!r} cannot be used: give 1 to {MAX_KEY} printable ASCII characters",
+            param="key",
+        )
+    if deadline is None and checked.deadline_seconds is not None:
+        deadline = now + checked.deadline_seconds
+    if deadline is not None and deadline <= now:
+        raise RequestError(
+            f"the deadline {deadline:.3f} is past, it is {now:.3f} (Unix seconds)", param="deadline"
+        )
+    machine = Machine(
+        new_id(now),
+        checked,
+        checked.bind(_checked_inputs(inputs, limits)),
+        created_at=now,
+        deadline=deadline,
+        limits=limits,
+    )
+    return LiveWorkflow(machine, Facts(owner, priority or checked.priority, key), is_stored=False)
+
+
+def _checked_inputs(inputs: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
+    try:
+        checked: dict[str, Any] = as_json(dict(inputs), limits.inputs_bytes, "the inputs")[0]
+    except StepError as error:
+        kind = RequestTooLargeError if error.failure == "oversized" else RequestError
+        raise kind(error.message, param="inputs") from error
+    return checked
