@@ -70,8 +70,12 @@ class Outcome:
 
     @property
     def is_good(self) -> bool:
-        """Nothing that must not be, and everything ends once its user has decided."""
-        return self.verdict.is_good and self.after.is_good and not self.after.uncertain
+        """Nothing that must not be, and everything ends once its user has decided.
+
+        Without kills and messages nothing would have been shown.
+        """
+        is_shown = bool(self.verdict.messages and self.kills.get("head") and self.kills.get("step"))
+        return is_shown and self.verdict.is_good and self.after.is_good and not self.after.uncertain
 
 
 class Proof:

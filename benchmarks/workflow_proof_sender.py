@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from typing import Any
 
-from actors.agent import Agents
 from actors.head_connection import connection
 from benchmarks.workflow_proof_work import Receiver, write
 from ironcliw.errors import ConflictError, IroncliwError
@@ -21,6 +21,8 @@ _PAUSE_SECONDS = 0.2
 
 
 async def _send(notes: str, accepted: str, first: int) -> None:
+    from actors.agent import Agents  # it imports Ray, which must not happen before `connection`
+
     async with await Agents.connect() as agents:
         number = first
         while True:
@@ -38,7 +40,7 @@ async def _send(notes: str, accepted: str, first: int) -> None:
             await asyncio.sleep(_PAUSE_SECONDS)
 
 
-async def _start(agents: Agents, notes: str) -> None:
+async def _start(agents: Any, notes: str) -> None:
     try:
         await agents.start(Receiver, name=NAME, notes=notes)
     except ConflictError:
