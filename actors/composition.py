@@ -59,17 +59,14 @@ class Part(Protocol):
 
 @dataclass
 class Composition:
-    """All that runs in the control actor.
+    """All that runs in the control actor. It is never closed: whatever ends it is a crash to it.
 
     Attributes:
         parts: By name, for `Control.answer`.
         executor: Of steps.
         journal: Writes to the store.
-        store: Closed last.
         orchestrator: Of workflows.
-        agents: All of them.
         log: Of routing decisions.
-        client: Of the head's HTTP service.
         metrics: Exported.
         watch: Of machines in the cloud; None where there are none.
         code: Archives for workers, each with its packages; held while this runs.
@@ -78,11 +75,8 @@ class Composition:
     parts: Mapping[str, Part]
     executor: StepExecutor
     journal: Journal
-    store: Store
     orchestrator: Orchestrator
-    agents: AgentSystem
     log: DecisionLog
-    client: AsyncClient
     metrics: WorkflowMetrics
     watch: NodeWatch | None = None
     code: Sequence[tuple[str, Sequence[str]]] = field(default_factory=tuple)
@@ -94,18 +88,6 @@ class Composition:
             works.append(self.watch.run())
         works += [project_code.keep(uri, packages=packages) for uri, packages in self.code]
         return works
-
-    async def close(self) -> None:
-        """Stop what runs; open workflows go on when the next one starts."""
-        await self.orchestrator.close()
-        await self.agents.close()
-        try:
-            await self.log.flush()
-        except IroncliwError as error:
-            logger.warning("the last decisions were not written: %s", error)
-        await self.journal.close()
-        await self.client.close()
-        self.store.close()
 
     async def _export(self) -> None:
         while True:
@@ -181,9 +163,7 @@ async def compose(
         "workflows": WorkflowService(orchestrator, journal),
         "agents": AgentService(agents),
     }
-    return Composition(
-        parts, executor, journal, store, orchestrator, agents, log, client, metrics, watch, code
-    )
+    return Composition(parts, executor, journal, orchestrator, log, metrics, watch, code)
 
 
 def declares_idempotent(agents: AgentSystem, target: str) -> bool:
