@@ -172,7 +172,7 @@ def declares_idempotent(agents: AgentSystem, target: str) -> bool:
         found = agents.registry.look_up(target).candidates
     except IroncliwError:
         return False  # nobody is there now: nothing is declared
-    return bool(found) and all(candidate.idempotent for candidate in found)
+    return bool(found) and all(target in candidate.idempotent for candidate in found)
 
 
 def _kinds(

@@ -43,7 +43,10 @@ class HostHandle(Remote, Protocol):
     async def report(self) -> HostReport: ...
 
     async def released(self) -> None:
-        """Its agents have moved: the machine need not wait for it."""
+        """Its agents have stopped: returns when their last answers were fetched, or after 2 s.
+
+        The machine need not wait for it any more.
+        """
 
     async def kill(self) -> None:
         """End the process, whatever it does."""
@@ -194,7 +197,7 @@ class LocalHandle:
         )
 
     async def released(self) -> None:
-        self._alive()
+        await self._alive().answers_fetched()
 
     async def kill(self) -> None:
         if not self.dead:

@@ -19,6 +19,7 @@ from ironcliw.errors import (
     NotFoundError,
     OverloadedError,
     RequestError,
+    SettingsError,
     UnavailableError,
 )
 from tests.unit.actors.agents.waiting import until
@@ -317,6 +318,21 @@ async def test_an_agent_that_does_not_start(bench: AgentBench, where: str, words
     # nothing of it is left, neither here nor in the store
     assert bench.system.agents() == []
     assert await bench.store.agents() == []
+
+
+async def test_what_cannot_be_asked_for(bench: AgentBench) -> None:
+    await bench.start(Worker, name="worker")
+    for seconds in (0, -1, float("nan")):
+        with pytest.raises(RequestError, match=r"deadline_seconds is .*; give a finite number"):
+            await bench.ask("echo", 1, deadline_seconds=seconds)
+    with pytest.raises(RequestError, match="'urgent' is no priority"):
+        await bench.ask("echo", 1, priority="urgent")
+    with pytest.raises(RequestError, match="'best' is no strategy"):
+        await bench.ask("echo", 1, strategy="best")
+    with pytest.raises(RequestError, match="key 'k' is for durable messages"):
+        await bench.send("echo", 1, key="k")
+    with pytest.raises(SettingsError, match="has place 'spot' and this head has no machines"):
+        await bench.start(Worker, options={"place": "spot"})
 
 
 async def test_a_capability_that_keeps_failing_is_not_asked_for_a_while(bench: AgentBench) -> None:

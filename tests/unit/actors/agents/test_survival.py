@@ -89,7 +89,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 @pytest.fixture
 async def bench(store: AgentStore) -> AsyncIterator[AgentBench]:
-    async with AgentBench(store=store, policy=PATIENT) as bench:
+    async with AgentBench(store=store, policy=PATIENT, cloud=True) as bench:
         yield bench
 
 
