@@ -119,7 +119,7 @@ def test_the_same_key_gives_the_same_workflow(client: Client, world: World) -> N
                 },
             },
             None,
-            "cycle|wait for each other",
+            "it waits for itself: a -> b -> a",
         ),
         (
             {"name": "x", "steps": {"a": calls("work.echo", compensate=calls("os.remove"))}},
