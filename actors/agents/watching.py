@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from typing import Any
 
 from actors.agents.hosts import HostHandle
 from actors.agents.link import HostLostError
@@ -44,7 +45,7 @@ class Watching:
         running: Running,
         supervisor: Supervisor,
         store: AgentStore,
-        leave: Callable[[str, float], Awaitable[None]],
+        leave: Callable[[str, float], Coroutine[Any, Any, None]],
         poll_seconds: float,
     ) -> None:
         self._registry = registry
@@ -93,22 +94,20 @@ class Watching:
     def failed(self, name: str, why: str) -> None:
         """An agent is of no use as it is."""
         entry = self._registry.get(name)
-        if name in self._restarts or entry.status is AgentStatus.FAILED:
-            return
+        if entry.status is not AgentStatus.RUNNING:
+            return  # something is done about it already
         logger.warning("agent %s failed: %s", name, why)
         self._registry.mark(name, AgentStatus.RESTARTING, why)
         self._again(name, self._recover(name, why))
 
-    def _again(self, name: str, work: Awaitable[None]) -> None:
-        async def run() -> None:
-            try:
-                await work
-            finally:
-                if self._restarts.get(name) is asyncio.current_task():
-                    del self._restarts[name]
+    def _again(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        def ended(task: asyncio.Task[None]) -> None:
+            if self._restarts.get(name) is task:
+                del self._restarts[name]
 
         old = self._restarts.get(name)
-        self._restarts[name] = asyncio.create_task(run(), name=f"restart:{name}")
+        task = self._restarts[name] = asyncio.create_task(work, name=f"restart:{name}")
+        task.add_done_callback(ended)
         if old is not None:
             old.cancel()
 
@@ -172,6 +171,7 @@ class Watching:
 
     async def _look(self, place: Place) -> None:
         handle = place.handle
+        expected = [entry.name for entry in self._registry.on_host(handle.name)]
         try:
             async with asyncio.timeout(REPORT_SECONDS):
                 report = await handle.report()
@@ -194,6 +194,9 @@ class Watching:
             self.spawn(self._leave(handle.name, report.notice_seconds))
             return
         await self._judge(place, report)
+        for name in set(expected) - {one.name for one in report.agents}:
+            if name in self._registry and self._registry.get(name).host == handle.name:
+                self.failed(name, "its process does not know it")
         if handle.name in self._running.places:
             await self._save(handle, [one.name for one in report.agents])
 
@@ -236,12 +239,9 @@ class Watching:
         if due and (states := await handle.snapshots(due)):
             await self._store.save_snapshots(states)
 
-    def spawn(self, work: Awaitable[None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Have something done meanwhile; `close` breaks it off."""
 
-        async def run() -> None:
-            await work
-
-        task = asyncio.create_task(run())
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
