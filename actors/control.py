@@ -101,13 +101,6 @@ class Control:
         if self._made is not None:
             self._made.executor.started_at(key, attempt, node)
 
-    async def close(self) -> None:
-        """Stop in order and give the lease back."""
-        for task in self._tasks:
-            task.cancel()
-        if self._made is not None:
-            await self._made.close()
-
     async def _composition(self) -> Composition:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._started.wait(), _WAIT_SECONDS)

@@ -56,8 +56,8 @@ class Orchestrator:
         check: Callable[[Definition], None] = lambda definition: None,
     ) -> None:
         self._journal = journal
-        self._check = check
         self._clock = clock
+        self._check = check
         self._options = options or OrchestratorOptions()
         self._engine = Engine(journal, executor, clock, self._options, committed)
         self._submitting: dict[tuple[str, str], asyncio.Future[str]] = {}

@@ -101,7 +101,7 @@ def _places(names: Sequence[str], needs: Mapping[str, Sequence[str]]) -> dict[st
 def _box(step: StepView, place: _Place) -> str:
     title = "" if step.error is None else f"<title>{_escaped(step.error.message)}</title>"
     dashes = ' stroke-dasharray="4 3"' if step.status in {"skipped", "pending"} else ""
-    status = step.status
+    status: str = step.status
     if step.items is not None:
         status += f", {step.items_done or 0} of {step.items}"
     elif step.attempts > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Mapping
 from typing import Any
@@ -52,9 +53,10 @@ def prepare(
         )
     if deadline is None and checked.deadline_seconds is not None:
         deadline = now + checked.deadline_seconds
-    if deadline is not None and deadline <= now:
+    if deadline is not None and not now < deadline < math.inf:
         raise RequestError(
-            f"the deadline {deadline:.3f} is past, it is {now:.3f} (Unix seconds)", param="deadline"
+            f"the deadline {deadline:.3f} cannot be kept, it is {now:.3f} (Unix seconds)",
+            param="deadline",
         )
     machine = Machine(
         new_id(now),

@@ -1,4 +1,8 @@
-"""How much one workflow may hold."""
+"""How much one workflow may hold.
+
+Any limit may be raised at any time. Open workflows with more items than a lowered `items` allows
+could not be rebuilt from their events.
+"""
 
 from __future__ import annotations
 

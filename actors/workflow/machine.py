@@ -172,7 +172,7 @@ class Machine:
             prefix, _, what = event.kind.partition("_")
             unit = self.unit(event.step, event.item, undo=prefix == "compensation")
             if unit is None:
-                assert prefix == "step", "a compensation is known before anything happens to it"
+                assert prefix == "step" and event.item is None, f"nobody knows of {event}"
                 self._end_whole(self.steps[self.definition.by_name[event.step]], what, event)
             else:
                 _UNIT_EVENTS[what](self, unit, event)

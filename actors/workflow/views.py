@@ -23,6 +23,7 @@ _ORDER: Sequence[StepStatus] = (
     "cancelled",
     "completed",
     "waived",
+    "skipped",
 )
 
 
@@ -83,10 +84,9 @@ def _step(machine: Machine, run: StepRun, with_outputs: bool) -> StepView:
 
 
 def _status(machine: Machine, run: StepRun) -> StepStatus:
-    if run.units is None:
-        is_over = run.status == "pending" and (machine.goal or machine.finished)
-        return "cancelled" if is_over else run.status
-    present = {unit.status for unit in run.units}
+    present = {run.status} if run.units is None else {unit.status for unit in run.units}
+    if "pending" in present and (machine.goal or machine.finished):
+        present = present - {"pending"} | {"cancelled"}
     return next(status for status in _ORDER if status in present)
 
 

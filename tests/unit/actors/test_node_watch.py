@@ -26,15 +26,15 @@ async def test_each_machine_is_told_of_once_with_its_end() -> None:
     async def leaving(node: str, end: float) -> None:
         told.append((node, end))
 
-    watch = NodeWatch(nodes, [leaving], notice_seconds=30.0, clock=lambda: 1000.0)
-    await watch.poll()
+    watch = NodeWatch(nodes, notice_seconds=30.0, clock=lambda: 1000.0)
+    await watch.poll([leaving])
     assert (told, watch.workers()) == ([], ("a", "b"))
     nodes.leaving = {"a": 1_025_000}
-    await watch.poll()
-    await watch.poll()
+    await watch.poll([leaving])
+    await watch.poll([leaving])
     assert (told, watch.workers()) == ([("a", 1025.0)], ("b",))
     nodes.leaving = {"a": 1_025_000, "b": 0}
-    await watch.poll()
+    await watch.poll([leaving])
     assert told[1:] == [("b", 1030.0)], "an end that is not known is that of a notice"
 
 
@@ -50,6 +50,6 @@ async def test_one_who_fails_does_not_keep_it_from_the_next(
     async def leaving(node: str, end: float) -> None:
         told.append(node)
 
-    await NodeWatch(nodes, [fails, leaving], 30.0, clock=lambda: 0.0).poll()
+    await NodeWatch(nodes, 30.0, clock=lambda: 0.0).poll([fails, leaving])
     assert told == ["a"]
     assert "not all was moved: the disk is full" in caplog.text

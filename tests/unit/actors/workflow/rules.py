@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from actors.workflow.events import Event
 from tests.unit.actors.workflow.worlds import Key, World, picture
@@ -34,11 +34,11 @@ def check_replay(world: World) -> None:
 
 def check_order(world: World, events: Sequence[Event]) -> None:
     """Nothing starts before what it needs, after it was done, while paused, or after the turn."""
-    ended: set[str] = set()
+    ends = {event.step: index for index, event in enumerate(events) if ends_item(event)}
     done: set[Key] = set()
     attempts: dict[Key, int] = {}
     is_paused = has_turned = False
-    for event in events:
+    for index, event in enumerate(events):
         is_paused = event.kind == "paused" or (is_paused and event.kind != "resumed")
         has_turned |= turns(world, event)
         if event.step is None:
@@ -52,12 +52,10 @@ def check_order(world: World, events: Sequence[Event]) -> None:
             attempts[key] = event.attempt
             step = world.definition.steps[world.definition.by_name[key[0]]]
             if not key[2]:
-                needs = {world.definition.steps[need].name for need in step.needs}
-                assert needs <= ended, f"{key} starts before {needs - ended}"
+                for need in (world.definition.steps[each].name for each in step.needs):
+                    assert ends[need] < index, f"{key} starts before {need} has ended"
         if what in _ENDS:
             done.add(key)
-        if not key[2] and has_ended(world, key, events):
-            ended.add(key[0])
 
 
 def turns(world: World, event: Event) -> bool:
@@ -71,13 +69,10 @@ def turns(world: World, event: Event) -> bool:
     return step.on_failure == "fail"
 
 
-def has_ended(world: World, key: Key, events: Iterable[Event]) -> bool:
-    """Whether any end of the step is among the events; the fold itself counts the items."""
+def ends_item(event: Event) -> bool:
+    """Whether a step, or one item of it, has ended for good."""
     finals = ("step_completed", "step_waived", "step_skipped", "step_failed", "step_timed_out")
-    return any(
-        event.step == key[0] and event.kind in finals and "retry_at" not in event.data
-        for event in events
-    )
+    return event.kind in finals and "retry_at" not in event.data
 
 
 def check_starts(world: World) -> None:

@@ -82,15 +82,15 @@ def test_names_are_unique() -> None:
 def test_a_value_that_is_not_known_yet_decides_nothing_here() -> None:
     flow = Workflow("d")
     made = flow.function("a", "f")
-    with pytest.raises(TypeError, match=r"\$\{steps.a\} is not known yet: `when=...` decides"):
+    with pytest.raises(TypeError, match=r"\$\{steps\.a\} is not known yet: `when=\.\.\.` decides"):
         bool(made)
-    with pytest.raises(TypeError, match="`for_each=...` runs a step for each item"):
+    with pytest.raises(TypeError, match=r"`for_each=\.\.\.` runs a step for each item"):
         list(made)
 
 
 def test_only_steps_can_be_waited_for() -> None:
     flow = Workflow("d")
     question = flow.input("question")
-    with pytest.raises(RequestError, match=r"\$\{inputs.question\} is not the output of a step"):
+    with pytest.raises(RequestError, match=r"\$\{inputs\.question\} is not the output of a step"):
         flow.function("a", "f", after=[question])
     assert Ref("steps.a")["b"].step == "a"

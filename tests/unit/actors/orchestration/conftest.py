@@ -1,0 +1,59 @@
+"""Orchestrators on a real journal and a real store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.journal import Journal
+from actors.lease import Lease
+from actors.orchestration.options import OrchestratorOptions
+from actors.orchestrator import Orchestrator
+from actors.workflow.tasks import Executor
+from ironcliw.store import Store
+
+Start = Callable[..., Awaitable[Orchestrator]]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(f"sqlite:///{tmp_path / 'state.db'}") as store:
+        store.migrate()
+        yield store
+
+
+@pytest.fixture
+async def start(store: Store) -> AsyncIterator[Start]:
+    """Starts an orchestrator with that executor; all are closed at the end."""
+    opened: list[tuple[Orchestrator, Journal]] = []
+
+    async def begin(
+        executor: Executor,
+        *,
+        lease: Lease | None = None,
+        change: Callable[[Journal], Any] = lambda journal: journal,
+        **options: Any,
+    ) -> Orchestrator:
+        journal = Journal(store, lease=lease)
+        orchestrator = Orchestrator(
+            change(journal), executor, options=OrchestratorOptions(**options)
+        )
+        opened.append((orchestrator, journal))
+        await orchestrator.start()
+        return orchestrator
+
+    yield begin
+    for orchestrator, journal in opened:
+        await orchestrator.close()
+        await journal.close()
+
+
+async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Waits for a condition."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110  # what is waited for has no event
+            await asyncio.sleep(0.005)
