@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.test_training import _make_model
+from tests.integration.test_training import make_model
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -128,7 +128,7 @@ def _found(done: subprocess.CompletedProcess[str]) -> list[list[str]]:
 
 
 def test_what_is_killed_ends_with_the_same_bits(tmp_path: Path, temporary: Path) -> None:
-    _make_model(tmp_path / "model")
+    make_model(tmp_path / "model")
     rows = [{"prompt": f"{n} + 1 = ", "completion": str(n + 1) * 4} for n in range(20)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     whole = _found(_run(tmp_path, temporary, "whole", "none"))
@@ -156,7 +156,7 @@ def test_what_is_killed_ends_with_the_same_bits(tmp_path: Path, temporary: Path)
 
 
 def test_worse_trials_end_early_and_broken_ones_fail(tmp_path: Path, temporary: Path) -> None:
-    _make_model(tmp_path / "model")
+    make_model(tmp_path / "model")
     rows = [{"prompt": f"{n} + 1 = ", "completion": str(n + 1) * 4} for n in range(20)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = _found(
