@@ -176,7 +176,7 @@ class Agents:
         """See `Agent.publish`."""
         return await self._exchange.publish(topic, body, priority=priority)
 
-    async def list(self) -> list[dict[str, Any]]:
+    async def describe_all(self) -> list[dict[str, Any]]:
         """All agents, by name."""
         found: list[dict[str, Any]] = await self._ask("agents")
         return found

@@ -136,7 +136,7 @@ async def test_the_urgent_overtakes(bench: AgentBench) -> None:
 
 async def test_what_takes_too_long_is_broken_off(bench: AgentBench) -> None:
     await bench.start(Worker, name="worker")
-    with pytest.raises(DeadlineExceededError, match=r"'wait' took longer than the 0.05 s"):
+    with pytest.raises(DeadlineExceededError, match=r"'wait' took longer than the 0\.0\d+ s"):
         await bench.ask("wait", 1, deadline_seconds=0.05)
     # and its place is free again
     Worker.gate.set()
@@ -189,8 +189,7 @@ async def test_an_agent_that_exits_takes_nobody_along(bench: AgentBench) -> None
 async def test_a_full_mailbox_refuses(bench: AgentBench) -> None:
     await bench.start(Worker, name="worker", options={"mailbox": 2})
     asked = [asyncio.create_task(bench.ask("wait", i)) for i in range(3)]
-    await asyncio.sleep(0)
-    await bench.ask("worker")  # the first is begun, two wait
+    await until(lambda: bench.system.describe("worker")["load"] == 3)
     with pytest.raises(OverloadedError, match=r"mailbox of agent 'worker' is full: 2 messages"):
         await bench.ask("wait", 3)
     Worker.gate.set()
@@ -216,6 +215,7 @@ async def test_a_full_mailbox_has_its_senders_wait_in_turn(bench: AgentBench) ->
     asked = [asyncio.create_task(bench.ask("echo", i)) for i in range(50)]
     assert await asyncio.gather(*asked) == list(range(50))
     asked = [asyncio.create_task(bench.ask("wait", i)) for i in range(4)]
+    await until(lambda: bench.system.describe("worker")["load"] == 2)
     with pytest.raises(OverloadedError, match="no room before the deadline"):
         await bench.ask("wait", 9, deadline_seconds=0.05)
     Worker.gate.set()
