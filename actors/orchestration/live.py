@@ -159,6 +159,7 @@ class LiveWorkflow:
             waiter.set_result(None)
         elif self._error is not None:
             waiter.set_exception(self._error)
+            waiter.exception()
         else:
             self._waiters.append((seq, waiter))
         return waiter

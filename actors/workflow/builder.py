@@ -17,7 +17,7 @@ gives, and is checked in the same way.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypedDict, Unpack
 
 from actors.workflow.definition import Definition, define
@@ -45,10 +45,8 @@ class Ref:
     def __getitem__(self, key: str | int) -> Ref:
         return Ref(f"{self._inside}[{json.dumps(key, ensure_ascii=False)}]")
 
-    def __iter__(self) -> Any:
-        raise TypeError(
-            f"{self} is not known yet: write `for_each=...` to run a step for its items"
-        )
+    def __iter__(self) -> Iterator[Ref]:
+        raise TypeError(f"{self} is not known yet: `for_each=...` runs a step for each item")
 
     def __bool__(self) -> bool:
         raise TypeError(f"{self} is not known yet: `when=...` decides by it")
@@ -120,10 +118,11 @@ class Workflow:
         self._inputs: dict[str, Any] = {}
         self._steps: dict[str, Any] = {}
         self._output: Any = None
-        about = {"description": description, "deadline_seconds": deadline_seconds}
-        self._head = {"name": name, "priority": priority} | {
-            key: value for key, value in about.items() if value is not None
-        }
+        self._head: dict[str, Any] = {"name": name, "priority": priority}
+        if description is not None:
+            self._head["description"] = description
+        if deadline_seconds is not None:
+            self._head["deadline_seconds"] = deadline_seconds
 
     def input(self, name: str, default: Any = _REQUIRED, description: str | None = None) -> Ref:
         """Declares an input; without a default it must be given.

@@ -95,7 +95,7 @@ def _target(path: str, kind: StepKind, form: CallForm) -> tuple[str, dict[str, A
     if agent.method is not None and agent.name is None:
         raise at(f"{path}.agent.method", "it goes with `name`")
     by = "name" if agent.capability is None else "capability"
-    options = agent.model_dump(exclude_none=True, exclude={"capability", "name"})
+    options = agent.model_dump(exclude_unset=True, exclude={"capability", "name"})
     return _name(f"{path}.agent.{by}", agent.capability or agent.name), {"by": by, **options}
 
 

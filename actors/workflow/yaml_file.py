@@ -24,10 +24,9 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
             raise yaml.MarkedYAMLError(
                 problem="anchors are not read: write the value again",
-                problem_mark=event.start_mark,
+                problem_mark=self.get_mark(),
             )
         return super().compose_node(parent, index)
 
@@ -40,12 +39,18 @@ for _tag, _pattern, _first in (
     ("float", r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", list("-+.0123456789")),
 ):
     _Loader.add_implicit_resolver(_PREFIX + _tag, re.compile(rf"(?:{_pattern})\Z"), _first)
-# the parent reads 010 as eight
-for _name, _number in (("int", int), ("float", float)):
-    _Loader.add_constructor(
-        _PREFIX + _name,
-        lambda loader, node, number=_number: number(loader.construct_scalar(node)),
-    )
+
+
+def _int(loader: _Loader, node: yaml.ScalarNode) -> int:
+    return int(loader.construct_scalar(node))  # the parent reads 010 as eight
+
+
+def _float(loader: _Loader, node: yaml.ScalarNode) -> float:
+    return float(loader.construct_scalar(node))
+
+
+_Loader.add_constructor(f"{_PREFIX}int", _int)
+_Loader.add_constructor(f"{_PREFIX}float", _float)
 
 
 def load_definition(file: Path) -> Definition:
@@ -79,8 +84,8 @@ def parse_definition(text: str, name: str) -> Definition:
 
 
 def _parse(text: str, name: str) -> tuple[Any, Mapping[str, int]]:
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return None, {}
@@ -92,8 +97,6 @@ def _parse(text: str, name: str) -> tuple[Any, Mapping[str, int]]:
         raise RequestError(f"{name}:{line}: {error.problem or error.context}") from error
     except (yaml.YAMLError, RecursionError) as error:
         raise RequestError(f"{name}:1: this is no YAML: {error}") from error
-    finally:
-        loader.dispose()
 
 
 def _lines(node: yaml.Node, path: str) -> Iterator[tuple[str, int]]:

@@ -17,7 +17,7 @@ def definitions(draw: st.DrawFn) -> dict[str, Any]:
     order = draw(st.permutations(names))
     return {
         "name": "random",
-        "inputs": {"items": {"default": [1, "two", None]}},
+        "inputs": {"items": {"default": [1, "two", None, 4, {}]}},
         "steps": {name: steps[name] for name in order},
     }
 

@@ -121,7 +121,7 @@ def test_an_agent_is_named_by_capability_or_name() -> None:
         ({"max_parallel": 2}, "it says nothing without `for_each`", "steps.s.max_parallel"),
         ({"for_each": "a, b"}, "'a, b' is no list", "steps.s.for_each"),
         ({"for_each": "${inputs.q} "}, "is no list: write one reference", "steps.s.for_each"),
-        ({"when": "${inputs.q} ="}, "where the end, `and` or `or`", "steps.s.when"),
+        ({"when": "${inputs.q} = 1"}, "has '= 1' where a value, a comparison", "steps.s.when"),
         ({"when": "${item} == 1", "for_each": [1]}, "stands only in the call", "steps.s.when"),
         ({"with": {"a": "${inputs.p}"}}, "there is no input 'p'; there are: q", "steps.s.with.a"),
         ({"with": {"a": ["${steps.t.x}"]}}, "there is no step 't'", "steps.s.with.a[0]"),
