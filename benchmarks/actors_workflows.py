@@ -1,44 +1,33 @@
-"""Durable workflows of steps that do nothing: one alone, a crowd, and ten thousand after a crash.
+"""A durable workflow of steps that do nothing, and what the other files about workflows share.
 
-The crowd and the crash are measured without Ray: orchestrator, journal and database are the real
-ones, a step is a coroutine that returns at once. One alone is measured both ways.
+An orchestrator without Ray is the real one, on the real journal and database; only its steps are
+coroutines that return at once.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
-from sqlalchemy import func, select
 
 from actors.control_link import ControlLink
 from actors.journal import Journal
 from actors.lease import wait_for_lease
 from actors.orchestration.options import OrchestratorOptions
 from actors.orchestrator import Orchestrator
-from actors.tables import actors_workflow_events as events_table
 from actors.workflow.tasks import StepResult, StepTask
 from benchmarks.actors_messages import THEME
 from benchmarks.actors_work import nothing
-from benchmarks.harness import Figure, Goal, NotRun, Options, Row, Samples, interleave
-from cluster.testing.postgresql import empty_database, postgresql_server
-from ironcliw import state_sqlite
-from ironcliw.errors import UnsupportedError
+from benchmarks.harness import Figure, Goal, Options, Row, Samples, interleave
 from ironcliw.store import Store
 
-logger = logging.getLogger(__name__)
-
-_LONE_MS, _SQLITE, _POSTGRESQL, _RECOVERY_SECONDS = 50.0, 1500, 1000, 10.0
-_OPEN = 10_000
-_WORKFLOWS, _STEPS = 1000, 5
-_FINISHED = ("completed", "failed", "cancelled")
+_LONE_MS = 50.0
 
 
 def chain(steps: int) -> dict[str, Any]:
@@ -59,14 +48,22 @@ class Instant:
 
     def __init__(self, blocks: str = "") -> None:
         self._blocks = blocks
-        self.blocked = 0
+        self._blocked = 0
+        self._changed = asyncio.Condition()
 
     async def run(self, task: StepTask) -> StepResult:
         """See `actors.workflow.tasks.Executor`."""
         if task.step == self._blocks:
-            self.blocked += 1
+            async with self._changed:
+                self._blocked += 1
+                self._changed.notify_all()
             await asyncio.get_running_loop().create_future()
         return StepResult(value=1)
+
+    async def until_blocked(self, count: int) -> None:
+        """Wait until so many stand there."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._blocked >= count)
 
     def is_idempotent(self, kind: str, target: str) -> bool:
         """They are."""
@@ -161,7 +158,7 @@ def _bare_tasks(count: int) -> float:
     return asyncio.run(_median_ms(once, count))
 
 
-async def _median_ms(once: Callable[[], Any], count: int) -> float:
+async def _median_ms(once: Callable[[], Awaitable[None]], count: int) -> float:
     for _ in range(3):  # processes are started, connections made
         await once()
     seconds = []
@@ -170,128 +167,3 @@ async def _median_ms(once: Callable[[], Any], count: int) -> float:
         await once()
         seconds.append(time.perf_counter() - begun)
     return 1000 * sorted(seconds)[count // 2]
-
-
-def rate_rows(options: Options) -> list[Row]:
-    """A crowd of workflows, on each database."""
-    rounds = options.rounds or (1 if options.quick else 3)
-    count = 200 if options.quick else _WORKFLOWS
-    with _databases() as urls:
-        found = interleave({name: _rate(urls[name], count) for name in urls}, rounds)
-    figures: dict[str, Figure] = {name: Samples.of(values) for name, values in found.items()}
-    missing = NotRun("no PostgreSQL server is installed (apt-get install postgresql)")
-    name = "durable step transitions"
-    note = f"{count:,} workflows of {_STEPS} steps at once; each step starts and ends"
-    return [
-        Row(
-            THEME,
-            f"{name}, SQLite, synchronous=FULL",
-            "events/s",
-            figures["sqlite"],
-            goal=Goal(_SQLITE),
-            note=note,
-        ),
-        Row(
-            THEME,
-            f"{name}, PostgreSQL, fsync on",
-            "events/s",
-            figures.get("postgresql", missing),
-            goal=Goal(_POSTGRESQL),
-            note=note,
-        ),
-    ]
-
-
-@contextmanager
-def _databases() -> Iterator[dict[str, Callable[[], Any]]]:
-    """By name, what makes the context of a new database's URL."""
-
-    @contextmanager
-    def sqlite() -> Iterator[str]:
-        with tempfile.TemporaryDirectory(dir=Path.home()) as folder:
-            yield f"sqlite:///{folder}/state.db"
-
-    made: dict[str, Callable[[], Any]] = {"sqlite": sqlite}
-    with ExitStack() as stack:
-        try:
-            server = stack.enter_context(postgresql_server())
-            made["postgresql"] = lambda: empty_database(server)
-        except UnsupportedError as error:
-            logger.warning("actors: PostgreSQL is not measured: %s", error)
-        yield made
-
-
-def _rate(database: Callable[[], Any], count: int) -> Callable[[], float]:
-    def measure() -> float:
-        with database() as url:
-            return asyncio.run(_crowd(url, count))
-
-    return measure
-
-
-async def _crowd(url: str, count: int) -> float:
-    definition = chain(_STEPS)
-    async with orchestrator(url, Instant()) as (made, store):
-        await made.start()
-
-        async def one() -> None:
-            view = await made.submit(definition)
-            assert (await made.wait(view.id)).status == "completed"
-
-        begun = time.perf_counter()
-        await asyncio.gather(*(one() for _ in range(count)))
-        seconds = time.perf_counter() - begun
-        is_step = events_table.c.kind.like("step_%")
-        with store.read() as connection:
-            query = select(func.count()).select_from(events_table).where(is_step)
-            events = int(connection.execute(query).scalar_one())
-    assert events == 2 * _STEPS * count, f"{events} events"
-    return events / seconds
-
-
-def recovery_rows(options: Options) -> list[Row]:
-    """The image that a crash leaves of many open workflows is opened by a new orchestrator."""
-    count = 1000 if options.quick else _OPEN
-    rounds = options.rounds or (1 if options.quick else 3)
-    with tempfile.TemporaryDirectory(dir=Path.home()) as name:
-        folder = Path(name)
-        asyncio.run(_leave_open(folder, count))
-        seconds = []
-        for number in range(rounds):
-            copy = folder / f"{number}.db"
-            state_sqlite.restore(copy, folder / "image")
-            seconds.append(asyncio.run(_recover(copy, count)))
-    return [
-        Row(
-            THEME,
-            f"recovery of {count:,} open workflows, from the orchestrator's start",
-            "s",
-            Samples.of(seconds),
-            goal=Goal(_RECOVERY_SECONDS, at_most=True),
-            note=f"{_STEPS} steps, the third was running; until each goes on",
-        )
-    ]
-
-
-async def _leave_open(folder: Path, count: int) -> None:
-    """Every workflow has its third step running; the image is taken while they do."""
-    executor = Instant(blocks="s3")
-    options = OrchestratorOptions(max_running=count + 1)
-    async with orchestrator(f"sqlite:///{folder}/live.db", executor, options) as (made, _):
-        await made.start()
-        definition = chain(_STEPS)
-        for _ in range(0, count, 500):
-            await asyncio.gather(*(made.submit(definition) for _ in range(500)))
-        while executor.blocked < count:
-            await asyncio.sleep(0.05)
-        await asyncio.to_thread(state_sqlite.backup, folder / "live.db", folder / "image")
-
-
-async def _recover(path: Path, count: int) -> float:
-    async with orchestrator(f"sqlite:///{path}", Instant(blocks="s3")) as (made, _):
-        begun = time.perf_counter()
-        await made.start()
-        seconds = time.perf_counter() - begun
-        assert made.open == count, f"{made.open} of {count} workflows are open"
-        assert made.running > 0, "none goes on"
-    return seconds

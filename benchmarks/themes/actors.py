@@ -12,8 +12,9 @@ from itertools import chain
 
 from benchmarks.actors_agents import agent_rows, lookup_rows
 from benchmarks.actors_cluster import cluster
+from benchmarks.actors_crowds import rate_rows, recovery_rows
 from benchmarks.actors_messages import message_rows
-from benchmarks.actors_workflows import lone_rows, rate_rows, recovery_rows
+from benchmarks.actors_workflows import lone_rows
 from benchmarks.harness import Options, Row, ThemeResult
 from benchmarks.workflow_proof import chaos_rows
 
@@ -57,10 +58,13 @@ def _measure(name: str, part: Part, options: Options) -> list[Row]:
     return part(options)
 
 
-_REMARKS = [
+_MESSAGES = (
     "Messages: a number there and the same number back; delivery is one way, and is late from when "
     "the message was due, whatever became of those before. A bare Ray actor's handle is at hand; "
-    "an agent is found by its name.",
-    "Durable: the commit waits for the disk (`synchronous=FULL`; PostgreSQL with `fsync` on). A "
-    "disk of a virtual machine may answer sooner than one that could lose its power.",
-]
+    "an agent is found by its name."
+)
+_DURABLE = (
+    "Durable: the commit waits for the disk (`synchronous=FULL`; PostgreSQL with `fsync` on). The "
+    "disk of a virtual machine may answer sooner than one that could lose its power."
+)
+_REMARKS = [_MESSAGES, _DURABLE]
