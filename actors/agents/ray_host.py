@@ -55,7 +55,6 @@ class HostActor:
         self._host = Host(name, directory, RayRemote.named)
         self._node = ray.get_runtime_context().get_node_id()
         self._answered_at = time.monotonic()
-        self._last: list[AgentReport] = []
         self._handover = _handover()
         if memory_limit_gb is not None:
             limit_memory(memory_limit_gb)
@@ -106,10 +105,10 @@ class HostActor:
     async def report(self) -> HostReport:
         """How the host fares, also while its event loop stands still."""
         asked = asyncio.run_coroutine_threadsafe(self._agents(), self._loop)
-        blocked, by = 0.0, None
+        blocked, by, agents = 0.0, None, list[AgentReport]()
         try:
             async with asyncio.timeout(_LOOP_ANSWERS_SECONDS):
-                self._last = await asyncio.wrap_future(asked)
+                agents = await asyncio.wrap_future(asked)
             self._answered_at = time.monotonic()
         except TimeoutError:
             blocked = time.monotonic() - self._answered_at
@@ -121,7 +120,7 @@ class HostActor:
             psutil.Process().memory_info().rss,
             blocked,
             by,
-            self._last,
+            agents,
             self._seconds_to_the_end(),
         )
 

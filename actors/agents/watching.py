@@ -172,21 +172,13 @@ class Watching:
     async def _look(self, place: Place) -> None:
         handle = place.handle
         expected = [entry.name for entry in self._registry.on_host(handle.name)]
-        try:
-            async with asyncio.timeout(REPORT_SECONDS):
-                report = await handle.report()
-        except HostLostError as error:
-            await self.lost(handle.name, str(error))
+        report = await self._report_of(place)
+        if report is None:
             return
-        except TimeoutError:
-            place.silent_polls += 1
-            if place.silent_polls >= SILENT_POLLS:
-                await self.lost(handle.name, "it does not say how it fares")
-            return
-        place.silent_polls = 0
-        self._last[handle.name] = report
-        for one in report.agents:
-            self._registry.report(one, time.monotonic())
+        if not report.blocked_seconds:
+            self._last[handle.name] = report
+            for one in report.agents:
+                self._registry.report(one, time.monotonic())
         if place.leaving:
             return
         if report.notice_seconds is not None:
@@ -194,11 +186,30 @@ class Watching:
             self.spawn(self._leave(handle.name, report.notice_seconds))
             return
         await self._judge(place, report)
-        for name in set(expected) - {one.name for one in report.agents}:
-            if name in self._registry and self._registry.get(name).host == handle.name:
+        if handle.name in self._running.places and not report.blocked_seconds:
+            reported = [one.name for one in report.agents]
+            self._miss(handle.name, set(expected).difference(reported))
+            await self._save(handle, reported)
+
+    async def _report_of(self, place: Place) -> HostReport | None:
+        try:
+            async with asyncio.timeout(REPORT_SECONDS):
+                report = await place.handle.report()
+        except HostLostError as error:
+            await self.lost(place.handle.name, str(error))
+            return None
+        except TimeoutError:
+            place.silent_polls += 1
+            if place.silent_polls >= SILENT_POLLS:
+                await self.lost(place.handle.name, "it does not say how it fares")
+            return None
+        place.silent_polls = 0
+        return report
+
+    def _miss(self, host: str, names: set[str]) -> None:
+        for name in names:
+            if name in self._registry and self._registry.get(name).host == host:
                 self.failed(name, "its process does not know it")
-        if handle.name in self._running.places:
-            await self._save(handle, [one.name for one in report.agents])
 
     async def _judge(self, place: Place, report: HostReport) -> None:
         handle = place.handle

@@ -19,7 +19,7 @@ import pytest
 from cluster.head.processes import tagged_processes
 from ironcliw.client import Client
 from ironcliw.schemas.workflows import WorkflowView
-from tests.integration.conftest import Head
+from tests.integration.conftest import ROOT, Head
 from tests.integration.test_head import session_of, wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
@@ -283,3 +283,24 @@ def test_metrics_count_attempts_and_workflows(workflow_head: Head) -> None:
         return all(name in text for name in wanted)
 
     wait_for(exported, 60)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_nightly_example(workflow_head: Head, client: Client, tmp_path: Path) -> None:
+    rows = (ROOT / "train/configs/example.jsonl").read_text().splitlines()[:16]
+    for name in ("day", "held-out"):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
+    result = workflow_head.run(
+        *("workflow", "submit", "actors/examples/nightly.yaml", "--follow"),
+        *("--input", f"data={tmp_path}/day.jsonl", "--input", "run=night-1"),
+        *("--input", f"held_out={tmp_path}/held-out.jsonl", "--input", "adapter=night"),
+        *("--input", "max_length=128", "--input", "epochs=2"),
+        timeout=800,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    [done] = client.workflows(name="nightly", limit=1)
+    output = client.workflow(done.id).output
+    # measured on the rows that it was trained on: it must be better, and so was published
+    assert output["tuned_loss"] < output["base_loss"]
+    assert "SmolLM2-135M-Instruct:night" in {model.id for model in client.models()}
