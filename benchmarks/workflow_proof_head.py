@@ -8,6 +8,7 @@ import logging
 import os
 import random
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,6 +51,7 @@ class Head:
         self.kills: Counter[str] = Counter()
         self._draw, self._folder = draw, folder
         self._tag = secrets.token_hex(8)
+        self._temp = Path(f"/tmp/icw-proof-{port}")  # short: it becomes part of a socket's path
         modules = json.dumps(["benchmarks.workflow_proof_work"])
         variables = {
             "IRONCLIW_STATE_DIR": str(self.state),
@@ -59,7 +61,7 @@ class Head:
             "IRONCLIW_CLUSTER__DASHBOARD_PORT": str(dashboard),
             "IRONCLIW_CLUSTER__METRICS_PORT": str(metrics),
             "IRONCLIW_CLUSTER__AGENT_PORT": str(agent),
-            "IRONCLIW_CLUSTER__TEMP_DIR": f"/tmp/icw-proof-{port}",
+            "IRONCLIW_CLUSTER__TEMP_DIR": str(self._temp),
             "IRONCLIW_CLUSTER__START_TIMEOUT_SECONDS": str(_UP_SECONDS),
             "IRONCLIW_ACTORS__MODULES": modules,
         }
@@ -80,6 +82,7 @@ class Head:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._run("down")
         processes.kill_members(self._tag)
+        shutil.rmtree(self._temp, ignore_errors=True)
 
     def kill_all(self) -> None:
         """End every process of it at once, as a loss of power would."""
