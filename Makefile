@@ -9,7 +9,7 @@ export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup native serve test test-slow test-engines test-netns test-all prove-resume smoke-gcp smoke-mac kernel-tests kernel-tests-arm kernel-tests-sanitize kernel-tests-race fuzz check format bench bench-peers clean
+.PHONY: help setup native serve test test-slow test-engines test-netns test-all prove-resume prove-workflows smoke-gcp smoke-mac kernel-tests kernel-tests-arm kernel-tests-sanitize kernel-tests-race fuzz check format bench bench-peers clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-21s %s\n", $$1, $$2}'
@@ -61,6 +61,9 @@ test-all: setup ## every test but those of optional engines
 
 prove-resume: setup ## kills small runs of training some 300 times and compares their bits; for ten minutes
 	$(PY) -m benchmarks.resume_proof
+
+prove-workflows: setup ## kills whatever runs a thousand workflows, for ten minutes, and counts what became of them
+	$(PY) -m benchmarks.workflow_proof
 
 # Not run yet on what they are for: no Mac and no project of GCP was at hand.
 smoke-mac: setup ## on a Mac: doctor, up, embed, generate, a job, down; leaves nothing
@@ -122,7 +125,7 @@ $(VENV)/.bench: $(VENV)/.installed
 	@touch $@
 
 bench: $(VENV)/.bench ## all benchmark themes against the peers that are installed; fails where a goal is missed
-	@missed=0; for theme in native engines serving decisions generation cluster train; do $(PY) -m benchmarks $$theme || missed=1; done; exit $$missed
+	@missed=0; for theme in native engines serving decisions generation cluster train actors; do $(PY) -m benchmarks $$theme || missed=1; done; exit $$missed
 
 bench-peers: $(VENV)/.bench $(PEERS)/infinity/.installed $(PEERS)/llama/.installed $(PEERS)/llama-server/.installed $(PEERS)/llama-server-avx2/.installed $(PEERS)/trl/.installed ## install the peers that need environments of their own; compiles llama.cpp three times
 

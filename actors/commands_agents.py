@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from actors.agents.messages import PRIORITIES
+from actors.agents.messages import DEFAULT_SECONDS, PRIORITIES
 from actors.head_connection import connection
 from ironcliw import console
 from ironcliw.errors import RequestError
@@ -30,7 +30,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of an agent.")]
 @agents.command("list")
 def list_agents(as_json: Json = False) -> None:
     """List agents: how they are, where, and what they can do."""
-    found = _with_agents(lambda them: them.list())
+    found = _with_agents(lambda them: them.describe_all())
     if as_json:
         console.write_json(found)
         return
@@ -176,8 +176,13 @@ def send(
                 key=key,
             )
             return None
-        seconds = {} if deadline is None else {"deadline_seconds": deadline}
-        return await them.ask(target, content, capability=capability, priority=priority, **seconds)
+        return await them.ask(
+            target,
+            content,
+            capability=capability,
+            priority=priority,
+            deadline_seconds=DEFAULT_SECONDS if deadline is None else deadline,
+        )
 
     answer = _with_agents(work)
     if as_json or ask:

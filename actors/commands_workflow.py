@@ -53,7 +53,10 @@ def submit(
 ) -> None:
     """Start a workflow."""
     console.command_settings()
-    definition, inputs = read_definition(file), _inputs(given or [])
+    # YAML comes with the head's requirements, and not with the base install
+    from actors.workflow.yaml_file import load_definition
+
+    definition, inputs = load_definition(file).source, _inputs(given or [])
     wanted: Any = priority
     with Client() as client:
         view = client.submit_workflow(
@@ -180,31 +183,6 @@ def events(
     with Client() as client:
         for event in client.workflow_events(workflow_id, after=after):
             _write_event(event, as_json=as_json)
-
-
-def read_definition(file: Path) -> dict[str, Any]:
-    """The definition that a YAML or JSON file holds; its rules are checked by the server.
-
-    Raises:
-        RequestError: the file cannot be read, or holds no mapping; the message names the line.
-    """
-    # YAML comes with the head's requirements, and not with the base install
-    import yaml
-
-    try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"{file} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = file if mark is None else f"{file}:{mark.line + 1}"
-        why = getattr(error, "problem", None) or error
-        raise RequestError(f"{where}: no valid YAML: {why}") from error
-    if not isinstance(found, dict):
-        raise RequestError(
-            f"{file} holds no definition: a mapping with `name` and `steps` is expected"
-        )
-    return found
 
 
 def _inputs(pairs: list[str]) -> dict[str, Any]:

@@ -11,17 +11,22 @@ from typing import Any, Protocol
 
 import ray
 
+from actors.agents.ray_hosts import RayHosts
+from actors.agents.records import JournalStore
+from actors.agents.service import AgentService
+from actors.agents.system import AgentSystem
 from actors.decision_log import DecisionLog
 from actors.functions import load_modules
 from actors.journal import Journal
 from actors.lease import Lease
 from actors.machine_facts import MachineFacts
 from actors.metrics import WorkflowMetrics
-from actors.node_watch import Leaving, NodeWatch, RayNodes
+from actors.node_watch import NodeWatch, RayNodes
 from actors.orchestration.options import OrchestratorOptions
 from actors.orchestrator import Orchestrator
 from actors.results import Results, results_url
 from actors.routing import load_policy
+from actors.steps.agent_call import AgentCalls
 from actors.steps.executor import StepExecutor
 from actors.steps.function_call import FunctionCalls
 from actors.steps.http_call import HttpCall
@@ -30,12 +35,11 @@ from actors.steps.model_calls import ModelCalls, client_of
 from actors.steps.ray_jobs import RayJobs
 from actors.steps.train_job import TrainJobs
 from actors.workflow_records import count_by_status
-from actors.workflow_service import WorkflowService
+from actors.workflow_service import WorkflowService, check_functions
 from cluster.config import GROUP_LABEL, SPOT_TYPE
 from cluster.head import project_code
 from cluster.head.ray_environment import dashboard_url, has_workers
 from ironcliw.catalog import Catalog
-from ironcliw.client import AsyncClient
 from ironcliw.errors import IroncliwError
 from ironcliw.schemas.workflows import StepKind
 from ironcliw.settings import Settings
@@ -54,28 +58,26 @@ class Part(Protocol):
 
 @dataclass
 class Composition:
-    """All that runs in the control actor.
+    """All that runs in the control actor. It is never closed: whatever ends it is a crash to it.
 
     Attributes:
         parts: By name, for `Control.answer`.
         executor: Of steps.
         journal: Writes to the store.
-        store: Closed last.
         orchestrator: Of workflows.
+        agents: All of them.
         log: Of routing decisions.
-        client: Of the head's HTTP service.
         metrics: Exported.
         watch: Of machines in the cloud; None where there are none.
-        code_uris: Code for workers, held while this runs.
+        code: Archives for workers, each with its packages; held while this runs.
     """
 
     parts: Mapping[str, Part]
     executor: StepExecutor
     journal: Journal
-    store: Store
     orchestrator: Orchestrator
+    agents: AgentSystem
     log: DecisionLog
-    client: AsyncClient
     metrics: WorkflowMetrics
     watch: NodeWatch | None = None
     code: Sequence[tuple[str, Sequence[str]]] = field(default_factory=tuple)
@@ -84,20 +86,10 @@ class Composition:
         """What runs beside the requests, until it is cancelled."""
         works = [self.log.run(), self._export()]
         if self.watch is not None:
-            works.append(self.watch.run())
+            leaving = (self.orchestrator.node_leaving, self.agents.node_leaving)
+            works.append(self.watch.run(leaving))
         works += [project_code.keep(uri, packages=packages) for uri, packages in self.code]
         return works
-
-    async def close(self) -> None:
-        """Stop what runs; open workflows go on when the next one starts."""
-        await self.orchestrator.close()
-        try:
-            await self.log.flush()
-        except IroncliwError as error:
-            logger.warning("the last decisions were not written: %s", error)
-        await self.journal.close()
-        await self.client.close()
-        self.store.close()
 
     async def _export(self) -> None:
         while True:
@@ -131,50 +123,66 @@ async def compose(
     journal = Journal(store, lease=lease)
     routing = settings.routing
     log = DecisionLog(journal, routing.keep_days, enabled=routing.log_decisions)
-    key = settings.client.api_key
-    client = client_of(settings.service_url, None if key is None else key.get_secret_value())
     metrics = WorkflowMetrics()
-    leaving: list[Leaving] = []
     watch = None
     if has_workers(settings):
-        nodes = RayNodes(GROUP_LABEL, SPOT_TYPE)
-        watch = NodeWatch(nodes, leaving, settings.cloud.notice_seconds)
+        watch = NodeWatch(RayNodes(GROUP_LABEL, SPOT_TYPE), settings.cloud.notice_seconds)
     code = code_of(settings, code_uri)
+    uris = [uri for uri, _ in code]
+    agents = AgentSystem(
+        JournalStore(journal), RayHosts(settings.log, uris), cloud=has_workers(settings)
+    )
     executor = StepExecutor(
-        _kinds(settings, client, [uri for uri, _ in code], control),
-        Results(
-            results_url(settings.actors.results_url, settings.state_dir),
-            settings.actors.inline_bytes,
-            settings.actors.result_bytes,
-        ),
+        _kinds(settings, agents, uris, control),
+        _results(settings),
         policy,
         MachineFacts(watch is not None, (lambda: ()) if watch is None else watch.workers),
         log,
+        agent_is_idempotent=lambda target: declares_idempotent(agents, target),
         home=ray.get_runtime_context().get_node_id(),
         observer=metrics,
     )
-    orchestrator = Orchestrator(
-        journal,
-        executor,
-        time.time,
-        OrchestratorOptions(max_running=settings.actors.max_running_steps),
-    )
-    leaving.append(orchestrator.node_leaving)
+    options = OrchestratorOptions(max_running=settings.actors.max_running_steps)
+    orchestrator = Orchestrator(journal, executor, time.time, options, check=check_functions)
+    # before the workflows go on, whose steps ask them
+    await agents.start()
     await orchestrator.start()
-    parts: dict[str, Part] = {"workflows": WorkflowService(orchestrator, journal)}
-    return Composition(
-        parts, executor, journal, store, orchestrator, log, client, metrics, watch, code
-    )
+    parts: dict[str, Part] = {
+        "workflows": WorkflowService(orchestrator, journal),
+        "agents": AgentService(agents),
+    }
+    return Composition(parts, executor, journal, orchestrator, agents, log, metrics, watch, code)
+
+
+def _results(settings: Settings) -> Results:
+    actors = settings.actors
+    url = results_url(actors.results_url, settings.state_dir)
+    return Results(url, actors.inline_bytes, actors.result_bytes)
+
+
+def declares_idempotent(agents: AgentSystem, target: str) -> bool:
+    """Whether every agent that has a capability declares it idempotent."""
+    try:
+        found = agents.registry.look_up(target).candidates
+    except IroncliwError:
+        return False  # nobody is there now: nothing is declared
+    return bool(found) and all(target in candidate.idempotent for candidate in found)
 
 
 def _kinds(
-    settings: Settings, client: AsyncClient, code_uris: Sequence[str], control: Any
+    settings: Settings,
+    agents: AgentSystem,
+    code_uris: Sequence[str],
+    control: Any,
 ) -> Mapping[StepKind, KindExecutor]:
+    key = settings.client.api_key
+    client = client_of(settings.service_url, None if key is None else key.get_secret_value())
     models = ModelCalls(client, Catalog.of(settings), has_workers(settings))
     environment = {"py_modules": list(code_uris)} if code_uris else {}
     jobs = RayJobs(dashboard_url(settings))
     return {
         "function": FunctionCalls(settings.actors, environment, control),
+        "agent": AgentCalls(agents),
         "http": HttpCall(settings.actors),
         "embed": models,
         "decide": models,

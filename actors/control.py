@@ -68,7 +68,8 @@ class Control:
             return
         self._waits = False
         self._started.set()
-        self._tasks = [asyncio.create_task(work) for work in self._made.background()]
+        works = [*self._made.background(), self._until_another_leads(self._made)]
+        self._tasks = [asyncio.create_task(work) for work in works]
         await self._lead(store, lease)
 
     async def ready(self) -> IroncliwError | None:
@@ -100,13 +101,6 @@ class Control:
         if self._made is not None:
             self._made.executor.started_at(key, attempt, node)
 
-    async def close(self) -> None:
-        """Stop in order and give the lease back."""
-        for task in self._tasks:
-            task.cancel()
-        if self._made is not None:
-            await self._made.close()
-
     async def _composition(self) -> Composition:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._started.wait(), _WAIT_SECONDS)
@@ -127,14 +121,21 @@ class Control:
             try:
                 await asyncio.to_thread(_renew, store, lease)
             except LeaseLostError as error:
-                logger.error("%s; the control actor ends, and waits as a new one", error)
-                os._exit(1)
+                _end(error)
             except IroncliwError as error:
                 logger.warning("the lease could not be renewed: %s", error)
+
+    async def _until_another_leads(self, made: Composition) -> None:
+        _end(await made.orchestrator.until_ended())
 
     def _note_waiting(self) -> None:
         logger.warning("another process leads the workflows of this store; waiting for its end")
         self._waits = True
+
+
+def _end(reason: Exception) -> None:
+    logger.error("%s; the control actor ends, and waits as a new one", reason)
+    os._exit(1)
 
 
 def _open_store(url: str) -> Store:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from actors.agents.link import HostLostError
 from actors.agents.messages import Parcel
 from actors.agents.records import AgentStore
 from actors.agents.running import Place, Running
@@ -59,11 +58,7 @@ async def hand_over_host(
             logger.error("agent %s lost its last words: %s", entry.name, result)
             if entry.name in registry and entry.host == host:
                 watching.restart(entry.name, "its machine ends", status=AgentStatus.MOVING)
-    try:
-        await place.handle.released()
-    except HostLostError:
-        logger.info("host %s is gone already", host)
-    await running.end(host)
+    await running.release(host)
 
 
 async def _move(

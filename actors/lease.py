@@ -163,7 +163,7 @@ async def wait_for_lease(
 
 
 def _is_free(row: Row[Any], now: float) -> bool:
-    if not row.holder or row.until < now:
+    if row.until < now:
         return True
     return row.host == _host() and not _is_alive(row.pid, row.pid_started)
 

@@ -40,7 +40,6 @@ class NodeWatch:
 
     Args:
         nodes: Asked.
-        leaving: Each is told of a machine and the Unix time of its end.
         notice_seconds: That a machine has whose end is not known.
         clock: Unix time.
     """
@@ -48,12 +47,10 @@ class NodeWatch:
     def __init__(
         self,
         nodes: Nodes,
-        leaving: Sequence[Leaving],
         notice_seconds: float,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._nodes = nodes
-        self._leaving = tuple(leaving)
         self._notice = notice_seconds
         self._clock = clock
         self._told: set[str] = set()
@@ -63,24 +60,28 @@ class NodeWatch:
         """Machines that have joined and are not going away, as of the last poll."""
         return self._workers
 
-    async def poll(self) -> None:
-        """Ask once, and tell what is new."""
+    async def poll(self, leaving: Sequence[Leaving]) -> None:
+        """Ask once, and tell what is new.
+
+        Args:
+            leaving: Each is told of a machine and the Unix time of its end.
+        """
         living = set(await asyncio.to_thread(self._nodes.workers))
         draining = dict(await asyncio.to_thread(self._nodes.draining))
         self._workers = tuple(sorted(living - draining.keys()))
         for node in sorted(draining.keys() - self._told):
             end = draining[node] / _MS_A_SECOND or self._clock() + self._notice
             logger.warning("node %s goes away in %.0f s", node[:8], end - self._clock())
-            for tell in self._leaving:
+            for tell in leaving:
                 await self._tell(tell, node, end)
         # a node id never comes back, so those that are gone can be forgotten
         self._told = set(draining)
 
-    async def run(self) -> None:
-        """Poll until cancelled."""
+    async def run(self, leaving: Sequence[Leaving]) -> None:
+        """Poll until cancelled; see `poll`."""
         while True:
             try:
-                await self.poll()
+                await self.poll(leaving)
             # the boundary to Ray's private state, which has no errors of its own
             except Exception:
                 logger.exception("the machines could not be watched for now")

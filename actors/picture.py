@@ -99,9 +99,9 @@ def _places(names: Sequence[str], needs: Mapping[str, Sequence[str]]) -> dict[st
 
 
 def _box(step: StepView, place: _Place) -> str:
-    title = "" if step.error is None else f"<title>{escape(step.error.message)}</title>"
+    title = "" if step.error is None else f"<title>{_escaped(step.error.message)}</title>"
     dashes = ' stroke-dasharray="4 3"' if step.status in {"skipped", "pending"} else ""
-    status = step.status
+    status: str = step.status
     if step.items is not None:
         status += f", {step.items_done or 0} of {step.items}"
     elif step.attempts > 1:
@@ -164,6 +164,9 @@ def _short(text: str, most: int = _LONGEST_NAME) -> str:
 
 
 def _text(x: float, y: float, text: str, style: str = "") -> str:
-    # XML has no word for control characters, and a name of a step has none
-    shown = "".join(char for char in text if char.isprintable())
-    return f'<text x="{x:.0f}" y="{y:.0f}" {style}>{escape(shown)}</text>'
+    return f'<text x="{x:.0f}" y="{y:.0f}" {style}>{_escaped(text)}</text>'
+
+
+def _escaped(text: str) -> str:
+    # XML has no word for most control characters
+    return escape("".join(char if char.isprintable() else " " for char in text))

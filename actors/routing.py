@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from cluster.names import load_by_name
 from cluster.placement import (
@@ -185,4 +185,4 @@ def load_policy(name: str) -> RouterPolicy:
             f"setting routing.policy: {name!r} is no RouterPolicy; it needs `name` and "
             "`decide(features, options, mask)`, see actors/routing.py"
         )
-    return cast(RouterPolicy, policy)
+    return policy

@@ -127,8 +127,8 @@ def judge(report: HostReport, *, alone: bool) -> Verdict:
     if report.blocked_seconds >= BLOCKED_SECONDS:
         # whose code it is in is known; if it is nobody's, nobody is to blame
         by = report.blocked_by
-        why = f"its event loop has stood still for {report.blocked_seconds:.1f} s"
-        return Verdict(why, {by: "it blocks the event loop of its process"} if by else {})
+        stands = f"its event loop has stood still for {report.blocked_seconds:.1f} s"
+        return Verdict(stands, {by: "it blocks the event loop of its process"} if by else {})
     failed = {one.name: why for one in report.agents if (why := _why_failed(one))}
     if alone and failed:
         return Verdict(next(iter(failed.values())), failed)

@@ -1,23 +1,22 @@
 """What callers ask of workflows, as plain values: the control actor's part `workflows`. No Ray.
 
-Who may see what is decided here: an owner sees its own workflows, None sees all. A definition that
-comes from outside may name registered functions only, and those with arguments that they take.
+Who may see what is decided here: an owner sees its own workflows, None sees all.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal, Protocol
 
 from sqlalchemy import Connection
 
 from actors.functions import check_arguments
-from actors.workflow.definition import define
 from actors.workflow.graph import Definition
-from actors.workflow_records import EventRow, WorkflowRow, events_after, list_, load
+from actors.workflow_records import EventRow, WorkflowRow, events_after, load
 from ironcliw.errors import IroncliwError, NotFoundError, RequestError
 from ironcliw.schemas.base import Priority
 from ironcliw.schemas.workflows import FINISHED, WorkflowView
@@ -36,10 +35,20 @@ class Orchestrator(Protocol):
         owner: str,
         key: str | None = None,
         priority: Priority | None = None,
-        deadline_seconds: float | None = None,
+        deadline: float | None = None,
     ) -> WorkflowView: ...
 
     async def get(self, workflow_id: str, *, with_outputs: bool = False) -> WorkflowView: ...
+
+    async def list(
+        self,
+        *,
+        status: Any = None,
+        name: str | None = None,
+        owner: str | None = None,
+        limit: int = 100,
+        before: str | None = None,
+    ) -> Sequence[WorkflowView]: ...
 
     def events(self, workflow_id: str, after: int = 0) -> AsyncIterator[Any]: ...
 
@@ -92,14 +101,13 @@ class WorkflowService:
         Raises:
             RequestError: The definition or an input breaks a rule; `param` is its path.
         """
-        check_functions(define(definition))
         view = await self._orchestrator.submit(
             definition,
             inputs,
             owner=owner,
             key=key,
             priority=priority,
-            deadline_seconds=deadline_seconds,
+            deadline=None if deadline_seconds is None else time.time() + deadline_seconds,
         )
         return view.model_dump(mode="json")
 
@@ -124,12 +132,10 @@ class WorkflowService:
         before: str | None = None,
     ) -> list[dict[str, Any]]:
         """Workflows without steps, the newest first."""
-        rows: list[WorkflowRow] = await self._reader.read(
-            lambda connection: list_(
-                connection, status=status, name=name, owner=owner, limit=limit, before=before
-            )
+        views = await self._orchestrator.list(
+            status=status, name=name, owner=owner, limit=limit, before=before
         )
-        return [_listed(row) for row in rows]
+        return [view.model_dump(mode="json", exclude={"steps"}) for view in views]
 
     async def act(self, workflow_id: str, owner: str | None, action: Action) -> dict[str, Any]:
         """Cancel, pause or resume."""
@@ -218,21 +224,3 @@ def _function_forms(
 
 def _undo(step: Mapping[str, Any]) -> Mapping[str, Any]:
     return step.get("compensate") or {}
-
-
-def _listed(row: WorkflowRow) -> dict[str, Any]:
-    priorities: tuple[Priority, ...] = ("critical", "high", "normal", "low")
-    view = WorkflowView(
-        id=row.id,
-        name=row.name,
-        status=row.status,  # type: ignore[arg-type]  # the store has the machine's words
-        priority=priorities[row.priority],
-        owner=row.owner,
-        key=row.key,
-        created_at=row.created_at,
-        updated_at=row.updated_at,
-        finished_at=row.finished_at,
-        deadline=row.deadline,
-        error=row.error,
-    )
-    return view.model_dump(mode="json", exclude={"steps"})

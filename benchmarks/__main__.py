@@ -32,6 +32,7 @@ THEMES = {
     "decisions": "benchmarks.themes.decisions",
     "cluster": "benchmarks.themes.cluster",
     "train": "benchmarks.themes.train",
+    "actors": "benchmarks.themes.actors",
 }
 
 

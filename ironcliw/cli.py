@@ -54,6 +54,7 @@ COMMANDS = {
     "chat": Mount("serve.chat_command", "chat", "Ask a model, once or in a conversation."),
     "cost": Mount("cluster.money.cost_command", "cost", "What the cloud has cost and may cost."),
     "keys": Mount("serve.commands", "keys", "Create, list and revoke API keys."),
+    "state": Mount("ironcliw.state_commands", "state", "Back up and restore the state store."),
     "agents": Mount("actors.commands_agents", "agents", "Start and look after agents."),
     "workflow": Mount("actors.commands_workflow", "workflow", "Run durable workflows."),
     "train": Mount("train.commands", "train", "Train models on your own data.", "train"),

@@ -60,6 +60,10 @@ class ClusterSettings(Section):
         ("cluster.control.controller",),
         description="Modules kept running beside a head that has a cloud project.",
     )
+    services: tuple[str, ...] = Field(
+        ("actors.service:start",),
+        description="Functions that `up` calls with the settings once the application is there.",
+    )
 
     @field_validator("worker_ports")
     @classmethod

@@ -7,31 +7,26 @@ revisions that create and change its tables, and `Store.migrate` brings them all
 
 from __future__ import annotations
 
-import os
-import sqlite3
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
-from urllib.parse import quote
 
-from sqlalchemy import Connection, DateTime, Dialect, Engine, MetaData, create_engine, event, text
+from sqlalchemy import Connection, DateTime, Dialect, MetaData, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 from sqlalchemy.types import TypeDecorator
 
 from ironcliw.errors import SettingsError, StoreError
+from ironcliw.store_engines import (
+    BUSY_SECONDS,
+    WRITE,
+    create_file,
+    postgresql_engine,
+    sqlite_engine,
+)
 
-BUSY_SECONDS = 10.0
-"""How long a SQLite connection waits for the one writer before it gives up."""
-
-CONNECT_SECONDS = 5
-"""How long to wait for a PostgreSQL server to accept a connection."""
-
-_WRITE = "ironcliw_write"  # execution option: tells the SQLite hook which BEGIN to send
 _MIGRATION_LOCK = 0x69637700  # "icw\0": any constant that no other program is likely to lock
 
 metadata = MetaData(
@@ -46,20 +41,10 @@ metadata = MetaData(
 )
 """Every table of the project; a folder adds its own when its module is imported."""
 
-# FULL: what was committed survives the loss of power, not only of the process. An fsync of macOS
-# leaves the bytes in the drive's own memory; fullfsync has the drive write them. Elsewhere it does
-# nothing.
-_SQLITE_SETTINGS = (
-    "journal_mode=WAL",
-    "synchronous=FULL",
-    "fullfsync=ON",
-    "checkpoint_fullfsync=ON",
-    "foreign_keys=ON",
-)
-
+_RESTORE = "put a copy in its place with `ironcliw state restore FILE`"
 _HINTS = (
-    ("not a database", "move the file away to start afresh, or restore it from a backup"),
-    ("malformed", "the file is damaged: restore it from a backup, or move it away"),
+    ("not a database", f"move the file away to start afresh, or {_RESTORE}"),
+    ("malformed", f"the file is damaged: {_RESTORE}, or move it away"),
     ("locked", f"another process has been writing for over {BUSY_SECONDS:.0f} s: stop it"),
     ("no such table", "migrate the store before using it"),
     ("does not exist", "create the database, or migrate the store before using it"),
@@ -111,13 +96,13 @@ class Store:
         if self.dialect == "sqlite":
             path = Path(str(parsed.database)).absolute()
             self.name = str(path)
-            _create_file(path)
-            self._writer = _sqlite_engine(path)
+            create_file(path)
+            self._writer = sqlite_engine(path)
         else:
             # the query is left out: it may carry a password
             self.name = parsed.set(query={}).render_as_string(hide_password=True)
-            self._writer = _postgresql_engine(parsed)
-        self._reader = self._writer.execution_options(**{_WRITE: False}, **self._read_only())
+            self._writer = postgresql_engine(parsed)
+        self._reader = self._writer.execution_options(**{WRITE: False}, **self._read_only())
 
     def __repr__(self) -> str:
         return f"Store({self.name!r})"
@@ -180,6 +165,26 @@ class Store:
             if not revisions.reached(connection, self.name):
                 revisions.upgrade(connection)
 
+    def check(self) -> None:
+        """Makes sure, before work begins, that the store can be read whole and written.
+
+        SQLite reads every page of the file: a second for some hundred megabytes. PostgreSQL checks
+        its pages itself, when it reads them.
+
+        Raises:
+            StoreError: It is damaged, or somebody else holds the lock; it is as it was before.
+        """
+        if self.dialect == "sqlite":
+            with self.read() as connection:
+                found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
+            if found != "ok":
+                raise StoreError(
+                    f"the state store {self.name} is damaged: {' '.join(str(found).split())}; "
+                    f"nothing was written; {_RESTORE}, or move it away to start afresh"
+                )
+        with self.write():
+            pass
+
     def close(self) -> None:
         """Closes the idle connections; the store opens new ones if it is used again."""
         self._writer.dispose()
@@ -211,73 +216,3 @@ def _parse(url: str) -> URL:
     if backend == "sqlite" and (parsed.database or ":memory:") == ":memory:":
         raise SettingsError(f"the state store must outlive the process, {url!r} does not; {rule}")
     return parsed
-
-
-def _create_file(path: Path) -> None:
-    """Creates an empty database in write-ahead mode, unless there is a file already.
-
-    The file is made under another name and linked into place, because turning the mode on is the
-    one step in which SQLite does not wait for other processes (it fails with "locked" at once).
-    """
-    if path.exists():
-        return
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)  # mode 0600
-        os.close(handle)
-        try:
-            with closing(sqlite3.connect(draft)) as connection:
-                connection.execute("PRAGMA journal_mode=WAL")
-            os.link(draft, path)
-        except FileExistsError:
-            pass  # another process was faster: its file is as good
-        finally:
-            os.unlink(draft)
-    except (OSError, sqlite3.Error) as error:
-        raise StoreError(
-            f"the state store {path} cannot be created: {error}; name a folder that is yours"
-        ) from error
-
-
-def _sqlite_engine(path: Path) -> Engine:
-    # mode=rw: a file that was removed under us is an error, not a reason for an empty new one
-    url = URL.create(
-        "sqlite+pysqlite",
-        database=f"file:{quote(str(path))}",
-        query={"mode": "rw", "uri": "true"},
-    )
-    engine = create_engine(
-        url, connect_args={"timeout": BUSY_SECONDS}, execution_options={_WRITE: True}
-    )
-
-    @event.listens_for(engine, "connect")
-    def configure(connection: DBAPIConnection, _record: object) -> None:
-        connection.isolation_level = None  # BEGIN is ours: see `begin`
-        cursor = connection.cursor()
-        for setting in _SQLITE_SETTINGS:
-            cursor.execute(f"PRAGMA {setting}")
-        cursor.close()
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        # a plain BEGIN takes the write lock at the first write, where SQLite cannot wait for it
-        write = connection.get_execution_options()[_WRITE]
-        connection.exec_driver_sql(f"PRAGMA query_only={'OFF' if write else 'ON'}")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
-
-    return engine
-
-
-def _postgresql_engine(url: URL) -> Engine:
-    if url.drivername == "postgresql":
-        url = url.set(drivername="postgresql+psycopg")
-    try:
-        # pre-ping: a server that was restarted costs one round trip, not one failed request
-        return create_engine(
-            url, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_SECONDS}
-        )
-    except ImportError as error:
-        raise StoreError(
-            f"the state store is a PostgreSQL database and its driver is not installed ({error});"
-            ' install it with: pip install "psycopg[binary]"'
-        ) from error

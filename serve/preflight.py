@@ -12,11 +12,12 @@ from serve.keys import ApiKeys
 
 
 def check(settings: Settings) -> None:
-    """Migrate the store, and refuse what cannot be: an unsafe bind, a pinned model that nobody
-    knows, a level of the kernels that this machine lacks.
+    """Check and migrate the store, and refuse what cannot be: an unsafe bind, a pinned model that
+    nobody knows, a level of the kernels that this machine lacks.
 
     Raises:
         SettingsError: with what to change.
+        StoreError: the store is damaged, locked, or of a newer release.
     """
     catalog = Catalog.of(settings)
     unknown = [name for name in settings.serve.pinned_models if name not in catalog]
@@ -32,6 +33,7 @@ def check(settings: Settings) -> None:
             raise SettingsError(f"setting serve.pinned_models: {error}") from error
     use_cpu_capability(settings.cpu_capability)
     store = Store(settings.store_url)
+    store.check()
     store.migrate()
     keys = [key for key in ApiKeys(store).list() if key.revoked_at is None]
     store.close()

@@ -234,6 +234,8 @@ class Cell:
             finally:
                 if place in self._room:
                     self._room.remove(place)
+            if self._refusal is not None:
+                raise self._refusal
             if self.mailbox.full:
                 continue
             self.mailbox.put(message, self._capability(message).lane)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import ray
@@ -11,6 +11,7 @@ import ray
 from actors.agent import Agent
 from actors.agents.exchange import Exchange
 from actors.agents.host import AgentSpec, load_agent_class
+from actors.agents.link import Remote
 from actors.agents.messages import DEFAULT_SECONDS, Priority, checked_name, new_id
 from actors.agents.options import AgentOptions, capabilities_of
 from actors.agents.ray_calls import RayRemote
@@ -19,7 +20,7 @@ from actors.control_link import ControlLink
 from actors.selection import Candidate
 from ironcliw.errors import NotRunningError, SettingsError
 
-_CARRIED = ("working_dir", "py_modules", "env_vars", "pip", "uv", "conda")
+_CARRIED = ("working_dir", "py_modules", "pip", "uv", "conda")
 """Of the runtime environment of a job: what its agents need to find their classes too."""
 
 
@@ -28,12 +29,15 @@ class Agents:
 
     Args:
         link: to the control actor.
+        connect: name of a host -> the way to it.
     """
 
-    def __init__(self, link: ControlLink) -> None:
+    def __init__(
+        self, link: ControlLink, connect: Callable[[str], Remote] = RayRemote.named
+    ) -> None:
         self._link = link
         directory = RemoteDirectory(link)
-        self._exchange = Exchange(f"client-{os.getpid()}-{new_id()}", directory, RayRemote.named)
+        self._exchange = Exchange(f"client-{os.getpid()}-{new_id()}", directory, connect)
 
     @classmethod
     async def connect(cls) -> Self:
@@ -172,7 +176,7 @@ class Agents:
         """See `Agent.publish`."""
         return await self._exchange.publish(topic, body, priority=priority)
 
-    async def list(self) -> list[dict[str, Any]]:
+    async def describe_all(self) -> list[dict[str, Any]]:
         """All agents, by name."""
         found: list[dict[str, Any]] = await self._ask("agents")
         return found

@@ -125,8 +125,7 @@ class Deliveries:
                     counts = False  # what goes wrong before the agent has it is no attempt
                     await self._exchange.memory.look_up(row.recipient)
                     seconds = _seconds_left(row)
-                    if attempts >= self._most_attempts(row.recipient):
-                        raise _PoisonError(f"it was delivered {attempts} times; last: {last}")
+                    self._check_attempts(row, attempts, last)
                     await self._store.delivered(row.id)
                     counts = True
                     await self._hand_over(row, seconds, attempts)
@@ -141,7 +140,17 @@ class Deliveries:
                     pause = _pause(times)
                     logger.info("durable message %s waits %.1f s: %s", row.id, pause, error)
                     await self._store.again(row.id, last, counts=counts)
+                    try:
+                        self._check_attempts(row, attempts, last)
+                    except _PoisonError as poison:
+                        await self._bury(row, str(poison))
+                        return
             await asyncio.sleep(pause)
+
+    def _check_attempts(self, row: MessageRow, attempts: int, last: str | None) -> None:
+        if attempts >= self._most_attempts(row.recipient):
+            times = f"delivered {attempts} times" if attempts != 1 else "delivered once"
+            raise _PoisonError(f"it was {times} without success; the last error: {last}")
 
     async def _hand_over(self, row: MessageRow, seconds: float, attempts: int) -> None:
         await self._exchange.ask(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -23,7 +24,12 @@ from actors.agents.messages import (
 from actors.agents.work import is_failure
 from actors.breaker import Breakers
 from actors.selection import Candidate, select
-from ironcliw.errors import DeadlineExceededError, IroncliwError, OverloadedError
+from ironcliw.errors import (
+    DeadlineExceededError,
+    IroncliwError,
+    OverloadedError,
+    RequestError,
+)
 
 _GRACE = 0.05
 """The agent breaks off at the deadline and says what it was at; that is waited for so long."""
@@ -79,6 +85,7 @@ class Exchange:
             durable: the message stands in the store.
             attempts: of a durable message, how often it was given to an agent before.
         """
+        _check_seconds(deadline_seconds)
         deadline = self._loop.time() + deadline_seconds
         message = Message(
             new_id(),
@@ -150,6 +157,14 @@ class Exchange:
     ) -> None:
         """See `Agent.send`."""
         urgency = priority_of(priority)
+        if deadline_seconds is not None:
+            _check_seconds(deadline_seconds)
+        if key is not None and not durable:
+            raise RequestError(
+                f"key {key!r} is for durable messages, of which the store knows those that came "
+                "before; add durable=True, or leave it out",
+                param="key",
+            )
         if durable:
             sent = DurableSend(
                 target, body, capability, sender, None, urgency, key, deadline_seconds
@@ -159,7 +174,7 @@ class Exchange:
         now = self._loop.time()
         deadline = None if deadline_seconds is None else now + deadline_seconds
         message = Message(
-            new_id(), target, body, capability, sender, priority=urgency, deadline=deadline, key=key
+            new_id(), target, body, capability, sender, priority=urgency, deadline=deadline
         )
         await self._send(target, message)
 
@@ -267,6 +282,14 @@ class Exchange:
         for link in self._links.values():
             link.close()
         self._links.clear()
+
+
+def _check_seconds(seconds: float) -> None:
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise RequestError(
+            f"deadline_seconds is {seconds}; give a finite number above 0",
+            param="deadline_seconds",
+        )
 
 
 def _left(message: Message, now: float) -> float:

@@ -31,6 +31,9 @@ COLLECT_SECONDS = 10.0
 """After which a sender that waits for late answers is told that there are none yet."""
 STOP_SECONDS = 2.0
 """For an agent's `on_stop`, and for a coroutine that does not want to be broken off."""
+FETCH_SECONDS = 2.0
+"""How long a process that ends waits for its last answers to be fetched."""
+_ON_THE_WAY_SECONDS = 0.1  # an answer that was fetched is still to be sent
 _THREADS = 32
 
 
@@ -271,6 +274,14 @@ class Host:
             except TimeoutError:
                 return []
         return self._late.pop(sender, [])
+
+    async def answers_fetched(self) -> None:
+        """Return when nobody has late answers to fetch any more, or after two seconds."""
+        deadline = self._loop.time() + FETCH_SECONDS
+        # no event for it: this is at the end of a process alone
+        while any(self._late.values()) and self._loop.time() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(_ON_THE_WAY_SECONDS)
 
     def report(self) -> list[AgentReport]:
         """How the agents fare."""

@@ -43,7 +43,10 @@ class HostHandle(Remote, Protocol):
     async def report(self) -> HostReport: ...
 
     async def released(self) -> None:
-        """Its agents have moved: the machine need not wait for it."""
+        """Its agents have stopped: returns when their last answers were fetched, or after 2 s.
+
+        The machine need not wait for it any more.
+        """
 
     async def kill(self) -> None:
         """End the process, whatever it does."""
@@ -113,7 +116,7 @@ class LocalHosts:
 
     async def find(self) -> list[HostHandle]:
         """Those that were launched and not killed."""
-        return list(self._hosts.values())
+        return [host for host in self._hosts.values() if not host.dead]
 
     def connect(self, host: str) -> Remote:
         """The handle itself, which loses what is sent once it is killed."""
@@ -159,15 +162,18 @@ class LocalHandle:
         return self.host
 
     async def deliver(self, sender: str, parcels: list[Parcel]) -> list[Outcome | None]:
-        return self._living(await self._alive().deliver(sender, parcels))
+        outcomes = await self._alive().deliver(sender, parcels)
+        self._check_it_lived()
+        return outcomes
 
     async def collect(self, sender: str) -> list[tuple[str, Outcome]]:
-        return self._living(await self._alive().collect(sender))
+        found = await self._alive().collect(sender)
+        self._check_it_lived()
+        return found
 
-    def _living(self, answer: Any) -> Any:
+    def _check_it_lived(self) -> None:
         if self.dead:  # what died meanwhile has not answered
             raise HostLostError(f"host {self.name!r} died")
-        return answer
 
     async def start_agent(self, spec: AgentSpec, state: bytes | None) -> None:
         await self._alive().start_agent(spec, state)
@@ -194,7 +200,7 @@ class LocalHandle:
         )
 
     async def released(self) -> None:
-        self._alive()
+        await self._alive().answers_fetched()
 
     async def kill(self) -> None:
         if not self.dead:

@@ -110,6 +110,10 @@ class Link:
         except HostLostError as error:
             self._fail(error, batch)
             return
+        except UnavailableError as error:
+            for parcel in batch:
+                self._resolve(parcel.fields[0], (False, error))
+            return
         finally:
             self._calls -= 1
             self._schedule()
@@ -129,8 +133,8 @@ class Link:
         while self._late > 0:
             try:
                 found = await self._remote.collect(self._sender)
-            except HostLostError as error:
-                self._fail(error)
+            except UnavailableError as error:
+                self._fail(HostLostError(error.message))
                 return
             for id_, outcome in found:
                 self._late -= 1

@@ -50,7 +50,7 @@ def pack(value: Any, what: str) -> Any:
 
     try:
         # knows functions and classes that were written in a script, and sends them along
-        return Packed(cloudpickle.dumps(value))
+        return Packed(cloudpickle.dumps(value))  # type: ignore[no-untyped-call]
     except Exception as error:  # boundary: whatever the __reduce__ of some class raises
         raise RequestError(
             f"{what} cannot be sent to another process: {type(value).__name__} "

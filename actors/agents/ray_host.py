@@ -55,8 +55,7 @@ class HostActor:
         self._host = Host(name, directory, RayRemote.named)
         self._node = ray.get_runtime_context().get_node_id()
         self._answered_at = time.monotonic()
-        self._last: list[AgentReport] = []
-        self._handover = _handover(name)
+        self._handover = _handover()
         if memory_limit_gb is not None:
             limit_memory(memory_limit_gb)
 
@@ -97,18 +96,19 @@ class HostActor:
         await self._host.replay(parcels)
 
     async def released(self) -> None:
-        """Tell the machine's agent that this process no longer needs it."""
+        """See `HostHandle.released`."""
+        await self._host.answers_fetched()
         if self._handover is not None:
-            self._handover.done(self._name)
+            self._handover.done(_hook_name())
 
     @ray.method(concurrency_group=SUPERVISION)
     async def report(self) -> HostReport:
         """How the host fares, also while its event loop stands still."""
         asked = asyncio.run_coroutine_threadsafe(self._agents(), self._loop)
-        blocked, by = 0.0, None
+        blocked, by, agents = 0.0, None, list[AgentReport]()
         try:
             async with asyncio.timeout(_LOOP_ANSWERS_SECONDS):
-                self._last = await asyncio.wrap_future(asked)
+                agents = await asyncio.wrap_future(asked)
             self._answered_at = time.monotonic()
         except TimeoutError:
             blocked = time.monotonic() - self._answered_at
@@ -120,7 +120,7 @@ class HostActor:
             psutil.Process().memory_info().rss,
             blocked,
             by,
-            self._last,
+            agents,
             self._seconds_to_the_end(),
         )
 
@@ -138,14 +138,18 @@ class HostActor:
         return None if notice is None else notice.seconds_left(time.time())
 
 
-def _handover(name: str) -> Handover | None:
+def _hook_name() -> str:
+    return f"agents-{os.getpid()}"
+
+
+def _handover() -> Handover | None:
     """The way to the agent of a machine in the cloud, which waits for this process at its end."""
     folder = process_environment().get("IRONCLIW_HANDOVER_DIR")
     if not folder:
         return None
     handover = Handover(Path(folder))
     try:
-        handover.register(name)
+        handover.register(_hook_name())
     except ClusterError as error:
         # agents still move at a notice; only the machine does not wait for them
         logger.error("the machine's agent does not wait for this host: %s", error)

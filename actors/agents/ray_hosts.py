@@ -174,7 +174,11 @@ def _packages(environment: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _actor_class() -> Any:
-    return ray.remote(concurrency_groups={SUPERVISION: 4}, max_concurrency=_CALLS)(HostActor)
+    options: dict[str, Any] = {
+        "concurrency_groups": {SUPERVISION: 4},
+        "max_concurrency": _CALLS,
+    }
+    return ray.remote(**options)(HostActor)
 
 
 def _ray_options(plan: HostPlan, cloud_code: Sequence[str]) -> dict[str, Any]:

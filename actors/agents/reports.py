@@ -54,7 +54,7 @@ class HostReport:
         rss_bytes: memory of the process.
         blocked_seconds: since when its event loop has not turned.
         blocked_by: the agent whose code it is in.
-        agents: those that it runs.
+        agents: those that it runs; none while its event loop stands still.
         notice_seconds: its machine ends in so many seconds; None: nobody said so.
     """
 

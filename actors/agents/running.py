@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from actors.agents.link import HostLostError
 from actors.agents.records import AgentStore
 from actors.agents.rows import options_json
 from actors.registry import AgentStatus, Entry, Registry
+from ironcliw.errors import SettingsError, UnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +84,8 @@ class Running:
         try:
             await place.handle.start_agent(entry.spec, state)
         except HostLostError:
-            self.places.pop(place.handle.name, None)
+            # nobody else is put there; the watch finds it, and looks after those that were there
+            place.silent_polls += 1
             raise
         except BaseException:
             if place.kind is None:
@@ -116,18 +119,29 @@ class Running:
                 await handle.kill()
                 continue
             self.places[handle.name] = Place(handle, kind)
-            for entry in own:
-                self._registry.placed(entry.name, handle.name, handle.node)
             for one in report.agents:
-                self._registry.report(one, 0.0)
-                if one.name not in self._registry:
-                    await handle.drop_agent(one.name, "is not known any more")
+                if one.name not in self._registry or self._registry.get(one.name).host is not None:
+                    # stopped meanwhile, or started elsewhere while this host could not be reached
+                    await handle.drop_agent(one.name, "does not belong here any more")
+                else:
+                    self._registry.placed(one.name, handle.name, handle.node)
+                    self._registry.report(one, time.monotonic())
 
     async def end(self, host: str) -> None:
         """End a host's process, whatever it does."""
         place = self.places.pop(host, None)
         if place is not None:
             await place.handle.kill()
+
+    async def release(self, host: str) -> None:
+        """End a host's process, whose agents have stopped, once their last answers are out."""
+        if (place := self.places.get(host)) is None:
+            return
+        try:
+            await place.handle.released()
+        except UnavailableError as error:
+            logger.info("host %s ends without a word: %s", host, error)
+        await self.end(host)
 
     async def _place_for(self, entry: Entry) -> Place:
         where = self._machine_for(entry)
@@ -156,6 +170,11 @@ class Running:
     def _machine_for(self, entry: Entry) -> str:
         options = entry.spec.options
         if options.place not in HOME_PLACES:
+            if not self._cloud:
+                raise SettingsError(
+                    f"agent {entry.name!r} has place 'spot' and this head has no machines in the "
+                    "cloud: set cloud.project, or give it another place"
+                )
             return "spot"
         if options.place != "any" or not self._cloud:
             return "local"

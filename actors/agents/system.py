@@ -177,7 +177,7 @@ class AgentSystem:
         if state is not None:
             await self._store.save_snapshots({name: state})
         if place.kind is None:
-            await self._running.end(host.name)
+            await self._running.release(host.name)
 
     async def host_leaving(self, host: str, seconds: float) -> None:
         """Move the agents of a host whose machine ends in `seconds`."""

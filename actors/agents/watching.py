@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from typing import Any
 
 from actors.agents.hosts import HostHandle
 from actors.agents.link import HostLostError
@@ -44,7 +45,7 @@ class Watching:
         running: Running,
         supervisor: Supervisor,
         store: AgentStore,
-        leave: Callable[[str, float], Awaitable[None]],
+        leave: Callable[[str, float], Coroutine[Any, Any, None]],
         poll_seconds: float,
     ) -> None:
         self._registry = registry
@@ -93,22 +94,20 @@ class Watching:
     def failed(self, name: str, why: str) -> None:
         """An agent is of no use as it is."""
         entry = self._registry.get(name)
-        if name in self._restarts or entry.status is AgentStatus.FAILED:
-            return
+        if entry.status is not AgentStatus.RUNNING:
+            return  # something is done about it already
         logger.warning("agent %s failed: %s", name, why)
         self._registry.mark(name, AgentStatus.RESTARTING, why)
         self._again(name, self._recover(name, why))
 
-    def _again(self, name: str, work: Awaitable[None]) -> None:
-        async def run() -> None:
-            try:
-                await work
-            finally:
-                if self._restarts.get(name) is asyncio.current_task():
-                    del self._restarts[name]
+    def _again(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        def ended(task: asyncio.Task[None]) -> None:
+            if self._restarts.get(name) is task:
+                del self._restarts[name]
 
         old = self._restarts.get(name)
-        self._restarts[name] = asyncio.create_task(run(), name=f"restart:{name}")
+        task = self._restarts[name] = asyncio.create_task(work, name=f"restart:{name}")
+        task.add_done_callback(ended)
         if old is not None:
             old.cancel()
 
@@ -172,21 +171,14 @@ class Watching:
 
     async def _look(self, place: Place) -> None:
         handle = place.handle
-        try:
-            async with asyncio.timeout(REPORT_SECONDS):
-                report = await handle.report()
-        except HostLostError as error:
-            await self.lost(handle.name, str(error))
+        expected = [entry.name for entry in self._registry.on_host(handle.name)]
+        report = await self._report_of(place)
+        if report is None:
             return
-        except TimeoutError:
-            place.silent_polls += 1
-            if place.silent_polls >= SILENT_POLLS:
-                await self.lost(handle.name, "it does not say how it fares")
-            return
-        place.silent_polls = 0
-        self._last[handle.name] = report
-        for one in report.agents:
-            self._registry.report(one, time.monotonic())
+        if not report.blocked_seconds:
+            self._last[handle.name] = report
+            for one in report.agents:
+                self._registry.report(one, time.monotonic())
         if place.leaving:
             return
         if report.notice_seconds is not None:
@@ -194,8 +186,30 @@ class Watching:
             self.spawn(self._leave(handle.name, report.notice_seconds))
             return
         await self._judge(place, report)
-        if handle.name in self._running.places:
-            await self._save(handle, [one.name for one in report.agents])
+        if handle.name in self._running.places and not report.blocked_seconds:
+            reported = [one.name for one in report.agents]
+            self._miss(handle.name, set(expected).difference(reported))
+            await self._save(handle, reported)
+
+    async def _report_of(self, place: Place) -> HostReport | None:
+        try:
+            async with asyncio.timeout(REPORT_SECONDS):
+                report = await place.handle.report()
+        except HostLostError as error:
+            await self.lost(place.handle.name, str(error))
+            return None
+        except TimeoutError:
+            place.silent_polls += 1
+            if place.silent_polls >= SILENT_POLLS:
+                await self.lost(place.handle.name, "it does not say how it fares")
+            return None
+        place.silent_polls = 0
+        return report
+
+    def _miss(self, host: str, names: set[str]) -> None:
+        for name in names:
+            if name in self._registry and self._registry.get(name).host == host:
+                self.failed(name, "its process does not know it")
 
     async def _judge(self, place: Place, report: HostReport) -> None:
         handle = place.handle
@@ -236,12 +250,9 @@ class Watching:
         if due and (states := await handle.snapshots(due)):
             await self._store.save_snapshots(states)
 
-    def spawn(self, work: Awaitable[None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Have something done meanwhile; `close` breaks it off."""
 
-        async def run() -> None:
-            await work
-
-        task = asyncio.create_task(run())
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -58,7 +58,7 @@ async def call(job: Job, work: Awaitable[Any]) -> Any:
         if not limit.expired() or job.limit is None:  # the agent's own
             raise
         raise DeadlineExceededError(
-            f"{job.capability.name!r} took longer than the {job.limit - job.started:.3g} s that it "
+            f"{job.capability.name!r} took longer than the {job.limit - job.started:.2g} s that it "
             "had, and was broken off"
         ) from None
     except SystemExit as error:

@@ -1,4 +1,4 @@
-"""Deploys the Serve application on a head that is just starting.
+"""Deploys the Serve application, and what runs beside it, on a head that is just starting.
 
 Run as `python -m cluster.head.application`.
 
@@ -44,6 +44,8 @@ def main() -> None:
     serve.start(proxy_location="Disabled")
     if not _comes_back(keep="--keep" in sys.argv[1:] and _is_current(settings)):
         serve.run(builder({"settings": settings}), name=APPLICATION, route_prefix=None)
+    for service in settings.cluster.services:
+        load_by_name(service)(settings)
     sys.stdout.flush()
     # a regular exit of the interpreter waits for Ray's threads, half a second that nobody needs
     os._exit(0)

@@ -45,8 +45,10 @@ class HttpService:
         variant: Variant | None = None,
         models: dict[str, Any] | None = None,
         adapters: dict[str, Any] | None = None,
+        workflows: Any = None,
         **serve: Any,
     ) -> None:
+        self._workflows = workflows
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -68,7 +70,9 @@ class HttpService:
         self.host = ModelHost(
             Catalog.of(settings), settings.serve, settings.state_dir / "models", "test-node"
         )
-        self.service = Service(settings, self._variant or LocalVariant(self.host))
+        self.service = Service(
+            settings, self._variant or LocalVariant(self.host), workflows=self._workflows
+        )
         self.gateway = Gateway(
             create_app(self.service),
             settings.serve,
@@ -108,10 +112,11 @@ def running(
     variant: Variant | None = None,
     models: dict[str, Any] | None = None,
     adapters: dict[str, Any] | None = None,
+    workflows: Any = None,
     **serve: Any,
 ) -> Iterator[HttpService]:
     """A server for the length of a `with` block."""
-    server = HttpService(state_dir, variant, models, adapters, **serve)
+    server = HttpService(state_dir, variant, models, adapters, workflows, **serve)
     server.start()
     try:
         yield server

@@ -121,10 +121,11 @@ async def test_a_caller_that_leaves_does_not_take_its_work_along(
     gate = Gate(journal)
     await gate.closed()
     task = asyncio.ensure_future(journal.commit(note("a")))
+    other = asyncio.ensure_future(journal.commit(note("b")))  # in the same transaction
     await asyncio.sleep(0)
     task.cancel()
     await gate.open()
-    await journal.commit(note("b"))
+    assert await asyncio.wait_for(other, 30) == "b was noted"
     assert task.cancelled()
     assert noted(store) == {"a", "b"}
 

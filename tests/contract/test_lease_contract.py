@@ -59,6 +59,14 @@ def test_who_has_lost_it_may_neither_check_nor_renew_nor_release(store: Store) -
     assert acquire(store, NAME, "third", 1025.0) is None, "the second one still leads"
 
 
+def test_the_name_of_a_holder_says_nothing(store: Store) -> None:
+    lease = held(store, "head", 1000.0)
+    held(store, "head", 1020.0)
+    with pytest.raises(LeaseLostError, match=r"no more \(epoch 2, head\)"):
+        with store.write() as connection:
+            lease.check(connection)
+
+
 def test_a_released_lease_is_free_at_once(store: Store) -> None:
     lease = held(store, "first", 1000.0)
     with store.write() as connection:

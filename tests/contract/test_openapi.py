@@ -16,6 +16,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from tests.contract.http_service import HttpService, running
+from tests.contract.workflow_world import World
 
 CHECKS = [
     not_a_server_error,
@@ -27,7 +28,8 @@ CHECKS = [
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpService]:
-    with running(tmp_path_factory.mktemp("state")) as service:
+    folder = tmp_path_factory.mktemp("state")
+    with running(folder, workflows=World(folder)) as service:
         yield service
 
 
@@ -57,4 +59,4 @@ def test_answers_keep_to_the_document(document: Any) -> None:
 
         answer_keeps_to_it()
     assert "/v1/chat/completions" in tested
-    assert len(tested) == 15
+    assert len(tested) == 22

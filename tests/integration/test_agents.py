@@ -111,7 +111,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
 def agents(client: Client) -> Iterator[Client]:
     """No agent is left by the test before."""
     yield client
-    for one in client.agents("list"):
+    for one in client.agents("describe_all"):
         client.agents("stop", one["name"], seconds=0.0)
 
 
@@ -244,7 +244,7 @@ def test_the_control_actor_may_die(agents: Client, tmp_path: Path) -> None:
     assert trace.read_text().split() == ["later"]
     # the agents went on as they were
     assert [agents.ask(name, capability="pid") for name in ("apart", "shared")] == pids
-    assert {one["name"]: one["restarts"] for one in agents.agents("list")} == {
+    assert {one["name"]: one["restarts"] for one in agents.agents("describe_all")} == {
         "apart": 0,
         "shared": 0,
     }

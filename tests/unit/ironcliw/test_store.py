@@ -86,7 +86,7 @@ def test_a_reader_sees_one_snapshot_and_never_waits_for_the_writer(store: Store)
 def test_a_writer_that_waits_too_long_is_told_why(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ironcliw.store.BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("ironcliw.store_engines.BUSY_SECONDS", 0.05)
     with Store(f"sqlite:///{path}") as store, closing(sqlite3.connect(path)) as other:
         other.execute("BEGIN IMMEDIATE")
         with (
@@ -106,6 +106,32 @@ def test_a_file_that_is_no_database_is_named(path: Path, content: bytes) -> None
     ):
         store.migrate()
     assert path.read_bytes() == content
+
+
+def test_a_damaged_page_is_found_before_work_begins(store: Store, path: Path) -> None:
+    store.check()
+    with store.write() as connection:
+        connection.execute(text("CREATE TABLE numbers (n INTEGER)"))
+        for n in range(3000):
+            connection.execute(text("INSERT INTO numbers VALUES (:n)"), {"n": n})
+    store.close()
+    content = bytearray(path.read_bytes())
+    content[-4096:] = b"\xff" * 4096
+    path.write_bytes(content)
+    with Store(f"sqlite:///{path}") as damaged:
+        with pytest.raises(StoreError, match=r"damaged: .*Page.*nothing was written.*restore FILE"):
+            damaged.check()
+    assert path.read_bytes() == content
+
+
+def test_a_store_that_another_process_locks_is_found_before_work_begins(
+    store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ironcliw.store_engines.BUSY_SECONDS", 0.05)
+    with closing(sqlite3.connect(path)) as other, Store(f"sqlite:///{path}") as waiting:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreError, match=r"locked.*writing for over 10 s: stop it"):
+            waiting.check()
 
 
 def test_a_file_that_was_removed_is_not_replaced_by_an_empty_one(store: Store, path: Path) -> None:

@@ -89,7 +89,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 @pytest.fixture
 async def bench(store: AgentStore) -> AsyncIterator[AgentBench]:
-    async with AgentBench(store=store, policy=PATIENT) as bench:
+    async with AgentBench(store=store, policy=PATIENT, cloud=True) as bench:
         yield bench
 
 
@@ -311,7 +311,11 @@ async def test_agents_leave_a_machine_with_state_and_mailbox(bench: AgentBench) 
     # its state went with it, the neighbour at home noticed nothing, and the old process is gone
     assert await bench.ask("a", 1, capability="count") == 2
     assert bench.system.describe("home")["host"] == home
-    assert spot not in await bench.hosts.find()
+
+    async def gone() -> bool:
+        return spot not in await bench.hosts.find()
+
+    await until(gone)
 
 
 async def test_what_does_not_end_in_time_is_broken_off(bench: AgentBench) -> None:

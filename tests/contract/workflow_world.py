@@ -1,0 +1,66 @@
+"""A real orchestrator on a real journal without Ray, behind the link that the HTTP routes use."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from actors.journal import Journal
+from actors.orchestrator import Orchestrator
+from actors.workflow.tasks import StepError, StepResult, StepTask
+from actors.workflow_service import WorkflowService, check_functions
+from ironcliw.errors import UnavailableError
+from ironcliw.store import Store
+
+
+class Scripted:
+    """Executes steps by the name of their function: see `run`."""
+
+    def __init__(self) -> None:
+        self.runs: Counter[str] = Counter()
+        self.held: set[str] = set()
+
+    async def run(self, task: StepTask) -> StepResult:
+        """`work.echo` gives its input; `work.hold` never ends; `work.lose` is lost."""
+        self.runs[task.key] += 1
+        if task.target == "work.hold":
+            self.held.add(task.key)
+            await asyncio.Event().wait()
+        if task.target == "work.lose":
+            raise StepError("lost", "its process died")
+        return StepResult(dict(task.inputs), node="head", place="local")
+
+    def is_idempotent(self, kind: str, target: str) -> bool:
+        return target == "work.echo"
+
+    def node_of(self, task: StepTask) -> str | None:
+        return None
+
+
+class World:
+    """A `serve.workflow_routes.Workflows`; the orchestrator is made at the first call.
+
+    Args:
+        folder: Of the store.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._url = f"sqlite:///{folder / 'workflows.db'}"
+        self.executor = Scripted()
+        self.away = False
+        self._service: WorkflowService | None = None
+
+    async def workflows(self, method: str, *, repeatable: bool, **arguments: Any) -> Any:
+        if self.away:
+            raise UnavailableError("workflows and agents are not there now")
+        if self._service is None:
+            store = Store(self._url)
+            store.migrate()
+            journal = Journal(store)
+            orchestrator = Orchestrator(journal, self.executor, check=check_functions)
+            await orchestrator.start()
+            self._service = WorkflowService(orchestrator, journal)
+        assert method in WorkflowService.METHODS
+        return await getattr(self._service, method)(**arguments)
