@@ -82,7 +82,16 @@ def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> None:
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+def handover(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a machine's agent, as its startup script makes it."""
+    folder = tmp_path_factory.mktemp("handover")
+    for name in ("hooks", "done"):
+        (folder / name).mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory, handover: Path) -> Iterator[Client]:
     # short: it becomes part of a socket's path
     folder = Path(tempfile.mkdtemp(prefix="icw-agents-", dir="/tmp"))
     url = f"sqlite:///{tmp_path_factory.mktemp('store') / 'state.db'}"
@@ -90,7 +99,12 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.integration.agents_driver", str(folder), url],
         cwd=ROOT,
-        env=clean | {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"},
+        env=clean
+        | {
+            "PYTHONPATH": str(ROOT),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "IRONCLIW_HANDOVER_DIR": str(handover),
+        },
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -262,3 +276,21 @@ def test_agents_leave_a_machine_that_is_taken_back(agents: Client) -> None:
     assert agents.ask("apart", 2, capability="count") == 2
     assert agents.ask("pid") != pid
     assert agents.describe("apart")["restarts"] == 0
+
+
+def test_the_machines_own_agent_is_answered(agents: Client, handover: Path) -> None:
+    agents.start("apart", isolated=True)
+    assert agents.ask("apart", 1, capability="count") == 1
+    pid = agents.ask("pid")
+    # the machine waits for this process
+    assert (handover / "hooks" / f"agents-{pid}").exists()
+    notice = handover / "notice.json"
+    now = time.time()
+    notice.write_text(json.dumps({"at": now, "deadline": now + 20, "reason": "preempted"}))
+    try:
+        wait_for((handover / "done" / f"agents-{pid}").exists, 20)
+    finally:
+        notice.unlink()
+    # and need not do so any more: the agent is elsewhere, with its state
+    assert agents.ask("apart", 2, capability="count") == 2
+    assert agents.ask("pid") != pid
