@@ -35,8 +35,11 @@ class Client:
         self._process = process
         self._waiting: dict[int, Future[Any]] = {}
         self._ready = threading.Event()
-        threading.Thread(target=self._read, daemon=True).start()
-        assert self._ready.wait(120), "Ray did not start"
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        if not self._ready.wait(120):
+            self.close()
+            pytest.fail("Ray did not start")
 
     def begin(self, kind: str, method: str, *words: Any, **named: Any) -> Future[Any]:
         id_ = len(self._waiting)
@@ -62,16 +65,30 @@ class Client:
 
     def _read(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            kind, _, rest = line.partition(" ")
-            if kind.strip() == "READY":
-                self._ready.set()
-            elif kind == "ANSWER":
-                id_, (good, value) = json.loads(rest)
-                if good:
-                    self._waiting[id_].set_result(value)
-                else:
-                    self._waiting[id_].set_exception(AgentFailure(": ".join(value)))
+        with self._process.stdout as lines:
+            for line in lines:
+                self._take(*line.partition(" ")[::2])
+
+    def _take(self, kind: str, rest: str) -> None:
+        if kind.strip() == "READY":
+            self._ready.set()
+        elif kind == "ANSWER":
+            id_, (good, value) = json.loads(rest)
+            if good:
+                self._waiting[id_].set_result(value)
+            else:
+                self._waiting[id_].set_exception(AgentFailure(": ".join(value)))
+
+    def close(self) -> None:
+        """End the driver, and its Ray with it."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(60)
+        finally:
+            self._process.kill()
+            self._process.wait(10)
+        self._reader.join(10)
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> None:
@@ -109,16 +126,12 @@ def client(tmp_path_factory: pytest.TempPathFactory, handover: Path) -> Iterator
         stdout=subprocess.PIPE,
         text=True,
     )
+    client = Client(process)
     try:
-        yield Client(process)
+        yield client
     finally:
-        assert process.stdin is not None
-        process.stdin.close()
-        try:
-            process.wait(60)
-        finally:
-            process.kill()
-            shutil.rmtree(folder, ignore_errors=True)
+        client.close()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
