@@ -238,10 +238,9 @@ def test_events_come_as_they_are_committed(client: Client) -> None:
     events = client.workflow_events(held.id)
     kinds = [next(events).kind, next(events).kind]
     assert kinds == ["submitted", "step_started"]
-    threading.Timer(
-        0.2, lambda: Client(base_url=client._session.base_url).cancel_workflow(held.id)
-    ).start()
+    timer = cancel_later(client, held.id, 0.2)
     rest = [event.kind for event in events]
+    timer.join()
     assert rest[0] == "cancel_requested"
     assert rest[-1] == "cancelled"
 
