@@ -35,8 +35,11 @@ class Client:
         self._process = process
         self._waiting: dict[int, Future[Any]] = {}
         self._ready = threading.Event()
-        threading.Thread(target=self._read, daemon=True).start()
-        assert self._ready.wait(120), "Ray did not start"
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        if not self._ready.wait(120):
+            self.close()
+            pytest.fail("Ray did not start")
 
     def begin(self, kind: str, method: str, *words: Any, **named: Any) -> Future[Any]:
         id_ = len(self._waiting)
@@ -62,16 +65,30 @@ class Client:
 
     def _read(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            kind, _, rest = line.partition(" ")
-            if kind.strip() == "READY":
-                self._ready.set()
-            elif kind == "ANSWER":
-                id_, (good, value) = json.loads(rest)
-                if good:
-                    self._waiting[id_].set_result(value)
-                else:
-                    self._waiting[id_].set_exception(AgentFailure(": ".join(value)))
+        with self._process.stdout as lines:
+            for line in lines:
+                self._take(*line.partition(" ")[::2])
+
+    def _take(self, kind: str, rest: str) -> None:
+        if kind.strip() == "READY":
+            self._ready.set()
+        elif kind == "ANSWER":
+            id_, (good, value) = json.loads(rest)
+            if good:
+                self._waiting[id_].set_result(value)
+            else:
+                self._waiting[id_].set_exception(AgentFailure(": ".join(value)))
+
+    def close(self) -> None:
+        """End the driver, and its Ray with it."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(60)
+        finally:
+            self._process.kill()
+            self._process.wait(10)
+        self._reader.join(10)
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> None:
@@ -82,7 +99,16 @@ def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> None:
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+def handover(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a machine's agent, as its startup script makes it."""
+    folder = tmp_path_factory.mktemp("handover")
+    for name in ("hooks", "done"):
+        (folder / name).mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory, handover: Path) -> Iterator[Client]:
     # short: it becomes part of a socket's path
     folder = Path(tempfile.mkdtemp(prefix="icw-agents-", dir="/tmp"))
     url = f"sqlite:///{tmp_path_factory.mktemp('store') / 'state.db'}"
@@ -90,21 +116,22 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.integration.agents_driver", str(folder), url],
         cwd=ROOT,
-        env=clean | {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"},
+        env=clean
+        | {
+            "PYTHONPATH": str(ROOT),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "IRONCLIW_HANDOVER_DIR": str(handover),
+        },
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
+    client = Client(process)
     try:
-        yield Client(process)
+        yield client
     finally:
-        assert process.stdin is not None
-        process.stdin.close()
-        try:
-            process.wait(60)
-        finally:
-            process.kill()
-            shutil.rmtree(folder, ignore_errors=True)
+        client.close()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
@@ -262,3 +289,21 @@ def test_agents_leave_a_machine_that_is_taken_back(agents: Client) -> None:
     assert agents.ask("apart", 2, capability="count") == 2
     assert agents.ask("pid") != pid
     assert agents.describe("apart")["restarts"] == 0
+
+
+def test_the_machines_own_agent_is_answered(agents: Client, handover: Path) -> None:
+    agents.start("apart", isolated=True)
+    assert agents.ask("apart", 1, capability="count") == 1
+    pid = agents.ask("pid")
+    # the machine waits for this process
+    assert (handover / "hooks" / f"agents-{pid}").exists()
+    notice = handover / "notice.json"
+    now = time.time()
+    notice.write_text(json.dumps({"at": now, "deadline": now + 20, "reason": "preempted"}))
+    try:
+        wait_for((handover / "done" / f"agents-{pid}").exists, 20)
+    finally:
+        notice.unlink()
+    # and need not do so any more: the agent is elsewhere, with its state
+    assert agents.ask("apart", 2, capability="count") == 2
+    assert agents.ask("pid") != pid
