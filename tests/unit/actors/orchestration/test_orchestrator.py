@@ -330,6 +330,10 @@ async def test_workflows_are_listed(start: Start) -> None:
     assert [view.id for view in await orchestrator.list(status="running")] == [running.id]
     assert [view.name for view in await orchestrator.list(name="other")] == ["other"]
     assert [view.owner for view in await orchestrator.list(owner="me")] == ["me"]
+    ends = [view.finished_at for view in await orchestrator.list()]
+    assert [end is not None for end in ends] == [True, False]
+    await orchestrator.close()
+    assert (await start(Scripted())).open == 1  # what has ended is not taken up again
 
 
 @pytest.mark.parametrize(
