@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -14,9 +15,9 @@ import ray
 from actors.agent import Agents
 from actors.control_link import NAMESPACE
 from actors.service import start
-from benchmarks.processes import descendants, parents, pss_bytes
+from benchmarks.processes import pss_bytes
 from benchmarks.servers import free_ports
-from ironcliw.settings import Settings, load_settings
+from ironcliw.settings import Settings, export_environment, load_settings
 
 T = TypeVar("T")
 CPUS = 8
@@ -36,6 +37,10 @@ def cluster() -> Iterator[Settings]:
             routing={"log_decisions": False},
         )
         settings.state_dir.mkdir(mode=0o700)
+        token = folder / "token"
+        token.write_text(secrets.token_hex(32), encoding="ascii")
+        # Ray turns token authentication on by itself, and would write one to the home folder
+        export_environment({"RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"})
         ray.init(
             num_cpus=CPUS,
             namespace=NAMESPACE,
@@ -74,11 +79,6 @@ def control_pid() -> int:
 def memory_of(*pids: int) -> int:
     """PSS of processes, without their children, in bytes."""
     return pss_bytes(pids)
-
-
-def all_of(pid: int) -> set[int]:
-    """A process and its children."""
-    return descendants([pid], parents())
 
 
 def bare(cls: type, *arguments: Any) -> Any:

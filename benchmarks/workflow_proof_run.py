@@ -11,15 +11,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from actors.workflow_records import events_after, load
+from actors.workflow_records import count_by_status, events_after, load
 from benchmarks.machine import ROOT
 from benchmarks.workflow_proof_head import Head
-from benchmarks.workflow_proof_judge import Stored, Verdict, judge
-from benchmarks.workflow_proof_work import DEFINITION, read
+from benchmarks.workflow_proof_judge import Verdict, judge
+from benchmarks.workflow_proof_work import DEFINITION, VALUES, read
 from ironcliw.client import Client
 from ironcliw.errors import IroncliwError
 from ironcliw.store import Store
@@ -191,30 +190,33 @@ class Proof:
 
     def _judge(self) -> Verdict:
         runs, accepted, received = (read(self._files[name]) for name in _NAMES)
-        return judge(self._stored(), runs, accepted, received)
-
-    def _stored(self) -> Iterator[Stored]:
         with Store(f"sqlite:///{self._head.state / 'state.db'}") as store:
             with store.read() as connection:
-                for name in self._ids:
-                    yield load(connection, name), events_after(connection, name)
+                stored = [
+                    (load(connection, one), events_after(connection, one)) for one in self._ids
+                ]
+                count = sum(count_by_status(connection).values())
+        verdict = judge(stored, runs, accepted, received)
+        if not count == len(set(self._ids)) == self._plan.workflows:
+            verdict.wrong.append(
+                f"{self._plan.workflows} were submitted, {len(set(self._ids))} ids were given, and "
+                f"{count} workflows are stored"
+            )
+        return verdict
 
     def _resolve(self, client: Client) -> int:
         """Decide about each uncertain step, as its user would; how many there were."""
         count = 0
-        open_steps = True
-        while open_steps:
-            open_steps = False
-            for name in self._ids:
-                view = client.workflow(name)
-                for step in view.steps if view.status == "uncertain" else ():
-                    if step.status != "uncertain":
-                        continue
-                    if count % 2:
-                        client.skip_step(name, step.name, value=3 if step.name == "b" else 8)
-                    else:
-                        client.retry_step(name, step.name)
-                    count += 1
+        for name in self._ids:
+            view = client.workflow(name)
+            for step in view.steps if view.status == "uncertain" else ():
+                if step.status != "uncertain":
+                    continue
+                if count % 2:
+                    client.skip_step(name, step.name, value=VALUES[step.name])
+                else:
+                    client.retry_step(name, step.name)
+                count += 1
         return count
 
 

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.machine import ROOT
 from ironcliw.settings import process_environment
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+pytestmark = pytest.mark.cluster
 
 
 @pytest.mark.timeout(600)
