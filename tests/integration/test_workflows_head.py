@@ -316,4 +316,4 @@ def test_the_nightly_example(workflow_head: Head, client: Client, tmp_path: Path
     output = client.workflow(done.id).output
     # measured on the rows that it was trained on: it must be better, and so was published
     assert output["tuned_loss"] < output["base_loss"]
-    assert "SmolLM2-135M-Instruct:night" in {model.id for model in client.models()}
+    assert "SmolLM2-135M-Instruct:night@1" in {model.id for model in client.models()}
