@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 LEASE = "actors"
 _WAIT_SECONDS = 5.0
+# A store that cannot be used now may be so in a while; `up` hears of it before.
+_TOLD_SECONDS = 5.0
 Answered = tuple[IroncliwError | None, Any]
 
 
@@ -61,10 +63,13 @@ class Control:
             lease = await wait_for_lease(store, LEASE, _holder(), self._note_waiting)
             self._made = await compose(self._settings, store, lease, self._code_uri, _this_actor())
         except IroncliwError as error:
-            # told to whoever asks: a store that cannot be used is for its owner to mend
-            logger.error("workflows and agents cannot start: %s", error)
             self._failed = error
-            self._started.set()
+        # the boundary of the actor: a bug is told to whoever starts it, and logged
+        except Exception as error:
+            logger.exception("the control actor could not be put together")
+            self._failed = IroncliwError(f"{type(error).__name__}: {error}", code="internal_error")
+        if self._made is None:
+            await self._give_up()
             return
         self._waits = False
         self._started.set()
@@ -124,6 +129,13 @@ class Control:
                 _end(error)
             except IroncliwError as error:
                 logger.warning("the lease could not be renewed: %s", error)
+
+    async def _give_up(self) -> None:
+        """Tell whoever asks why nothing can start, and try again as a new process."""
+        logger.error("workflows and agents cannot start: %s", self._failed)
+        self._started.set()
+        await asyncio.sleep(_TOLD_SECONDS)
+        os._exit(1)
 
     async def _until_another_leads(self, made: Composition) -> None:
         _end(await made.orchestrator.until_ended())

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from ironcliw.errors import IroncliwError, UnavailableError
 
@@ -61,6 +61,8 @@ class ControlLink:
                     raise _away(lost) from lost
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
+            except RayTaskError:
+                raise  # a bug on the other side: whoever serves the request logs it
             except RayError as lost:
                 self._handle = None
                 raise _away(lost) from lost

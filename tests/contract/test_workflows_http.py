@@ -223,12 +223,14 @@ def test_events_are_server_sent_and_resume_by_their_id(server: HttpService, clie
     assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "last-event-id")
 
 
-def cancel_later(client: Client, workflow_id: str, seconds: float) -> None:
+def cancel_later(client: Client, workflow_id: str, seconds: float) -> threading.Timer:
     def cancel() -> None:
         with Client(base_url=client._session.base_url) as another:
             another.cancel_workflow(workflow_id)
 
-    threading.Timer(seconds, cancel).start()
+    timer = threading.Timer(seconds, cancel)
+    timer.start()
+    return timer
 
 
 def test_events_come_as_they_are_committed(client: Client) -> None:
@@ -236,10 +238,9 @@ def test_events_come_as_they_are_committed(client: Client) -> None:
     events = client.workflow_events(held.id)
     kinds = [next(events).kind, next(events).kind]
     assert kinds == ["submitted", "step_started"]
-    threading.Timer(
-        0.2, lambda: Client(base_url=client._session.base_url).cancel_workflow(held.id)
-    ).start()
+    timer = cancel_later(client, held.id, 0.2)
     rest = [event.kind for event in events]
+    timer.join()
     assert rest[0] == "cancel_requested"
     assert rest[-1] == "cancelled"
 
@@ -251,8 +252,9 @@ def test_a_client_goes_on_where_a_stream_broke(client: Client, world: World) -> 
     assert next(events).seq == 2
     world.away = True  # at its next page the stream ends with an error
     threading.Timer(1.0, lambda: setattr(world, "away", False)).start()
-    cancel_later(client, held.id, 2.0)
+    timer = cancel_later(client, held.id, 2.0)
     assert [event.seq for event in events] == [3, 4, 5]
+    timer.join()
 
 
 def test_waiting_gives_up_after_its_time(client: Client) -> None:

@@ -22,6 +22,7 @@ from cluster.testing.faults import Preempt
 from cluster.testing.instances import Timings
 from cluster.testing.process_vms import SMALL_NODE, SYSTEM_PATH, ProcessVms
 from cluster.testing.world import World
+from ironcliw.client import Client
 
 from .conftest import ROOT, Head
 
@@ -110,6 +111,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
             IRONCLIW_CLUSTER__OBJECT_STORE_BYTES="80000000",
             IRONCLIW_CLUSTER__START_TIMEOUT_SECONDS="450",
             IRONCLIW_SERVE__PINNED_MODELS="[]",
+            IRONCLIW_ACTORS__MODULES='["tests.integration.workflow_steps"]',
             # Ray gives its own processes half a minute, which a busy machine may need longer for
             RAY_raylet_start_wait_time_s="200",
         )
@@ -168,6 +170,28 @@ def test_a_sudden_death_costs_the_steps_since_the_last_save(home: Home, tmp_path
     home.world.add(Preempt(notice=0, name=first))
     done = finish(home, job, tmp_path)
     assert 0 < sum(count - 1 for count in done.values()) <= EVERY
+
+
+def test_a_step_moves_at_once_when_its_machine_is_taken_back(home: Home, tmp_path: Path) -> None:
+    step = {"function": "tests.wait", "with": {"folder": str(tmp_path)}, "place": "spot"}
+    trace = tmp_path / "trace.jsonl"
+
+    def attempts() -> int:
+        return len(trace.read_text().splitlines()) if trace.exists() else 0
+
+    with Client(base_url=home.head.url, timeout=60) as client:
+        run = client.submit_workflow({"name": "moves", "steps": {"work": step}})
+        wait_for(lambda: attempts() == 1, 200, lambda: home.logs(tmp_path))
+        (first,) = home.live()
+        home.world.add(Preempt(notice=30, name=first))
+        wait_for(lambda: attempts() == 2, 200, lambda: home.logs(tmp_path))
+        (tmp_path / "gate").touch()
+        done = client.wait_for_workflow(run.id, seconds=120)
+        events = list(client.workflow_events(run.id))
+    assert (done.status, done.output) == ("completed", "passed")
+    failed = [event.data["error"]["kind"] for event in events if event.kind == "step_failed"]
+    assert failed == ["moved"], "it was started again before its machine ended"
+    assert first not in home.live()
 
 
 def test_the_status_tells_of_the_machines(home: Home, tmp_path: Path) -> None:

@@ -285,6 +285,19 @@ def test_metrics_count_attempts_and_workflows(workflow_head: Head) -> None:
     wait_for(exported, 60)
 
 
+def test_a_module_that_cannot_be_imported_stops_the_start(tmp_path: Path) -> None:
+    head = Head(
+        tmp_path,
+        IRONCLIW_ACTORS__MODULES='["no_such_module"]',
+        IRONCLIW_SERVE__PINNED_MODELS="[]",
+    )
+    result = head.run("up")
+    assert result.returncode == 1
+    assert "setting actors.modules: no_such_module cannot be imported" in result.stderr
+    assert head.run("down").returncode == 0
+    head.remove()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_nightly_example(workflow_head: Head, client: Client, tmp_path: Path) -> None:
@@ -303,4 +316,4 @@ def test_the_nightly_example(workflow_head: Head, client: Client, tmp_path: Path
     output = client.workflow(done.id).output
     # measured on the rows that it was trained on: it must be better, and so was published
     assert output["tuned_loss"] < output["base_loss"]
-    assert "SmolLM2-135M-Instruct:night" in {model.id for model in client.models()}
+    assert "SmolLM2-135M-Instruct:night@1" in {model.id for model in client.models()}

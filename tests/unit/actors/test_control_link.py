@@ -1,0 +1,81 @@
+"""The way to the control actor: it is found again, and what may be repeated is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import ray
+from ray.exceptions import RayActorError
+
+from actors.control_link import NAME, NAMESPACE, ControlLink
+from ironcliw.errors import NotFoundError, UnavailableError
+
+
+class Actor:
+    """Answers with the next of what was scripted; `None`: it dies."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.asked: list[tuple[str, str, dict[str, Any]]] = []
+        self.answer = self
+
+    def remote(self, part: str, method: str, arguments: dict[str, Any]) -> Any:
+        self.asked.append((part, method, arguments))
+        return self._answer()
+
+    async def _answer(self) -> Any:
+        answer = self.answers.pop(0)
+        if answer is None:
+            raise RayActorError
+        return answer
+
+
+@pytest.fixture
+def found(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What `ray.get_actor` finds, call by call; the last one stays."""
+    actors: list[Any] = []
+
+    def get_actor(name: str, namespace: str) -> Any:
+        assert (name, namespace) == (NAME, NAMESPACE)
+        actor = actors.pop(0) if len(actors) > 1 else actors[0]
+        if actor is None:
+            raise ValueError("no actor has this name")
+        return actor
+
+    monkeypatch.setattr(ray, "get_actor", get_actor)
+    return actors
+
+
+async def test_an_answer_and_an_error(found: list[Any]) -> None:
+    actor = Actor((None, 7), (NotFoundError("there is none"), None))
+    found.append(actor)
+    link = ControlLink()
+    assert await link.workflows("get", repeatable=True, workflow_id="w") == 7
+    assert actor.asked == [("workflows", "get", {"workflow_id": "w"})]
+    with pytest.raises(NotFoundError, match="there is none"):
+        await link.workflows("get", repeatable=True)
+
+
+async def test_what_may_be_repeated_waits_until_it_is_back(found: list[Any]) -> None:
+    found += [Actor(None), None, Actor((None, "again"))]
+    assert await ControlLink().workflows("get", repeatable=True) == "again"
+
+
+async def test_what_may_not_is_not(found: list[Any]) -> None:
+    second = Actor((None, "twice"))
+    found += [Actor(None), second]
+    with pytest.raises(UnavailableError, match="are not there now") as caught:
+        await ControlLink().workflows("submit", repeatable=False)
+    assert (caught.value.retry_after, second.asked) == (1.0, [])
+
+
+async def test_what_was_not_begun_may_wait(found: list[Any]) -> None:
+    found += [None, Actor((None, "begun"))]
+    assert await ControlLink().workflows("submit", repeatable=False) == "begun"
+
+
+async def test_patience_has_an_end(found: list[Any]) -> None:
+    found.append(None)
+    with pytest.raises(UnavailableError, match="no actor has this name"):
+        await ControlLink(patience_seconds=0.3).workflows("get", repeatable=True)
