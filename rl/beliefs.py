@@ -9,7 +9,7 @@ from rl import critical_paths
 from rl.draws import Draws
 from rl.guardrails import RESERVE_GB
 from rl.regime import Regime
-from rl.shapes import LONGEST_SECONDS, Draft, Shape
+from rl.shapes import LONGEST_SECONDS, Shape
 from rl.work import KINDS, Z95, Step, Workflow, speed_bounds
 
 

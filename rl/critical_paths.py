@@ -15,9 +15,7 @@ def starts(parents: Sequence[Sequence[int]], seconds: Sequence[float]) -> list[f
 
 def length(parents: Sequence[Sequence[int]], seconds: Sequence[float]) -> float:
     """Seconds from the first start to the last end."""
-    return max(
-        start + own for start, own in zip(starts(parents, seconds), seconds, strict=True)
-    )
+    return max(start + own for start, own in zip(starts(parents, seconds), seconds, strict=True))
 
 
 def after(children: Sequence[Sequence[int]], seconds: Sequence[float]) -> list[float]:

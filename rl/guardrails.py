@@ -103,7 +103,9 @@ def money_left(view: View) -> float:
     return min(money.day_left, money.month_left) - money.committed
 
 
-def must_stop(day_left: float, month_left: float, machines: int, price: float, notice: float) -> bool:
+def must_stop(
+    day_left: float, month_left: float, machines: int, price: float, notice: float
+) -> bool:
     """Whether the machines must go now, so that their last seconds stay within the caps.
 
     Args:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from rl.draws import Draws
 from rl.traces import Traces
 
-LONGEST_SECONDS = 7200.0
+LONGEST_SECONDS = 5400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,10 @@ def _ingest(draws: Draws, traces: Traces | None) -> Shape:
         for part in range(parts)
     )
     index = Draft(
-        "function", tuple(range(1, parts + 1)), draws.between(1.0, 4.0, 5), _length(draws, 15, 0.5, 6)
+        "function",
+        tuple(range(1, parts + 1)),
+        draws.between(1.0, 4.0, 5),
+        _length(draws, 15.0, 0.5, 6),
     )
     return Shape((fetch, *embeds, index), 0.7)
 
@@ -69,7 +72,7 @@ def _train(draws: Draws, traces: Traces | None) -> Shape:
     memory = draws.between(4.0, 18.0, 1)
     steps = (
         Draft("function", (), draws.between(1.0, 6.0, 2), _length(draws, 60.0, 0.7, 3), 100.0),
-        Draft("train", (0,), memory, _length(draws, 1500.0, 0.9, 4), draws.between(50, 400, 5)),
+        Draft("train", (0,), memory, _length(draws, 700.0, 0.8, 4), draws.between(50, 400, 5)),
         Draft("function", (1,), draws.between(1.0, 4.0, 6), _length(draws, 60.0, 0.5, 7), 50.0),
     )
     return Shape(steps, 0.7)
@@ -79,7 +82,10 @@ def _analysis(draws: Draws, traces: Traces | None) -> Shape:
     del traces
     steps = (
         Draft(
-            "function", (), draws.between(3.0, 25.0, 1), _length(draws, 300.0, 1.0, 2),
+            "function",
+            (),
+            draws.between(3.0, 25.0, 1),
+            _length(draws, 200.0, 0.9, 2),
             draws.between(10, 400, 3),
         ),
         Draft("function", (0,), draws.between(0.5, 3.0, 4), _length(draws, 30.0, 0.5, 5)),
@@ -108,8 +114,11 @@ def _trace(draws: Draws, traces: Traces | None) -> Shape:
     graph = traces.graph(draws.uniform(1))
     steps = tuple(
         Draft(
-            "function", parents, min(draws.log_normal(1.5, 0.9, 2, number), 20.0),
-            min(max(seconds, 0.5), LONGEST_SECONDS), 20.0,
+            "function",
+            parents,
+            min(draws.log_normal(1.5, 0.9, 2, number), 20.0),
+            min(max(seconds, 0.5), LONGEST_SECONDS),
+            20.0,
         )
         for number, (parents, seconds) in enumerate(graph)
     )

@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-
 from typing import Any, Literal, Protocol
 
 from rl.guardrails import Limits, checked, mask_of, refusals
@@ -190,5 +189,3 @@ def simulate(day: Day, policy: Policy, **options: Any) -> Outcome:
     while (decision := simulation.next_decision()) is not None:
         simulation.take(policy.choose(decision.view, decision.mask), policy.name)
     return simulation.outcome()
-
-

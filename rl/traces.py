@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -72,7 +73,7 @@ def load_traces(folder: Path, source: str, split: Split) -> Traces:
     rows = _requests(folder / ARRIVALS.get(source, ARRIVALS["azure_conv"]))
     low, high = (int(share * len(rows)) for share in PARTS[split])
     part = rows[low:high]
-    gaps = tuple(later[0] - earlier[0] for earlier, later in zip(part, part[1:], strict=False))
+    gaps = tuple(later[0] - earlier[0] for earlier, later in pairwise(part))
     answers = tuple(read / READ_RATE + written / WRITE_RATE for _, read, written in part)
     return Traces(gaps, answers, _graphs(folder / GRAPHS, split))
 
@@ -84,12 +85,14 @@ def _requests(path: Path) -> list[tuple[float, float, float]]:
         with path.open(newline="", encoding="utf-8") as file:
             lines = csv.reader(file)
             next(lines, None)
-            for number, row in enumerate(lines, 2):
+            for row in lines:
                 rows.append((_seconds(row[0]), float(row[1]), float(row[2])))
     except OSError as error:
         raise _absent(path) from error
     except (ValueError, IndexError) as error:
-        raise DataError(f"{path}, line {number}: {row} is not time, tokens, tokens") from error
+        raise DataError(
+            f"{path}, line {lines.line_num}: {row} is not time, tokens, tokens"
+        ) from error
     if len(rows) < 100:
         raise DataError(f"{path} has {len(rows)} requests; at least 100 are needed")
     return sorted(rows)

@@ -6,12 +6,12 @@ validation and of tests come from different streams, whatever their seeds and nu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rl.beliefs import Cloud, workflow_of
 from rl.draws import Draws, seed_of
-from rl.regime import Regime
+from rl.regime import Regime, Shape
 from rl.shapes import SHAPES
 from rl.traces import Split, Traces, load_traces
 from rl.work import ZONES, Day, Workflow
@@ -19,7 +19,7 @@ from rl.work import ZONES, Day, Workflow
 HOUR = 3600.0
 DAY = 24 * HOUR
 HISTORY_HOURS = 20.0
-DRAIN = 12 * HOUR  # after midnight, for what is left
+DRAIN = 36 * HOUR  # after midnight, for what is left: another day of money and more
 _MOST_TRIES = 100_000  # of drawing gaps, far above any regime's need
 
 
@@ -91,7 +91,9 @@ def _user(draws: Draws, regime: Regime, until: float) -> tuple[tuple[float, floa
     now, found = 0.0, []
     for key in range(_MOST_TRIES):
         is_awake = begin <= (now % DAY) / HOUR < end
-        found.append((now, draws.between(low, high if is_awake else low + (high - low) / 3, key, 0)))
+        found.append(
+            (now, draws.between(low, high if is_awake else low + (high - low) / 3, key, 0))
+        )
         now += draws.exponential(regime.home.user_change_seconds, key, 1)
         if now >= until:
             break
@@ -187,12 +189,18 @@ def _workflows(
     number = 0
     for index, arrival in enumerate(_arrivals(regime, draws.stream("arrivals"), traces)):
         own = draws.stream(f"workflow {index}")
-        left = own.uniform(0) * sum(shares.values())
-        for name, share in shares.items():
-            left -= share
-            if left < 0:
-                break
-        shape = SHAPES[name](own.stream("shape"), traces)
+        shape = SHAPES[_chosen(shares, own.uniform(0))](own.stream("shape"), traces)
         found.append(workflow_of(regime, own, shape, index, number, arrival, cloud))
         number += len(shape.steps)
     return tuple(found)
+
+
+def _chosen(shares: Mapping[Shape, float], uniform: float) -> Shape:
+    """A name by its share."""
+    left = uniform * sum(shares.values())
+    names = list(shares)
+    for name in names:
+        left -= shares[name]
+        if left < 0:
+            return name
+    return names[-1]
