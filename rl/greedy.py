@@ -208,11 +208,11 @@ class Greedy:
         if step.memory_p95_gb <= view.home.room_gb - RESERVE_GB:
             wait = self._until_memory(view.home, step)
             return self._ending_in(view, step, wait + step.home_seconds + step.cold_home)
-        waits = [one.busy_seconds for one in view.machines if one is not None]
-        wait = min(waits, default=900.0) * self.parameters.optimism
+        # a machine without work would be an option of its own
+        busy = [one.busy_seconds for one in view.machines if one and one.busy_seconds > 0]
+        wait = min(busy, default=900.0) * self.parameters.optimism
         work = self._on_cloud(step, cold=False)
-        end = wait + work
-        return self._ending_in(view, step, end) + self._dollars(view, work)
+        return self._ending_in(view, step, wait + work) + self._dollars(view, work)
 
     def _until_memory(self, home: HomeView, step: StepView) -> float:
         free = home.free_gb - RESERVE_GB

@@ -15,7 +15,7 @@ when its swap is full; machines start, fail to start and are taken back as the d
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -77,6 +77,7 @@ class Simulation:
         order: Which of the steps that are ready is asked about first.
         limits: The guardrails' figures; the regime's own where it is left out.
         clairvoyant: Whether views hold the truth where a policy has beliefs.
+        ranks: Of steps, by number: added to the logarithm of their urgency.
         month_spent: USD of the month's cap that are gone when the day begins.
     """
 
@@ -87,6 +88,7 @@ class Simulation:
         order: Order = "urgent",
         limits: Limits | None = None,
         clairvoyant: bool = False,
+        ranks: Mapping[int, float] | None = None,
         month_spent: float = 0.0,
     ) -> None:
         spot = day.regime.spot
@@ -96,6 +98,7 @@ class Simulation:
         self.world = Mechanics(day, month_spent)
         self.beliefs = Beliefs(self.world, clairvoyant)
         self.decisions = 0
+        self._ranks = ranks or {}
         self._queue: list[Task] = []
         self._current: Decision | None = None
 
@@ -161,8 +164,16 @@ class Simulation:
         tasks = [task for task in self.world.waiting if not task.is_held]
         if self.order == "fifo":
             return sorted(tasks, key=lambda task: (-task.ready_at, -task.step.number))
-        now = self.world.now
-        return sorted(tasks, key=lambda task: (_urgency(task, now), -task.step.number))
+        if len(tasks) < 2:
+            return tasks
+        now, ranks = self.world.now, self._ranks
+        return sorted(
+            tasks,
+            key=lambda task: (
+                _urgency(task, now) * math.exp(ranks.get(task.step.number, 0.0)),
+                -task.step.number,
+            ),
+        )
 
 
 def _urgency(task: Task, now: float) -> float:
