@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 
 from rl.mechanics import HOUR, Mechanics
 from rl.sites import Machine, State, Task
@@ -140,11 +141,7 @@ class Beliefs:
 def view_of(world: Mechanics, beliefs: Beliefs, task: Task | None) -> View:
     """What is seen at a decision about a task, or about the machines."""
     home, machines, money = beliefs.parts()
-    recent = 0
-    for arrived in reversed(world.arrived):
-        if arrived < world.now - HOUR / 2:
-            break
-        recent += 1
+    recent = len(world.arrived) - bisect_left(world.arrived, world.now - HOUR / 2)
     step = None if task is None else _step(world, beliefs, task)
     large_in = beliefs.large_in() if task is None else math.inf
     return View(world.now, step, home, machines, money, len(world.waiting), recent, large_in)

@@ -55,7 +55,7 @@ def make_day(
         name=f"{regime.name}/{split}/{seed}/{number}",
         workflows=workflows,
         user_gb=_user(draws.stream("user"), regime, until),
-        shocks=_shocks(draws.stream("shocks"), hazard, outages, spot.machines, until),
+        shocks=shocks(draws.stream("shocks"), hazard, outages, spot.machines, until),
         outages=outages,
         hazard_per_hour=hazard,
         stockout=facts.between(*spot.stockout, 4),
@@ -117,7 +117,7 @@ def _outages(
     return tuple(found)
 
 
-def _shocks(
+def shocks(
     draws: Draws,
     hazard: float,
     outages: Sequence[Sequence[tuple[float, float]]],
