@@ -134,4 +134,10 @@ def idle_for(view: View, mask: Sequence[bool], seconds: float) -> int:
     return KEEP
 
 
-RULES: tuple[type[Rule], ...] = (FreeMemoryRule, LargeAndLongRule, BusyHomeRule, AlwaysLocal)
+RULES: tuple[type[Rule], ...] = (
+    FreeMemoryRule,
+    LargeAndLongRule,
+    BusyHomeRule,
+    AlwaysLocal,
+    AlwaysCloud,
+)

@@ -17,8 +17,8 @@ import numpy as np
 
 from rl.greedy import Greedy, GreedyParameters
 from rl.outcome import Outcome
-from rl.simulator import Simulation
-from rl.view import BUY, FIRST_MACHINE, HOME, WAIT, View
+from rl.simulator import Order, Simulation
+from rl.view import BUY, FIRST_MACHINE, HOME, PREWARM, WAIT, View
 from rl.work import Day
 
 _TRIED = ("prewarm", "idle_seconds", "optimism", "tail_seconds", "scarcity")
@@ -32,12 +32,16 @@ class Plan:
     Attributes:
         places: Of a step: HOME, BUY (a machine of its own), or FIRST_MACHINE (any machine).
         ranks: Of a step: added to the logarithm of its urgency.
+        holds: Of a step: seconds that it waits although it has a place, for what comes after it.
+        prewarmed: Arrivals (seconds) at which a machine is bought for what will come.
         parameters: For the rest.
     """
 
     parameters: GreedyParameters
     places: dict[int, int] = field(default_factory=dict)
     ranks: dict[int, float] = field(default_factory=dict)
+    holds: dict[int, float] = field(default_factory=dict)
+    prewarmed: frozenset[float] = frozenset()
 
 
 class Planned:
@@ -48,15 +52,21 @@ class Planned:
     """
 
     name = "clairvoyant"
-    order = "urgent"
+    order: Order = "urgent"
 
     def __init__(self, plan: Plan) -> None:
         self._places = plan.places
+        self._holds = plan.holds
+        self._prewarmed = plan.prewarmed
         self._others = Greedy(plan.parameters)
 
     def choose(self, view: View, mask: Sequence[bool]) -> int:
         """See `rl.simulator.Policy`."""
         step = view.step
+        if step is None and view.now in self._prewarmed and mask[PREWARM]:
+            return PREWARM
+        if step is not None and step.waited < self._holds.get(step.number, 0.0) and mask[WAIT]:
+            return WAIT
         place = None if step is None else self._places.get(step.number)
         if place is None:
             return self._others.choose(view, mask)
@@ -93,12 +103,11 @@ def search(
         seed: Of the search.
     """
     random = np.random.default_rng(seed)
-    numbers = [step.number for workflow in day.workflows for step in workflow.steps]
     current = best = Plan(start or GreedyParameters())
     cost = lowest = run_plan(day, best)
     for tried in range(evaluations - 1):
         heat = 0.02 * lowest.cost * (1.0 - tried / evaluations)
-        plan = _changed(current, numbers, random)
+        plan = _changed(current, day, random)
         found = run_plan(day, plan)
         worse = found.cost - cost.cost
         if worse <= 0 or random.random() < math.exp(-worse / max(heat, 1e-9)):
@@ -108,15 +117,19 @@ def search(
     return best, lowest
 
 
-def _changed(plan: Plan, numbers: Sequence[int], random: np.random.Generator) -> Plan:
-    """A few places, a few ranks or one parameter changed."""
+def _changed(plan: Plan, day: Day, random: np.random.Generator) -> Plan:
+    """A few places, ranks or holds, a machine bought early or one parameter changed."""
     kind = random.random()
-    if kind < 0.2:
+    if kind < 0.1:
         name = _TRIED[int(random.integers(len(_TRIED)))]
         value = float(asdict(plan.parameters)[name]) * math.exp(0.6 * random.standard_normal())
         return replace(plan, parameters=replace(plan.parameters, **{name: value}))
-    chosen = random.choice(numbers, size=min(int(random.geometric(0.5)), len(numbers)))
-    if kind < 0.7:
+    if kind < 0.2:
+        arrival = day.workflows[int(random.integers(len(day.workflows)))].arrival
+        return replace(plan, prewarmed=plan.prewarmed ^ {arrival})
+    steps = sum(len(workflow.steps) for workflow in day.workflows)
+    chosen = random.integers(steps, size=int(random.geometric(0.5)))
+    if kind < 0.6:
         places = dict(plan.places)
         for number in chosen:
             place = int(random.integers(4))
@@ -125,6 +138,13 @@ def _changed(plan: Plan, numbers: Sequence[int], random: np.random.Generator) ->
             else:
                 places[int(number)] = (HOME, FIRST_MACHINE, BUY)[place]
         return replace(plan, places=places)
+    if kind < 0.75:
+        holds = dict(plan.holds)
+        for number in chosen:
+            # half of the time none, and else about as long as a step takes
+            wait = float(random.exponential(120.0)) * float(random.integers(2))
+            holds[int(number)] = wait
+        return replace(plan, holds=holds)
     ranks = dict(plan.ranks)
     for number in chosen:
         ranks[int(number)] = float(1.5 * random.standard_normal())

@@ -41,7 +41,7 @@ class RoutingEnv(gymnasium.Env[Floats, np.int64]):
         data: The data folder, for regimes that need traces.
     """
 
-    metadata = {"render_modes": []}  # noqa: RUF012  # the base class declares it so
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  # an instance's variable in the base class
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rl.baselines import RULES, AlwaysCloud
+from rl.baselines import RULES
 from rl.bounds import lower_bound
 from rl.clairvoyant import search
 from rl.greedy import Greedy, GreedyParameters
@@ -35,7 +35,7 @@ def baselines(tuned: GreedyParameters | None = None) -> dict[str, Callable[[], P
         tuned: Parameters of the tuned greedy policy; the shipped ones where it is left out.
     """
     parameters = tuned or load_parameters()
-    makers: dict[str, Callable[[], Policy]] = {rule.name: rule for rule in (*RULES, AlwaysCloud)}
+    makers: dict[str, Callable[[], Policy]] = {rule.name: rule for rule in RULES}
     makers["greedy, first come"] = lambda: Greedy(name="greedy, first come", order="fifo")
     makers["greedy"] = Greedy
     makers[BASE] = lambda: Greedy(parameters, name=BASE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import Any
 
 from rl.events import Event
 from rl.guardrails import must_stop
@@ -37,7 +38,7 @@ class Fleet(ABC):
         self._cap_version = 0
 
     @abstractmethod
-    def push(self, when: float, kind: int, what: object) -> None:
+    def push(self, when: float, kind: int, what: Any) -> None:
         """Let something happen later."""
 
     @abstractmethod
@@ -119,7 +120,7 @@ class Fleet(ABC):
 
     # what happens
 
-    def happen(self, kind: int, what: object) -> None:
+    def happen(self, kind: int, what: Any) -> None:
         """An event of the machines."""
         if kind == Event.CAP:
             self._check_the_cap(what)
@@ -129,16 +130,16 @@ class Fleet(ABC):
             self._watch_the_cap()
             self.wake()
         elif kind == Event.SHOCK:
-            zone, slot = what  # type: ignore[misc]
+            zone, slot = what
             machine = self.machines[slot]
             if machine and machine.zone == zone and machine.is_real and not machine.is_leaving:
                 self.lost += 1
                 self._notify(machine)
         elif kind == Event.IDLE:
-            machine, version = what  # type: ignore[misc]
-            if self.machines[machine.slot] is machine and machine.site.version == version:
-                self._stay_idle(machine)
-        elif isinstance(what, Machine) and self.machines[what.slot] is what:
+            idle, version = what
+            if self.machines[idle.slot] is idle and idle.site.version == version:
+                self._stay_idle(idle)
+        elif self.machines[what.slot] is what:
             if kind == Event.GONE:
                 self._gone(what)
             elif kind == Event.READY:
@@ -235,7 +236,7 @@ class Fleet(ABC):
             seconds = left / rate - self._notice()
             self.push(self.now + max(seconds, 0.001), Event.CAP, self._cap_version)
 
-    def _check_the_cap(self, version: object) -> None:
+    def _check_the_cap(self, version: int) -> None:
         if version != self._cap_version:
             return
         count = sum(machine.is_real for machine in self.there())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from heapq import heapify, heappop, heappush
+from typing import Any
 
 from rl.events import Event
 from rl.fleet import Fleet
@@ -37,7 +38,7 @@ class Mechanics(Fleet):
         self.waiting_cost = self.miss_cost = 0.0
         self.missed = self.out_of_memory = 0
         self._weight = 0.0
-        events: list[tuple[float, int, object]] = [(DAY, Event.MIDNIGHT, None)]
+        events: list[tuple[float, int, Any]] = [(DAY, Event.MIDNIGHT, None)]
         events += [(one.arrival, Event.ARRIVAL, one) for one in day.workflows]
         events += [(one.deadline, Event.DEADLINE, one) for one in day.workflows]
         events += [(when, Event.USER, gb) for when, gb in day.user_gb[1:]]
@@ -48,7 +49,7 @@ class Mechanics(Fleet):
 
     # time
 
-    def push(self, when: float, kind: int, what: object) -> None:
+    def push(self, when: float, kind: int, what: Any) -> None:
         """Let something happen later."""
         self._count += 1
         heappush(self._heap, (when, kind, self._count, what))
@@ -88,19 +89,19 @@ class Mechanics(Fleet):
         self.waiting_cost += (now - self.now) * self._weight * rate
         self.now = now
 
-    def _happen(self, kind: int, what: object) -> None:
+    def _happen(self, kind: int, what: Any) -> None:
         if kind == Event.ENDED:
-            site, version, machine = what  # type: ignore[misc]
+            site, version, machine = what
             if site.version == version:
                 self._ended(site, machine)
         elif kind == Event.ARRIVAL:
-            self._arrive(what)  # type: ignore[arg-type]
+            self._arrive(what)
         elif kind == Event.DEADLINE:
-            self._deadline(what)  # type: ignore[arg-type]
+            self._deadline(what)
         elif kind == Event.USER:
-            self._user(what)  # type: ignore[arg-type]
+            self._user(what)
         elif kind == Event.WAKE:
-            what.is_held = False  # type: ignore[attr-defined]
+            what.is_held = False
         else:
             self.happen(kind, what)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rl.greedy import Greedy, GreedyParameters
+from rl.simulator import Order
 from rl.view import BUY, FIRST_MACHINE, HOME, MACHINES, WAIT, StepView, View
 
 BEHIND = 1.02  # of the line; within it a job counts as on it
@@ -25,7 +26,7 @@ class UniformProgress:
     """
 
     name = "uniform progress"
-    order = "urgent"
+    order: Order = "urgent"
 
     def __init__(self, parameters: GreedyParameters | None = None) -> None:
         self._others = Greedy(parameters)

@@ -62,7 +62,7 @@ class Beliefs:
             self._seen = (world.changes, world.now)
             world.home.advance(world.now)
             self._home = self._at_home()
-            self._machines = [one and self._machine(one) for one in world.machines]
+            self._machines = [None if one is None else self._machine(one) for one in world.machines]
             self._money = self._of_money()
         return self._home, self._machines, self._money
 
@@ -98,11 +98,17 @@ class Beliefs:
         else:
             busy = site.busy_seconds()
         idle = now - machine.idle_since if machine.is_ready and not site.runs else 0.0
-        state = "leaving" if machine.is_leaving else "ready" if machine.is_ready else "booting"
         warm = machine.warm | {task.step.kind for task in machine.bound}
         return MachineView(
-            state, ready_in, site.memory_gb - used, site.cores, cores, busy, idle, warm
-        )  # type: ignore[arg-type]  # state is one of the three
+            state="leaving" if machine.is_leaving else "ready" if machine.is_ready else "booting",
+            ready_in=ready_in,
+            free_gb=site.memory_gb - used,
+            cores=site.cores,
+            cores_wanted=cores,
+            busy_seconds=busy,
+            idle_seconds=idle,
+            warm=warm,
+        )
 
     def _of_money(self) -> MoneyView:
         world, costs = self.world, self.world.day.regime.costs
