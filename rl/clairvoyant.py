@@ -22,6 +22,7 @@ from rl.view import BUY, FIRST_MACHINE, HOME, PREWARM, WAIT, View
 from rl.work import Day
 
 _TRIED = ("prewarm", "idle_seconds", "optimism", "tail_seconds", "scarcity")
+PHASE = 100  # evaluations, after which the search cools down and begins again from the best
 _AWAY = (FIRST_MACHINE, FIRST_MACHINE + 1, FIRST_MACHINE + 2, BUY)
 
 
@@ -106,7 +107,10 @@ def search(
     current = best = Plan(start or GreedyParameters())
     cost = lowest = run_plan(day, best)
     for tried in range(evaluations - 1):
-        heat = 0.02 * lowest.cost * (1.0 - tried / evaluations)
+        phase = tried % PHASE / PHASE
+        if phase == 0.0:
+            current, cost = best, lowest
+        heat = 0.03 * lowest.cost * (1.0 - phase)
         plan = _changed(current, day, random)
         found = run_plan(day, plan)
         worse = found.cost - cost.cost
@@ -129,6 +133,8 @@ def _changed(plan: Plan, day: Day, random: np.random.Generator) -> Plan:
         return replace(plan, prewarmed=plan.prewarmed ^ {arrival})
     steps = sum(len(workflow.steps) for workflow in day.workflows)
     chosen = random.integers(steps, size=int(random.geometric(0.5)))
+    if kind < 0.3:
+        return _without(plan, chosen.tolist())
     if kind < 0.6:
         places = dict(plan.places)
         for number in chosen:
@@ -149,3 +155,14 @@ def _changed(plan: Plan, day: Day, random: np.random.Generator) -> Plan:
     for number in chosen:
         ranks[int(number)] = float(1.5 * random.standard_normal())
     return replace(plan, ranks=ranks)
+
+
+def _without(plan: Plan, numbers: Sequence[int]) -> Plan:
+    """Nothing decided beforehand about some steps."""
+    dropped = set(numbers)
+    return replace(
+        plan,
+        places={number: one for number, one in plan.places.items() if number not in dropped},
+        ranks={number: one for number, one in plan.ranks.items() if number not in dropped},
+        holds={number: one for number, one in plan.holds.items() if number not in dropped},
+    )
