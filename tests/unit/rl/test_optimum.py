@@ -31,16 +31,19 @@ SMALL: dict[str, Day] = {
     "a machine pays for itself": made_day(
         [(0.0, [step(2000, 6.0), step(2000, 6.0), step(2000, 6.0)])], deadline=2600.0
     ),
-    "many on one machine": made_day(
-        [(float(at), [step(200, 12.0), step(30, 1.0, [0])]) for at in (0, 60, 90, 150)]
-    ),
     "private ones stay": made_day(
         [(0.0, [step(120, 6.0)]), (5.0, [step(60, 5.5)])], private=True, deadline=100.0
+    ),
+    "many on one machine": made_day(
+        [(float(at), [step(200, 12.0), step(30, 1.0, [0])]) for at in (0, 60, 90, 150)]
     ),
 }
 
 
-@pytest.mark.parametrize("name", SMALL)
+# the last takes the search a few seconds
+@pytest.mark.parametrize(
+    "name", [*list(SMALL)[:-1], pytest.param(list(SMALL)[-1], marks=pytest.mark.slow)]
+)
 def test_bound_optimum_search_greedy(name: str) -> None:
     # here and not above: the others need no solver (CP-SAT is a dependency of tests alone)
     from tests.unit.rl.exact import optimum
