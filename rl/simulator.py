@@ -1,0 +1,202 @@
+"""A day, event by event, with a policy asked where something is to be decided.
+
+    simulation = Simulation(day)
+    while (decision := simulation.next_decision()) is not None:
+        simulation.take(policy.choose(decision.view, decision.mask))
+    outcome = simulation.outcome()
+
+Decisions come on events alone: a workflow came, a step ended, a machine is ready or gone, memory
+came free, a day's money began. Steps that are ready are asked about one after the other, the most
+urgent first; one that is told to wait is asked about again when something has changed. Steps at a
+place share its cores (processor sharing), the head slows down when it swaps and ends the last step
+when its swap is full; machines start, fail to start and are taken back as the day says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from rl.guardrails import Limits, checked, mask_of, refusals
+from rl.mechanics import Mechanics
+from rl.outcome import Outcome, outcome_of
+from rl.sites import State, Task
+from rl.view import (
+    BUY,
+    FIRST_MACHINE,
+    FIRST_STOP,
+    HOME,
+    KEEP,
+    PREWARM,
+    WAIT,
+    View,
+)
+from rl.views import Beliefs, view_of
+from rl.work import Day
+
+Order = Literal["urgent", "fifo"]
+
+
+class Policy(Protocol):
+    """Chooses an action of `rl.view`."""
+
+    name: str
+    order: Order
+
+    def choose(self, view: View, mask: Sequence[bool]) -> int:
+        """One of the actions whose mask is true."""
+        ...
+
+
+@dataclass(slots=True)
+class Decision:
+    """What is asked.
+
+    Attributes:
+        reasons: Of each action why it is refused; None where it is allowed.
+        task: The step that it is about; None when it is about the machines.
+    """
+
+    view: View
+    reasons: list[str | None]
+    task: Task | None
+
+    @property
+    def mask(self) -> list[bool]:
+        """True where an action is allowed."""
+        return mask_of(self.reasons)
+
+
+class Simulation:
+    """One run of one day.
+
+    Args:
+        day: Which.
+        order: Which of the steps that are ready is asked about first.
+        limits: The guardrails' figures; the regime's own where it is left out.
+        clairvoyant: Whether views hold the truth where a policy has beliefs.
+        ranks: Of steps, by number: added to the logarithm of their urgency.
+        month_spent: USD of the month's cap that are gone when the day begins.
+    """
+
+    def __init__(
+        self,
+        day: Day,
+        *,
+        order: Order = "urgent",
+        limits: Limits | None = None,
+        clairvoyant: bool = False,
+        ranks: Mapping[int, float] | None = None,
+        month_spent: float = 0.0,
+    ) -> None:
+        spot = day.regime.spot
+        self.day = day
+        self.order = order
+        self.limits = limits or Limits(machine_gb=spot.memory_gb, machines=spot.machines)
+        self.world = Mechanics(day, month_spent)
+        self.beliefs = Beliefs(self.world, clairvoyant)
+        self.decisions = 0
+        self._ranks = ranks or {}
+        self._queue: list[Task] = []
+        self._current: Decision | None = None
+
+    def next_decision(self) -> Decision | None:
+        """Let time pass until something is to be decided; None at the end of the day."""
+        assert self._current is None, "the last decision was not taken"
+        while True:
+            while self._queue:
+                task = self._queue.pop()
+                if task.state is State.WAITING and self._ask(task):
+                    return self._current
+            if self.world.ask_about_machines:
+                self.world.ask_about_machines = False
+                if self._ask(None):
+                    return self._current
+            if not self.world.step():
+                return None
+            self._queue = self._in_order()
+
+    def take(self, action: int, policy: str = "policy") -> None:
+        """Do what was decided.
+
+        Raises:
+            SettingsError: the action is refused.
+        """
+        decision, self._current = self._current, None
+        assert decision is not None, "nothing was asked"
+        checked(action, decision.reasons, policy)
+        self.decisions += 1
+        world, task = self.world, decision.task
+        if task is None:
+            if action == PREWARM:
+                world.buy()
+            elif action != KEEP:
+                world.stop(action - FIRST_STOP)
+        elif action == HOME:
+            world.start_at_home(task)
+        elif action == WAIT:
+            world.hold(task, self.limits.starvation_seconds)
+        else:
+            slot = world.buy().slot if action == BUY else action - FIRST_MACHINE
+            world.bind(task, slot)
+
+    def outcome(self) -> Outcome:
+        """What the day cost, once it is over."""
+        return outcome_of(self.day, self.world, self.decisions)
+
+    def _ask(self, task: Task | None) -> bool:
+        """Prepare a decision; False where there is but one thing to do, which is done."""
+        view = view_of(self.world, self.beliefs, task)
+        reasons = refusals(view, self.limits)
+        if sum(reason is None for reason in reasons) == 1:
+            if task is None:
+                return False
+            if reasons[WAIT] is None:
+                self.world.hold(task, self.limits.starvation_seconds)
+                return False
+        self._current = Decision(view, reasons, task)
+        return True
+
+    def _in_order(self) -> list[Task]:
+        """Steps to ask about, the first last."""
+        tasks = [task for task in self.world.waiting if not task.is_held]
+        if self.order == "fifo":
+            return sorted(tasks, key=lambda task: (-task.ready_at, -task.step.number))
+        if len(tasks) < 2:
+            return tasks
+        now, ranks = self.world.now, self._ranks
+        return sorted(
+            tasks,
+            key=lambda task: (
+                _urgency(task, now) * math.exp(ranks.get(task.step.number, 0.0)),
+                -task.step.number,
+            ),
+        )
+
+
+def _urgency(task: Task, now: float) -> float:
+    """Weight by what is left of the workflow, and more as its deadline comes near."""
+    left = task.step.home_mean * task.share + task.step.after_mean
+    lateness = (now + left - task.workflow.deadline) / (60.0 + 0.5 * left)
+    risk = 1.0 / (1.0 + math.exp(min(abs(lateness), 40.0)))
+    # the slope of the logistic function: highest where the outcome is open
+    return task.workflow.priority * (1.0 / (10.0 + left) + 0.08 * risk * (1.0 - risk))
+
+
+def simulate(day: Day, policy: Policy, **options: Any) -> Outcome:
+    """Run a day with a policy.
+
+    Args:
+        day: Which.
+        policy: That is asked.
+        **options: See `Simulation`.
+
+    Raises:
+        SettingsError: the policy takes what is refused.
+    """
+    simulation = Simulation(day, order=policy.order, **options)
+    while (decision := simulation.next_decision()) is not None:
+        simulation.take(policy.choose(decision.view, decision.mask), policy.name)
+    return simulation.outcome()

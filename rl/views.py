@@ -1,0 +1,181 @@
+"""Builds what a policy sees from a simulated day."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+
+from rl.mechanics import HOUR, Mechanics
+from rl.sites import Machine, State, Task
+from rl.view import HomeView, MachineView, MoneyView, RunView, StepView, View
+from rl.work import KINDS
+
+# What is believed before anything is known: one loss in 40 hours (shared notes: Gamma(1, 40 h)),
+# and three starts of 90 s.
+PRIOR_LOSSES, PRIOR_HOURS = 1.0, 40.0
+PRIOR_BOOTS, PRIOR_BOOT_SECONDS = 3, 90.0
+TAIL_SECONDS = 150.0
+
+
+class Beliefs:
+    """What a scheduler knows of a day as it goes on.
+
+    Args:
+        world: The day.
+        clairvoyant: Whether it knows the truth of steps that it should only guess.
+    """
+
+    def __init__(self, world: Mechanics, clairvoyant: bool = False) -> None:
+        self.world = world
+        self.clairvoyant = clairvoyant
+        self._seen = (-1, -1.0)
+        self._home: HomeView
+        self._machines: list[MachineView | None]
+        self._money: MoneyView
+
+    def boot_seconds(self) -> float:
+        """Mean of what a machine takes to start."""
+        boots = self.world.boots
+        known = PRIOR_BOOTS * PRIOR_BOOT_SECONDS + sum(boots)
+        return known / (PRIOR_BOOTS + len(boots))
+
+    def hazard_per_hour(self) -> float:
+        """Mean of the posterior of a machine's hazard."""
+        losses, hours = self.world.day.history
+        seen = self.world.exposed_seconds / HOUR
+        return (PRIOR_LOSSES + losses + self.world.lost) / (PRIOR_HOURS + hours + seen)
+
+    def home_seconds(self, task: Task) -> float:
+        """Of work at home."""
+        step = task.step
+        return (step.home_seconds if self.clairvoyant else step.home_mean) * task.share
+
+    def cloud_seconds(self, task: Task) -> float:
+        """Of work on a machine."""
+        step = task.step
+        return (step.cloud_seconds if self.clairvoyant else step.cloud_mean) * task.share
+
+    def parts(self) -> tuple[HomeView, list[MachineView | None], MoneyView]:
+        """What all decisions of a moment share; the same objects until something changes."""
+        world = self.world
+        if self._seen != (world.changes, world.now):
+            self._seen = (world.changes, world.now)
+            world.home.advance(world.now)
+            self._home = self._at_home()
+            self._machines = [None if one is None else self._machine(one) for one in world.machines]
+            self._money = self._of_money()
+        return self._home, self._machines, self._money
+
+    def _at_home(self) -> HomeView:
+        world, site = self.world, self.world.home
+        slowness = 1.0 / site.rate
+        runs = [
+            RunView(
+                (run.left if self.clairvoyant else run.believed_left()) * slowness,
+                run.task.step.memory_gb,
+                run.task.workflow.priority,
+            )
+            for run in site.runs
+        ]
+        room = site.memory_gb - world.user_gb
+        return HomeView(
+            site.memory_gb, room, room - site.used_gb, site.cores, site.cores_wanted, runs,
+            world.home_warm,
+        )  # fmt: skip
+
+    def _machine(self, machine: Machine) -> MachineView:
+        now, site = self.world.now, machine.site
+        site.advance(now)
+        cores, used, ready_in, longest = site.cores_wanted, site.used_gb, 0.0, 0.0
+        if not machine.is_ready:
+            ready_in = max(5.0, self.boot_seconds() - (now - machine.bought_at))
+            for task in machine.bound:
+                kind = KINDS[task.step.kind]
+                cores += kind.cores
+                used += max(task.step.memory_p95_gb, task.memory_floor)
+                longest = max(longest, kind.cold_cloud + self.cloud_seconds(task))
+            busy = ready_in + longest * max(1.0, cores / site.cores) if machine.bound else 0.0
+        else:
+            busy = site.busy_seconds()
+        idle = now - machine.idle_since if machine.is_ready and not site.runs else 0.0
+        warm = machine.warm | {task.step.kind for task in machine.bound}
+        return MachineView(
+            state="leaving" if machine.is_leaving else "ready" if machine.is_ready else "booting",
+            ready_in=ready_in,
+            free_gb=site.memory_gb - used,
+            cores=site.cores,
+            cores_wanted=cores,
+            busy_seconds=busy,
+            idle_seconds=idle,
+            warm=warm,
+        )
+
+    def _of_money(self) -> MoneyView:
+        world, costs = self.world, self.world.day.regime.costs
+        price = world.ledger.price
+        day_left, month_left = world.ledger.left(world.there(), world.now)
+        committed = sum(
+            (one.busy_seconds + TAIL_SECONDS) / HOUR * price
+            for one in self._machines
+            if one is not None and one.state != "leaving"
+        )
+        return MoneyView(
+            price_per_hour=price,
+            day_left=day_left,
+            month_left=month_left,
+            committed=committed,
+            hazard_per_hour=self.hazard_per_hour(),
+            boot_seconds=self.boot_seconds(),
+            stocked_out_seconds=world.now - max(world.refused_at),
+            hour_of_priority=costs.hour_of_priority,
+            miss=costs.miss,
+        )
+
+    def large_in(self) -> float:
+        """Believed seconds until a step that is too large for home is ready."""
+        world = self.world
+        room = world.home.memory_gb - world.user_gb - 1.5
+        soonest = math.inf
+        for tasks in world.active.values():
+            for task in tasks:
+                if task.state is State.BLOCKED and task.step.memory_p95_gb > room:
+                    at = task.workflow.arrival + task.step.before_mean - world.now
+                    soonest = min(soonest, max(at, 0.0))
+        return soonest
+
+
+def view_of(world: Mechanics, beliefs: Beliefs, task: Task | None) -> View:
+    """What is seen at a decision about a task, or about the machines."""
+    home, machines, money = beliefs.parts()
+    recent = len(world.arrived) - bisect_left(world.arrived, world.now - HOUR / 2)
+    step = None if task is None else _step(world, beliefs, task)
+    large_in = beliefs.large_in() if task is None else math.inf
+    return View(world.now, step, home, machines, money, len(world.waiting), recent, large_in)
+
+
+def _step(world: Mechanics, beliefs: Beliefs, task: Task) -> StepView:
+    step, kind, floor = task.step, KINDS[task.step.kind], task.memory_floor
+    mean, p95 = step.memory_mean_gb, step.memory_p95_gb
+    if beliefs.clairvoyant:
+        mean = p95 = step.memory_gb
+    return StepView(
+        number=step.number,
+        kind=step.kind,
+        memory_mean_gb=max(mean, floor),
+        memory_p95_gb=max(p95, floor),
+        home_seconds=beliefs.home_seconds(task),
+        cloud_seconds=beliefs.cloud_seconds(task),
+        duration_sigma=step.duration_sigma,
+        cold_home=0.0 if world.home_warm == step.kind else kind.cold_home,
+        cold_cloud=kind.cold_cloud,
+        cores=kind.cores,
+        transfer_seconds=step.transfer_mb / world.day.megabytes_per_second,
+        checkpointable=kind.checkpointable,
+        private=step.private,
+        priority=task.workflow.priority,
+        deadline_in=task.workflow.deadline - world.now,
+        after_seconds=step.after_mean,
+        waited=world.now - task.ready_at,
+        spot_losses=task.spot_losses,
+        fan_out=len(step.children),
+    )

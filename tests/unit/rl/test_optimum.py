@@ -1,0 +1,86 @@
+"""The bound, the optimum and the search, in this order on every small day."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rl.baselines import RULES
+from rl.bounds import lower_bound
+from rl.clairvoyant import search
+from rl.greedy import Greedy
+from rl.regime import load_regime
+from rl.simulator import simulate
+from rl.uniform_progress import UniformProgress
+from rl.work import Day
+from rl.workload import make_day
+from tests.unit.rl.made_days import made_day, step
+
+FOLDER = Path(__file__).parents[3] / "rl" / "regimes"
+ROUNDING = 0.001  # USD: whole seconds and whole micro-dollars a second
+
+SMALL: dict[str, Day] = {
+    "all at home": made_day([(0.0, [step(60, 2.0), step(40, 3.0, [0])])]),
+    "one is too large": made_day(
+        [(0.0, [step(60, 2.0), step(400, 14.0, [0]), step(20, 1.0, [1])])]
+    ),
+    "two do not fit together": made_day(
+        [(0.0, [step(300, 6.0)]), (10.0, [step(100, 6.0)]), (20.0, [step(20, 6.0)])]
+    ),
+    "a machine pays for itself": made_day(
+        [(0.0, [step(2000, 6.0), step(2000, 6.0), step(2000, 6.0)])], deadline=2600.0
+    ),
+    "private ones stay": made_day(
+        [(0.0, [step(120, 6.0)]), (5.0, [step(60, 5.5)])], private=True, deadline=100.0
+    ),
+    "many on one machine": made_day(
+        [(float(at), [step(200, 12.0), step(30, 1.0, [0])]) for at in (0, 60, 90, 150)]
+    ),
+}
+
+
+# the last takes the search a few seconds
+@pytest.mark.parametrize(
+    "name", [*list(SMALL)[:-1], pytest.param(list(SMALL)[-1], marks=pytest.mark.slow)]
+)
+def test_bound_optimum_search_greedy(name: str) -> None:
+    # here and not above: the others need no solver (CP-SAT is a dependency of tests alone)
+    from tests.unit.rl.exact import optimum
+
+    day = SMALL[name]
+    bound, best = lower_bound(day), optimum(day, 6000)
+    found = min(search(day, evaluations=600, seed=seed)[1].cost for seed in range(3))
+    assert bound <= best + ROUNDING
+    assert best <= found + ROUNDING
+    assert found <= simulate(day, Greedy()).cost + 1e-12
+    # the search is no proof: within a twelfth here
+    assert found <= 1.08 * best + ROUNDING
+
+
+def test_the_bound_is_reached_where_nothing_is_scarce() -> None:
+    day = made_day([(0.0, [step(60, 2.0), step(40, 3.0, [0])])])
+    assert lower_bound(day) == pytest.approx(simulate(day, Greedy()).cost, rel=1e-6)
+
+
+def test_a_deadline_that_nobody_can_keep_is_in_the_bound() -> None:
+    day = made_day([(0.0, [step(60, 2.0)])], deadline=30.0)
+    assert lower_bound(day) == pytest.approx(0.10 + 0.30 * 60 / 3600)
+
+
+@pytest.mark.parametrize("name", ["light", "high_hazard", "bursty"])
+def test_no_policy_goes_below_the_bound(name: str) -> None:
+    regime = load_regime(FOLDER / f"{name}.toml")
+    for number in range(6):
+        day = make_day(regime, 11, "train", number)
+        bound = lower_bound(day)
+        assert bound > 0
+        for policy in (*(rule() for rule in RULES), Greedy(), UniformProgress()):
+            assert simulate(day, policy).cost >= bound - 1e-9
+
+
+def test_the_search_is_never_worse_than_its_start_and_repeats_itself() -> None:
+    day = make_day(load_regime(FOLDER / "light.toml"), 4, "train", 3)
+    plan, outcome = search(day, evaluations=40, seed=1)
+    assert search(day, evaluations=40, seed=1) == (plan, outcome)
+    assert outcome.cost <= search(day, evaluations=1, seed=1)[1].cost
