@@ -85,5 +85,5 @@ def bare(cls: type, *arguments: Any) -> Any:
     """A Ray actor that takes many calls at once and books no processor."""
     from benchmarks.actors_work import CONCURRENCY
 
-    remote = ray.remote(cls).options(num_cpus=0, max_concurrency=CONCURRENCY + 10)
-    return remote.remote(*arguments)
+    remote: Any = ray.remote(cls)
+    return remote.options(num_cpus=0, max_concurrency=CONCURRENCY + 10).remote(*arguments)
