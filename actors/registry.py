@@ -96,6 +96,7 @@ class Entry:
     records: dict[str, Record] = field(default_factory=dict)
     topics: set[str] = field(default_factory=set)
     _idempotent: frozenset[str] = frozenset()
+    _candidates: dict[str | None, Candidate] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._idempotent = frozenset(n for n, one in self.capabilities.items() if one.idempotent)
@@ -107,6 +108,15 @@ class Entry:
 
     def candidate(self, capability: str | None) -> Candidate:
         """The agent as one that a message may go to; for a capability, or for its name."""
+        if (known := self._candidates.get(capability)) is None:
+            known = self._candidates[capability] = self._candidate(capability)
+        return known
+
+    def changed(self) -> None:
+        """Forget what was made of the figures."""
+        self._candidates.clear()
+
+    def _candidate(self, capability: str | None) -> Candidate:
         found = self.capabilities.get(capability) if capability else None
         record = self.records.get(capability or "", None) or Record()
         return Candidate(
@@ -315,6 +325,7 @@ class Registry:
             topics.discard(topic)
 
     def _changed(self, entry: Entry) -> None:
+        entry.changed()
         self._listings.pop(entry.name, None)
         for capability in entry.capabilities:
             self._listings.pop(capability, None)

@@ -343,11 +343,12 @@ def _outcome(future: asyncio.Future[Any]) -> Outcome:
     if future.cancelled():
         return False, MovedError("the agent was stopped", retry_after=0.1)
     error = future.exception()
-    if isinstance(error, IroncliwError):
-        return False, error
-    if error is not None:
-        return False, AgentError(f"{type(error).__name__}: {error}")
+    if error is not None and not isinstance(error, IroncliwError):
+        error = AgentError(f"{type(error).__name__}: {error}")
     try:
+        if error is not None:
+            # its class may be the user's own, and unknown to whoever asked
+            return False, pack(error, "the error of an agent")
         return True, pack(future.result(), "the answer of an agent")
     except IroncliwError as not_sent:
         return False, not_sent

@@ -149,7 +149,7 @@ class Link:
             if good:
                 future.set_result(unpack(value))
             else:
-                future.set_exception(value)
+                future.set_exception(unpack(value))
         except IroncliwError as error:
             future.set_exception(error)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from collections.abc import Awaitable
 from typing import Any
 
@@ -35,14 +36,17 @@ class RayRemote:
     async def deliver(self, sender: str, parcels: list[Parcel]) -> list[Outcome | None]:
         """See `Remote.deliver`."""
         actor = self._actor or await self.actor()
-        found: list[Outcome | None] = await answer_of(actor.deliver.remote(sender, parcels))
+        # bytes: Ray would take longer over a list of objects than the whole rest takes
+        call = actor.deliver.remote(sender, pickle.dumps(parcels, protocol=5))
+        found: list[Outcome | None] = pickle.loads(await answer_of(call))
         return found
 
     async def collect(self, sender: str) -> list[tuple[str, Outcome]]:
         """See `Remote.collect`."""
         actor = self._actor or await self.actor()
-        found: list[tuple[str, Outcome]] = await answer_of(actor.collect.remote(sender))
-        return found
+        found = pickle.loads(await answer_of(actor.collect.remote(sender)))
+        outcomes: list[tuple[str, Outcome]] = found
+        return outcomes
 
     async def actor(self) -> Any:
         """Ray's handle.

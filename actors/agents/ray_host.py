@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import pickle
 import resource
 import sys
 import time
@@ -19,7 +20,6 @@ import ray
 
 from actors.agents.directory import Directory
 from actors.agents.host import AgentSpec, HandedOver, Host
-from actors.agents.link import Outcome
 from actors.agents.messages import Parcel
 from actors.agents.ray_calls import RayRemote
 from actors.agents.remote_directory import RemoteDirectory
@@ -59,13 +59,14 @@ class HostActor:
         if memory_limit_gb is not None:
             limit_memory(memory_limit_gb)
 
-    async def deliver(self, sender: str, parcels: list[Parcel]) -> list[Outcome | None]:
-        """See `Remote.deliver`."""
-        return await self._host.deliver(sender, parcels)
+    async def deliver(self, sender: str, pickled: bytes) -> bytes:
+        """See `Remote.deliver`; parcels and outcomes are pickled."""
+        outcomes = await self._host.deliver(sender, pickle.loads(pickled))
+        return pickle.dumps(outcomes, protocol=5)
 
-    async def collect(self, sender: str) -> list[tuple[str, Outcome]]:
-        """See `Remote.collect`."""
-        return await self._host.collect(sender)
+    async def collect(self, sender: str) -> bytes:
+        """See `Remote.collect`; the outcomes are pickled."""
+        return pickle.dumps(await self._host.collect(sender), protocol=5)
 
     async def start_agent(self, spec: AgentSpec, state: bytes | None) -> IroncliwError | None:
         """See `Host.start_agent`; what it raises comes back as a value, so that it stays itself."""
