@@ -96,9 +96,9 @@ def test_a_replica_can_be_imported_from_the_archive_alone(tmp_path: Path) -> Non
     with zipfile.ZipFile(io.BytesIO(code.data)) as archive:
         archive.extractall(tmp_path)
     program = (
-        "import sys, serve.replica, serve.host, serve.engines.registry, "
+        "import sys, actors.steps.worker, serve.replica, serve.host, serve.engines.registry, "
         "serve.engines.generation_engines\n"
-        "ours = {'cluster', 'ironcliw', 'native_ops', 'serve'}\n"
+        "ours = {'actors', 'cluster', 'ironcliw', 'native_ops', 'serve'}\n"
         "for name, module in sorted(sys.modules.items()):\n"
         "    if name.partition('.')[0] in ours and getattr(module, '__file__', None):\n"
         "        print(module.__file__)\n"
@@ -152,7 +152,7 @@ async def test_one_that_got_lost_is_uploaded_again(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = project_code.ProjectCode("gcs://a.zip", b"data")
-    monkeypatch.setattr(project_code, "pack", lambda: code)
+    monkeypatch.setattr(project_code, "pack", lambda packages: code)
     await keep_for(store, code.uri, 1)
     assert store.packages == {code.uri: code.data}
 
@@ -161,7 +161,7 @@ def test_other_code_is_not_put_in_the_place_of_what_got_lost(
     store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     other = project_code.ProjectCode("gcs://b.zip", b"other")
-    monkeypatch.setattr(project_code, "pack", lambda: other)
+    monkeypatch.setattr(project_code, "pack", lambda packages: other)
     project_code._renew("gcs://a.zip")
     assert not store.packages
     assert "ironcliw down" in caplog.text
