@@ -16,7 +16,7 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """200 requests, one a second, and 40 workflows of 30 tasks in a chain, stored backwards."""
+    """200 requests, one a second, and 40 workflows of 30 tasks in a chain, backwards."""
     (tmp_path / "llm").mkdir()
     (tmp_path / "dag").mkdir()
     rows = [
@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
     text = "TIMESTAMP,ContextTokens,GeneratedTokens\n" + "\n".join(rows)
     (tmp_path / AZURE).write_text(text)
     tasks = [
-        f"flow{number},{task},{task - 1 if task else ''},t,{number + 1},0,1"
+        f"flow{number},{7 * task},{7 * (task - 1) if task else ''},t,{number + 1},0,1"
         for number in range(40)
         for task in reversed(range(30))
     ]
