@@ -5,12 +5,17 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ironcliw.errors import DataError
+from rl.regime import load_regime
 from rl.traces import GRAPHS, LARGEST_GRAPH, Split, load_traces
+from rl.workload import make_day
 
 AZURE = "llm/AzureLLMInferenceTrace_conv.csv"
+REGIMES = Path(__file__).parents[3] / "rl" / "regimes"
+SIZES = {3.5, 5.5, 9.0, 12.0}  # GB of models that write drafts
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
@@ -56,6 +61,21 @@ def test_a_shape_keeps_its_order_and_its_edges(folder: Path) -> None:
             (),
             *((at,) for at in range(LARGEST_GRAPH - 1)),
         ]
+
+
+def test_a_day_is_made_of_the_traces_of_its_split(folder: Path) -> None:
+    regime = load_regime(REGIMES / "replay.toml")
+    day = make_day(regime, 0, "test", 0, data=folder)
+    assert day.workflows == make_day(regime, 0, "test", 0, data=folder).workflows
+    low, high = regime.arrivals.workflows_per_day
+    assert low - 1 <= len(day.workflows) <= high + 1
+    gaps = np.diff([workflow.arrival for workflow in day.workflows])
+    assert gaps == pytest.approx(np.full(len(gaps), gaps[0]))  # one a second, stretched to a day
+    # answers of the test's part alone: 2 s a request, 12 times as long a draft
+    lengths = {
+        step.home_seconds for one in day.workflows for step in one.steps if step.memory_gb in SIZES
+    }
+    assert lengths and lengths <= {12 * 2.0 * second for second in range(160, 200)}
 
 
 @pytest.mark.parametrize(
