@@ -17,6 +17,7 @@ from cluster.placement import (
     LOADING_FACTOR,
     RESERVE_GB,
 )
+from rl import guardrails
 from rl.simulator import Order
 from rl.view import BUY, FIRST_MACHINE, FIRST_STOP, HOME, KEEP, MACHINES, WAIT, StepView, View
 
@@ -47,7 +48,7 @@ class Rule(ABC):
 
     def waits_for_home(self, view: View, step: StepView) -> bool:
         """Whether a step that belongs at home waits for memory there."""
-        return step.memory_p95_gb <= view.home.room_gb - 1.5
+        return step.memory_p95_gb <= view.home.room_gb - guardrails.RESERVE_GB
 
 
 def _any(mask: Sequence[bool]) -> int:

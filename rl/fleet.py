@@ -197,8 +197,6 @@ class Fleet(ABC):
         task.spot_losses += 1
         self.make_ready(task)
 
-    # sites
-
     def _start(self, machine: Machine, task: Task) -> None:
         step = task.step
         cold = 0.0 if step.kind in machine.warm else KINDS[step.kind].cold_cloud
@@ -224,8 +222,6 @@ class Fleet(ABC):
     def _stay_idle(self, machine: Machine) -> None:
         self.ask_about_machines = True
         self.push(self.now + IDLE_SECONDS, Event.IDLE, (machine, machine.site.version))
-
-    # money
 
     def _watch_the_cap(self) -> None:
         """Look again when what runs now will have used up the money."""

@@ -27,6 +27,7 @@ from rl.view import (
 )
 
 RESERVE_GB = 1.5
+TAIL_SECONDS = 150.0
 HOUR = 3600.0
 
 _NOT_ABOUT_A_STEP = "the decision is about machines"
@@ -62,7 +63,7 @@ class Limits:
     machines: int = MACHINES
     starvation_seconds: float = 900.0
     spot_losses: int = 3
-    tail_seconds: float = 150.0
+    tail_seconds: float = TAIL_SECONDS
 
 
 def refusals(view: View, limits: Limits) -> list[str | None]:

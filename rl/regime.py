@@ -121,6 +121,13 @@ class Spot(_Section):
     megabytes_per_second: Above = (2.0, 10.0)
     notice_seconds: float = Field(30.0, ge=0, le=600)
 
+    @model_validator(mode="after")
+    def _of_this_world(self) -> Spot:
+        for name, most in (("hazard_per_hour", 60.0), ("outages_per_day", 100.0)):
+            if getattr(self, name)[1] > most:
+                raise ValueError(f"{name} above {most:g} would leave no machine; lower it")
+        return self
+
 
 class Deadlines(_Section):
     """A workflow's deadline is a grace plus its shortest possible time, times the slack."""
@@ -132,7 +139,7 @@ class Deadlines(_Section):
 class Costs(_Section):
     """What is weighed against what."""
 
-    hour_of_priority: float = Field(0.30, ge=0, description="Dollars an hour of waiting, times it.")
+    hour_of_priority: float = Field(0.30, gt=0, description="Dollars an hour of waiting, times it.")
     miss: float = Field(0.10, ge=0, description="Dollars for a missed deadline, times priority.")
     day_dollars: float = Field(0.40, ge=0, description="Cap on machines a day.")
     month_dollars: float = Field(12.0, ge=0, description="And a month.")

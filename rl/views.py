@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 
+from rl.guardrails import RESERVE_GB, TAIL_SECONDS
 from rl.mechanics import HOUR, Mechanics
 from rl.sites import Machine, State, Task
 from rl.view import HomeView, MachineView, MoneyView, RunView, StepView, View
@@ -14,7 +15,6 @@ from rl.work import KINDS
 # and three starts of 90 s.
 PRIOR_LOSSES, PRIOR_HOURS = 1.0, 40.0
 PRIOR_BOOTS, PRIOR_BOOT_SECONDS = 3, 90.0
-TAIL_SECONDS = 150.0
 
 
 class Beliefs:
@@ -134,7 +134,7 @@ class Beliefs:
     def large_in(self) -> float:
         """Believed seconds until a step that is too large for home is ready."""
         world = self.world
-        room = world.home.memory_gb - world.user_gb - 1.5
+        room = world.home.memory_gb - world.user_gb - RESERVE_GB
         soonest = math.inf
         for tasks in world.active.values():
             for task in tasks:

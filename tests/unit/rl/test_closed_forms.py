@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from heapq import heappop, heappush
 
 import numpy as np
 import pytest
 
 from rl.draws import Draws
-from rl.simulator import simulate
+from rl.simulator import Simulation, simulate
 from rl.view import BUY, FIRST_MACHINE, FIRST_STOP, HOME, KEEP, PREWARM, View
 from rl.work import Day
 from rl.workload import shocks
@@ -89,6 +90,20 @@ def test_beyond_the_swap_the_step_is_ended_and_begins_again() -> None:
     assert outcome.out_of_memory == 1
     assert outcome.lost_seconds == pytest.approx(10.0, abs=1e-3)
     assert outcome.flow_p50 == pytest.approx(60 + 30, abs=1e-3)
+
+
+def test_what_ran_out_of_memory_comes_back_with_its_true_need() -> None:
+    # believed to stay below 4 GB, it holds 6: it is asked about again as one of 6
+    day = made_day([(0.0, [step(30, 6.0)])], user_gb=((0.0, 4.5), (10.0, 14.0), (60.0, 4.5)))
+    [workflow] = day.workflows
+    wrong = replace(workflow.steps[0], memory_mean_gb=3.0, memory_p95_gb=4.0)
+    day = replace(day, workflows=(replace(workflow, steps=(wrong,)),))
+    simulation, seen = Simulation(day), []
+    while (decision := simulation.next_decision()) is not None:
+        if decision.view.step is not None:
+            seen.append(decision.view.step.memory_p95_gb)
+        simulation.take(AT_HOME.choose(decision.view, decision.mask))
+    assert seen[0] == 4.0 and set(seen[1:]) == {6.0}
 
 
 def _away(view: View) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ import pytest
 
 from rl.baselines import RULES
 from rl.bounds import lower_bound
-from rl.clairvoyant import search
+from rl.clairvoyant import run_plan, search
 from rl.greedy import Greedy
 from rl.regime import load_regime
 from rl.simulator import simulate
@@ -59,7 +59,7 @@ def test_bound_optimum_search_greedy(name: str) -> None:
 
 
 def test_the_bound_is_reached_where_nothing_is_scarce() -> None:
-    day = made_day([(0.0, [step(60, 2.0), step(40, 3.0, [0])])])
+    day = made_day([(0.0, [step(60, 2.0), step(40, 9.0, [0])])])
     assert lower_bound(day) == pytest.approx(simulate(day, Greedy()).cost, rel=1e-6)
 
 
@@ -80,7 +80,13 @@ def test_no_policy_goes_below_the_bound(name: str) -> None:
 
 
 def test_the_search_is_never_worse_than_its_start_and_repeats_itself() -> None:
-    day = make_day(load_regime(FOLDER / "light.toml"), 4, "train", 3)
-    plan, outcome = search(day, evaluations=40, seed=1)
-    assert search(day, evaluations=40, seed=1) == (plan, outcome)
-    assert outcome.cost <= search(day, evaluations=1, seed=1)[1].cost
+    # a search of fewer evaluations is the beginning of one of more
+    day = SMALL["many on one machine"]
+    costs = []
+    for evaluations in (1, *range(10, 100, 10)):
+        plan, outcome = search(day, evaluations=evaluations, seed=2)
+        assert run_plan(day, plan) == outcome
+        costs.append(outcome.cost)
+    assert costs == sorted(costs, reverse=True)
+    assert costs[-1] < costs[0]
+    assert search(day, evaluations=90, seed=2) == (plan, outcome)

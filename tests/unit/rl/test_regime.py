@@ -53,6 +53,8 @@ def test_every_regime_has_the_costs_of_the_goals() -> None:
         ({"arrivals": {"active_hours": [20, 26]}}, r"\[20, 26\] must be a part of 0 to 24"),
         ({"spot": {"hazard_per_hour": [-1, 0.5]}}, r"\[-1, 0.5\] must not lie below 0"),
         ({"spot": {"stockout": [0.2, 1.5]}}, "must lie between 0 and 1"),
+        ({"spot": {"hazard_per_hour": [1, 61]}}, "hazard_per_hour above 60 would leave no machine"),
+        ({"costs": {"hour_of_priority": 0.0}}, "costs.hour_of_priority: .* greater than 0"),
         ({"spot": {"machines": 4}}, "spot.machines: .* less than or equal to 3 .given 4."),
         ({"spot": {"cores": float("nan")}}, "spot.cores: .*finite"),
         ({"home": {"memory_gb": 8.0}}, "user_gb up to 9.5 leaves less than 2 GB of memory_gb 8"),

@@ -5,18 +5,23 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ironcliw.errors import DataError
+from rl.regime import load_regime
 from rl.traces import GRAPHS, LARGEST_GRAPH, Split, load_traces
+from rl.workload import make_day
 
 AZURE = "llm/AzureLLMInferenceTrace_conv.csv"
+REGIMES = Path(__file__).parents[3] / "rl" / "regimes"
+SIZES = {3.5, 5.5, 9.0, 12.0}  # GB of models that write drafts
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """200 requests, one a second, and 40 workflows of 30 tasks in a chain, stored backwards."""
+    """200 requests, one a second, and 40 workflows of 30 tasks in a chain, backwards."""
     (tmp_path / "llm").mkdir()
     (tmp_path / "dag").mkdir()
     rows = [
@@ -26,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
     text = "TIMESTAMP,ContextTokens,GeneratedTokens\n" + "\n".join(rows)
     (tmp_path / AZURE).write_text(text)
     tasks = [
-        f"flow{number},{task},{task - 1 if task else ''},t,{number + 1},0,1"
+        f"flow{number},{7 * task},{7 * (task - 1) if task else ''},t,{number + 1},0,1"
         for number in range(40)
         for task in reversed(range(30))
     ]
@@ -56,6 +61,21 @@ def test_a_shape_keeps_its_order_and_its_edges(folder: Path) -> None:
             (),
             *((at,) for at in range(LARGEST_GRAPH - 1)),
         ]
+
+
+def test_a_day_is_made_of_the_traces_of_its_split(folder: Path) -> None:
+    regime = load_regime(REGIMES / "replay.toml")
+    day = make_day(regime, 0, "test", 0, data=folder)
+    assert day.workflows == make_day(regime, 0, "test", 0, data=folder).workflows
+    low, high = regime.arrivals.workflows_per_day
+    assert low - 1 <= len(day.workflows) <= high + 1
+    gaps = np.diff([workflow.arrival for workflow in day.workflows])
+    assert gaps == pytest.approx(np.full(len(gaps), gaps[0]))  # one a second, stretched to a day
+    # answers of the test's part alone: 2 s a request, 12 times as long a draft
+    lengths = {
+        step.home_seconds for one in day.workflows for step in one.steps if step.memory_gb in SIZES
+    }
+    assert lengths and lengths <= {12 * 2.0 * second for second in range(160, 200)}
 
 
 @pytest.mark.parametrize(

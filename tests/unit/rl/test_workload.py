@@ -28,6 +28,7 @@ def test_a_draw_is_of_its_keys_alone() -> None:
     first = draws.uniform(1, 2)
     draws.uniform(9)
     assert draws.uniform(1, 2) == first == Draws(7).uniform(1, 2)
+    assert len({Draws(7).stream(name).uniform(1) for name in ("boot", "speed", "stock")}) == 3
     assert len({Draws(7).uniform(a, b) for a in range(30) for b in range(30)}) == 900
 
 
