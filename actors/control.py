@@ -18,6 +18,7 @@ from typing import Any
 import ray
 
 from actors.composition import Composition, compose
+from actors.control_link import NOT_READY
 from actors.lease import RENEW_SECONDS, Lease, wait_for_lease
 from ironcliw import logs
 from ironcliw.errors import IroncliwError, LeaseLostError, NotFoundError, UnavailableError
@@ -113,7 +114,9 @@ class Control:
             raise self._failed
         if self._made is None:
             why = "another head leads the workflows of this store" if self._waits else "it starts"
-            raise UnavailableError(f"workflows and agents are not ready: {why}", retry_after=1.0)
+            raise UnavailableError(
+                f"workflows and agents are not ready: {why}", retry_after=1.0, code=NOT_READY
+            )
         return self._made
 
     async def _lead(self, store: Store, lease: Lease) -> None:

@@ -16,8 +16,10 @@ logger = logging.getLogger(__name__)
 
 NAME = "actors-control"
 NAMESPACE = "ironcliw"
-# The control actor is back within a second or two after it was killed.
-_PATIENCE_SECONDS = 15.0
+NOT_READY = "control_not_ready"
+"""Code of the error with which a control actor answers that does not lead yet."""
+# The control actor is back within a second or two after it was killed, on a busy machine in ten.
+_PATIENCE_SECONDS = 30.0
 _RETRY_SECONDS = 0.2
 
 
@@ -66,6 +68,10 @@ class ControlLink:
             except RayError as lost:
                 self._handle = None
                 raise _away(lost) from lost
+            if error is not None and error.code == NOT_READY and time.monotonic() < deadline:
+                # nothing was begun, so this may be repeated whatever it is
+                await asyncio.sleep(_RETRY_SECONDS)
+                continue
             if error is not None:
                 assert isinstance(error, IroncliwError)
                 raise error

@@ -8,7 +8,7 @@ import pytest
 import ray
 from ray.exceptions import RayActorError
 
-from actors.control_link import NAME, NAMESPACE, ControlLink
+from actors.control_link import NAME, NAMESPACE, NOT_READY, ControlLink
 from ironcliw.errors import NotFoundError, UnavailableError
 
 
@@ -73,6 +73,15 @@ async def test_what_may_not_is_not(found: list[Any]) -> None:
 async def test_what_was_not_begun_may_wait(found: list[Any]) -> None:
     found += [None, Actor((None, "begun"))]
     assert await ControlLink().workflows("submit", repeatable=False) == "begun"
+
+
+async def test_one_that_is_not_ready_is_asked_again(found: list[Any]) -> None:
+    not_ready = UnavailableError("it starts", code=NOT_READY)
+    found.append(Actor((not_ready, None), (not_ready, None), (None, "done")))
+    assert await ControlLink().workflows("submit", repeatable=False) == "done"
+    found[:] = [Actor(*[(not_ready, None)] * 10)]
+    with pytest.raises(UnavailableError, match="it starts"):
+        await ControlLink(patience_seconds=0.3).workflows("get", repeatable=True)
 
 
 async def test_patience_has_an_end(found: list[Any]) -> None:
