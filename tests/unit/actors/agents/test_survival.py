@@ -341,3 +341,24 @@ async def test_an_agent_whose_snapshot_fails_moves_all_the_same(bench: AgentBenc
     await bench.system.node_leaving("local", time.time() + 1.0)
     await until(left)
     assert await bench.ask("count", 1) == 1
+
+
+async def test_a_full_mailbox_is_no_attempt(bench: AgentBench) -> None:
+    await bench.start(Counter, name="a", options={"mailbox": 1, "max_attempts": 1})
+    asked = [asyncio.create_task(bench.ask("slow", number)) for number in range(5)]
+    await until(lambda: bench.system.describe("a")["load"] == 5)
+    await bench.send("slow", "kept", durable=True)
+
+    async def refused() -> bool:
+        [row] = await bench.store.open_messages()
+        return row.status == "queued" and row.error is not None
+
+    await until(refused)
+    [row] = await bench.store.open_messages()
+    assert "is full" in str(row.error)
+    assert row.attempts == 0
+    Counter.gate.set()
+    await asyncio.gather(*asked)
+    await until(lambda: bench.system.durable_on_the_way == 0)
+    assert "kept" in Counter.handled
+    assert await bench.system.dead_letters(None, 10) == []
