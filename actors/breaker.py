@@ -1,8 +1,8 @@
 """A circuit breaker for each capability: what keeps failing is not asked for a while.
 
-Pure, without a clock. Of the libraries (pybreaker 1.4, purgatory 3.0, circuitbreaker 2.1) none was
-taken: each reads a clock of its own, lets every caller through while it tries again, and cannot say
-when that will be, which `retry_after` needs.
+Pure, without a clock. Of the libraries, pybreaker 1.4 and purgatory 3.0 were not taken: they
+read a clock of their own and cannot say when they try again, which `retry_after` needs; pybreaker
+lets every caller through meanwhile.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Breaker:
             return
         raise UnavailableError(
             f"the capability {self.name!r} failed {self._in_a_row} times in a row and is not asked "
-            "for a while; see `ironcliw agents list`, and the errors before this one",
+            "for a while; see the errors before this one",
             retry_after=max(0.1, self._until - now),
             code="circuit_open",
         )
