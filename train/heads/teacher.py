@@ -85,20 +85,22 @@ def _answered(
     stopped = threading.Event()
 
     def unless_stopped(text: str) -> list[float] | None:
-        return None if stopped.is_set() else one(text)
+        if stopped.is_set():
+            return None
+        try:
+            return one(text)
+        except IroncliwError as error:
+            failures.append(error)
+            # here and not where answers are taken, which may be hundreds of requests later
+            if len(failures) >= _MOST_FAILURES:
+                stopped.set()
+            return None
 
     with ThreadPoolExecutor(_AT_ONCE) as threads:
         asked = {threads.submit(unless_stopped, text): text for text in texts}
         try:
             for done in as_completed(asked):
-                try:
-                    row = done.result()
-                except IroncliwError as error:
-                    failures.append(error)
-                    if len(failures) >= _MOST_FAILURES:
-                        stopped.set()
-                    continue
-                if row is not None:
+                if (row := done.result()) is not None:
                     yield asked[done], row
         finally:  # also for Ctrl-C: what is not sent yet is not asked
             stopped.set()

@@ -61,7 +61,7 @@ def test_kernels_include_no_c_plus_plus_library() -> None:
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A copy of what `make native` needs, with an environment of its own around this one's."""
-    for name in ("Makefile", "pyproject.toml", "constraints.txt", "models.txt"):
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "models.txt", "solver.txt"):
         shutil.copy(ROOT / name, tmp_path)
     for name in ("native_ops", "ironcliw"):
         ignored = shutil.ignore_patterns("__pycache__", "*.so")
