@@ -146,7 +146,7 @@ class DecisionLog:
         before = now - self._keep_seconds if prune else None
         try:
             await self._writer.commit(lambda c: _write(c, list(rows.values()), outcomes, before))
-        except BaseException:
+        except BaseException:  # cancelled, too: what was not written is kept for the next time
             self._rows, self._outcomes = rows | self._rows, outcomes | self._outcomes
             raise
         if prune:

@@ -162,6 +162,7 @@ class Host:
         self._cells[spec.name] = cell
         try:
             await agent.on_start()
+        # the user's code; a start that is cancelled is taken back, too
         except BaseException as error:
             del self._cells[spec.name]
             await cell.close("could not be started")

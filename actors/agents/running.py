@@ -87,7 +87,7 @@ class Running:
             # nobody else is put there; the watch finds it, and looks after those that were there
             place.silent_polls += 1
             raise
-        except BaseException:
+        except BaseException:  # cancelled, too: a process made for it alone must not stay
             if place.kind is None:
                 await self.end(place.handle.name)
             raise

@@ -128,7 +128,7 @@ class AgentSystem:
             # before it runs: it must not be forgotten by a head that ends now
             await self._store.save(to_row(entry))
             await self._running.start(spec.name)
-        except BaseException:
+        except BaseException:  # cancelled, too: a start that failed leaves no entry behind
             self.registry.remove(spec.name)
             await self._store.remove(spec.name)
             raise
