@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,11 +14,12 @@ from actors.agents.records import JournalStore
 from actors.agents.service import AgentService
 from actors.agents.system import AgentSystem
 from actors.decision_log import DecisionLog
+from actors.exporter import Exporter
 from actors.functions import load_modules
 from actors.journal import Journal
 from actors.lease import Lease
 from actors.machine_facts import MachineFacts
-from actors.metrics import WorkflowMetrics
+from actors.metrics import AgentMetrics, WorkflowMetrics
 from actors.node_watch import NodeWatch, RayNodes
 from actors.orchestration.options import OrchestratorOptions
 from actors.orchestrator import Orchestrator
@@ -34,7 +33,6 @@ from actors.steps.kinds import KindExecutor
 from actors.steps.model_calls import ModelCalls, client_of
 from actors.steps.ray_jobs import RayJobs
 from actors.steps.train_job import TrainJobs
-from actors.workflow_records import count_by_status
 from actors.workflow_service import WorkflowService, check_functions
 from cluster.config import GROUP_LABEL, SPOT_TYPE
 from cluster.head import project_code
@@ -44,10 +42,6 @@ from ironcliw.errors import IroncliwError
 from ironcliw.schemas.workflows import StepKind
 from ironcliw.settings import Settings
 from ironcliw.store import Store
-
-logger = logging.getLogger(__name__)
-
-_METRICS_SECONDS = 5.0
 
 
 class Part(Protocol):
@@ -67,7 +61,7 @@ class Composition:
         orchestrator: Of workflows.
         agents: All of them.
         log: Of routing decisions.
-        metrics: Exported.
+        exporter: Of figures.
         watch: Of machines in the cloud; None where there are none.
         code: Archives for workers, each with its packages; held while this runs.
     """
@@ -78,28 +72,18 @@ class Composition:
     orchestrator: Orchestrator
     agents: AgentSystem
     log: DecisionLog
-    metrics: WorkflowMetrics
+    exporter: Exporter
     watch: NodeWatch | None = None
     code: Sequence[tuple[str, Sequence[str]]] = field(default_factory=tuple)
 
     def background(self) -> list[Coroutine[Any, Any, None]]:
         """What runs beside the requests, until it is cancelled."""
-        works = [self.log.run(), self._export()]
+        works = [self.log.run(), self.exporter.run()]
         if self.watch is not None:
             leaving = (self.orchestrator.node_leaving, self.agents.node_leaving)
             works.append(self.watch.run(leaving))
         works += [project_code.keep(uri, packages=packages) for uri, packages in self.code]
         return works
-
-    async def _export(self) -> None:
-        while True:
-            try:
-                self.metrics.on_workflows(await self.journal.read(count_by_status))
-            except IroncliwError as error:
-                logger.warning("workflows are not counted for now: %s", error)
-            counts = self.journal.counts
-            self.metrics.on_counts(counts.committed, counts.transactions, self.log.lost)
-            await asyncio.sleep(_METRICS_SECONDS)
 
 
 async def compose(
@@ -147,11 +131,16 @@ async def compose(
     # before the workflows go on, whose steps ask them
     await agents.start()
     await orchestrator.start()
+
+    def count() -> None:
+        metrics.on_counts(journal.counts.committed, journal.counts.transactions, log.lost)
+
+    exporter = Exporter(journal, orchestrator, agents, metrics, AgentMetrics(), count)
     parts: dict[str, Part] = {
         "workflows": WorkflowService(orchestrator, journal),
         "agents": AgentService(agents),
     }
-    return Composition(parts, executor, journal, orchestrator, agents, log, metrics, watch, code)
+    return Composition(parts, executor, journal, orchestrator, agents, log, exporter, watch, code)
 
 
 def _results(settings: Settings) -> Results:
