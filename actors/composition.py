@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import ray
@@ -23,6 +24,7 @@ from actors.metrics import AgentMetrics, WorkflowMetrics
 from actors.node_watch import NodeWatch, RayNodes
 from actors.orchestration.options import OrchestratorOptions
 from actors.orchestrator import Orchestrator
+from actors.pruning import Pruner
 from actors.results import Results, results_url
 from actors.routing import load_policy
 from actors.steps.agent_call import AgentCalls
@@ -62,6 +64,7 @@ class Composition:
         agents: All of them.
         log: Of routing decisions.
         exporter: Of figures.
+        pruner: Forgets what ended long ago.
         watch: Of machines in the cloud; None where there are none.
         code: Archives for workers, each with its packages; held while this runs.
     """
@@ -73,12 +76,13 @@ class Composition:
     agents: AgentSystem
     log: DecisionLog
     exporter: Exporter
+    pruner: Pruner
     watch: NodeWatch | None = None
     code: Sequence[tuple[str, Sequence[str]]] = field(default_factory=tuple)
 
     def background(self) -> list[Coroutine[Any, Any, None]]:
         """What runs beside the requests, until it is cancelled."""
-        works = [self.log.run(), self.exporter.run()]
+        works = [self.log.run(), self.exporter.run(), self.pruner.run()]
         if self.watch is not None:
             leaving = (self.orchestrator.node_leaving, self.agents.node_leaving)
             works.append(self.watch.run(leaving))
@@ -116,9 +120,10 @@ async def compose(
     agents = AgentSystem(
         JournalStore(journal), RayHosts(settings.log, uris), cloud=has_workers(settings)
     )
+    results = _results(settings)
     executor = StepExecutor(
         _kinds(settings, agents, uris, control),
-        _results(settings),
+        results,
         policy,
         MachineFacts(watch is not None, (lambda: ()) if watch is None else watch.workers),
         log,
@@ -140,7 +145,10 @@ async def compose(
         "workflows": WorkflowService(orchestrator, journal),
         "agents": AgentService(agents),
     }
-    return Composition(parts, executor, journal, orchestrator, agents, log, exporter, watch, code)
+    pruner = Pruner(journal, results, settings.actors.keep_days, _configs(settings))
+    return Composition(
+        parts, executor, journal, orchestrator, agents, log, exporter, pruner, watch, code
+    )
 
 
 def _results(settings: Settings) -> Results:
@@ -176,8 +184,13 @@ def _kinds(
         "embed": models,
         "decide": models,
         "generate": models,
-        "train": TrainJobs(jobs, settings.state_dir / "workflow-configs"),
+        "train": TrainJobs(jobs, _configs(settings)),
     }
+
+
+def _configs(settings: Settings) -> Path:
+    """Where train steps write configurations that a definition holds itself."""
+    return settings.state_dir / "workflow-configs"
 
 
 def code_of(settings: Settings, code_uri: str | None) -> tuple[tuple[str, Sequence[str]], ...]:

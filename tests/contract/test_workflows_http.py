@@ -153,6 +153,8 @@ def test_a_missing_input(client: Client) -> None:
         (b'{"definition": {}, "priority": "soon"}', "priority"),
         (b'{"definition": {}, "deadline_seconds": -1}', "deadline_seconds"),
         (b'{"definition": {}, "colour": 1}', "colour"),
+        (b'{"definition": {}, "key": "a", "key": "b"}', "key"),
+        (b'{"definition": {"steps": {"a": {"with": {"x": 1}}, "a": {}}}}', "definition.steps.a"),
     ],
 )
 def test_a_wrong_body(server: HttpService, body: bytes, param: str | None) -> None:

@@ -108,6 +108,25 @@ async def test_after_a_restart_everything_goes_on(start: Start) -> None:
     assert second.names() == ["again", "last"]
 
 
+async def test_a_lowered_limit_of_items_is_for_workflows_to_come(start: Start) -> None:
+    fan = flow(
+        each=call("hang", for_each="${inputs.x}", **{"with": {"x": "${item}"}}),
+        last=call("f", for_each="${steps.each}", **{"with": {"x": "${item}"}}),
+    )
+    first = Scripted({"hang": forever}, idempotent=("hang",))
+    orchestrator = await start(first, limits=Limits(items=3))
+    view = await orchestrator.submit(fan, {"x": [1, 2, 3]})
+    await until(lambda: first.running == 3)
+    await orchestrator.close()
+    orchestrator = await start(Scripted(idempotent=("hang",)), limits=Limits(items=2))
+    assert (await orchestrator.wait(view.id, 20)).status == "completed"
+    refused = await orchestrator.submit(fan, {"x": [1, 2, 3]})
+    ended = await orchestrator.wait(refused.id, 20)
+    assert ended.status == "failed"
+    assert ended.error is not None
+    assert "has 3 items, the most is 2" in ended.error.message
+
+
 async def test_a_step_runs_no_longer_than_it_may(start: Start) -> None:
     async def hang_once(task: StepTask) -> str:
         if task.attempt == 1:
