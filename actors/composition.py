@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -54,7 +55,7 @@ class Part(Protocol):
 
 @dataclass
 class Composition:
-    """All that runs in the control actor. It is never closed: whatever ends it is a crash to it.
+    """All that runs in the control actor.
 
     Attributes:
         parts: By name, for `Control.answer`.
@@ -79,6 +80,19 @@ class Composition:
     pruner: Pruner
     watch: NodeWatch | None = None
     code: Sequence[tuple[str, Sequence[str]]] = field(default_factory=tuple)
+
+    async def close(self, seconds: float) -> None:
+        """Bring to an end what runs; a process that ends without it loses nothing that is durable.
+
+        Args:
+            seconds: For steps that may not be repeated, and for what agents are at.
+
+        Raises:
+            StoreError: The store cannot be used.
+        """
+        await asyncio.gather(self.orchestrator.close(seconds), self.agents.rest(seconds))
+        await self.log.flush()
+        await self.journal.close()
 
     def background(self) -> list[Coroutine[Any, Any, None]]:
         """What runs beside the requests, until it is cancelled."""

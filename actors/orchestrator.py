@@ -281,10 +281,10 @@ class Orchestrator:
         return self._engine.error
 
     async def close(self, seconds: float = 0.0) -> None:
-        """Ends: nothing more is started, what runs has that time, the next one takes up the rest.
+        """Ends: nothing more is started, and the next one takes up what has not ended.
 
         Args:
-            seconds: For running steps.
+            seconds: For running steps that are not idempotent; others are started again.
         """
         self._state = "closed"
         await self._engine.close(seconds)

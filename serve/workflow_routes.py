@@ -36,6 +36,10 @@ class Workflows(Protocol):
         """Call a method of `actors.workflow_service.WorkflowService`."""
         ...
 
+    async def status(self) -> dict[str, Any]:
+        """How workflows and agents stand, and who leads."""
+        ...
+
 
 def add_workflows(app: FastAPI, service: Service) -> None:
     """Add the routes to the application."""

@@ -272,6 +272,16 @@ def test_an_orchestrator_that_is_away_is_a_503(server: HttpService, world: World
             client.submit_workflow(ECHO)
 
 
+def test_the_status_tells_who_leads(server: HttpService, world: World) -> None:
+    found = httpx.get(server.url + "/v1/status").json()
+    assert found["actors"]["leader"] == "a head"
+    assert found["actors"]["workflows"] == {"running": 1}
+    assert not [line for line in found["degraded"] if line.startswith("workflows")]
+    world.away = True
+    degraded = httpx.get(server.url + "/v1/status").json()["degraded"]
+    assert "workflows and agents: a head leads those of this store" in degraded
+
+
 def test_a_server_without_one_says_so(tmp_path: Path) -> None:
     with running(tmp_path / "bare") as service:
         answer = httpx.get(service.url + "/v1/workflows")
