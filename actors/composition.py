@@ -28,7 +28,7 @@ from actors.orchestrator import Orchestrator
 from actors.pruning import Pruner
 from actors.results import Results, results_url
 from actors.routing import load_policy
-from actors.steps.agent_call import AgentCalls
+from actors.steps.agent_call import AgentCalls, declares_idempotent
 from actors.steps.executor import StepExecutor
 from actors.steps.function_call import FunctionCalls
 from actors.steps.http_call import HttpCall
@@ -41,7 +41,6 @@ from cluster.config import GROUP_LABEL, SPOT_TYPE
 from cluster.head import project_code
 from cluster.head.ray_environment import dashboard_url, has_workers
 from ironcliw.catalog import Catalog
-from ironcliw.errors import IroncliwError
 from ironcliw.schemas.workflows import StepKind
 from ironcliw.settings import Settings
 from ironcliw.store import Store
@@ -141,7 +140,7 @@ async def compose(
         policy,
         MachineFacts(watch is not None, (lambda: ()) if watch is None else watch.workers),
         log,
-        agent_is_idempotent=lambda target: declares_idempotent(agents, target),
+        agent_is_idempotent=lambda target: declares_idempotent(agents.registry, target),
         home=ray.get_runtime_context().get_node_id(),
         observer=metrics,
     )
@@ -169,15 +168,6 @@ def _results(settings: Settings) -> Results:
     actors = settings.actors
     url = results_url(actors.results_url, settings.state_dir)
     return Results(url, actors.inline_bytes, actors.result_bytes)
-
-
-def declares_idempotent(agents: AgentSystem, target: str) -> bool:
-    """Whether every agent that has a capability declares it idempotent."""
-    try:
-        found = agents.registry.look_up(target).candidates
-    except IroncliwError:
-        return False  # nobody is there now: nothing is declared
-    return bool(found) and all(target in candidate.idempotent for candidate in found)
 
 
 def _kinds(

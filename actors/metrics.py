@@ -88,7 +88,7 @@ class AgentMetrics:
             "ironcliw_agent_mailbox_messages", "Messages that wait, by priority.", ("priority",)
         )
         self._durable = Gauge("ironcliw_agent_durable_messages", "Messages that are not done.")
-        self._letters = Gauge("ironcliw_agent_dead_letters", "Dead letters in the store.")
+        self._letters = Gauge("ironcliw_dead_letters", "Dead letters in the store.")
         self._circuits = Gauge(
             "ironcliw_agent_open_circuits",
             "Processes that do not ask a capability for a while.",

@@ -271,6 +271,10 @@ class Registry:
         """The agents of a host."""
         return [entry for entry in self._entries.values() if entry.host == host]
 
+    def offering(self, capability: str) -> list[Entry]:
+        """Those that have a capability, however they are."""
+        return [self._entries[name] for name in self._offers.get(capability, ())]
+
     def look_up(self, target: str) -> Listing:
         """Those that take messages for a name or a capability.
 

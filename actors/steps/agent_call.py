@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from actors.agents.link import HostGoneError, HostLostError
+from actors.registry import Registry
 from actors.steps.kinds import Done, step_error
 from actors.workflow.tasks import StepError, StepTask
 from ironcliw.errors import AgentError, IroncliwError, NotFoundError
@@ -65,3 +66,9 @@ def _options(task: StepTask) -> Mapping[str, Any]:
         "priority": task.priority,
         "deadline_seconds": task.timeout_seconds or _LONGEST_SECONDS,
     }
+
+
+def declares_idempotent(registry: Registry, target: str) -> bool:
+    """Whether every agent that has a capability declares it idempotent, running now or not."""
+    found = registry.offering(target)
+    return bool(found) and all(entry.capabilities[target].idempotent for entry in found)

@@ -404,6 +404,27 @@ async def test_running_steps_may_end_before_it_closes(start: Start) -> None:
     assert second.names() == ["b"]
 
 
+async def test_what_is_started_again_anyway_is_not_waited_for(start: Start) -> None:
+    executor = Scripted({"hang": forever}, idempotent=("hang",))
+    orchestrator = await start(executor)
+    view = await orchestrator.submit(flow(a=call("hang")))
+    await until(lambda: executor.running == 1)
+    async with asyncio.timeout(5):
+        await orchestrator.close(60)
+    assert executor.stopped == [(f"{view.id}/a", 1)]
+    second = Scripted(idempotent=("hang",))
+    assert (await (await start(second)).wait(view.id, 20)).status == "completed"
+
+
+async def test_open_workflows_are_counted(start: Start) -> None:
+    orchestrator = await start(Scripted({"hang": forever}))
+    held = [await orchestrator.submit(flow(a=call("hang"))) for _ in range(3)]
+    await orchestrator.pause(held[0].id)
+    done = await orchestrator.submit(THREE)
+    await orchestrator.wait(done.id, 20)
+    assert orchestrator.open_by_status() == {"running": 2, "paused": 1}
+
+
 async def _output(orchestrator: Orchestrator, workflow_id: str, step: str) -> Any:
     view = await orchestrator.get(workflow_id, with_outputs=True)
     return next(each.output for each in view.steps if each.name == step)
