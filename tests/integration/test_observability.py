@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ironcliw.client import Client
-from tests.integration.conftest import ROOT, Head
+from tests.integration.conftest import Head
 from tests.integration.test_head import wait_for
 from tests.unit.cluster.deploy.expressions import read_expressions, uses
 
@@ -61,22 +61,33 @@ def use_the_service(head: Head) -> None:
     assert answer.status_code == 200, answer.text
 
 
-def use_agents_and_workflows(head: Head) -> None:
-    words = ("tests.integration.actors_agents:Helper", "--name", "watched")
-    started = head.run("agents", "start", *words, "--working-dir", str(ROOT))
+WATCHED = """
+from actors.agent import Agent, capability
+
+class Watched(Agent):
+    @capability("watch")
+    async def watch(self, body):
+        return body
+"""
+
+
+def use_agents_and_workflows(head: Head, folder: Path) -> None:
+    (folder / "watched.py").write_text(WATCHED, encoding="utf-8")
+    words = ("watched:Watched", "--name", "watched", "--working-dir", str(folder))
+    started = head.run("agents", "start", *words)
     assert started.returncode == 0, started.stderr
-    steps = {"one": {"agent": {"name": "watched", "method": "count"}, "with": {}}}
+    steps = {"one": {"agent": "watch", "with": {"a": 1}}}
     with Client(base_url=head.url) as client:
         submitted = client.submit_workflow({"name": "watched", "steps": steps})
         assert client.wait_for_workflow(submitted.id, seconds=60).status == "completed"
     assert head.run("agents", "stop", "watched").returncode == 0
 
 
-def test_a_head_exports_what_alerts_and_boards_ask_for(head: Head) -> None:
+def test_a_head_exports_what_alerts_and_boards_ask_for(head: Head, tmp_path: Path) -> None:
     wanted = asked()
     assert len(wanted) > 20
     use_the_service(head)
-    use_agents_and_workflows(head)
+    use_agents_and_workflows(head, tmp_path)
     missing: dict[str, set[str]] = {}
 
     def complete() -> bool:

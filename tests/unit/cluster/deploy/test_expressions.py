@@ -74,7 +74,7 @@ def of_the_controller() -> Exported:
 
 
 def of_the_service(monkeypatch: pytest.MonkeyPatch) -> Exported:
-    """What ingress, control actor and training declare, as Ray names it: with a prefix, in parts."""
+    """What ingress, control actor and training declare, as Ray names it, in parts."""
     made: Exported = {}
 
     def declare(kind: str) -> Any:
