@@ -4,7 +4,7 @@
     with: {text: "..."}              # what its method is given, as one object
 
 `agent: {capability: summarise, wait_seconds: 30}` waits for an agent that is not there yet; without
-it a capability that nobody has fails the attempt at once. `agent: {name: writer, method: summarise}`
+it a capability that nobody has fails the attempt at once. `agent: {name: writer, method: edit}`
 means one agent; `method` may be left out where it has one capability alone.
 """
 
