@@ -51,7 +51,7 @@ class Control:
         self._made: Composition | None = None
         self._failed: IroncliwError | None = None
         self._waits = False
-        self._stopping = False
+        self._stopping = self._stopped = False
         self._started = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._store: Store | None = None
@@ -115,6 +115,7 @@ class Control:
             task.cancel()
         try:
             await made.close(self._settings.cluster.stop_seconds)
+            self._stopped = True
             await asyncio.to_thread(_release, store, lease)
             logger.info("workflows and agents have come to an end")
         # the boundary of the actor: the head ends all the same, and goes on as after a crash
@@ -169,16 +170,15 @@ class Control:
 
         A process that ends is started again by Ray, and then waits for its turn.
         """
-        while not self._stopping:
-            await asyncio.sleep(RENEW_SECONDS)
+        while not self._stopped:
             try:
-                if not self._stopping:
-                    await asyncio.to_thread(_renew, store, lease)
+                await asyncio.to_thread(_renew, store, lease)
             except LeaseLostError as error:
-                if not self._stopping:  # given back meanwhile
+                if not self._stopped:  # given back meanwhile
                     _end(error)
             except IroncliwError as error:
                 logger.warning("the lease could not be renewed: %s", error)
+            await asyncio.sleep(RENEW_SECONDS)
 
     async def _open_door(self) -> None:
         try:
