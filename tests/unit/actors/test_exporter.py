@@ -55,7 +55,8 @@ class Told:
 
 
 async def test_open_and_ended_are_told_together() -> None:
-    store, told, rounds = Store(), Told(), Counter[str]()
+    store, rounds = Store(), Counter[str]()
+    told: Any = Told()
     exporter = Exporter(store, Workflows(), Agents(), told, told, lambda: rounds.update(["also"]))
     store.answers = [{"running": 9, "completed": 8, "failed": 1}, {"queued": 2, "dead": 6}]
     await exporter.count()
@@ -75,7 +76,7 @@ async def test_open_and_ended_are_told_together() -> None:
 async def test_a_store_that_is_away_is_no_reason_to_tell_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    told = Told()
+    told: Any = Told()
     exporter = Exporter(Store(), Workflows(), Agents(), told, told)
     await exporter.count()
     exporter.export()
