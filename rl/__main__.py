@@ -1,8 +1,12 @@
-"""`python -m rl evaluate` compares policies on a regime's days, `python -m rl tune` tunes one."""
+"""`python -m rl evaluate` compares policies on a regime's days, `python -m rl tune` tunes one.
+
+What needs more than numpy has a module of its own, see `_MODULES`.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 from collections.abc import Sequence
@@ -17,15 +21,19 @@ from rl.parameters import TUNED, load_parameters, written
 from rl.regime import load_regime
 from rl.tuning import Search, tune
 
+# Each has `add_arguments(parser)` and `run(arguments)`; what is heavy only the latter imports.
+_MODULES = {
+    "report": ("rl.report.command", "all policies on the days of all regimes, as a document"),
+    "train-rllib": ("rl.rllib.command", "learn a policy by RLlib, on several nodes"),
+    "sweep": ("rl.sweep.command", "learn with other numbers, and compare"),
+}
+
 
 def main(argv: Sequence[str]) -> int:
     """Run one command; returns 0, or 1 with a line on stderr if it could not be."""
     arguments = _parser().parse_args(argv)
     try:
-        if arguments.command == "evaluate":
-            _evaluate(arguments)
-        else:
-            _tune(arguments)
+        arguments.run(arguments)
     except IroncliwError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
@@ -109,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m rl", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("evaluate", help="all baselines on a regime's days")
+    one.set_defaults(run=_evaluate)
     one.add_argument("--regime", type=Path, required=True, help="a TOML file, see rl/regimes")
     one.add_argument("--days", type=_count, default=100)
     one.add_argument("--seed", type=int, default=0)
@@ -119,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--clairvoyant", type=int, default=0, metavar="DAYS", help="search so many")
     one.add_argument("--evaluations", type=_count, default=400, help="of that search, a day")
     other = commands.add_parser("tune", help="search the greedy policy's parameters")
+    other.set_defaults(run=_tune)
     other.add_argument(
         "--regime", type=Path, action="append", required=True, help="may be repeated"
     )
@@ -126,6 +136,11 @@ def _parser() -> argparse.ArgumentParser:
     other.add_argument("--seed", type=int, default=0)
     other.add_argument("--rounds", type=_count, default=12)
     other.add_argument("--out", type=Path, default=TUNED)
+    for name, (module, text) in _MODULES.items():
+        command = importlib.import_module(module)
+        more = commands.add_parser(name, help=text)
+        more.set_defaults(run=command.run)
+        command.add_arguments(more)
     return parser
 
 
