@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
+
 from rl.draws import seed_of
 from rl.evaluate import BASE
 from rl.report.contestants import CLAIRVOYANT, LITERAL, RULE_NAMES
@@ -71,8 +73,11 @@ class Board:
     def ratio(self, policy: str, regime: str | None = None, column: str = "cost") -> Interval:
         """Of a policy's figure to the base's."""
         if regime is None:
-            return Interval.of(self.pooled(policy, column) / self.pooled(BASE, column))
-        return Interval.of(self.mean(regime, policy, column) / self.mean(regime, BASE, column))
+            own, base = self.pooled(policy, column), self.pooled(BASE, column)
+        else:
+            own, base = self.mean(regime, policy, column), self.mean(regime, BASE, column)
+        # few days may all need no machine; then both cost nothing
+        return Interval.of(np.where(base > 0, own / np.maximum(base, 1e-12), 1.0))
 
     def saving(self, policy: str, other: str) -> Interval:
         """By how much of the other's cost the policy's is lower, over all regimes."""
