@@ -1,4 +1,4 @@
-"""`python -m rl evaluate` compares policies on a regime's days, `python -m rl tune` tunes one.
+"""`python -m rl`: `evaluate` compares policies, `tune` tunes the greedy one, `train` learns one.
 
 What needs more than numpy has a module of its own, see `_MODULES`.
 """
@@ -10,6 +10,7 @@ import importlib
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from ironcliw import __version__
 from ironcliw.errors import IroncliwError, SettingsError
 from ironcliw.settings import load_settings
 from rl.evaluate import BASE, baselines, clairvoyance, days_of, evaluate, table
+from rl.learning.command import add_train
+from rl.neural import Learned
 from rl.parameters import TUNED, load_parameters, written
+from rl.policy_file import load_policy
 from rl.regime import load_regime
 from rl.tuning import Search, tune
 
@@ -45,7 +49,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     tuned = load_parameters(arguments.parameters)
     data = arguments.data or load_settings().bench.data
     days = days_of(regime, arguments.seed, arguments.split, arguments.days, data)
-    found = evaluate(days, baselines(tuned))
+    makers = baselines(tuned)
+    for path in arguments.policy:
+        policy = load_policy(path)
+        makers[f"learned: {path.stem}"] = partial(Learned, policy, name=f"learned: {path.stem}")
+    found = evaluate(days, makers)
     page: dict[str, Any] = {
         "regime": regime.name,
         "digest": regime.digest(),
@@ -123,6 +131,9 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--seed", type=int, default=0)
     one.add_argument("--split", choices=("train", "validation", "test"), default="test")
     one.add_argument("--json", type=Path, help="where the figures go, each day's cost too")
+    one.add_argument(
+        "--policy", type=Path, action="append", default=[], help="a learned one; may be repeated"
+    )
     one.add_argument("--parameters", type=Path, default=TUNED, help="of the tuned greedy policy")
     one.add_argument("--data", type=Path, help="the data folder; the setting bench.data without it")
     one.add_argument("--clairvoyant", type=int, default=0, metavar="DAYS", help="search so many")
@@ -141,6 +152,7 @@ def _parser() -> argparse.ArgumentParser:
         more = commands.add_parser(name, help=text)
         more.set_defaults(run=command.run)
         command.add_arguments(more)
+    add_train(commands)
     return parser
 
 
