@@ -11,15 +11,14 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rl.live.log import Log, LoggedStep, LoggedWorkflow
-
 from benchmarks.harness import BenchmarkError
 from benchmarks.routing_work import AT_ONCE, Script
 from rl.draws import Draws
 from rl.fleet import IDLE_SECONDS
 from rl.guardrails import RESERVE_GB
+from rl.live.log import Log, LoggedStep, LoggedWorkflow
 from rl.regime import Regime, regime_of
-from rl.simulator import Order, simulate
+from rl.simulator import Order, Simulation
 from rl.view import BUY, FIRST_MACHINE, FIRST_STOP, HOME, KEEP, MACHINES, WAIT, View
 from rl.work import KINDS, Day, Step, Workflow
 
@@ -98,11 +97,16 @@ def measured(log: Log, scripts: Sequence[Script]) -> Figures:
 def simulated(log: Log, scripts: Sequence[Script], fitted: Fitted) -> Figures:
     """The same workflows at the times at which they really came."""
     day = day_of(log, scripts, fitted)
-    outcome = simulate(day, AsScripted())
+    simulation, policy = Simulation(day, order=AsScripted.order), AsScripted()
+    while (decision := simulation.next_decision()) is not None:
+        simulation.take(policy.choose(decision.view, decision.mask), policy.name)
+    # the simulation ends with the last workflow, and its machines with it
+    left = sum(1 for _ in simulation.world.there())
+    outcome = simulation.outcome()
     flow = outcome.waiting * HOUR / outcome.workflows  # a dollar is an hour of a workflow there
     # the simulator looks at an idle machine once in IDLE_SECONDS, and it goes at once
-    late = outcome.bought * max(0.0, fitted.idle - IDLE_SECONDS) / HOUR
-    return Figures(flow, outcome.met, outcome.machine_hours + late, outcome.workflows)
+    late = (outcome.bought - left) * max(0.0, fitted.idle - IDLE_SECONDS) + left * fitted.idle
+    return Figures(flow, outcome.met, outcome.machine_hours + late / HOUR, outcome.workflows)
 
 
 def deadline_of(script: Script) -> float:

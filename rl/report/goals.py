@@ -106,7 +106,10 @@ def _deadlines(board: Board) -> list[Verdict]:
 
 
 def _limits(board: Board) -> list[Verdict]:
-    names = {"breaches": "days above the cap", "out_of_memory": "steps that ran out of memory"}
+    names = {
+        "breaches": "days above the cap",
+        "misplaced": "steps placed where memory ran out at once",
+    }
     found = []
     for column, what in names.items():
         count = board.total(board.ours, column)

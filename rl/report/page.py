@@ -20,6 +20,12 @@ _COLUMNS = (
     ("flow_p95", "flow p95, s", "{:.0f}"),
 )
 
+_COUNTS = {
+    "breaches": "above the cap",
+    "misplaced": "placed out of memory",
+    "out_of_memory": "out of memory at all",
+}
+
 
 def page(
     plan: Plan,
@@ -123,11 +129,12 @@ def _regimes(board: Board) -> list[str]:
     lines = []
     for regime in board.regimes:
         titles = " | ".join(title for _, title, _ in _COLUMNS)
+        counts = " | ".join(_COUNTS.values())
         lines += [
             f"### {regime}",
             "",
-            f"| policy | J, USD a day | by {BASE} | {titles} | above the cap | out of memory |",
-            "|---|---|---|" + "---|" * (len(_COLUMNS) + 2),
+            f"| policy | J, USD a day | by {BASE} | {titles} | {counts} |",
+            "|---|---|---|" + "---|" * (len(_COLUMNS) + len(_COUNTS)),
         ]
         for name in board.policies:
             if name in board.learned and name != board.ours:
@@ -138,7 +145,7 @@ def _regimes(board: Board) -> list[str]:
                 form.format(board.mean(regime, name, column)[0]) for column, _, form in _COLUMNS
             ]
             figures = board.all_days[regime][name]
-            cells += [f"{figures[one].sum():.0f}" for one in ("breaches", "out_of_memory")]
+            cells += [f"{figures[one].sum():.0f}" for one in _COUNTS]
             lines.append("| " + " | ".join(cells) + " |")
         lines.append("")
     return lines

@@ -14,7 +14,8 @@ from rl.regime import Regime, load_regime
 from rl.report.contestants import Contestant, all_baselines, clairvoyant, learned, tuned
 from rl.traces import Split
 
-REGIMES = TUNED.parent / "regimes"
+_RL = TUNED.parent
+REGIMES = _RL / "regimes"
 FACTORS = (0.1, 0.3, 3.0, 10.0)
 """Of the value of time, beside 1: the frontier between money and deadlines."""
 _BLOCK = 25
@@ -71,8 +72,8 @@ class Unit:
     def key(self) -> str:
         """Under which its result is kept: equal only where the result must be equal."""
         parts = (
-            code_digest(), self.regime.digest(), str(self.seed), self.split, str(self.first),
-            str(self.count), self.contestant.identity,
+            code_digest(self.contestant.kind), self.regime.digest(), str(self.seed), self.split,
+            str(self.first), str(self.count), self.contestant.identity,
         )  # fmt: skip
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:40]
 
@@ -137,9 +138,17 @@ class Plan:
         ]
 
 
+_DECIDING = (
+    "baselines", "beliefs", "bounds", "clairvoyant", "critical_paths", "draws", "events", "fleet",
+    "greedy", "guardrails", "ledger", "mechanics", "outcome", "regime", "shapes", "simulator",
+    "sites", "traces", "uniform_progress", "view", "views", "work", "workload",
+)  # fmt: skip
+_DECIDING_LEARNED = ("features", "neural", "policy_file")
+
+
 @cache
-def code_digest() -> str:
-    """SHA-256 of the sources that decide what a day comes to; a report's own are not among them."""
-    sources = sorted(TUNED.parent.glob("*.py"))
-    texts = (f"{path.name}\n".encode() + path.read_bytes() for path in sources)
+def code_digest(kind: str = "") -> str:
+    """SHA-256 of the sources that decide what a day comes to, for a kind of contestant."""
+    names = (*_DECIDING, *(_DECIDING_LEARNED if kind == "learned" else ()))
+    texts = (f"{name}\n".encode() + (_RL / f"{name}.py").read_bytes() for name in names)
     return hashlib.sha256(b"\0".join(texts)).hexdigest()

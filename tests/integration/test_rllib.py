@@ -16,14 +16,14 @@ import pytest
 pytest.importorskip("ray.rllib", reason="needs the extra rl")
 import ray
 import torch
-from rl.neural import Learned, residuals
-from rl.policy_file import PolicyFile, load_policy
 
 from ironcliw.errors import SettingsError, TrainingError
 from rl.env import WIDTH
 from rl.features import CONTEXT, OPTION
 from rl.greedy import Greedy
+from rl.neural import Learned, residuals
 from rl.parameters import load_parameters
+from rl.policy_file import PolicyFile, load_policy
 from rl.regime import load_regime
 from rl.rllib.decisions import Decisions, weighed
 from rl.rllib.module import NEVER
@@ -32,7 +32,12 @@ from rl.simulator import Simulation
 from rl.view import ACTIONS
 from rl.workload import make_day
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.timeout(300),
+    # RLlib registers one and the same name for the environment of each algorithm
+    pytest.mark.filterwarnings("ignore:.*Overriding environment rllib:UserWarning"),
+]
 
 ROOT = Path(__file__).parents[2]
 LIGHT = load_regime(ROOT / "rl" / "regimes" / "light.toml")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 
 from ironcliw.errors import DataError, SettingsError
 from rl.evaluate import BASE
-from rl.report import command, runs
+from rl.report import command, plan, runs
 from rl.report.board import Board, median_of
 from rl.report.contestants import CLAIRVOYANT, LITERAL, RULE_NAMES, Valuing, tuned
 from rl.report.goals import verdicts
@@ -52,7 +54,7 @@ def test_days_that_cannot_be_resampled() -> None:
 
 def _columns(cost: list[float], **others: float) -> dict[str, np.ndarray]:
     names = {"met": 0.8, "dollars": 0.2, "waiting": 1.0, "misses": 0.1, "bound": 0.1}
-    names |= {"breaches": 0.0, "out_of_memory": 0.0, "flow_p50": 60.0, "flow_p95": 600.0}
+    names |= {"breaches": 0.0, "misplaced": 0.0, "flow_p50": 60.0, "flow_p95": 600.0}
     values = {name: np.full(len(cost), value) for name, value in {**names, **others}.items()}
     return {"cost": np.array(cost), **values}
 
@@ -92,7 +94,7 @@ def test_a_policy_that_is_good_enough_meets_every_goal() -> None:
         (0.85, {"met": 0.79}, [f"deadlines kept, beside {BASE}"]),
         (0.85, {"met": 0.83, "dollars": 0.22}, ["USD for machines"]),
         (0.85, {"met": 0.83, "breaches": 1.0}, ["days above the cap"]),
-        (0.85, {"met": 0.83, "out_of_memory": 1.0}, ["steps that ran out of memory"]),
+        (0.85, {"met": 0.83, "misplaced": 1.0}, ["steps placed where memory ran out"]),
         (1.5, {"met": 0.83}, [f"mean J below {one}" for one in (*LITERAL, BASE)] + ["wor", "gap"]),
     ],
 )
@@ -134,8 +136,8 @@ def test_the_goals_of_time() -> None:
 
 
 def test_a_unit_is_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan, store, told = Plan.of(FEW), Store(tmp_path), []
-    units = plan.units([plan.base], 4, block=2)
+    made, store, told = Plan.of(FEW), Store(tmp_path), []
+    units = made.units([made.base], 4, block=2)
     run_all(units, store, None, 1, told.append)
     assert told[0].startswith("2 of 2 parts are to be run, about ")
     first = columns_of(units, store)
@@ -149,15 +151,15 @@ def test_a_unit_is_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert (columns_of(units, store)["cost"] == first["cost"]).all()
     assert columns_of(units[::-1], store)["cost"].tolist() == first["cost"].tolist()
     with pytest.raises(AssertionError, match="is run again"):  # other days are other work
-        run_all(plan.units([plan.base], 3, block=2), store, None, 1, told.append)
-    absent = plan.units([plan.search], 1)
+        run_all(made.units([made.base], 3, block=2), store, None, 1, told.append)
+    absent = made.units([made.search], 1)
     with pytest.raises(DataError, match="clairvoyant was not run on days 0 and on of light"):
         columns_of(absent, store)
 
 
 def test_two_processes_find_what_one_does(tmp_path: Path) -> None:
-    plan = Plan.of(FEW)
-    units = plan.units([plan.base], 4, block=2)
+    made = Plan.of(FEW)
+    units = made.units([made.base], 4, block=2)
     for name, processes in (("one", 1), ("two", 2)):
         run_all(units, Store(tmp_path / name), None, processes, lambda text: None)
     one, two = (columns_of(units, Store(tmp_path / name)) for name in ("one", "two"))
@@ -165,8 +167,8 @@ def test_two_processes_find_what_one_does(tmp_path: Path) -> None:
 
 
 def test_a_damaged_result_is_told(tmp_path: Path) -> None:
-    plan, store = Plan.of(FEW), Store(tmp_path)
-    [unit] = plan.units([plan.base], 1)
+    made, store = Plan.of(FEW), Store(tmp_path)
+    [unit] = made.units([made.base], 1)
     (tmp_path / f"{unit.key}.json").write_text("{")
     with pytest.raises(DataError, match=rf"{unit.key}.json is damaged .*; delete it"):
         store.read(unit)
@@ -257,3 +259,14 @@ def test_what_is_asked_as_json(tmp_path: Path) -> None:
     command.make(arguments, tmp_path / "out.md")
     page = json.loads((tmp_path / "goals.json").read_text())
     assert {"what", "goal", "figure", "met"} == set(page[0])
+
+
+@pytest.mark.parametrize("kind", ["baseline", "learned"])
+def test_all_sources_that_decide_are_in_the_key(kind: str) -> None:
+    needed = "rl.baselines, rl.bounds, rl.clairvoyant, rl.uniform_progress, rl.workload"
+    needed += ", rl.neural" if kind == "learned" else ""
+    code = f"import sys, {needed}; print(*(m for m in sys.modules if m.startswith('rl.')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = {name.removeprefix("rl.") for name in done.stdout.split()}
+    more = plan._DECIDING_LEARNED if kind == "learned" else ()
+    assert found == {*plan._DECIDING, *more}

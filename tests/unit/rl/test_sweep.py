@@ -89,3 +89,47 @@ def test_results_are_files_whose_bytes_are_the_same_again(tmp_path: Path) -> Non
     found = json.loads((tmp_path / "a" / "results.json").read_text())
     assert found["trials"][0]["ratios"] == {"1": 1.0, "2": 0.95, "3": 0.97}
     assert math.isclose(TRIALS[0].best or 0.0, 0.99)
+
+
+TINY = {
+    "regimes": [str(Path(__file__).parents[3] / "rl" / "regimes" / "light.toml")],
+    "decisions": 30,
+    "validation": 1,
+    "epochs": 1,
+    "members": 1,
+    "width": 8,
+    "horizon": 600.0,
+    "randomised": 0.0,
+    "margins": [0.3],
+}
+
+
+def test_a_learning_goes_on_from_the_rounds_that_are_done(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="needs the extra rl")
+    from rl.policy_file import load_policy
+    from rl.sweep.learning import POLICY, train
+
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    told: dict[str, list[tuple[int, float]]] = {"whole": [], "halves": []}
+    for folder, rounds in ((whole, 2), (halves, 1), (halves, 2)):
+        folder.mkdir(exist_ok=True)
+        train(TINY, folder, rounds, lambda *one, name=folder.name: told[name].append(one))
+    assert [number for number, _ in told["whole"]] == [1, 2]
+    # `rounds` is no number of the learning's own: the second half is what the whole would be
+    assert told["halves"] == told["whole"]
+    policies = [load_policy(folder / POLICY) for folder in (whole, halves)]
+    for one, other in zip(policies[0].layers, policies[1].layers, strict=True):
+        assert (one[0] == other[0]).all()
+    train(TINY, whole, 2, lambda number, ratio: pytest.fail(f"round {number} is done again"))
+
+
+def test_a_learning_that_is_told_nonsense() -> None:
+    pytest.importorskip("torch", reason="needs the extra rl")
+    from rl.sweep.learning import train
+
+    def tell(number: int, ratio: float) -> None: ...
+
+    with pytest.raises(SettingsError, match="the sweep: training has no value 'speed'"):
+        train({"speed": 3.0}, Path("."), 1, tell)
+    with pytest.raises(SettingsError, match=r"names no regimes; set fixed.regimes"):
+        train({}, Path("."), 1, tell)
