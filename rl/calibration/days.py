@@ -120,9 +120,10 @@ def _workflow(
     parents = [step.needs for step in logged.steps]
     means = [_believed(step, HOME, fit) for step in logged.steps]
     before, after = critical_paths.starts(parents, means), critical_paths.after(children, means)
+    luck = draws.stream("steps")
     steps = tuple(
         _step(step, fit, truth, first + position, index, position, tuple(children[position]),
-              (before[position], after[position]))
+              (before[position], after[position]), luck.normal(first + position))
         for position, step in enumerate(logged.steps)
     )  # fmt: skip
     arrival = logged.created_at - begin
