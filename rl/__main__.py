@@ -1,4 +1,4 @@
-"""`python -m rl evaluate` compares policies on a regime's days, `python -m rl tune` tunes one."""
+"""`python -m rl`: `evaluate` compares policies, `tune` tunes the greedy one, `train` learns one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from ironcliw import __version__
 from ironcliw.errors import IroncliwError, SettingsError
 from ironcliw.settings import load_settings
 from rl.evaluate import BASE, baselines, clairvoyance, days_of, evaluate, table
+from rl.learning.command import add_train
+from rl.neural import Learned
 from rl.parameters import TUNED, load_parameters, written
+from rl.policy_file import load_policy
 from rl.regime import load_regime
 from rl.tuning import Search, tune
 
@@ -22,10 +26,7 @@ def main(argv: Sequence[str]) -> int:
     """Run one command; returns 0, or 1 with a line on stderr if it could not be."""
     arguments = _parser().parse_args(argv)
     try:
-        if arguments.command == "evaluate":
-            _evaluate(arguments)
-        else:
-            _tune(arguments)
+        arguments.run(arguments)
     except IroncliwError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
@@ -37,7 +38,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     tuned = load_parameters(arguments.parameters)
     data = arguments.data or load_settings().bench.data
     days = days_of(regime, arguments.seed, arguments.split, arguments.days, data)
-    found = evaluate(days, baselines(tuned))
+    makers = baselines(tuned)
+    for path in arguments.policy:
+        policy = load_policy(path)
+        makers[f"learned: {path.stem}"] = partial(Learned, policy, name=f"learned: {path.stem}")
+    found = evaluate(days, makers)
     page: dict[str, Any] = {
         "regime": regime.name,
         "digest": regime.digest(),
@@ -114,10 +119,14 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--seed", type=int, default=0)
     one.add_argument("--split", choices=("train", "validation", "test"), default="test")
     one.add_argument("--json", type=Path, help="where the figures go, each day's cost too")
+    one.add_argument(
+        "--policy", type=Path, action="append", default=[], help="a learned one; may be repeated"
+    )
     one.add_argument("--parameters", type=Path, default=TUNED, help="of the tuned greedy policy")
     one.add_argument("--data", type=Path, help="the data folder; the setting bench.data without it")
     one.add_argument("--clairvoyant", type=int, default=0, metavar="DAYS", help="search so many")
     one.add_argument("--evaluations", type=_count, default=400, help="of that search, a day")
+    one.set_defaults(run=_evaluate)
     other = commands.add_parser("tune", help="search the greedy policy's parameters")
     other.add_argument(
         "--regime", type=Path, action="append", required=True, help="may be repeated"
@@ -126,6 +135,8 @@ def _parser() -> argparse.ArgumentParser:
     other.add_argument("--seed", type=int, default=0)
     other.add_argument("--rounds", type=_count, default=12)
     other.add_argument("--out", type=Path, default=TUNED)
+    other.set_defaults(run=_tune)
+    add_train(commands)
     return parser
 
 

@@ -54,11 +54,20 @@ class Mechanics(Fleet):
         self._count += 1
         heappush(self._heap, (when, kind, self._count, what))
 
-    def step(self) -> bool:
-        """Let the next thing happen, and what happens with it; False at the end of the day."""
+    def step(self, until: float = math.inf) -> bool:
+        """Let the next thing happen, and what happens with it.
+
+        Args:
+            until: Seconds after midnight; what comes later is left.
+
+        Returns:
+            False at the end of the day, or when nothing happens until then.
+        """
         if len(self.finished) == len(self.day.workflows) or not self._heap:
             return False
         first = self._heap[0][0]
+        if first > until:
+            return False
         if first > self.day.until:
             self._pass(self.day.until)
             return False
@@ -77,6 +86,18 @@ class Mechanics(Fleet):
             + self.waiting_cost
             + self.miss_cost
         )
+
+    def spent_at(self, when: float) -> tuple[float, float]:
+        """USD (of the objective, of that for machines) until a time before which nothing happens.
+
+        A day that is over costs no more, whatever the time.
+        """
+        over = len(self.finished) == len(self.day.workflows)
+        now = self.now if over else max(self.now, min(when, self.day.until))
+        rate = self.day.regime.costs.hour_of_priority / HOUR
+        machines = self.ledger.total + self.ledger.owed(self.there(), now)
+        waiting = self.waiting_cost + (now - self.now) * self._weight * rate
+        return machines + waiting + self.miss_cost, machines
 
     def close(self) -> None:
         """Give back what is left, at the end."""

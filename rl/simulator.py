@@ -102,8 +102,15 @@ class Simulation:
         self._queue: list[Task] = []
         self._current: Decision | None = None
 
-    def next_decision(self) -> Decision | None:
-        """Let time pass until something is to be decided; None at the end of the day."""
+    def next_decision(self, until: float = math.inf) -> Decision | None:
+        """Let time pass until something is to be decided.
+
+        Args:
+            until: Seconds after midnight; what comes later does not happen yet.
+
+        Returns:
+            None at the end of the day, or when nothing is to be decided until then.
+        """
         assert self._current is None, "the last decision was not taken"
         while True:
             while self._queue:
@@ -114,9 +121,14 @@ class Simulation:
                 self.world.ask_about_machines = False
                 if self._ask(None):
                     return self._current
-            if not self.world.step():
+            if not self.world.step(until):
                 return None
             self._queue = self._in_order()
+
+    @property
+    def asked(self) -> Decision | None:
+        """The decision that was asked for and is not taken yet."""
+        return self._current
 
     def take(self, action: int, policy: str = "policy") -> None:
         """Do what was decided.
