@@ -142,11 +142,11 @@ class NumpyPolicy:
                 self._learned = self._load(wanted)
         self.standing = standing
 
-    async def run(self, journal: Journal) -> None:
+    async def run(self, journal: Journal, changed: Callable[[], None]) -> None:
         """Follow the standing in the store, and refit and judge at night; see `rl.live.upkeep`."""
         from rl.live.upkeep import Upkeep
 
-        await Upkeep(self, journal).run()
+        await Upkeep(self, journal, changed).run()
 
     def place(self, situation: Situation) -> Placement:
         """See `actors.situation.SituationPolicy`.
