@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from actors.workflow.tasks import StepError
 from ironcliw.errors import ConflictError, DataError, NotFoundError
 from ironcliw.settings import load_settings
+from ironcliw.store import Store
 from rl.features import DIGEST
 from rl.live.explaining import explained, status_of
 from rl.live.log import lines_of, parse_log
@@ -226,3 +231,73 @@ async def test_a_night_refits_what_is_believed(tmp_path: Path) -> None:
     assert fit.steps == 40
     assert fit.seconds("f", "local").median < before
     assert fit.seconds("f", "local").median == pytest.approx(10.0, rel=0.1)
+
+
+async def test_a_night_judges_the_policy_on_trial_and_promotes_nothing_too_soon(
+    tmp_path: Path,
+) -> None:
+    settings = load_settings(state_dir=str(tmp_path))
+    digest = install_file(tmp_path, policy_of(50.0, favourite=FIRST_MACHINE))
+    policy = NumpyPolicy(tmp_path, exploration=0.05)
+    policy.stand(Standing("shadow", policy=digest))
+    async with world(tmp_path, policy) as one:
+        stand(one, lambda old: install(old, digest, time.time()))
+        await one.complete(40, expected_seconds=30.0)
+        later = time.time() + 4000.0
+        found = night(settings, one.store, later)
+        with one.store.read() as connection:
+            standing, _ = read_standing(connection)
+            kept = read_night(connection)
+    assert found.gain is not None
+    assert found.gain.differing == found.gain.decisions == 40
+    assert "of equal weight, and 200 are needed" in found.gain.no_verdict
+    assert standing.stage == "shadow"
+    assert standing.waits_for == "40 decisions in 0.0 days; it takes 1000, or 14 days"
+    assert kept is not None
+    assert kept[1]["gain"]["no_verdict"] == found.gain.no_verdict
+
+
+def test_the_night_is_a_process_of_its_own(tmp_path: Path) -> None:
+    settings = load_settings(state_dir=str(tmp_path))
+    with Store(settings.store_url) as store:
+        store.migrate()
+        done = subprocess.run(
+            [sys.executable, "-m", "rl.live.nightly"],
+            input=pickle.dumps(settings),
+            capture_output=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        with store.read() as connection:
+            kept = read_night(connection)
+    assert kept is not None
+    assert "holds 0 finished steps" in kept[1]["why_no_fit"]
+
+
+async def test_a_database_of_the_release_before_keeps_its_decisions(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'state.db'}")
+    store.migrate()
+    row = {
+        "id": "d1", "at": 5.0, "workflow_id": "w", "step": "s", "attempt": 1,
+        "policy": "placement", "chosen": 1, "propensity": 1.0,
+        "features": '{"memory_gb": 2.0, "seconds_left": null}',
+        "options": '[{"name": "local", "ready": true}, {"name": "spot", "ready": false}]',
+        "masks": "[true, true]", "outcome": '{"outcome": "ok", "seconds": 1.0}',
+    }  # fmt: skip
+    with store.write() as connection:
+        connection.execute(text("DROP TABLE actors_router_states"))
+        connection.execute(text("ALTER TABLE actors_decisions DROP COLUMN details"))
+        reached = "UPDATE alembic_version SET version_num = 'actors_0001' WHERE version_num = :new"
+        assert connection.execute(text(reached), {"new": "actors_0002"}).rowcount == 1
+        names = ", ".join(f":{name}" for name in row)
+        connection.execute(
+            text(f"INSERT INTO actors_decisions ({', '.join(row)}) VALUES ({names})"), row
+        )
+    store.migrate()
+    with store.read() as connection:
+        [decision] = stored_log(connection, 0.0, 10.0).decisions
+        [page] = explained(tmp_path, connection, "d1")
+    assert (decision.options, decision.chosen, decision.details) == (("local", "spot"), 1, None)
+    assert (page["chosen"], page["why"], page["mattered"]) == ("spot", "by placement", [])
+    store.close()
