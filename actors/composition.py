@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -59,11 +59,12 @@ class Part(Protocol):
 class Learner(Protocol):
     """A routing policy that has something to do while it is in use."""
 
-    async def run(self, journal: Journal) -> None:
+    async def run(self, journal: Journal, changed: Callable[[], None]) -> None:
         """Until cancelled; it must survive a store that cannot be used for a while.
 
         Args:
             journal: To read and write the store with.
+            changed: To be told when it would decide otherwise than a moment ago.
         """
 
 
@@ -121,7 +122,7 @@ class Composition:
         if self.fleet is not None:
             works.append(self.fleet.run(self.orchestrator.something_happened))
         if self.learner is not None:
-            works.append(self.learner.run(self.journal))
+            works.append(self.learner.run(self.journal, self.orchestrator.something_happened))
         works += [project_code.keep(uri, packages=packages) for uri, packages in self.code]
         return works
 
