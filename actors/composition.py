@@ -181,7 +181,12 @@ def _kinds(
     environment = {"py_modules": list(code_uris)} if code_uris else {}
     jobs = RayJobs(dashboard_url(settings))
     return {
-        "function": FunctionCalls(settings.actors, environment, control),
+        "function": FunctionCalls(
+            settings.actors,
+            environment,
+            control,
+            results_url(settings.actors.results_url, settings.state_dir),
+        ),
         "agent": AgentCalls(agents),
         "http": HttpCall(settings.actors),
         "embed": models,

@@ -15,7 +15,7 @@ import hashlib
 import json
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,28 @@ def has_reference(value: Any) -> bool:
     return isinstance(value, list | tuple) and any(map(has_reference, value))
 
 
+def addresses_in(value: Any) -> Iterator[str]:
+    """The addresses of all references in a value, in the order in which `resolved` reads them."""
+    if is_reference(value):
+        yield str(value[REFERENCE_KEY])
+        return
+    inside = value.values() if isinstance(value, Mapping) else value
+    if isinstance(value, Mapping | list | tuple):
+        for each in inside:
+            yield from addresses_in(each)
+
+
+def resolved(value: Any, read: Callable[[str], bytes]) -> Any:
+    """The value with every reference in it replaced by the JSON that `read` gives for it."""
+    if is_reference(value):
+        return json.loads(read(str(value[REFERENCE_KEY])))
+    if isinstance(value, Mapping):
+        return {key: resolved(inside, read) for key, inside in value.items()}
+    if isinstance(value, list | tuple):
+        return [resolved(inside, read) for inside in value]
+    return value
+
+
 class Results:
     """The folder of larger results.
 
@@ -118,11 +140,11 @@ class Results:
             ) from error
         return _SCHEME + name
 
-    def load(self, address: str) -> Any:
-        """The value of an address that `keep` gave. Blocking.
+    def read(self, workflow_id: str, address: str) -> bytes:
+        """The JSON of an address that `keep` gave for that workflow. Blocking.
 
         Raises:
-            RequestError: it is no address of ours.
+            RequestError: it is no address of ours, or of another workflow.
             NotFoundError: the file is gone.
             StoreError: the file is damaged, or cannot be read.
         """
@@ -131,9 +153,14 @@ class Results:
             raise RequestError(
                 f"{address!r:.100} is no address of a result; it reads {_SCHEME}WORKFLOW/SHA256"
             )
+        if not address.startswith(f"{_SCHEME}{workflow_id}/"):
+            raise RequestError(
+                f"{address!r:.100} is no result of workflow {workflow_id}; a step reads those "
+                "of its own workflow alone"
+            )
         name, digest = parts.groups()
         try:
-            content = self._files.cat_file(self._path(name))
+            content: bytes = self._files.cat_file(self._path(name))
         except FileNotFoundError:
             raise NotFoundError(
                 f"the result {name} is gone from {self._root}; run the workflow again"
@@ -145,7 +172,7 @@ class Results:
                 f"the result {name} in {self._root} is damaged: its bytes are not those that were "
                 "written; run the workflow again"
             )
-        return json.loads(content)
+        return content
 
     def is_large(self, content: bytes) -> bool:
         """Whether a result is kept here rather than in the store."""
@@ -155,22 +182,9 @@ class Results:
         """The value with every reference in it replaced by what it stands for. Blocking.
 
         Raises:
-            RequestError: one names a result of another workflow, or none at all.
-            NotFoundError, StoreError: see `load`.
+            RequestError, NotFoundError, StoreError: see `read`.
         """
-        if is_reference(value):
-            address = str(value[REFERENCE_KEY])
-            if not address.startswith(f"{_SCHEME}{workflow_id}/"):
-                raise RequestError(
-                    f"{address!r:.100} is no result of workflow {workflow_id}; a step reads those "
-                    "of its own workflow alone"
-                )
-            return self.load(address)
-        if isinstance(value, Mapping):
-            return {key: self.resolve(workflow_id, inside) for key, inside in value.items()}
-        if isinstance(value, list | tuple):
-            return [self.resolve(workflow_id, inside) for inside in value]
-        return value
+        return resolved(value, lambda address: self.read(workflow_id, address))
 
     def forget(self, workflow_id: str) -> None:
         """Remove all results of a workflow; harmless where there are none. Blocking."""
@@ -197,5 +211,9 @@ def check_size(content: bytes, most: int, what: str) -> None:
 
 
 def results_url(configured: str | None, state_dir: Path) -> str:
-    """Where larger results are kept: what is set, else below the state directory."""
-    return configured or str(state_dir / "results")
+    """Where larger results are kept: what is set, else below the state directory.
+
+    A path is made absolute: it is read by processes with other working directories, too.
+    """
+    url = configured or str(state_dir / "results")
+    return url if "://" in url else str(Path(url).expanduser().absolute())

@@ -157,6 +157,13 @@ class Engine:
         except StepError as error:
             self.advance(live, outcomes.refuse(machine, unit, error, now))
             return
+        # boundary: one step that cannot be put together, for want of memory too, ends alone; it is
+        # out of the queue and nobody would hear of it again
+        except Exception as error:
+            _log.exception("%s/%s cannot be started", machine.id, unit.step.name)
+            why = f"it cannot be started: {type(error).__name__}: {error}"
+            self.advance(live, outcomes.refuse(machine, unit, StepError("error", why), now))
+            return
         self._running += 1
         live.running += 1
         live.record(

@@ -2,6 +2,9 @@
 
     task -> inputs without references -> place -> executor of its kind -> result, or a reference
 
+Functions are handed references as they are: they read results where they run, which may be larger
+than what this process should hold.
+
 The parts are given, so that all of it runs without Ray in a test.
 """
 
@@ -21,7 +24,7 @@ from actors.functions import find
 from actors.results import Results, has_reference
 from actors.routing import LOCAL, Option, RouterPolicy, checked, mask_of
 from actors.steps.kinds import Done, KindExecutor, result_of, step_error
-from actors.workflow.tasks import StepResult, StepTask
+from actors.workflow.tasks import READS_RESULTS, StepResult, StepTask
 from ironcliw.errors import IroncliwError, NotFoundError
 from ironcliw.schemas.workflows import StepKind
 
@@ -144,7 +147,7 @@ class StepExecutor:
             del self._nodes[attempt]
 
     async def _resolved(self, task: StepTask) -> StepTask:
-        if not has_reference(task.inputs):
+        if task.kind in READS_RESULTS or not has_reference(task.inputs):
             return task
         resolved = await asyncio.to_thread(self._results.resolve, task.workflow_id, task.inputs)
         return replace(task, inputs=resolved)

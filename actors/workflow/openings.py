@@ -6,9 +6,12 @@ from typing import Any, Literal
 
 from actors.workflow.limits import Limits
 from actors.workflow.references import Scope
+from actors.workflow.sizes import check_rendered
 from actors.workflow.tasks import REFERENCE_KEY, StepError
 from actors.workflow.units import StepRun
 
+MOST_BYTES = 32 * 1024 * 1024
+"""Of a list that is put together from several values. No setting: a replay must judge alike."""
 Ends = tuple[Literal["skipped", "failed", "completed"], dict[str, Any]]
 
 
@@ -33,6 +36,9 @@ def open_step(run: StepRun, scope: Scope, limits: Limits) -> Ends | None:
 def _items(run: StepRun, scope: Scope, limits: Limits) -> list[Any] | None:
     if run.step.for_each is None:
         return None
+    if len(run.step.for_each.references) > 1:  # one alone gives what there is already
+        what = f"`for_each` of step {run.step.name!r}"
+        check_rendered(run.step.for_each, scope, MOST_BYTES, what)
     found = run.step.for_each.render(scope)
     if found is None:  # of a step that was skipped
         return []

@@ -13,10 +13,12 @@ from typing import Any, Literal
 from actors.workflow.events import Event
 from actors.workflow.machine import Machine
 from actors.workflow.retry_delays import delay_after_loss, retry_delay
+from actors.workflow.sizes import check_rendered
 from actors.workflow.tasks import StepError, StepResult
 from actors.workflow.units import Unit
 from actors.workflow.values import as_json, by_reference
 
+_OUTPUT = "the workflow's output"
 _UNCOUNTED = ("moved", "restarted")
 _UNKNOWN = ("lost", "timeout", *_UNCOUNTED)
 
@@ -192,9 +194,9 @@ def _due(machine: Machine, now: float) -> Event | None:
 
 def _end(machine: Machine, now: float) -> Event:
     try:
-        rendered = machine.definition.output.render(machine.scope())
-        limit = machine.limits.output_bytes
-        output, _ = as_json(rendered, limit, "the workflow's output", marks=True)
+        template, limit = machine.definition.output, machine.limits.output_bytes
+        check_rendered(template, machine.scope(), limit, _OUTPUT)
+        output, _ = as_json(template.render(machine.scope()), limit, _OUTPUT, marks=True)
     except StepError as error:
         # all steps have done their work: nothing is undone for a mistake in the last line
         return Event("failed", now, data={"error": _told(error)})

@@ -27,6 +27,9 @@ past its time."""
 
 REFERENCE_KEY = "$reference"
 """Inputs hold `{"$reference": URI}` in place of a result that is kept outside of the store."""
+READS_RESULTS: frozenset[StepKind] = frozenset({"function"})
+"""Steps of these kinds read such results where they run; for others the executor does, so what
+they are handed counts in full."""
 
 
 @dataclass(frozen=True, slots=True)

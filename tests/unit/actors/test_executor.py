@@ -109,8 +109,17 @@ async def test_a_large_result_is_a_reference_that_the_next_step_reads(bench: Ben
     value = {"text": "x" * 200}
     first = await bench.run(inputs=value)
     assert (first.value, first.size) == (None, 211)
-    await bench.run(inputs={"before": {REFERENCE_KEY: first.reference, "size": first.size}})
+    reference = {REFERENCE_KEY: first.reference, "size": first.size}
+    await bench.run(kind="http", inputs={"before": reference})
     assert bench.echo.calls[-1][0].inputs == {"before": value}
+
+
+async def test_a_function_reads_large_results_where_it_runs(bench: Bench) -> None:
+    reference = {REFERENCE_KEY: "result:w/" + "0" * 64, "size": 60_000_000}
+    bench.echo.error = StepError("error", "the call was made")
+    with pytest.raises(StepError, match="the call was made"):
+        await bench.run(inputs={"before": reference})
+    assert bench.echo.calls[-1][0].inputs == {"before": reference}
 
 
 async def test_a_result_over_the_limit_fails_for_good(bench: Bench) -> None:

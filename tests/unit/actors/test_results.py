@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.results import Results, is_reference, results_url, to_json
+from actors.results import (
+    Results,
+    addresses_in,
+    is_reference,
+    resolved,
+    results_url,
+    to_json,
+)
 from actors.workflow.tasks import REFERENCE_KEY
 from ironcliw.errors import NotFoundError, RequestError, RequestTooLargeError, StoreError
 
@@ -23,6 +31,10 @@ def results(tmp_path: Path) -> Results:
 
 def keep(results: Results, value: Any) -> str | None:
     return results.keep(WORKFLOW, to_json(value, "it"), "it")
+
+
+def load(results: Results, address: str) -> Any:
+    return json.loads(results.read(WORKFLOW, address))
 
 
 def test_a_small_result_stays_where_it_is(results: Results, tmp_path: Path) -> None:
@@ -45,6 +57,14 @@ def test_a_result_of_another_workflow_is_nobodys_business(results: Results) -> N
     address = keep(results, "z" * 200)
     with pytest.raises(RequestError, match="is no result of workflow wf-2"):
         results.resolve("wf-2", [{REFERENCE_KEY: address}])
+
+
+def test_results_that_somebody_else_has_read_are_put_in_their_places() -> None:
+    value = {"a": [{REFERENCE_KEY: "one"}, 1], "b": {REFERENCE_KEY: "two"}}
+    contents = [json.dumps(f"what {name} holds").encode() for name in addresses_in(value)]
+    brought = iter(contents)
+    whole = {"a": ["what one holds", 1], "b": "what two holds"}
+    assert resolved(value, lambda address: next(brought)) == whole
 
 
 def test_the_same_result_is_kept_once(results: Results, tmp_path: Path) -> None:
@@ -78,7 +98,7 @@ def test_a_damaged_file_is_found_out(results: Results, tmp_path: Path) -> None:
     [path] = [path for path in tmp_path.rglob("*") if path.is_file()]
     path.write_bytes(path.read_bytes().replace(b"d", b"e", 1))
     with pytest.raises(StoreError, match="is damaged"):
-        results.load(address)
+        load(results, address)
 
 
 def test_a_file_that_is_gone(results: Results) -> None:
@@ -87,7 +107,7 @@ def test_a_file_that_is_gone(results: Results) -> None:
     results.forget(WORKFLOW)
     results.forget(WORKFLOW)
     with pytest.raises(NotFoundError, match=r"is gone from .*results; run the workflow again"):
-        results.load(address)
+        load(results, address)
 
 
 @pytest.mark.parametrize(
@@ -96,12 +116,13 @@ def test_a_file_that_is_gone(results: Results) -> None:
 )
 def test_an_address_of_somebody_else(results: Results, address: str) -> None:
     with pytest.raises(RequestError, match="is no address of a result"):
-        results.load(address)
+        load(results, address)
 
 
 def test_where_results_are_kept(tmp_path: Path) -> None:
     assert results_url(None, tmp_path) == str(tmp_path / "results")
     assert results_url("memory://here", tmp_path) == "memory://here"
+    assert results_url("beside/me", tmp_path) == str(Path.cwd() / "beside/me"), "for any process"
 
 
 JSON = st.recursive(
@@ -127,4 +148,4 @@ def test_any_json_survives(value: Any) -> None:
     results = Results("memory://results", inline_bytes=0, most_bytes=10**9)
     address = results.keep(WORKFLOW, to_json(value, "it"), "it")
     assert address is not None
-    assert results.load(address) == value
+    assert load(results, address) == value
