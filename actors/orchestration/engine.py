@@ -159,7 +159,7 @@ class Engine:
             return
         # boundary: one step that cannot be put together, for want of memory too, ends alone; it is
         # out of the queue and nobody would hear of it again
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  (logged, and told by the workflow)
             _log.exception("%s/%s cannot be started", machine.id, unit.step.name)
             why = f"it cannot be started: {type(error).__name__}: {error}"
             self.advance(live, outcomes.refuse(machine, unit, StepError("error", why), now))

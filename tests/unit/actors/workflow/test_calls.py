@@ -151,7 +151,7 @@ def test_results_by_reference_count_where_they_are_read() -> None:
     units = {unit.step.name: unit for unit in machine.take(0.0)}
     task = task_of(machine, units["reads"], False, "normal")
     assert task.inputs["all"][1] == {"$reference": "result:wf-1/1", "size": 60_000_000}
-    with pytest.raises(StepError, match="'asks' would be handed 600000.. bytes"):
+    with pytest.raises(StepError, match=r"'asks' would be handed 600000.. bytes"):
         task_of(machine, units["asks"], False, "normal")
     machine.limits = Limits(referenced_bytes=100_000_000)
     with pytest.raises(StepError, match="'reads' would be handed 120000000 bytes or more"):
