@@ -15,7 +15,9 @@ from typing import Any, Literal, Protocol
 from sqlalchemy import Connection
 
 from actors.functions import check_arguments
+from actors.workflow.definition import define
 from actors.workflow.graph import Definition
+from actors.workflow.permissions import check_scopes
 from actors.workflow_records import EventRow, WorkflowRow, events_after, load
 from ironcliw.errors import IroncliwError, NotFoundError, RequestError
 from ironcliw.schemas.base import Priority
@@ -29,7 +31,7 @@ class Orchestrator(Protocol):
 
     async def submit(
         self,
-        definition: Mapping[str, Any],
+        definition: Mapping[str, Any] | Definition,
         inputs: Mapping[str, Any],
         *,
         owner: str,
@@ -95,14 +97,27 @@ class WorkflowService:
         key: str | None = None,
         priority: Priority | None = None,
         deadline_seconds: float | None = None,
+        scopes: Sequence[str] | None = None,
     ) -> dict[str, Any]:
         """Start a workflow, which is durable when this returns.
 
+        Args:
+            definition: As YAML or JSON has it.
+            inputs: By name.
+            owner: Name of the API key, or "local".
+            key: See `Orchestrator.submit`.
+            priority: Instead of the definition's.
+            deadline_seconds: From now.
+            scopes: What the API key may do; None: everything.
+
         Raises:
             RequestError: The definition or an input breaks a rule; `param` is its path.
+            PermissionDeniedError: The scopes do not allow a step.
         """
+        checked = define(definition)
+        check_scopes(checked, scopes)
         view = await self._orchestrator.submit(
-            definition,
+            checked,
             inputs,
             owner=owner,
             key=key,

@@ -54,7 +54,10 @@ def _add_submission(app: FastAPI, service: Service) -> None:
         tags=["workflows"],
     )
     async def submit(request: Request) -> Response:
-        """Start a workflow, which is durable with this answer."""
+        """Start a workflow, which is durable with this answer.
+
+        Steps that ask a model need the scope `infer`, too, and training needs `admin`.
+        """
         key = enter(request, service, "/v1/workflows", Scope.WORKFLOW)
         wanted = await parse(request, WorkflowSubmission)
         view = await _link(service).workflows(
@@ -62,6 +65,7 @@ def _add_submission(app: FastAPI, service: Service) -> None:
             # without a key of its own a submission that was broken off could become two workflows
             repeatable=wanted.key is not None,
             owner=_LOCAL if key is None else key.name,
+            scopes=None if key is None else sorted(key.scopes),
             **wanted.model_dump(),
         )
         return json_response(view)

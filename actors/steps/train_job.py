@@ -25,6 +25,7 @@ from pydantic import Field, StrictStr
 
 from actors.routing import LOCAL
 from actors.steps.kinds import Done, parse_block
+from actors.steps.train_words import check_words
 from actors.workflow.tasks import StepError, StepTask
 from ironcliw.schemas.base import Request
 
@@ -137,6 +138,7 @@ class TrainJobs:
                     "invalid", f"train.set: {name!r} is no key such as data.max_length", False
                 )
             words += ["--set", f"{name}={_text(value)}"]
+        check_words(form.recipe, form.arguments)
         return shlex.join([*words, *form.arguments, "--json"])
 
     def _written(self, task: StepTask, config: Mapping[str, Any]) -> Path:

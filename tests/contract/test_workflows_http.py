@@ -305,6 +305,37 @@ def test_keys_need_the_scope_and_see_their_own(server: HttpService, client: Clie
                 look(mine.id)
 
 
+ASKS = {"name": "asks", "steps": {"ask": {"decide": {"input": "x", "labels": ["a", "b"]}}}}
+TRAINS = {"name": "trains", "steps": {"one": {"train": {"recipe": "publish"}}}}
+UNDOES = {"name": "undoes", "steps": {"one": calls("work.echo", compensate=ASKS["steps"]["ask"])}}
+
+
+@pytest.mark.parametrize(
+    ("scopes", "definition", "why"),
+    [
+        ([Scope.WORKFLOW], ASKS, "steps.ask: a step of the kind 'decide' needs the scope infer"),
+        ([Scope.WORKFLOW], UNDOES, "steps.one.compensate: a step of the kind 'decide' needs"),
+        ([Scope.WORKFLOW, Scope.INFER], ASKS, None),
+        ([Scope.WORKFLOW, Scope.INFER], TRAINS, "needs the scope admin, and this key has infer, w"),
+        ([Scope.ADMIN], TRAINS, None),
+        (None, TRAINS, None),
+    ],
+)
+def test_a_workflow_does_what_its_submitter_might_do_itself(
+    server: HttpService, scopes: list[Scope] | None, definition: Any, why: str | None
+) -> None:
+    keys = ApiKeys(server.service._store)
+    secret = None if scopes is None else keys.create("somebody", scopes)[1]
+    server.service.keys.refresh()
+    with Client(base_url=server.url, api_key=secret) as somebody:
+        if why is None:
+            assert somebody.submit_workflow(definition).name == definition["name"]
+            return
+        with pytest.raises(PermissionDeniedError, match=why) as caught:
+            somebody.submit_workflow(definition)
+        assert caught.value.status == 403
+
+
 def test_the_same_for_asyncio(server: HttpService) -> None:
     async def use() -> None:
         async with AsyncClient(base_url=server.url) as client:

@@ -85,6 +85,21 @@ def test_a_configuration_of_the_definition_is_written_to_a_file(tmp_path: Path) 
     assert path.parent == tmp_path / "new"
 
 
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        ("publish", ["run", "name"]),
+        ("merge", ["run", "--to", "folder", "--precision=bf16"]),
+        ("head", ["--data", "a", "--data", "b", "--to", "here"]),
+    ],
+)
+def test_arguments_of_a_recipe(tmp_path: Path, recipe: str, words: list[str]) -> None:
+    jobs = FakeJobs(JobState.SUCCEEDED)
+    run(jobs, tmp_path, recipe=recipe, arguments=words)
+    [command] = jobs.commands.values()
+    assert command == ["python", "-m", "train", recipe, *words, "--json"]
+
+
 def test_a_step_that_starts_again_finds_the_job_that_runs(tmp_path: Path) -> None:
     jobs = FakeJobs(JobState.SUCCEEDED, polls=5)
     jobs.submit(job_id("w/s") + "-1", "python -m train by-the-one-before")
@@ -134,6 +149,18 @@ def test_nobody_answers(tmp_path: Path) -> None:
         ({"recipe": "sft"}, "sft needs a file or a mapping"),
         ({"recipe": "merge", "set": {"a b": 1}}, "'a b' is no key"),
         ({"recipe": "merge", "argument": []}, r"train\.argument: .*did you mean 'arguments'"),
+        *(
+            ({"recipe": recipe, "arguments": words.split()}, why)
+            for recipe, words, why in (
+                ("publish", "run name --hub owner/x --public", "cannot have '--hub' .*: none"),
+                ("publish", "run --public", "cannot have '--public'"),
+                ("publish", "run name more", "cannot have 'more' .*2 words"),
+                ("export", "run --to here --force", "cannot have '--force' .*--quantization, --to"),
+                ("merge", "run --to --force", "cannot have '--force' .--to needs a value"),
+                ("merge", "run --to", "cannot have '' .--to needs a value"),
+                ("head", "--publish=a --force=1", "cannot have '--force=1'"),
+            )
+        ),
     ],
 )
 def test_a_block_that_is_wrong(tmp_path: Path, inputs: dict[str, Any], why: str) -> None:
