@@ -150,7 +150,8 @@ def _outcome(attempt: Attempt[Owner], work: asyncio.Task[StepResult]) -> Outcome
     if isinstance(error, StepError):
         return error
     _log.error("the executor failed on %s", attempt.task.key, exc_info=error)
-    return StepError("error", f"{type(error).__name__}: {error}")
+    # nobody knows how far it came: as if it had done its work
+    return StepError("error", f"{type(error).__name__}: {error}", acted=True)
 
 
 def _stopped(attempt: Attempt[Owner]) -> Outcome:

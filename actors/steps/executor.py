@@ -141,7 +141,10 @@ class StepExecutor:
             done = await self._kinds[task.kind].run(
                 await self._resolved(task), place, lambda node: self.started_at(*attempt, node)
             )
-            return await self._kept(task, done, begun)
+            try:
+                return await self._kept(task, done, begun)
+            except IroncliwError as error:
+                raise step_error(error).after_work() from error
         finally:
             self._running[place] -= 1
             del self._nodes[attempt]

@@ -108,14 +108,23 @@ class HttpCall:
             StepError: it breaks a rule, nobody answers, or the answer is an error.
         """
         request = _first(parse_block(HttpForm, task), task.key)
-        for _ in range(_MOST_REDIRECTS + 1):
-            response = await self._send(request)
-            target = response.headers.get("location")
-            if response.status_code not in _REDIRECTS or target is None:
-                return Done.of(_result(response), task, place=LOCAL)
-            request = _redirected(request, response.status_code, target)
+        acted = False
+        try:
+            for _ in range(_MOST_REDIRECTS + 1):
+                response = await self._send(request)
+                target = response.headers.get("location")
+                if response.status_code not in _REDIRECTS or target is None:
+                    return Done.of(_result(response), task, place=LOCAL)
+                # it was carried out, and what came of it stands elsewhere
+                acted |= _becomes_get(request, response.status_code)
+                request = _redirected(request, response.status_code, target)
+        except StepError as error:
+            raise error.after_work() if acted else error
         raise StepError(
-            "error", f"{request.url}: more than {_MOST_REDIRECTS} redirects", retryable=False
+            "error",
+            f"{request.url}: more than {_MOST_REDIRECTS} redirects",
+            retryable=False,
+            acted=acted,
         )
 
     async def _send(self, request: _Request) -> httpx.Response:
@@ -180,6 +189,7 @@ class HttpCall:
                     "oversized",
                     f"{_shown(parts)} answers with more than actors.http_response_bytes={most}",
                     retryable=False,
+                    acted=True,
                 )
         return bytes(content)
 
@@ -225,13 +235,16 @@ def _redirected(request: _Request, status: int, target: str) -> _Request:
     if host_and_port(before) != host_and_port(after):
         headers = {name: text for name, text in headers.items() if name not in _SECRET_HEADERS}
     turned = replace(request, url=after.geturl(), headers=headers)
-    as_get = (status == 303 and request.method != "HEAD") or (
-        status in {301, 302} and request.method == "POST"
-    )
-    if not as_get:
+    if not _becomes_get(request, status):
         return turned
     kept = {name: text for name, text in headers.items() if name != "content-type"}
     return replace(turned, method="GET", headers=kept, content=None)
+
+
+def _becomes_get(request: _Request, status: int) -> bool:
+    return (status == 303 and request.method != "HEAD") or (
+        status in {301, 302} and request.method == "POST"
+    )
 
 
 def _result(response: httpx.Response) -> dict[str, Any]:

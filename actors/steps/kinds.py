@@ -53,7 +53,7 @@ class Done:
         try:
             return cls(to_json(value, result_of(task)), **facts)
         except RequestError as error:
-            raise StepError("invalid", error.message, retryable=False) from error
+            raise StepError("invalid", error.message, retryable=False, acted=True) from error
 
 
 class KindExecutor(Protocol):

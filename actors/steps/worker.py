@@ -114,8 +114,11 @@ def _run(call: FunctionCall, contents: Sequence[bytes] = ()) -> bytes:
         value = found.call(**inputs)
         if inspect.isawaitable(value):
             value = asyncio.run(_awaited(value))
-    content = to_json(value, call.what)
-    check_size(content, call.most_bytes, call.what)
+    try:
+        content = to_json(value, call.what)
+        check_size(content, call.most_bytes, call.what)
+    except IroncliwError as error:
+        raise step_error(error).after_work() from error
     return content
 
 

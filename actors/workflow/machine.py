@@ -232,7 +232,7 @@ class Machine:
 
     def _failed(self, unit: Unit, event: Event) -> None:
         unit.error = error = event.data["error"]
-        if error["kind"] in _UNKNOWN:
+        if error["kind"] in _UNKNOWN or event.data.get("acted"):
             self._note_effect(unit)
         if error["kind"] == "lost":
             unit.losses += 1

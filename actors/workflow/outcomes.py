@@ -47,7 +47,7 @@ def succeed(
     try:
         data = _result(machine, unit, result)
     except StepError as error:
-        return fail(machine, unit, attempt, error, now)
+        return fail(machine, unit, attempt, error.after_work(), now)
     kind: Literal["step_completed", "compensation_completed"]
     kind = "compensation_completed" if unit.undo else "step_completed"
     event = Event(kind, now, unit.step.name, unit.item, attempt, data)
@@ -109,6 +109,8 @@ def _ended(
     retry_at: float | None,
 ) -> Event:
     data: dict[str, Any] = {"error": _told(error)}
+    if error.acted:
+        data["acted"] = True
     if retry_at is not None:
         data["retry_at"] = retry_at
     what = "timed_out" if error.failure == "timeout" else "failed"
@@ -128,6 +130,8 @@ def _retry_at(machine: Machine, unit: Unit, error: StepError, now: float) -> flo
         if losses >= machine.limits.losses:
             return None
         return now + delay_after_loss(machine.limits, losses)
+    if error.acted and not unit.idempotent:
+        return None
     if not error.retryable or unit.failures + 1 >= unit.call.retry.attempts:
         return None
     seed = f"{machine.id}/{unit.prefix}/{unit.step.name}/{unit.item}/{unit.attempt}"

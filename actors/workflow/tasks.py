@@ -107,6 +107,8 @@ class StepError(IroncliwError):
         message: What was given, which rule it broke, what to do.
         retryable: Whether another attempt may succeed; its retry policy says how many there are.
         retry_after: Seconds before which another attempt is of no use.
+        acted: The work was done, and its result is what cannot be used: it is undone as a step
+            that succeeded, and done again only where that is harmless.
     """
 
     default_code = "step_failed"
@@ -118,20 +120,28 @@ class StepError(IroncliwError):
         retryable: bool = True,
         *,
         retry_after: float | None = None,
+        acted: bool = False,
     ) -> None:
         super().__init__(message)
         self.failure: FailureKind = kind
         self.retryable = retryable
         self.retry_after = retry_after
+        self.acted = acted
+
+    def after_work(self) -> StepError:
+        """The same error, of an attempt that has done its work."""
+        self.acted = True
+        return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self.failure, self.message, self.retryable, self.retry_after)
+        fields = (self.failure, self.message, self.retryable, self.retry_after, self.acted)
+        return _rebuild, fields
 
 
 def _rebuild(
-    kind: FailureKind, message: str, retryable: bool, retry_after: float | None
+    kind: FailureKind, message: str, retryable: bool, retry_after: float | None, acted: bool
 ) -> StepError:
-    return StepError(kind, message, retryable, retry_after=retry_after)
+    return StepError(kind, message, retryable, retry_after=retry_after, acted=acted)
 
 
 class Executor(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from actors.steps.executor import StepExecutor
 from actors.steps.kinds import Done
 from actors.tables import actors_decisions
 from actors.workflow.tasks import REFERENCE_KEY, StepError, StepTask
-from ironcliw.errors import OverloadedError, RequestError
+from ironcliw.errors import OverloadedError, RequestError, StoreError
 from ironcliw.store import Store
 
 LOCAL_AND_SPOT = (Option("local"), Option("spot"))
@@ -126,13 +127,27 @@ async def test_a_result_over_the_limit_fails_for_good(bench: Bench) -> None:
     with pytest.raises(StepError, match=r"the result of step s has 1\d\d\d bytes") as caught:
         await bench.run(inputs={"text": "x" * 1000})
     assert (caught.value.failure, caught.value.retryable) == ("oversized", False)
+    assert caught.value.acted
     assert bench.told.attempts == [("function", "local", "oversized")]
 
 
 async def test_a_result_that_is_no_json(bench: Bench) -> None:
     with pytest.raises(StepError, match="set is not JSON serializable") as caught:
         await bench.run(inputs={"a": {1, 2}})
-    assert caught.value.failure == "invalid"
+    assert (caught.value.failure, caught.value.acted) == ("invalid", True)
+
+
+async def test_a_step_whose_result_cannot_be_written_has_acted(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise StoreError("no space left on the device")
+
+    monkeypatch.setattr(bench.results, "keep", full)
+    with pytest.raises(StepError, match="no space left") as caught:
+        await bench.run(inputs={"text": "x" * 200})
+    assert (caught.value.failure, caught.value.acted) == ("error", True)
+    assert pickle.loads(pickle.dumps(caught.value)).acted, "as it comes from another process"
 
 
 @pytest.mark.parametrize(

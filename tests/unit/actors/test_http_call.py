@@ -249,7 +249,16 @@ def test_an_answer_over_the_limit(ask: Ask, server: Server) -> None:
     server.replies["/big"] = (200, {}, b"x" * 5000)
     with pytest.raises(StepError, match=r"more than actors\.http_response_bytes=2000") as caught:
         ask(url="http://HOST/big", most=2000)
-    assert caught.value.failure == "oversized"
+    assert (caught.value.failure, caught.value.acted) == ("oversized", True)
+
+
+def test_what_was_done_before_a_redirect_is_not_forgotten(ask: Ask, server: Server) -> None:
+    server.replies["/order"] = (303, {"location": "/orders/1"}, b"")
+    server.replies["/orders/1"] = (500, {}, b"no")
+    for method, acted in (("POST", True), ("HEAD", False)):
+        with pytest.raises(StepError, match="the answer is 500") as caught:
+            ask(url="http://HOST/order", method=method)
+        assert caught.value.acted is acted
 
 
 def test_nobody_listens(ask: Ask, server: Server) -> None:

@@ -62,3 +62,22 @@ def test_what_a_function_raises_is_told_with_its_place(tmp_path: Path) -> None:
     assert error is not None
     assert error.message.startswith("broken raised JSONDecodeError: Expecting property name")
     assert "test_worker.py" in error.message
+
+
+@pytest.mark.parametrize(
+    ("value", "failure"), [("x" * 2000, "oversized"), (float("nan"), "invalid")]
+)
+def test_a_function_whose_result_cannot_be_used_has_acted(
+    tmp_path: Path, value: Any, failure: str
+) -> None:
+    function("charge")(lambda: value)
+    error = answered(tmp_path, "charge", {}).error
+    assert error is not None
+    assert (error.failure, error.acted, error.retryable) == (failure, True, False)
+
+
+def test_a_function_that_was_not_called_has_not_acted(tmp_path: Path) -> None:
+    function("charge")(lambda: None)
+    error = answered(tmp_path, "charge", {"amount": 1}).error
+    assert error is not None
+    assert (error.failure, error.acted) == ("invalid", False)

@@ -91,3 +91,15 @@ async def test_an_executor_that_is_cancelled_from_outside_counts_as_lost() -> No
     outcome = told[0][1]
     assert isinstance(outcome, StepError)
     assert outcome.failure == "lost"
+
+
+async def test_an_executor_that_breaks_may_have_done_the_work() -> None:
+    async def breaks(task: StepTask) -> None:
+        raise ZeroDivisionError("a bug")
+
+    attempts, told = attempts_of(Scripted({"breaks": breaks}))
+    attempts.start("me", task("breaks"))
+    await until(lambda: bool(told))
+    outcome = told[0][1]
+    assert isinstance(outcome, StepError)
+    assert (outcome.message, outcome.acted) == ("ZeroDivisionError: a bug", True)

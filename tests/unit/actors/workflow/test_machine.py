@@ -405,6 +405,25 @@ def test_a_result_that_cannot_be_kept_fails_the_step(value: Any, kind: str, mess
     assert message in error.message
 
 
+def test_a_step_whose_result_cannot_be_kept_is_undone_as_one_that_succeeded() -> None:
+    charge = {**FUNCTION, "compensate": UNDO, "retry": {"attempts": 3}}
+    run = Run({"charge": charge}, limits=Limits(result_bytes=100))
+    run.start()
+    assert run.succeed("charge", "x" * 200) == ["step_failed"]
+    assert run.start() == ["undo charge"]
+    assert run.machine.steps[0].unit(None).attempt == 1
+
+
+@pytest.mark.parametrize("idempotent", [False, True])
+def test_what_has_acted_is_done_again_only_where_that_is_harmless(idempotent: bool) -> None:
+    run = Run({"a": {**FUNCTION, "retry": {"attempts": 3}}})
+    run.start(idempotent=idempotent)
+    full = StepError("error", "the disk is full", acted=True)
+    events = outcomes.fail(run.machine, run.unit("a"), 1, full, 0.0)
+    assert ("retry_at" in events[0].data) is idempotent
+    assert run.machine.finished == (None if idempotent else "failed")
+
+
 def test_all_results_together_have_a_limit() -> None:
     steps = {"a": {**FUNCTION, "for_each": "${inputs.list}"}}
     run = Run(steps, inputs=[1, 2, 3], limits=Limits(total_bytes=100))
