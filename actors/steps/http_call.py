@@ -119,7 +119,8 @@ class HttpCall:
                 acted |= _becomes_get(request, response.status_code)
                 request = _redirected(request, response.status_code, target)
         except StepError as error:
-            raise error.after_work() if acted else error
+            error.acted |= acted
+            raise
         raise StepError(
             "error",
             f"{request.url}: more than {_MOST_REDIRECTS} redirects",

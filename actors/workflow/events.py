@@ -19,8 +19,8 @@
 
 `step_released` is a user's retry, `step_waived` a user's skip, `step_cancelled` an attempt that was
 stopped because the workflow fails or is cancelled. `acted` says that a step had done its work when
-its result was refused, so that it is undone with the others. An error is `{kind, message}`, of a workflow
-also `step` and `item`.
+its result was refused, so that it is undone with the others. An error is `{kind, message}`, of a
+workflow also `step` and `item`.
 """
 
 from __future__ import annotations
