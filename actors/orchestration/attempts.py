@@ -83,7 +83,7 @@ class Attempts(Generic[Owner]):
             return
         assert attempt._work is not None, "it was started"
         attempt.reason = reason
-        attempt._work.cancel()
+        attempt._work.cancel(reason)
         self._time(attempt, self._stop_seconds)
 
     def stop_at(self, attempt: Attempt[Owner], seconds: float, reason: StopReason) -> None:

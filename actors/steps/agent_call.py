@@ -9,16 +9,25 @@ it a capability that nobody has fails the attempt at once.
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from actors.agents.link import HostGoneError, HostLostError
+from actors.agents.messages import new_id
 from actors.steps.kinds import Done, step_error
-from actors.workflow.tasks import StepError, StepTask
-from ironcliw.errors import AgentError, IroncliwError, NotFoundError
+from actors.workflow.tasks import CLOSING, StepError, StepTask
+from ironcliw.errors import AgentError, IroncliwError, NotFoundError, UnavailableError
 
-# An agent is asked with a deadline always; the orchestrator's own, if there is one, comes first.
+logger = logging.getLogger(__name__)
+
+WITHDRAW_SECONDS = 5.0
+"""How long an agent may take to leave off what it is at; less than the orchestrator waits."""
+# An agent is asked with a deadline always, so that nobody waits for ever.
 _LONGEST_SECONDS = 7 * 86_400.0
+_SHORTEST_SECONDS = 0.001
 _DEFAULT_STRATEGY = "least_loaded"
 
 
@@ -27,6 +36,9 @@ class Asks(Protocol):
 
     async def ask(self, target: str, body: Any = None, **options: Any) -> Any:
         """See `Agent.ask`."""
+
+    async def withdraw(self, message_id: str, seconds: float) -> bool:
+        """Have nothing more done for a message; whether nothing is."""
 
 
 class AgentCalls:
@@ -41,19 +53,45 @@ class AgentCalls:
 
     async def run(self, task: StepTask, place: str, started: Callable[[str], None]) -> Done:
         """See `actors.steps.kinds.KindExecutor`; the agent's own place counts."""
+        message_id = new_id()
         try:
-            value = await self._agents.ask(task.target, dict(task.inputs), **_options(task))
-        except HostGoneError as error:
-            raise StepError("refused", error.message) from error
-        except HostLostError as error:
-            raise StepError("lost", error.message) from error
-        except NotFoundError as error:
-            raise StepError("refused", error.message) from error
-        except AgentError as error:
-            raise StepError("error", error.message) from error
+            value = await self._agents.ask(
+                task.target, dict(task.inputs), message_id=message_id, **_options(task)
+            )
+        except asyncio.CancelledError as cancelled:
+            # one that is not told goes on, for its result is what the next orchestrator hopes for
+            if CLOSING not in cancelled.args:
+                await self._withdraw(task, message_id)
+            raise
         except IroncliwError as error:
-            raise step_error(error) from error
+            raise _failed(error) from error
         return Done.of(value, task)
+
+    async def _withdraw(self, task: StepTask, message_id: str) -> None:
+        """Have the agent leave off, before what undoes the step is begun.
+
+        Raises:
+            StepError: nobody knows whether it has.
+        """
+        if not await self._agents.withdraw(message_id, WITHDRAW_SECONDS):
+            raise StepError(
+                "lost", f"agent step {task.step!r} was told to stop and may still be at it"
+            )
+
+
+def _failed(error: IroncliwError) -> StepError:
+    match error:
+        case HostGoneError() | NotFoundError():
+            return StepError("refused", error.message)
+        case HostLostError():
+            return StepError("lost", error.message)
+        case UnavailableError() if error.code == HostLostError.default_code:
+            # broken off in its midst, as where its machine ends: nobody knows how far it came
+            return StepError("lost", error.message)
+        case AgentError():
+            return StepError("error", error.message)
+        case _:
+            return step_error(error)
 
 
 def _options(task: StepTask) -> Mapping[str, Any]:
@@ -63,5 +101,12 @@ def _options(task: StepTask) -> Mapping[str, Any]:
         "strategy": options.get("strategy", _DEFAULT_STRATEGY),
         "wait_seconds": options.get("wait_seconds", 0.0),
         "priority": task.priority,
-        "deadline_seconds": task.timeout_seconds or _LONGEST_SECONDS,
+        "deadline_seconds": _seconds_left(task),
     }
+
+
+def _seconds_left(task: StepTask) -> float:
+    seconds = task.timeout_seconds or _LONGEST_SECONDS
+    if task.deadline is not None:
+        seconds = min(seconds, task.deadline - time.time())
+    return max(seconds, _SHORTEST_SECONDS)

@@ -25,6 +25,8 @@ going away. oversized: a value is larger than the limit. refused: nothing was st
 nobody has the capability). restarted: the orchestrator was restarted while it ran. timeout: it ran
 past its time."""
 
+CLOSING = "closing"
+"""With this message an attempt is cancelled because the orchestrator ends, and not its workflow."""
 REFERENCE_KEY = "$reference"
 """Inputs hold `{"$reference": URI}` in place of a result that is kept outside of the store."""
 READS_RESULTS: frozenset[StepKind] = frozenset({"function"})
@@ -149,6 +151,9 @@ class Executor(Protocol):
 
     async def run(self, task: StepTask) -> StepResult:
         """Runs one attempt to its end. Cancelled, it stops the work before it returns.
+
+        Where the cancellation's message is `CLOSING`, work that can outlive the orchestrator is let
+        go on: the next one finds it, or its user does.
 
         Raises:
             StepError: The attempt failed.

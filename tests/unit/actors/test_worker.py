@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -55,12 +54,12 @@ def test_a_result_of_another_workflow_is_refused(tmp_path: Path) -> None:
 
 def test_what_a_function_raises_is_told_with_its_place(tmp_path: Path) -> None:
     def broken() -> None:
-        json.loads("{")
+        raise KeyError("nothing")
 
     function("broken")(broken)
     error = answered(tmp_path, "broken", {}).error
     assert error is not None
-    assert error.message.startswith("broken raised JSONDecodeError: Expecting property name")
+    assert error.message.startswith("broken raised KeyError: 'nothing'")
     assert "test_worker.py" in error.message
 
 
