@@ -192,7 +192,9 @@ def _kinds(
         "embed": models,
         "decide": models,
         "generate": models,
-        "train": TrainJobs(jobs, settings.state_dir / "workflow-configs"),
+        "train": TrainJobs(
+            jobs, settings.state_dir / "workflow-configs", has_cloud=has_workers(settings)
+        ),
     }
 
 

@@ -12,11 +12,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Protocol
 
+from actors.agents.directory import Listing
 from actors.agents.link import HostGoneError, HostLostError
 from actors.agents.messages import new_id
+from actors.registry import Registry
+from actors.steps.agent_choice import agent_at_home
 from actors.steps.kinds import Done, step_error
 from actors.workflow.tasks import CLOSING, StepError, StepTask
 from ironcliw.errors import AgentError, IroncliwError, NotFoundError, UnavailableError
@@ -34,8 +37,17 @@ _DEFAULT_STRATEGY = "least_loaded"
 class Asks(Protocol):
     """What asks agents: `actors.agents.system.AgentSystem`."""
 
+    @property
+    def registry(self) -> Registry:
+        """All agents."""
+
     async def ask(self, target: str, body: Any = None, **options: Any) -> Any:
         """See `Agent.ask`."""
+
+    async def look_up(
+        self, target: str, wait_seconds: float = 0.0, *, unknown_seconds: float = 0.0
+    ) -> Listing:
+        """See `Directory.look_up`."""
 
     async def withdraw(self, message_id: str, seconds: float) -> bool:
         """Have nothing more done for a message; whether nothing is."""
@@ -55,8 +67,9 @@ class AgentCalls:
         """See `actors.steps.kinds.KindExecutor`; the agent's own place counts."""
         message_id = new_id()
         try:
+            target, options = await self._whom(task)
             value = await self._agents.ask(
-                task.target, dict(task.inputs), message_id=message_id, **_options(task)
+                target, dict(task.inputs), message_id=message_id, **options
             )
         except asyncio.CancelledError as cancelled:
             # one that is not told goes on, for its result is what the next orchestrator hopes for
@@ -66,6 +79,19 @@ class AgentCalls:
         except IroncliwError as error:
             raise _failed(error) from error
         return Done.of(value, task)
+
+    async def _whom(self, task: StepTask) -> tuple[str, dict[str, Any]]:
+        """Target and options of the question."""
+        options = _options(task)
+        if task.place != "private":
+            return task.target, options
+        wait = options["wait_seconds"]
+        listing = await self._agents.look_up(task.target, wait, unknown_seconds=wait)
+        # by its name: another one that comes up meanwhile may be elsewhere
+        agent = agent_at_home(self._agents.registry, task.target, listing, options["strategy"])
+        if not listing.by_name:
+            options["capability"] = task.target
+        return agent, options
 
     async def _withdraw(self, task: StepTask, message_id: str) -> None:
         """Have the agent leave off, before what undoes the step is begun.
@@ -94,7 +120,7 @@ def _failed(error: IroncliwError) -> StepError:
             return step_error(error)
 
 
-def _options(task: StepTask) -> Mapping[str, Any]:
+def _options(task: StepTask) -> dict[str, Any]:
     options = task.options
     return {
         "capability": options.get("method"),

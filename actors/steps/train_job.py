@@ -32,6 +32,7 @@ from ironcliw.schemas.base import Request
 _POLL_SECONDS = 1.0
 _TAIL_BYTES = 2000
 _CONFIGURED = frozenset({"sft", "dpo", "embed", "eval", "tune"})
+_TRAINING = frozenset({"sft", "dpo", "embed", "tune"})
 _OPTION = re.compile(r"[A-Za-z0-9_.-]+")
 
 
@@ -80,16 +81,27 @@ class TrainJobs:
         jobs: Of the head.
         folder: Where configurations are written that a definition holds itself.
         poll_seconds: How often a job is asked for.
+        has_cloud: Whether training may find its place in the cloud.
     """
 
-    def __init__(self, jobs: Jobs, folder: Path, poll_seconds: float = _POLL_SECONDS) -> None:
+    def __init__(
+        self,
+        jobs: Jobs,
+        folder: Path,
+        poll_seconds: float = _POLL_SECONDS,
+        *,
+        has_cloud: bool = False,
+    ) -> None:
         self._jobs = jobs
         self._folder = folder
         self._poll_seconds = poll_seconds
+        self._has_cloud = has_cloud
 
     async def run(self, task: StepTask, place: str, started: Callable[[str], None]) -> Done:
         """See `actors.steps.kinds.KindExecutor`; training finds its own place."""
         form = parse_block(TrainForm, task)
+        if task.place == "private" and self._has_cloud:
+            _keep_home(form)
         try:
             job = await asyncio.to_thread(self._begin, task, form)
             try:
@@ -147,6 +159,30 @@ class TrainJobs:
         path = self._folder / f"{job_id(task.key)}.yaml"
         path.write_text(json.dumps(config, indent=1), encoding="utf-8")
         return path
+
+
+def _keep_home(form: TrainForm) -> None:
+    """Refuse a private step whose work may be done in the cloud.
+
+    Raises:
+        StepError: it may.
+    """
+    if form.recipe in _TRAINING:
+        written = form.config if isinstance(form.config, dict) else {}
+        if form.set.get("placement", written.get("placement")) != "local":
+            raise StepError(
+                "invalid",
+                f"the step's place is private, and {form.recipe} may train in the cloud; add "
+                "`set: {placement: local}`",
+                retryable=False,
+            )
+    if any(word.partition("=")[0] == "--teacher" for word in form.arguments):
+        raise StepError(
+            "invalid",
+            "the step's place is private, and a teacher may be served in the cloud; label the rows "
+            "beforehand, or give the step another place",
+            retryable=False,
+        )
 
 
 def job_id(key: str) -> str:

@@ -43,6 +43,12 @@ class Clerk(Agent):
         return "stamped"
 
 
+class Roamer(Agent):
+    @capability("file")
+    async def file(self, body: dict[str, Any]) -> str:
+        return "from somewhere"
+
+
 @pytest.fixture(autouse=True)
 def fresh() -> None:
     Clerk.begun, Clerk.broken_off, Clerk.gate = [], [], threading.Event()
@@ -159,3 +165,18 @@ async def test_the_workflows_deadline_is_the_agents() -> None:
             await run(bench, task(changes=soon, name="a", seconds=60.0))
         assert caught.value.failure == "timeout"
         assert Clerk.broken_off == ["a"]
+
+
+async def test_a_private_step_asks_agents_that_never_leave_the_head() -> None:
+    private = {"place": "private"}
+    async with AgentBench() as bench:
+        await bench.start(Roamer, name="roamer", options={"place": "any"})
+        for target in ("file", "roamer"):
+            with pytest.raises(StepError, match=r"may be in the cloud: roamer \(any\)") as caught:
+                await run(bench, task(target, private, name="a"))
+            assert not caught.value.retryable
+        assert Clerk.begun == []
+        await bench.start(Clerk, name="keeper", options={"place": "private"})
+        for name in "abcdefgh":
+            done = await run(bench, task(changes=private, name=name))
+            assert json.loads(done.content) == f"filed {name}"

@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -259,6 +260,25 @@ def test_what_was_done_before_a_redirect_is_not_forgotten(ask: Ask, server: Serv
         with pytest.raises(StepError, match="the answer is 500") as caught:
             ask(url="http://HOST/order", method=method)
         assert caught.value.acted is acted
+
+
+def test_a_private_step_asks_this_machine_alone(server: Server) -> None:
+    url = f"http://api.test:{server.port}/"
+    host = f"api.test:{server.port}"
+    settings = ActorsSettings(http_hosts=(host,), http_private_hosts=(host,))
+    private = replace(task(url=url), place="private")
+
+    def ask_at(address: str) -> None:
+        call = HttpCall(settings, resolver=Names(api_test=[address]))
+        asyncio.run(call.run(private, "local", lambda node: None))
+
+    with pytest.raises(
+        StepError, match=r"place is private, and api\.test is at 10\.1\.2\.3"
+    ) as caught:
+        ask_at("10.1.2.3")
+    assert not caught.value.retryable
+    ask_at("127.0.0.1")
+    assert len(server.received) == 1
 
 
 def test_nobody_listens(ask: Ask, server: Server) -> None:

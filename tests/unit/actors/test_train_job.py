@@ -6,6 +6,7 @@ import asyncio
 import json
 import shlex
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,33 @@ def test_a_cancelled_step_stops_its_job(tmp_path: Path) -> None:
 
     asyncio.run(cancel())
     assert jobs.stopped == list(jobs.commands)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "why"),
+    [
+        ({"recipe": "sft", "config": "a.yaml"}, "place is private, and sft may train in the cloud"),
+        ({"recipe": "sft", "config": {"placement": "auto"}}, "may train in the cloud"),
+        ({"recipe": "head", "arguments": ["--teacher", "m"]}, "a teacher may be served in the"),
+        ({"recipe": "sft", "config": "a.yaml", "set": {"placement": "local"}}, None),
+        ({"recipe": "dpo", "config": {"placement": "local"}}, None),
+        ({"recipe": "merge", "arguments": ["run"]}, None),
+    ],
+)
+@pytest.mark.parametrize("has_cloud", [True, False])
+def test_a_private_step_trains_at_home(
+    tmp_path: Path, inputs: dict[str, Any], why: str | None, has_cloud: bool
+) -> None:
+    jobs = FakeJobs(JobState.SUCCEEDED)
+    train = TrainJobs(jobs, tmp_path, 0.001, has_cloud=has_cloud)
+    private = replace(task(**inputs), place="private")
+    if why is not None and has_cloud:
+        with pytest.raises(StepError, match=why) as caught:
+            asyncio.run(train.run(private, "local", lambda node: None))
+        assert not caught.value.retryable
+    else:
+        asyncio.run(train.run(private, "local", lambda node: None))
+    assert len(jobs.commands) == (0 if why is not None and has_cloud else 1)
 
 
 def test_nobody_answers(tmp_path: Path) -> None:
