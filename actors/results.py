@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.workflow.tasks import REFERENCE_KEY
+from ironcliw import durable
 from ironcliw.errors import NotFoundError, RequestError, RequestTooLargeError, StoreError
 
 _SCHEME = "result:"
@@ -106,9 +107,11 @@ class Results:
     def __init__(self, url: str, inline_bytes: int, most_bytes: int) -> None:
         # fsspec comes with Ray and not with the base install
         import fsspec
+        from fsspec.implementations.local import LocalFileSystem
 
         self._files, self._root = fsspec.url_to_fs(url, auto_mkdir=True)
         self._root = self._root.rstrip("/")
+        self._is_local = isinstance(self._files, LocalFileSystem)
         self._inline = inline_bytes
         self._most = most_bytes
 
@@ -127,18 +130,31 @@ class Results:
         name = f"{workflow_id}/{hashlib.sha256(content).hexdigest()}"
         path = self._path(name)
         try:
-            if not self._files.exists(path):
-                # in one move, or a reader could see half of it
-                draft = f"{path}.{uuid.uuid4().hex}.new"
-                self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
-                self._files.pipe_file(draft, content)
-                self._files.mv(draft, path)
+            # one of another size is what a crash has left of it
+            if not self._files.exists(path) or self._files.size(path) != len(content):
+                self._write(path, content)
         except OSError as error:
             raise StoreError(
                 f"{what} cannot be kept in {self._root}: {error}; is the disk full, or the setting "
                 "actors.results_url wrong?"
             ) from error
         return _SCHEME + name
+
+    def _write(self, path: str, content: bytes) -> None:
+        """In one move, or a reader could see half of it; durable, as the event is that names it."""
+        draft = f"{path}.{uuid.uuid4().hex}.new"
+        folder, root = path.rpartition("/")[0], self._root
+        folders = [folder, root] if self._files.exists(root) else [folder, root, f"{root}/.."]
+        self._files.makedirs(folder, exist_ok=True)
+        self._files.pipe_file(draft, content)
+        self._sync(draft)
+        self._files.mv(draft, path)
+        for each in folders:  # their names, too
+            self._sync(each)
+
+    def _sync(self, path: str) -> None:
+        if self._is_local:  # elsewhere what was written is kept when the call returns
+            durable.sync(Path(path))
 
     def read(self, workflow_id: str, address: str) -> bytes:
         """The JSON of an address that `keep` gave for that workflow. Blocking.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,34 @@ def test_results_that_somebody_else_has_read_are_put_in_their_places() -> None:
 def test_the_same_result_is_kept_once(results: Results, tmp_path: Path) -> None:
     assert keep(results, "b" * 200) == keep(results, "b" * 200)
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 1
+
+
+def test_what_a_crash_has_left_of_a_result_is_written_anew(
+    results: Results, tmp_path: Path
+) -> None:
+    address = keep(results, "b" * 200)
+    [path] = [path for path in tmp_path.rglob("*") if path.is_file()]
+    path.write_bytes(path.read_bytes()[:50])
+    assert keep(results, "b" * 200) == address
+    assert address is not None
+    assert load(results, address) == "b" * 200
+
+
+def test_a_result_is_on_the_disk_before_anybody_names_it(
+    results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+
+    def fsync(handle: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{handle}"))
+        synced.append(path.suffix if path.is_file() else path.name)
+        files.append(sorted(one.suffix for one in tmp_path.rglob("*") if one.is_file()))
+
+    files: list[list[str]] = []
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert keep(results, "b" * 200) is not None
+    assert synced == [".new", WORKFLOW, "results", tmp_path.name]
+    assert files == [[".new"], [""], [""], [""]], "the content first, then its name"
 
 
 def test_a_result_over_the_limit(results: Results) -> None:
