@@ -133,6 +133,30 @@ def show(
         console.write_line(f"output: {json.dumps(view.output)}")
 
 
+@workflow.command("result")
+def result(
+    address: Annotated[
+        str,
+        typer.Argument(metavar="ADDRESS", help="As an output shows it: result:WORKFLOW/DIGEST."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write it there, not to the terminal.")
+    ] = None,
+) -> None:
+    """Fetch a result that is kept by reference, being too large for the store."""
+    console.command_settings()
+    with Client() as client:
+        value = client.workflow_result(address)
+    if out is None:
+        console.write_json(value)
+        return
+    try:
+        out.write_text(json.dumps(value) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise RequestError(f"--out {out} cannot be written: {error}") from error
+    console.note(f"written to {out}")
+
+
 @workflow.command("cancel")
 def cancel(workflow_id: Id, as_json: Json = False) -> None:
     """Stop what runs, and undo what has compensations."""

@@ -132,9 +132,10 @@ async def compose(
     agents = AgentSystem(
         JournalStore(journal), RayHosts(settings.log, uris), cloud=has_workers(settings)
     )
+    results = _results(settings)
     executor = StepExecutor(
         _kinds(settings, agents, uris, control),
-        _results(settings),
+        results,
         policy,
         MachineFacts(watch is not None, (lambda: ()) if watch is None else watch.workers),
         log,
@@ -148,7 +149,7 @@ async def compose(
     await agents.start()
     await orchestrator.start()
     parts: dict[str, Part] = {
-        "workflows": WorkflowService(orchestrator, journal),
+        "workflows": WorkflowService(orchestrator, journal, results),
         "agents": AgentService(agents),
     }
     return Composition(parts, executor, journal, orchestrator, agents, log, metrics, watch, code)

@@ -73,6 +73,11 @@ def has_reference(value: Any) -> bool:
     return isinstance(value, list | tuple) and any(map(has_reference, value))
 
 
+def address_of(workflow_id: str, digest: str) -> str:
+    """The address of a workflow's result with that SHA-256."""
+    return f"{_SCHEME}{workflow_id}/{digest}"
+
+
 def addresses_in(value: Any) -> Iterator[str]:
     """The addresses of all references in a value, in the order in which `resolved` reads them."""
     if is_reference(value):

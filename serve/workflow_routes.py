@@ -41,6 +41,7 @@ def add_workflows(app: FastAPI, service: Service) -> None:
     """Add the routes to the application."""
     _add_submission(app, service)
     _add_reading(app, service)
+    _add_results(app, service)
     _add_actions(app, service)
     _add_events(app, service)
 
@@ -105,6 +106,22 @@ def _add_reading(app: FastAPI, service: Service) -> None:
             outputs=_flag("outputs", outputs),
         )
         return json_response(view)
+
+
+def _add_results(app: FastAPI, service: Service) -> None:
+    @app.get(
+        _PATH + "/results/{digest}", responses=ERRORS, tags=["workflows"], response_class=Response
+    )
+    async def result(request: Request, workflow_id: str, digest: str) -> Response:
+        """A result that is too large for the store, as JSON.
+
+        Where a value reads `{"$reference": "result:ID/DIGEST"}`, this is what it stands for.
+        """
+        key = enter(request, service, "/v1/workflows/{id}/results/{digest}", Scope.WORKFLOW)
+        content = await _link(service).workflows(
+            "result", repeatable=True, workflow_id=workflow_id, owner=_sees(key), digest=digest
+        )
+        return Response(content, media_type="application/json")
 
 
 def _add_actions(app: FastAPI, service: Service) -> None:
