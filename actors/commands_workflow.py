@@ -20,7 +20,9 @@ workflow = typer.Typer(help="Run durable workflows.", no_args_is_help=True)
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="As `ironcliw workflow list` shows it.")]
 StepName = Annotated[str, typer.Argument(metavar="STEP", help="Name of the step.")]
-Item = Annotated[int | None, typer.Option(help="Which item of a fan-out, counted from 0.")]
+Item = Annotated[
+    int | None, typer.Option(help="Which item of a fan-out, from 0; else all uncertain.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _DASH = "-"
 

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import ray
@@ -27,6 +28,7 @@ from actors.orchestrator import Orchestrator
 from actors.results import Results, results_url
 from actors.routing import load_policy
 from actors.steps.agent_call import AgentCalls
+from actors.steps.agent_choice import declares_idempotent
 from actors.steps.executor import StepExecutor
 from actors.steps.function_call import FunctionCalls
 from actors.steps.http_call import HttpCall
@@ -139,7 +141,7 @@ async def compose(
         policy,
         MachineFacts(watch is not None, (lambda: ()) if watch is None else watch.workers),
         log,
-        agent_is_idempotent=lambda target: declares_idempotent(agents, target),
+        agent_is_idempotent=partial(declares_idempotent, agents.registry),
         home=ray.get_runtime_context().get_node_id(),
         observer=metrics,
     )
@@ -159,15 +161,6 @@ def _results(settings: Settings) -> Results:
     actors = settings.actors
     url = results_url(actors.results_url, settings.state_dir)
     return Results(url, actors.inline_bytes, actors.result_bytes)
-
-
-def declares_idempotent(agents: AgentSystem, target: str) -> bool:
-    """Whether every agent that has a capability declares it idempotent."""
-    try:
-        found = agents.registry.look_up(target).candidates
-    except IroncliwError:
-        return False  # nobody is there now: nothing is declared
-    return bool(found) and all(target in candidate.idempotent for candidate in found)
 
 
 def _kinds(

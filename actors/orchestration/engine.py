@@ -152,7 +152,7 @@ class Engine:
         try:
             declared = call.idempotent
             if declared is None:
-                declared = self._executor.is_idempotent(call.kind, call.target)
+                declared = self._executor.is_idempotent(call.kind, call.target, call.options)
             task = task_of(machine, unit, declared, live.facts.priority)
         except StepError as error:
             self.advance(live, outcomes.refuse(machine, unit, error, now))

@@ -19,7 +19,7 @@ from actors.agents.directory import Listing
 from actors.agents.link import HostGoneError, HostLostError
 from actors.agents.messages import new_id
 from actors.registry import Registry
-from actors.steps.agent_choice import agent_at_home
+from actors.steps.agent_choice import agent_at_home, only_capability
 from actors.steps.kinds import Done, step_error
 from actors.workflow.tasks import CLOSING, StepError, StepTask
 from ironcliw.errors import AgentError, IroncliwError, NotFoundError, UnavailableError
@@ -82,13 +82,18 @@ class AgentCalls:
 
     async def _whom(self, task: StepTask) -> tuple[str, dict[str, Any]]:
         """Target and options of the question."""
-        options = _options(task)
-        if task.place != "private":
+        options, registry = _options(task), self._agents.registry
+        names_agent = task.options.get("by") == "name" and options["capability"] is None
+        if task.place != "private" and not names_agent:
             return task.target, options
         wait = options["wait_seconds"]
         listing = await self._agents.look_up(task.target, wait, unknown_seconds=wait)
+        if names_agent:
+            options["capability"] = only_capability(registry, task.target)
+        if task.place != "private":
+            return task.target, options
         # by its name: another one that comes up meanwhile may be elsewhere
-        agent = agent_at_home(self._agents.registry, task.target, listing, options["strategy"])
+        agent = agent_at_home(registry, task.target, listing, options["strategy"])
         if not listing.by_name:
             options["capability"] = task.target
         return agent, options

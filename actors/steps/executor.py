@@ -35,6 +35,10 @@ _PRIORITIES = {"critical": 0.0, "high": 1.0, "normal": 2.0, "low": 3.0}
 _ROUTED: frozenset[StepKind] = frozenset({"function"})
 
 
+AgentIsIdempotent = Callable[[str, Mapping[str, Any]], bool]
+"""Target and options of an agent step -> whether what it asks for is declared idempotent."""
+
+
 class Observer(Protocol):
     """Told of each attempt; `actors.metrics` has the one for Prometheus."""
 
@@ -77,7 +81,7 @@ class StepExecutor:
         machine: Machine,
         log: DecisionLog | None = None,
         *,
-        agent_is_idempotent: Callable[[str], bool] = lambda target: False,
+        agent_is_idempotent: AgentIsIdempotent = lambda target, options: False,
         home: str | None = None,
         observer: Observer | None = None,
     ) -> None:
@@ -115,10 +119,10 @@ class StepExecutor:
         finally:
             self._end(task, place, decision, outcome, time.monotonic() - begun)
 
-    def is_idempotent(self, kind: StepKind, target: str) -> bool:
+    def is_idempotent(self, kind: StepKind, target: str, options: Mapping[str, Any]) -> bool:
         """What the function or the capability declares; an unknown one declares nothing."""
         if kind == "agent":
-            return self._agent_is_idempotent(target)
+            return self._agent_is_idempotent(target, options)
         try:
             return kind == "function" and find(target).idempotent
         except NotFoundError:

@@ -160,8 +160,12 @@ class Executor(Protocol):
         """
         ...
 
-    def is_idempotent(self, kind: StepKind, target: str) -> bool:
-        """What the function or capability declares, for steps whose definition does not say."""
+    def is_idempotent(self, kind: StepKind, target: str, options: Mapping[str, Any]) -> bool:
+        """What the function or capability declares, for steps whose definition does not say.
+
+        Args:
+            kind: As of `StepTask`; `target` and `options` likewise.
+        """
         ...
 
     def node_of(self, task: StepTask) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class Scripted:
             return StepResult(reference=address, size=len(content))
         return StepResult(dict(task.inputs), node="head", place="local")
 
-    def is_idempotent(self, kind: str, target: str) -> bool:
+    def is_idempotent(self, kind: str, target: str, options: Mapping[str, Any]) -> bool:
         return target == "work.echo"
 
     def node_of(self, task: StepTask) -> str | None:

@@ -14,6 +14,7 @@ from actors.agent import Agent, capability
 from actors.agents.bench import AgentBench
 from actors.steps import agent_call
 from actors.steps.agent_call import AgentCalls
+from actors.steps.agent_choice import declares_idempotent
 from actors.steps.kinds import Done
 from actors.workflow.tasks import CLOSING, StepError, StepTask
 from tests.unit.actors.agents.waiting import until
@@ -47,6 +48,18 @@ class Roamer(Agent):
     @capability("file")
     async def file(self, body: dict[str, Any]) -> str:
         return "from somewhere"
+
+
+class Reader(Agent):
+    @capability("look", idempotent=True)
+    async def look(self, body: Any) -> None:
+        pass
+
+
+class Both(Reader):
+    @capability("write")
+    async def write(self, body: Any) -> None:
+        pass
 
 
 @pytest.fixture(autouse=True)
@@ -180,3 +193,36 @@ async def test_a_private_step_asks_agents_that_never_leave_the_head() -> None:
         for name in "abcdefgh":
             done = await run(bench, task(changes=private, name=name))
             assert json.loads(done.content) == f"filed {name}"
+
+
+async def test_an_agent_that_is_named_does_the_only_thing_that_it_can() -> None:
+    by_name = {"options": {"by": "name"}}
+    async with AgentBench() as bench:
+        await bench.start(Roamer, name="one")
+        await bench.start(Clerk, name="several")
+        done = await run(bench, task("one", by_name))
+        assert json.loads(done.content) == "from somewhere"
+        with pytest.raises(StepError, match=r"several capabilities: say which .*: file, stamp"):
+            await run(bench, task("several", by_name))
+        method = {"options": {"by": "name", "method": "file"}}
+        assert json.loads((await run(bench, task("several", method, name="a"))).content)
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "expected"),
+    [
+        ("look", {"by": "capability"}, True),
+        ("nobody-has", {"by": "capability"}, False),
+        ("reader", {"by": "name"}, True),
+        ("both", {"by": "name"}, False),
+        ("both", {"by": "name", "method": "look"}, True),
+        ("both", {"by": "name", "method": "write"}, False),
+        ("both", {"by": "name", "method": "unknown"}, False),
+        ("nobody", {"by": "name", "method": "look"}, False),
+    ],
+)
+async def test_what_an_agent_declares(target: str, options: dict[str, Any], expected: bool) -> None:
+    async with AgentBench() as bench:
+        await bench.start(Reader, name="reader")
+        await bench.start(Both, name="both")
+        assert declares_idempotent(bench.system.registry, target, options) is expected

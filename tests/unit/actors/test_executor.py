@@ -81,7 +81,7 @@ class Bench:
             policy or PlacementPolicy(),
             self.facts,
             log,
-            agent_is_idempotent=lambda target: target == "reader",
+            agent_is_idempotent=lambda target, options: options == {"method": target},
             home="head",
             observer=self.told,
         )
@@ -298,9 +298,10 @@ def test_what_declares_itself_idempotent(bench: Bench, monkeypatch: pytest.Monke
     function("again", idempotent=True)(json.dumps)
     function("once")(json.loads)
     known = bench.executor.is_idempotent
-    assert [known("function", name) for name in ("again", "once", "unknown")] == [
+    assert [known("function", name, {}) for name in ("again", "once", "unknown")] == [
         True,
         False,
         False,
     ]
-    assert (known("agent", "reader"), known("agent", "writer")) == (True, False)
+    asked = [known("agent", "reader", {"method": method}) for method in ("reader", "writer")]
+    assert asked == [True, False]

@@ -468,8 +468,8 @@ def test_what_cannot_be_asked_is_refused() -> None:
     machine = run.machine
     with pytest.raises(NotFoundError, match="wf-1 has no step 'x'; its steps: a, b"):
         requests.retry(machine, "x", None, 0.0)
-    with pytest.raises(NotFoundError, match=r"step 'b' has 2 items: give `item`.*not None"):
-        requests.retry(machine, "b", None, 0.0)
+    with pytest.raises(NotFoundError, match=r"step 'b' has 2 items: give `item`.*not 2"):
+        requests.retry(machine, "b", 2, 0.0)
     with pytest.raises(ConflictError, match="step 'a' is running: only an uncertain step"):
         requests.skip(machine, "a", None, None, 0.0)
     run.fail("a", "lost")
@@ -508,3 +508,41 @@ def test_a_waiting_step_may_be_retried_at_once_or_skipped() -> None:
     run.note(requests.skip(run.machine, "a", None, "by hand", 2.0))
     assert (run.status, run.machine.output) == ("completed", "by hand")
     assert run.machine.wake_at() is None
+
+
+def items_that_were_lost() -> Run:
+    steps = {"a": {**FUNCTION, "for_each": "${inputs.list}", "compensate": UNDO}}
+    run = Run(steps, inputs=[1, 2, 3, 4])
+    run.start()
+    run.succeed("a[1]", "fine")
+    for lost in ("a[3]", "a[0]", "a[2]"):
+        run.fail(lost, "lost")
+    assert run.status == "uncertain"
+    return run
+
+
+def test_without_an_item_all_that_are_uncertain_are_run_again() -> None:
+    run = items_that_were_lost()
+    assert run.note(requests.retry(run.machine, "a", None, 1.0)) == ["step_released"] * 3
+    assert run.start() == ["a[0]", "a[2]", "a[3]"]
+    with pytest.raises(ConflictError, match="none of the 4 items of step 'a' is uncertain; one"):
+        requests.retry(run.machine, "a", None, 1.0)
+
+
+def test_without_an_item_all_that_are_uncertain_are_skipped() -> None:
+    run = items_that_were_lost()
+    skipped = run.note(requests.skip(run.machine, "a", None, "by hand", 1.0))
+    assert skipped == ["step_waived"] * 3 + ["completed"]
+    assert run.machine.output == ["by hand", "fine", "by hand", "by hand"]
+
+
+def test_compensations_of_items_are_run_again_together_too() -> None:
+    run = items_that_were_lost()
+    requests.cancel(run.machine, 1.0)
+    for _ in range(4):
+        run.start()
+        [unit] = run.machine.active
+        run.fail(name(unit), "lost")
+    assert run.status == "uncertain"
+    events = requests.retry(run.machine, "a", None, 2.0)
+    assert [event.item for event in events] == [0, 1, 2, 3]
