@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from actors.workflow.shown import why_not_shown
 from actors.workflow.tasks import REFERENCE_KEY
 from ironcliw import durable
 from ironcliw.errors import NotFoundError, RequestError, RequestTooLargeError, StoreError
@@ -35,18 +36,27 @@ def to_json(value: Any, what: str) -> bytes:
         what: Names it in the message, as "the result of step fetch".
 
     Raises:
-        RequestError: JSON has no word for something in it: a set, NaN, a key that is no text.
+        RequestError: JSON has no word for something in it: a set, NaN, a key that is no text; or
+            no answer can show it: a number beyond 64 bits, half of a surrogate pair.
     """
     try:
         _refuse_other_keys(value)
         # in ASCII: sizes are measured as the workflow's own values are
-        return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
+        content = json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
+        why = why_not_shown(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise RequestError(
             f"{what} cannot be written as JSON: {error}; return texts, finite numbers, booleans, "
             "None, lists and dicts with text keys",
             code="not_json",
         ) from error
+    if why is not None:
+        raise RequestError(
+            f"{what} cannot be shown: {why}; return whole numbers of 64 bits at most, or as texts, "
+            "texts that are valid Unicode, and at most 200 levels",
+            code="not_json",
+        )
+    return content
 
 
 def _refuse_other_keys(value: Any) -> None:

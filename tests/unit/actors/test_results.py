@@ -38,6 +38,18 @@ def load(results: Results, address: str) -> Any:
     return json.loads(results.read(WORKFLOW, address))
 
 
+def deep(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
+def test_what_may_be_shown() -> None:
+    value = [2**64 - 1, -(2**63), 1e300, "\U0001f600", "\\ud800", deep(200)]
+    assert json.loads(to_json(value, "it")) == value
+
+
 def test_a_small_result_stays_where_it_is(results: Results, tmp_path: Path) -> None:
     assert keep(results, "a" * 98) is None
     assert not list(tmp_path.rglob("*.*"))
@@ -114,6 +126,10 @@ def test_a_result_over_the_limit(results: Results) -> None:
         (float("nan"), "not JSON compliant"),
         ({"a", "b"}, "set is not JSON serializable"),
         (b"bytes", "bytes is not JSON serializable"),
+        ([2**70], "cannot be shown: Integer exceeds 64-bit range"),
+        ({"a": "\ud800"}, "cannot be shown: str is not valid UTF-8"),
+        ({"\udfff": 1}, "cannot be shown: str is not valid UTF-8"),
+        (deep(245), "cannot be shown: Recursion limit reached"),
     ],
 )
 def test_what_json_cannot_say(value: Any, why: str) -> None:
@@ -157,7 +173,7 @@ def test_where_results_are_kept(tmp_path: Path) -> None:
 JSON = st.recursive(
     st.none()
     | st.booleans()
-    | st.integers()
+    | st.integers(-(2**63), 2**64 - 1)
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(exclude_categories=["Cs"])),
     lambda inside: (

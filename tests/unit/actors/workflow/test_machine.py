@@ -391,6 +391,8 @@ def test_after_a_restart_what_ran_goes_on_or_is_uncertain() -> None:
         ({1, 2}, "invalid", "no JSON value"),
         (float("nan"), "invalid", "no JSON value"),
         (object(), "invalid", "no JSON value"),
+        (2**70, "invalid", "cannot be shown (Integer exceeds 64-bit range)"),
+        (["\ud800"], "invalid", "cannot be shown (str is not valid UTF-8"),
         ("x" * 200, "oversized", "has 202 bytes as JSON, the most is 100"),
         ({REFERENCE_KEY: "file:///etc"}, "invalid", "marks results by reference"),
     ],
@@ -422,6 +424,16 @@ def test_what_has_acted_is_done_again_only_where_that_is_harmless(idempotent: bo
     events = outcomes.fail(run.machine, run.unit("a"), 1, full, 0.0)
     assert ("retry_at" in events[0].data) is idempotent
     assert run.machine.finished == (None if idempotent else "failed")
+
+
+def test_an_error_can_be_shown_whatever_its_words_are() -> None:
+    run = Run({"a": FUNCTION})
+    run.start()
+    wrong = StepError("error", "no file caf\udce9.txt")
+    run.note(outcomes.fail(run.machine, run.unit("a"), 1, wrong, 0.0))
+    error = run.view().error
+    assert error is not None
+    assert error.message == r"no file caf\udce9.txt"
 
 
 def test_all_results_together_have_a_limit() -> None:
