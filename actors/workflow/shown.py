@@ -1,4 +1,4 @@
-"""What JSON can write and no answer can show: it would stand in the store and break each look at it.
+"""What JSON can write and no answer can show: from the store it would break each look at it.
 
 Answers are written by orjson, which has no numbers beyond 64 bits, no half of a surrogate pair, and
 254 levels.
@@ -30,5 +30,5 @@ def why_not_shown(value: Any) -> str | None:
 
 
 def showable(text: str) -> str:
-    """A text without halves of surrogate pairs, as names of files may have them; those as escapes."""
+    """A text with escapes for halves of surrogate pairs, such as names of files may have."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
