@@ -5,7 +5,8 @@
 runs `python -m train sft --config ... --set lora_rank=8 --json` and gives what it prints as JSON.
 `config` may hold the configuration itself, which is then written to a file of the step's own. The
 job's id is made from the step's key, so a step that is started again finds the job that runs and
-waits for it; a job that failed is followed by one with the next number. A run that is submitted
+waits for it; a job that failed is followed by one with the next number. A step that is cancelled
+stops its job, but not where the orchestrator ends: the next one waits for it. A run that is submitted
 again goes on from its last checkpoint, as `train` promises.
 """
 
@@ -26,7 +27,8 @@ from pydantic import Field, StrictStr
 from actors.routing import LOCAL
 from actors.steps.kinds import Done, parse_block
 from actors.steps.train_words import check_words
-from actors.workflow.tasks import StepError, StepTask
+from actors.workflow.tasks import CLOSING, StepError, StepTask
+from ironcliw.errors import IroncliwError
 from ironcliw.schemas.base import Request
 
 _POLL_SECONDS = 1.0
@@ -102,17 +104,28 @@ class TrainJobs:
         form = parse_block(TrainForm, task)
         if task.place == "private" and self._has_cloud:
             _keep_home(form)
+        beginning = asyncio.create_task(asyncio.to_thread(self._begin, task, form))
         try:
-            job = await asyncio.to_thread(self._begin, task, form)
             try:
+                # a thread goes on whatever becomes of us, and may start the job yet
+                job = await asyncio.shield(beginning)
                 await self._wait(job)
-            except asyncio.CancelledError:
-                await asyncio.to_thread(self._jobs.stop, job)
+            except asyncio.CancelledError as cancelled:
+                if CLOSING not in cancelled.args:
+                    await self._stop(beginning)
                 raise
             output = await asyncio.to_thread(self._jobs.output, job)
         except ConnectionError as error:
             raise StepError("lost", f"Ray's job service does not answer: {error}") from error
         return Done.of({"job": job, "result": last_json(output)}, task, place=LOCAL)
+
+    async def _stop(self, beginning: asyncio.Task[str]) -> None:
+        """End the job, also one that is only being started."""
+        try:
+            job = await beginning
+        except IroncliwError:
+            return  # there is none
+        await asyncio.to_thread(self._jobs.stop, job)
 
     def _begin(self, task: StepTask, form: TrainForm) -> str:
         """The job that runs or has succeeded; a new one where there is none."""

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from actors.steps.train_job import JobState, TrainJobs, job_id, last_json
-from actors.workflow.tasks import StepError, StepTask
+from actors.workflow.tasks import CLOSING, StepError, StepTask
 
 
 class FakeJobs:
@@ -160,6 +160,46 @@ def test_a_private_step_trains_at_home(
     else:
         asyncio.run(train.run(private, "local", lambda node: None))
     assert len(jobs.commands) == (0 if why is not None and has_cloud else 1)
+
+
+def test_a_job_that_is_only_being_started_is_stopped_too(tmp_path: Path) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    class Slow(FakeJobs):
+        def submit(self, job: str, command: str) -> None:
+            begun.set()
+            go.wait(10)
+            super().submit(job, command)
+
+    jobs = Slow(polls=10**6)
+
+    async def cancel() -> None:
+        train = TrainJobs(jobs, tmp_path, poll_seconds=0.001)
+        running = asyncio.create_task(train.run(task(recipe="merge"), "local", lambda node: None))
+        await asyncio.to_thread(begun.wait, 5)
+        running.cancel("turned")
+        await asyncio.sleep(0.01)
+        go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    asyncio.run(cancel())
+    assert list(jobs.commands) == jobs.stopped != []
+
+
+def test_a_job_outlives_the_orchestrator(tmp_path: Path) -> None:
+    jobs = FakeJobs(polls=10**6)
+
+    async def close() -> None:
+        train = TrainJobs(jobs, tmp_path, poll_seconds=0.001)
+        running = asyncio.create_task(train.run(task(recipe="merge"), "local", lambda node: None))
+        await asyncio.to_thread(jobs.asked.wait, 5)
+        running.cancel(CLOSING)
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    asyncio.run(close())
+    assert jobs.stopped == []
 
 
 def test_nobody_answers(tmp_path: Path) -> None:
