@@ -6,8 +6,8 @@ runs `python -m train sft --config ... --set lora_rank=8 --json` and gives what 
 `config` may hold the configuration itself, which is then written to a file of the step's own. The
 job's id is made from the step's key, so a step that is started again finds the job that runs and
 waits for it; a job that failed is followed by one with the next number. A step that is cancelled
-stops its job, but not where the orchestrator ends: the next one waits for it. A run that is submitted
-again goes on from its last checkpoint, as `train` promises.
+stops its job, but not where the orchestrator ends: the next one waits for it. A run that is
+submitted again goes on from its last checkpoint, as `train` promises.
 """
 
 from __future__ import annotations
@@ -105,6 +105,8 @@ class TrainJobs:
         if task.place == "private" and self._has_cloud:
             _keep_home(form)
         beginning = asyncio.create_task(asyncio.to_thread(self._begin, task, form))
+        # where nobody waits for it any more, nobody need hear of its error
+        beginning.add_done_callback(lambda begun: begun.cancelled() or begun.exception())
         try:
             try:
                 # a thread goes on whatever becomes of us, and may start the job yet
