@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -31,7 +32,8 @@ from actors.results import Results, results_url
 from actors.router import Router
 from actors.routing import load_policy
 from actors.situation import SituationPolicy
-from actors.steps.agent_call import AgentCalls, declares_idempotent
+from actors.steps.agent_call import AgentCalls
+from actors.steps.agent_choice import declares_idempotent
 from actors.steps.executor import StepExecutor
 from actors.steps.function_call import FunctionCalls
 from actors.steps.http_call import HttpCall
@@ -167,7 +169,7 @@ async def compose(
         router,
         machine,
         log,
-        agent_is_idempotent=lambda target: declares_idempotent(agents.registry, target),
+        agent_is_idempotent=partial(declares_idempotent, agents.registry),
         home=ray.get_runtime_context().get_node_id(),
         observer=metrics,
     )
@@ -186,7 +188,7 @@ async def compose(
 
     exporter = Exporter(journal, orchestrator, agents, metrics, AgentMetrics(), count)
     parts: dict[str, Part] = {
-        "workflows": WorkflowService(orchestrator, journal),
+        "workflows": WorkflowService(orchestrator, journal, results),
         "agents": AgentService(agents),
     }
     pruner = Pruner(journal, results, settings.actors.keep_days, _configs(settings))
@@ -215,13 +217,18 @@ def _kinds(
     environment = {"py_modules": list(code_uris)} if code_uris else {}
     jobs = RayJobs(dashboard_url(settings))
     return {
-        "function": FunctionCalls(settings.actors, environment, control),
+        "function": FunctionCalls(
+            settings.actors,
+            environment,
+            control,
+            results_url(settings.actors.results_url, settings.state_dir),
+        ),
         "agent": AgentCalls(agents),
         "http": HttpCall(settings.actors),
         "embed": models,
         "decide": models,
         "generate": models,
-        "train": TrainJobs(jobs, _configs(settings)),
+        "train": TrainJobs(jobs, _configs(settings), has_cloud=has_workers(settings)),
     }
 
 

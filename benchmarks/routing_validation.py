@@ -21,9 +21,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rl.live.log import Log
-from rl.live.stored_log import stored_log
-
 from benchmarks import routing_replay as replay
 from benchmarks.harness import BenchmarkError
 from benchmarks.machine import ROOT, Machine, commit
@@ -33,6 +30,8 @@ from ironcliw.client import Client
 from ironcliw.errors import IroncliwError
 from ironcliw.store import Store
 from rl.fleet import IDLE_SECONDS
+from rl.live.log import Log
+from rl.live.stored_log import stored_log
 
 GAP_SECONDS = 7.0
 WITHIN = 0.10

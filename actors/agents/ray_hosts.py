@@ -114,6 +114,11 @@ class RayHandle(RayRemote):
 
     node = ""
 
+    async def withdraw(self, message_id: str, seconds: float) -> bool:
+        """See `HostHandle.withdraw`."""
+        found: bool = await self._call("withdraw", message_id, seconds)
+        return found
+
     async def start_agent(self, spec: AgentSpec, state: bytes | None) -> None:
         """See `HostHandle.start_agent`."""
         error = await self._call("start_agent", spec, state)

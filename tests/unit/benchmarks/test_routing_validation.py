@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from rl.live.log import Log, LoggedFleet, LoggedStep, LoggedWorkflow
 
 from actors.routing import Option
 from benchmarks import routing_replay as replay
 from benchmarks.harness import BenchmarkError
 from benchmarks.routing_validation import Half, compare, main, off, render
 from benchmarks.routing_work import AT_ONCE, ByLength, Piece, Script, compute, scripts
+from rl.live.log import Log, LoggedFleet, LoggedStep, LoggedWorkflow
 
 AT_HOME, ON_MACHINE, START = 0.3, 0.7, 12.0
 EPOCH = 1.8e9
