@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import ray
 
@@ -18,6 +18,7 @@ from actors.agents.service import AgentService
 from actors.agents.system import AgentSystem
 from actors.decision_log import DecisionLog
 from actors.exporter import Exporter
+from actors.fleet_facts import FleetFacts
 from actors.functions import load_modules
 from actors.journal import Journal
 from actors.lease import Lease
@@ -28,7 +29,9 @@ from actors.orchestration.options import OrchestratorOptions
 from actors.orchestrator import Orchestrator
 from actors.pruning import Pruner
 from actors.results import Results, results_url
+from actors.router import Router
 from actors.routing import load_policy
+from actors.situation import SituationPolicy
 from actors.steps.agent_call import AgentCalls, declares_idempotent
 from actors.steps.executor import StepExecutor
 from actors.steps.function_call import FunctionCalls
@@ -53,6 +56,19 @@ class Part(Protocol):
     METHODS: frozenset[str]
 
 
+@runtime_checkable
+class Learner(Protocol):
+    """A routing policy that has something to do while it is in use."""
+
+    async def run(self, journal: Journal, changed: Callable[[], None]) -> None:
+        """Until cancelled; it must survive a store that cannot be used for a while.
+
+        Args:
+            journal: To read and write the store with.
+            changed: To be told when it would decide otherwise than a moment ago.
+        """
+
+
 @dataclass
 class Composition:
     """All that runs in the control actor.
@@ -67,6 +83,8 @@ class Composition:
         exporter: Of figures.
         pruner: Forgets what ended long ago.
         watch: Of machines in the cloud; None where there are none.
+        fleet: Facts for a policy that is told everything; None where it is not.
+        learner: What such a policy does beside, such as to learn; None: nothing.
         code: Archives for workers, each with its packages; held while this runs.
     """
 
@@ -79,6 +97,8 @@ class Composition:
     exporter: Exporter
     pruner: Pruner
     watch: NodeWatch | None = None
+    fleet: FleetFacts | None = None
+    learner: Learner | None = None
     code: Sequence[tuple[str, Sequence[str]]] = field(default_factory=tuple)
 
     async def close(self, seconds: float) -> None:
@@ -100,6 +120,10 @@ class Composition:
         if self.watch is not None:
             leaving = (self.orchestrator.node_leaving, self.agents.node_leaving)
             works.append(self.watch.run(leaving))
+        if self.fleet is not None:
+            works.append(self.fleet.run(self.orchestrator.something_happened))
+        if self.learner is not None:
+            works.append(self.learner.run(self.journal, self.orchestrator.something_happened))
         works += [project_code.keep(uri, packages=packages) for uri, packages in self.code]
         return works
 
@@ -121,7 +145,7 @@ async def compose(
         StoreError: the store cannot be used.
     """
     load_modules(settings.actors.modules)
-    policy = load_policy(settings.routing.policy)
+    policy = load_policy(settings.routing.policy, settings)
     journal = Journal(store, lease=lease)
     routing = settings.routing
     log = DecisionLog(journal, routing.keep_days, enabled=routing.log_decisions)
@@ -133,19 +157,26 @@ async def compose(
     uris = [uri for uri, _ in code]
     hosts = RayHosts(settings.log, uris, CodeCopies(_agent_code(settings)))
     agents = AgentSystem(JournalStore(journal), hosts, cloud=has_workers(settings))
+    fleet = FleetFacts(settings, store) if isinstance(policy, SituationPolicy) else None
+    machine = MachineFacts(watch is not None, (lambda: ()) if watch is None else watch.workers)
+    router = Router(policy, machine, fleet, log)
     results = _results(settings)
     executor = StepExecutor(
         _kinds(settings, agents, uris, control),
         results,
-        policy,
-        MachineFacts(watch is not None, (lambda: ()) if watch is None else watch.workers),
+        router,
+        machine,
         log,
         agent_is_idempotent=lambda target: declares_idempotent(agents.registry, target),
         home=ray.get_runtime_context().get_node_id(),
         observer=metrics,
     )
     options = OrchestratorOptions(max_running=settings.actors.max_running_steps)
-    orchestrator = Orchestrator(journal, executor, time.time, options, check=check_functions)
+    orchestrator = Orchestrator(
+        journal, executor, time.time, options, router.note_events, check_functions,
+        executor if router.may_wait else None,
+    )  # fmt: skip
+    router.waiting = lambda: orchestrator.queued
     # before the workflows go on, whose steps ask them
     await agents.start()
     await orchestrator.start()
@@ -160,9 +191,11 @@ async def compose(
     }
     folders = (_configs(settings), _agent_code(settings))
     pruner = Pruner(journal, results, settings.actors.keep_days, folders)
+    learner = policy if isinstance(policy, Learner) else None
     return Composition(
-        parts, executor, journal, orchestrator, agents, log, exporter, pruner, watch, code
-    )
+        parts, executor, journal, orchestrator, agents, log, exporter, pruner, watch, fleet,
+        learner, code,
+    )  # fmt: skip
 
 
 def _results(settings: Settings) -> Results:

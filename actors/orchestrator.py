@@ -16,6 +16,7 @@ from typing import Any
 
 from actors.orchestration.commits import Journal
 from actors.orchestration.engine import Committed, Engine
+from actors.orchestration.holding import Gate
 from actors.orchestration.live import LiveWorkflow
 from actors.orchestration.loading import load_all_open, load_one, summary_of
 from actors.orchestration.options import OrchestratorOptions
@@ -45,6 +46,7 @@ class Orchestrator:
         committed: Told of each workflow's id and events once they are on the disk.
         check: Refuses definitions that cannot run here, such as with functions that nobody has
             registered.
+        gate: Asked before each step starts; None: it starts as soon as it may.
     """
 
     def __init__(
@@ -55,12 +57,13 @@ class Orchestrator:
         options: OrchestratorOptions | None = None,
         committed: Committed = lambda workflow_id, events: None,
         check: Callable[[Definition], None] = lambda definition: None,
+        gate: Gate | None = None,
     ) -> None:
         self._journal = journal
         self._clock = clock
         self._check = check
         self._options = options or OrchestratorOptions()
-        self._engine = Engine(journal, executor, clock, self._options, committed)
+        self._engine = Engine(journal, executor, clock, self._options, committed, gate)
         self._submitting: dict[tuple[str, str], asyncio.Future[str]] = {}
         self._state = "not started"
 
@@ -273,6 +276,10 @@ class Orchestrator:
             deadline: Unix seconds.
         """
         await self._engine.node_leaving(node, deadline)
+
+    def something_happened(self) -> None:
+        """A machine came or went, or memory came free: steps that wait are asked about again."""
+        self._engine.something_happened()
 
     async def until_ended(self) -> Exception:
         """Waits until it has ended by itself, and gives the reason: somebody else leads."""
