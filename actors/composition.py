@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import ray
 
+from actors.agents.code_copies import CodeCopies
 from actors.agents.ray_hosts import RayHosts
 from actors.agents.records import JournalStore
 from actors.agents.service import AgentService
@@ -156,9 +157,8 @@ async def compose(
         watch = NodeWatch(RayNodes(GROUP_LABEL, SPOT_TYPE), settings.cloud.notice_seconds)
     code = code_of(settings, code_uri)
     uris = [uri for uri, _ in code]
-    agents = AgentSystem(
-        JournalStore(journal), RayHosts(settings.log, uris), cloud=has_workers(settings)
-    )
+    hosts = RayHosts(settings.log, uris, CodeCopies(_agent_code(settings)))
+    agents = AgentSystem(JournalStore(journal), hosts, cloud=has_workers(settings))
     fleet = FleetFacts(settings, store) if isinstance(policy, SituationPolicy) else None
     machine = MachineFacts(watch is not None, (lambda: ()) if watch is None else watch.workers)
     router = Router(policy, machine, fleet, log)
@@ -191,7 +191,8 @@ async def compose(
         "workflows": WorkflowService(orchestrator, journal, results),
         "agents": AgentService(agents),
     }
-    pruner = Pruner(journal, results, settings.actors.keep_days, _configs(settings))
+    folders = (_configs(settings), _agent_code(settings))
+    pruner = Pruner(journal, results, settings.actors.keep_days, folders)
     learner = policy if isinstance(policy, Learner) else None
     return Composition(
         parts, executor, journal, orchestrator, agents, log, exporter, pruner, watch, fleet,
@@ -230,6 +231,11 @@ def _kinds(
         "generate": models,
         "train": TrainJobs(jobs, _configs(settings), has_cloud=has_workers(settings)),
     }
+
+
+def _agent_code(settings: Settings) -> Path:
+    """Where the code of agents is kept that came with them."""
+    return settings.state_dir / "agent-code"
 
 
 def _configs(settings: Settings) -> Path:
