@@ -90,7 +90,7 @@ def test_short_steps_wait_for_each_other_at_home() -> None:
 def test_a_log_without_machines_or_long_steps_cannot_be_fitted() -> None:
     plan = [Script(0.0, ANSWER)]
     log = Log((), (_ran(plan[0], 0, 0.0),))
-    with pytest.raises(BenchmarkError, match="no step ran on a machine .*; run for longer"):
+    with pytest.raises(BenchmarkError, match=r"no step ran on a machine .*; run for longer"):
         replay.fit(log)
 
 
