@@ -20,7 +20,7 @@ import numpy as np
 
 from actors.routing import LOCAL, PlacementPolicy, mask_of, options_of
 from actors.situation import Placement, Situation
-from ironcliw.errors import IroncliwError
+from ironcliw.errors import DataError, IroncliwError
 from rl.baselines import least_loaded
 from rl.calibration.files import load_fit
 from rl.calibration.fit import Fit, prior
@@ -142,15 +142,23 @@ class NumpyPolicy:
                 self._learned = self._load(wanted)
         self.standing = standing
 
-    async def run(self, journal: Journal) -> None:
+    async def run(self, journal: Journal, changed: Callable[[], None]) -> None:
         """Follow the standing in the store, and refit and judge at night; see `rl.live.upkeep`."""
         from rl.live.upkeep import Upkeep
 
-        await Upkeep(self, journal).run()
+        await Upkeep(self, journal, changed).run()
 
     def place(self, situation: Situation) -> Placement:
-        """See `actors.situation.SituationPolicy`."""
-        live = self._views.build(situation)
+        """See `actors.situation.SituationPolicy`.
+
+        Raises:
+            DataError: a fact is no number; the rules of placement decide then.
+        """
+        try:
+            live = self._views.build(situation)
+        except DataError:
+            self.counts.bad_numbers += 1
+            raise
         verdict = self._verdict(live, situation)
         step = situation.step
         key = f"{step.workflow_id}/{step.step}/{step.item}/{step.attempt}"

@@ -1,4 +1,4 @@
-"""A log as days of the simulator: the same workflows, with the durations that a fit predicts."""
+"""A log as days of the simulator: the same workflows, with durations drawn from a fit."""
 
 from __future__ import annotations
 
@@ -42,14 +42,17 @@ class ReplayDay:
     begin: float
 
 
-def days_of_log(log: Log, fit: Fit, regime: Regime, truth: Truth = "fit") -> list[ReplayDay]:
+def days_of_log(
+    log: Log, fit: Fit, regime: Regime, truth: Truth = "fit", draw: int = 0
+) -> list[ReplayDay]:
     """The log's finished workflows, by days of 24 hours from the first.
 
     Args:
         log: Of the running system.
         fit: Of an earlier part of it, so that nothing is predicted from itself.
         regime: For the head, the machines and the costs.
-        truth: `fit`: steps take what is predicted. `log`: what they took, where that is known.
+        truth: `fit`: steps take what is drawn from it. `log`: what they took, where it is known.
+        draw: Another number draws other durations.
 
     Raises:
         DataError: no workflow of the log has completed.
@@ -62,20 +65,26 @@ def days_of_log(log: Log, fit: Fit, regime: Regime, truth: Truth = "fit") -> lis
     for one in sorted(done, key=lambda one: one.created_at):
         groups.setdefault(int((one.created_at - begin) / DAY_SECONDS), []).append(one)
     return [
-        _day(group, begin + number * DAY_SECONDS, fit, regime, truth)
+        _day(group, begin + number * DAY_SECONDS, fit, regime, truth, draw)
         for number, group in groups.items()
     ]
 
 
 def _day(
-    group: Sequence[LoggedWorkflow], begin: float, fit: Fit, regime: Regime, truth: Truth
+    group: Sequence[LoggedWorkflow],
+    begin: float,
+    fit: Fit,
+    regime: Regime,
+    truth: Truth,
+    draw: int,
 ) -> ReplayDay:
     workflows, places, number = [], list[str](), 0
+    name = f"log/{begin:.0f}/{draw}"
+    draws = Draws(seed_of(name))
     for index, one in enumerate(group):
-        workflows.append(_workflow(one, index, number, begin, fit, truth))
+        workflows.append(_workflow(one, index, number, begin, fit, truth, draws))
         places += [step.place for step in one.steps]
         number += len(one.steps)
-    name = f"log/{begin:.0f}"
     day = Day(
         regime=regime,
         name=name,
@@ -88,14 +97,20 @@ def _day(
         boot_median=fit.boot.median,
         megabytes_per_second=regime.spot.megabytes_per_second[1],
         history=(round(fit.losses), fit.hours),
-        draws=Draws(seed_of(name)),
+        draws=draws,
         until=DAY_SECONDS + DRAIN_SECONDS,
     )
     return ReplayDay(day, tuple(group), tuple(places), begin)
 
 
 def _workflow(
-    logged: LoggedWorkflow, index: int, first: int, begin: float, fit: Fit, truth: Truth
+    logged: LoggedWorkflow,
+    index: int,
+    first: int,
+    begin: float,
+    fit: Fit,
+    truth: Truth,
+    draws: Draws,
 ) -> Workflow:
     count = len(logged.steps)
     children: list[list[int]] = [[] for _ in range(count)]
@@ -105,9 +120,10 @@ def _workflow(
     parents = [step.needs for step in logged.steps]
     means = [_believed(step, HOME, fit) for step in logged.steps]
     before, after = critical_paths.starts(parents, means), critical_paths.after(children, means)
+    luck = draws.stream("steps")
     steps = tuple(
         _step(step, fit, truth, first + position, index, position, tuple(children[position]),
-              (before[position], after[position]))
+              (before[position], after[position]), luck.normal(first + position))
         for position, step in enumerate(logged.steps)
     )  # fmt: skip
     arrival = logged.created_at - begin
@@ -128,12 +144,16 @@ def _step(
     index: int,
     children: tuple[int, ...],
     path: tuple[float, float],
+    luck: float,
 ) -> Step:
     is_routed = step.kind == "function"
     memory = fit.memory_gb(step.target, step.memory_gb)
     home, cloud = _believed(step, HOME, fit), _believed(step, CLOUD, fit)
     held = step.peak_gb if truth == "log" and step.peak_gb is not None else memory.mean
-    true_home, true_cloud = home, cloud
+    sigma = fit.seconds(step.target, HOME, step.expected_seconds).sigma if is_routed else 0.0
+    # by the median, as what is believed is the mean
+    off = math.exp(sigma * luck - 0.5 * sigma**2)
+    true_home, true_cloud = home * off, cloud * off
     if truth == "log" and step.seconds is not None:
         ratio = cloud / home
         at_home = step.place == HOME
@@ -153,7 +173,7 @@ def _step(
         cloud_seconds=max(true_cloud, _LEAST_SECONDS),
         home_mean=home,
         cloud_mean=cloud,
-        duration_sigma=fit.seconds(step.target, HOME, step.expected_seconds).sigma,
+        duration_sigma=sigma,
         transfer_mb=0.0,
         private=not is_routed or step.wanted in ("private", "local"),
         after_mean=path[1],

@@ -7,7 +7,8 @@ share of deadlines kept, dollars and the objective must come within a tenth of t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import fmean
 
 import numpy as np
 
@@ -106,6 +107,16 @@ def replay(days: Sequence[ReplayDay], log: Log, idle_seconds: float = 900.0) -> 
     """
     outcomes = [simulate(one.day, AsLogged(one.places, idle_seconds)) for one in days]
     return Replay(_figures(days, log, outcomes), sum(len(one.workflows) for one in days))
+
+
+def averaged(draws: Sequence[Replay]) -> Replay:
+    """The mean of replays of the same log with different draws of durations; at least one."""
+    first = draws[0]
+    figures = {
+        name: replace(one, simulated=fmean(each.figures[name].simulated for each in draws))
+        for name, one in first.figures.items()
+    }
+    return Replay(figures, first.workflows)
 
 
 def compare(

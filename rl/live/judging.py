@@ -16,7 +16,7 @@ from ironcliw.settings import Settings
 from rl.calibration.days import ReplayDay, days_of_log
 from rl.calibration.fit import LEAST_STEPS, Fit, fit_log
 from rl.calibration.regimes import regime_of_fit
-from rl.calibration.replay import Replay, compare, replay
+from rl.calibration.replay import Replay, averaged, compare, replay
 from rl.greedy import Greedy
 from rl.live.log import Log
 from rl.live.samples import samples_of
@@ -28,6 +28,8 @@ from rl.regime import Regime
 from rl.simulator import simulate
 
 WEEK = 7 * 86_400.0
+DRAWS = 4
+"""Of durations, that the last week is simulated with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ def judge(
         if days:
             saves = compare(days, policy, _tuned)[0]
     if found is not None and days:
-        predicted = sum(_simulated(days))
+        predicted = sum(_simulated(days)) / DRAWS
         ratio = found.figures["objective, USD"].logged / max(predicted, 1e-9)
     return Judgement(fit, "", found, misfit, gain, why, saves, ratio)
 
@@ -142,12 +144,13 @@ def _replayed(
     try:
         regime: Regime = regime_of_fit(fit, given)
         earlier = fit_log(before)
-        days = days_of_log(week, earlier, regime)
+        draws = [days_of_log(week, earlier, regime, draw=draw) for draw in range(DRAWS)]
     except DataError as error:
         return None, [], f"no week could be held out ({error})"
     except SettingsError as error:
         return None, [], str(error)
-    found = replay(days, week, idle_seconds)
+    found = averaged([replay(days, week, idle_seconds) for days in draws])
+    days = [day for one in draws for day in one]
     if sum(len(one.steps) for one in week.workflows) < LEAST_STEPS:
         return found, days, f"the last week holds fewer than {LEAST_STEPS} steps"
     return found, days, found.misfit

@@ -59,14 +59,20 @@ class Upkeep:
     Args:
         policy: It.
         journal: Of the state store.
+        changed: Told when another decides than a moment ago.
         clock: Unix seconds.
     """
 
     def __init__(
-        self, policy: NumpyPolicy, journal: Journal, clock: Callable[[], float] = time.time
+        self,
+        policy: NumpyPolicy,
+        journal: Journal,
+        changed: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._policy = policy
         self._journal = journal
+        self._changed = changed
         self._clock = clock
         self._watched = float("-inf")
         self._night_tried = clock()  # a head that has just started has better things to do
@@ -89,7 +95,7 @@ class Upkeep:
         """
         standing, _ = await self._journal.read(read_standing)
         if standing != self._policy.standing:
-            self._policy.stand(standing)
+            self._stand(standing)
         now = self._clock()
         if now - self._watched >= WATCH_SECONDS:
             self._watched = now
@@ -107,7 +113,11 @@ class Upkeep:
         )
         if new.changes and new.changes != standing.changes:
             logger.error("routing falls back to %s: %s", new.base, new.changes[-1].reason)
-        self._policy.stand(new)
+        self._stand(new)
+
+    def _stand(self, standing: Standing) -> None:
+        self._policy.stand(standing)
+        self._changed()
 
     async def signs(self, standing: Standing, now: float) -> Signs:
         """What is seen of the system since the standing changed."""

@@ -262,35 +262,36 @@ def _restricted(view: View, situation: Situation, nodes: tuple[str, ...]) -> Liv
             reasons[action] = reason
 
     cloud = (*range(FIRST_MACHINE, FIRST_MACHINE + MACHINES), BUY)
-    for action, reason in _impossible(view, situation, cloud):
+    for action, reason in _impossible(view, situation):
         refuse(action, reason)
-    if situation.step.place == "local":
+    if closed := _closed(situation):
         for action in cloud:
-            reasons[action] = _AT_HOME
+            reasons[action] = closed
     if not situation.may_wait:
         reasons[WAIT] = _LAST
     forced = _force(reasons, view.step, situation)
     return LiveView(view, reasons, nodes, forced)
 
 
-def _impossible(
-    view: View, situation: Situation, cloud: Sequence[int]
-) -> Iterable[tuple[int, str]]:
-    money = situation.money
+def _closed(situation: Situation) -> str:
+    """Why it cannot leave the head at all; empty: it can, as far as this system goes."""
+    if situation.step.place == "private":
+        return ""  # the guardrails say so
+    if situation.step.place == "local":
+        return _AT_HOME
     if not situation.has_cloud:
-        for action in cloud:
-            yield action, _NO_CLOUD
-        return
-    if money is None or situation.age > STALE_SECONDS:
-        for action in cloud:
-            yield action, _UNREAD
-        return
-    if money.no_purchase:
+        return _NO_CLOUD
+    return _UNREAD if situation.money is None or situation.age > STALE_SECONDS else ""
+
+
+def _impossible(view: View, situation: Situation) -> Iterable[tuple[int, str]]:
+    money, step = situation.money, view.step
+    assert step is not None
+    if money is not None and money.no_purchase:
         yield BUY, money.no_purchase
     if len(situation.machines) >= situation.most_machines > MACHINES:
         yield BUY, _MANY
-    assert view.step is not None
-    if any(_has_room(one, view.step) for one in view.machines):
+    if any(_has_room(one, step) for one in view.machines):
         yield BUY, _HAS_ROOM
     if situation.step.place == "spot":
         yield AT_HOME, _AWAY
