@@ -57,7 +57,7 @@ async def hand_over_host(
             # state, as after a sudden end
             logger.error("agent %s lost its last words: %s", entry.name, result)
             if entry.name in registry and entry.host == host:
-                watching.restart(entry.name, "its machine ends", status=AgentStatus.MOVING)
+                watching.restart(entry.name, "its machine ends", "moved")
     await running.release(host)
 
 
@@ -74,7 +74,7 @@ async def _move(
     handed = await place.handle.hand_over(name, finish)
     if handed.state is not None:
         await store.save_snapshots({name: handed.state})
-    watching.restart(name, "its machine ends", status=AgentStatus.MOVING)
+    watching.restart(name, "its machine ends", "moved")
     if handed.parcels:
         watching.spawn(_carry(name, handed.parcels, watching))
 

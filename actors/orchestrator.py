@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -70,6 +71,10 @@ class Orchestrator:
     def open(self) -> int:
         """Workflows that have not ended."""
         return len(self._engine.lives)
+
+    def open_by_status(self) -> Mapping[str, int]:
+        """How many of them stand where."""
+        return Counter(live.machine.status for live in self._engine.lives.values())
 
     @property
     def running(self) -> int:
@@ -283,10 +288,10 @@ class Orchestrator:
         return self._engine.error
 
     async def close(self, seconds: float = 0.0) -> None:
-        """Ends: nothing more is started, what runs has that time, the next one takes up the rest.
+        """Ends: nothing more is started, and the next one takes up what has not ended.
 
         Args:
-            seconds: For running steps.
+            seconds: For running steps that are not idempotent; others are started again.
         """
         self._state = "closed"
         await self._engine.close(seconds)

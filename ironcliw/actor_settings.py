@@ -41,6 +41,12 @@ class ActorsSettings(Section):
         None,
         description="Folder of larger results, any fsspec URL; unset: in the state directory.",
     )
+    keep_days: float = Field(
+        30.0,
+        gt=0,
+        description="Workflows that ended, and messages that are done, are forgotten after so many "
+        "days, with their results and keys.",
+    )
     http_hosts: tuple[str, ...] = Field(
         (),
         description="Hosts that an http step may ask: NAME, *.NAME or NAME:PORT; without a port "

@@ -1,8 +1,12 @@
-"""`python -m rl`: `evaluate` compares policies, `tune` tunes the greedy one, `train` learns one."""
+"""`python -m rl`: `evaluate` compares policies, `tune` tunes the greedy one, `train` learns one.
+
+What needs more than numpy has a module of its own, see `_MODULES`.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 from collections.abc import Sequence
@@ -20,6 +24,13 @@ from rl.parameters import TUNED, load_parameters, written
 from rl.policy_file import load_policy
 from rl.regime import load_regime
 from rl.tuning import Search, tune
+
+# Each has `add_arguments(parser)` and `run(arguments)`; what is heavy only the latter imports.
+_MODULES = {
+    "report": ("rl.report.command", "all policies on the days of all regimes, as a document"),
+    "train-rllib": ("rl.rllib.command", "learn a policy by RLlib, on several nodes"),
+    "sweep": ("rl.sweep.command", "learn with other numbers, and compare"),
+}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -114,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m rl", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("evaluate", help="all baselines on a regime's days")
+    one.set_defaults(run=_evaluate)
     one.add_argument("--regime", type=Path, required=True, help="a TOML file, see rl/regimes")
     one.add_argument("--days", type=_count, default=100)
     one.add_argument("--seed", type=int, default=0)
@@ -126,8 +138,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--data", type=Path, help="the data folder; the setting bench.data without it")
     one.add_argument("--clairvoyant", type=int, default=0, metavar="DAYS", help="search so many")
     one.add_argument("--evaluations", type=_count, default=400, help="of that search, a day")
-    one.set_defaults(run=_evaluate)
     other = commands.add_parser("tune", help="search the greedy policy's parameters")
+    other.set_defaults(run=_tune)
     other.add_argument(
         "--regime", type=Path, action="append", required=True, help="may be repeated"
     )
@@ -135,7 +147,11 @@ def _parser() -> argparse.ArgumentParser:
     other.add_argument("--seed", type=int, default=0)
     other.add_argument("--rounds", type=_count, default=12)
     other.add_argument("--out", type=Path, default=TUNED)
-    other.set_defaults(run=_tune)
+    for name, (module, text) in _MODULES.items():
+        command = importlib.import_module(module)
+        more = commands.add_parser(name, help=text)
+        more.set_defaults(run=command.run)
+        command.add_arguments(more)
     add_train(commands)
     return parser
 

@@ -36,7 +36,7 @@ class Mechanics(Fleet):
         self.finished: dict[int, float] = {}
         self.arrived: list[float] = []
         self.waiting_cost = self.miss_cost = 0.0
-        self.missed = self.out_of_memory = 0
+        self.missed = self.out_of_memory = self.misplaced = 0
         self._weight = 0.0
         events: list[tuple[float, int, Any]] = [(DAY, Event.MIDNIGHT, None)]
         events += [(one.arrival, Event.ARRIVAL, one) for one in day.workflows]
@@ -188,7 +188,7 @@ class Mechanics(Fleet):
         self.home.advance(self.now)
         self.home.add(Run(task, total, total, cold, cold + step.home_mean * task.share))
         self.home_warm = step.kind
-        self._settle_home()
+        self._settle_home(is_placing=True)
 
     def _user(self, user_gb: float) -> None:
         if user_gb < self.user_gb:
@@ -197,20 +197,21 @@ class Mechanics(Fleet):
         self.home.advance(self.now)
         self._settle_home()
 
-    def _settle_home(self) -> None:
+    def _settle_home(self, *, is_placing: bool = False) -> None:
         """After the head's load or memory changed."""
         home = self.day.regime.home
         while self.home.runs and self.user_gb + self.home.used_gb > home.memory_gb + home.swap_gb:
-            self.run_out(self.home, self.home.runs[-1])
+            self.run_out(self.home, self.home.runs[-1], is_placing=is_placing)
         swaps = self.user_gb + self.home.used_gb > home.memory_gb
         first = self.home.settle(SWAPPING if swaps else 1.0)
         if first < math.inf:
             self.push(self.now + first, Event.ENDED, (self.home, self.home.version, None))
 
-    def run_out(self, site: Site, run: Run) -> None:
+    def run_out(self, site: Site, run: Run, *, is_placing: bool) -> None:
         """End a step for which there is no memory; it comes back knowing how much it needs."""
         site.remove(run)
         self.out_of_memory += 1
+        self.misplaced += is_placing
         task = run.task
         self.lost_seconds += run.progress() * task.share * task.step.home_seconds
         task.memory_floor = task.step.memory_gb

@@ -133,18 +133,21 @@ class Engine:
             await live.until_committed()
 
     async def close(self, seconds: float) -> None:
-        """Starts nothing more, gives attempts that time to end, and stops the others."""
+        """Starts nothing more, and stops what runs; what may not be repeated has that time."""
         self._is_closing = True
         self._wake_ups.close()
         self._holding.close()
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         await self.commits.drain(self._options.stop_seconds)  # what was started is launched
-        while len(self._attempts) and (left := until - loop.time()) > 0:
+        while self._some_run_once() and (left := until - loop.time()) > 0:
             await self._attempts.wait(left)
             await self.commits.drain(self._options.stop_seconds)
         await self._attempts.close()
         await self.commits.close()
+
+    def _some_run_once(self) -> bool:
+        return any(not attempt.task.idempotent for attempt in self._attempts)
 
     # ------------------------------------------------------------------ starting
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,8 +58,12 @@ def run_train(arguments: argparse.Namespace) -> None:
     # torch takes seconds to import, and no other command needs it
     from rl.learning.train import train
 
+    begun = time.monotonic()
     policy = train(regimes, parameters, plan, report=_say, data=load_settings().bench.data)
     saved = save_policy(arguments.out, policy)
+    # beside the file, whose bytes depend on the seed alone; `rl.report` tells it
+    seconds = {"seconds": round(time.monotonic() - begun, 1)}
+    arguments.out.with_suffix(".json").write_text(json.dumps(seconds) + "\n", encoding="utf-8")
     _say(f"{arguments.out}: {saved.digest}")
 
 

@@ -28,7 +28,8 @@ from rl.simulator import Simulation
 from rl.view import ACTIONS
 from rl.workload import make_day
 
-FIRST_DAY = 500_000_000  # days that the rounds do not use
+FIRST_DAY = 500_000_000  # from which on the rounds use none
+DAYS = 10_000_000  # that each environment draws from
 REWARD_DOLLARS = 0.1  # that a reward of 1 stands for
 
 
@@ -65,7 +66,7 @@ class Windows(gymnasium.Env[Floats, np.int64]):
         self._regimes = sorted(regimes, key=lambda one: sum(one.arrivals.workflows_per_day))
         self._greedy = Greedy(parameters)
         self._plan, self._data = plan, data
-        self._number = FIRST_DAY + 10_000_000 * member
+        self._first = FIRST_DAY + DAYS * member
         self._simulation: Simulation
         self._curve: tuple[list[float], list[tuple[float, float]]] = ([], [])
         self._end = 0.0
@@ -80,8 +81,8 @@ class Windows(gymnasium.Env[Floats, np.int64]):
         count = max(1, round((0.4 + 0.6 * self.progress) * len(self._regimes)))
         while True:
             regime = self._regimes[int(self.np_random.integers(min(count, len(self._regimes))))]
-            self._number += 1
-            day = make_day(regime, self._plan.seed, "train", self._number, data=self._data)
+            number = self._first + int(self.np_random.integers(DAYS))
+            day = make_day(regime, self._plan.seed, "train", number, data=self._data)
             if self._walk(Simulation(day)):
                 break
         start = self._simulation.world.now

@@ -51,8 +51,8 @@ def test_futures_are_what_the_options_cost() -> None:
     stay = Prefer(lambda view: (WAIT,))
     (home, free), (away, machines) = futures(simulation, stay, [HOME, BUY], 800.0)
     assert (home, free) == pytest.approx((0.30 * 600 / 3600, 0.0))
-    assert machines == pytest.approx(0.0638 * 800 / 3600)
-    assert away == pytest.approx(machines + 0.30 * 795 / 3600, rel=1e-3)
+    assert machines == pytest.approx(0.0638 * 795 / 3600)
+    assert away == pytest.approx(machines + 0.30 * 795 / 3600)
     assert simulation.asked is decision  # as it was
 
 
@@ -89,9 +89,9 @@ def test_a_network_begins_at_nothing_and_learns_what_options_cost() -> None:
     scorer = Scorer([16, 16])
     context, options = torch.from_numpy(labels.context), torch.from_numpy(labels.options)
     assert not scorer(context, options).any()
-    plan = replace(SMALL, epochs=8, width=16)
+    plan = replace(SMALL, epochs=30, width=16, batch=32, rate=3e-3)
     fitted, before, after = fit(labels, plan, 0.0, 0)
-    assert after < 0.7 * before
+    assert after < 0.75 * before
     with torch.no_grad():
         scores = fitted(context, options) - torch.from_numpy(labels.over / plan.tau)
     takes_second = (scores[:, 1] > scores[:, 0]).numpy()
