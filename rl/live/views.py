@@ -253,8 +253,7 @@ def _restricted(view: View, situation: Situation, nodes: tuple[str, ...]) -> Liv
     """With what the running system refuses beside the guardrails."""
     assert view.step is not None
     most = min(MACHINES, situation.most_machines)
-    machine_gb = max((one.memory_gb for one in situation.machines), default=30.0)
-    limits = Limits(machines=most, machine_gb=machine_gb)
+    limits = Limits(machines=most, machine_gb=situation.machine_gb)
     reasons = refusals(view, limits)
 
     def refuse(action: int, reason: str) -> None:

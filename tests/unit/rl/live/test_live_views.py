@@ -107,6 +107,7 @@ def test_money_and_risk() -> None:
          "the ledger would"),
         ({"step": {"memory_gb": 9.0}}, HOME, "its memory may not fit beside the reserve"),
         ({"step": {"deadline": NOW - 1.0}}, WAIT, "its deadline has passed, and it has a place"),
+        ({"machines": (), "machine_gb": 1.9}, BUY, "its memory may not fit on the machine"),
         ({"most_machines": 1, "step": {"memory_gb": 29.0}}, BUY,
          "there are as many machines as may be"),
     ],
