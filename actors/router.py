@@ -66,10 +66,14 @@ class Machine(Protocol):
 class Fleet(Protocol):
     """What a situation is made of; `actors.fleet_facts` has the one of a cluster."""
 
-    age: float
     has_cloud: bool
     most_machines: int
     new_machine: MachineFacts
+
+    @property
+    def age(self) -> float:
+        """Seconds since machines and money were read."""
+        ...
 
     def home(self) -> HomeFacts:
         """The head, without its runs."""

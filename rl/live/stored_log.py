@@ -192,7 +192,9 @@ def _fleet(connection: Connection, since: float, until: float) -> LoggedFleet:
     rows = connection.execute(
         select(table).where((table.c.ended_at.is_(None)) | (table.c.ended_at >= begin))
     ).all()
-    intervals, ordered, prices = [], {}, []
+    intervals: list[tuple[float, float]] = []
+    ordered: dict[str, datetime | None] = {}
+    prices: list[float] = []
     for row in rows:
         ordered[row.name] = row.reserved_at
         start = row.started_at or row.created_at
