@@ -7,6 +7,7 @@ looks after idle machines by itself, and its ledger promises money for a whole r
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
@@ -116,7 +117,7 @@ class LiveViews:
         money = self._money(situation.money, views, at)
         views += [None] * (MACHINES - len(views))
         view = View(
-            now=at % 86_400.0,
+            now=_after_midnight(at),
             step=self._step(situation.step, situation.money, at),
             home=home,
             machines=views,
@@ -234,6 +235,12 @@ class LiveViews:
             hour_of_priority=self._costs.hour_of_priority,
             miss=self._costs.miss,
         )
+
+
+def _after_midnight(at: float) -> float:
+    """Seconds of local time: the simulator's days are those of the head's user."""
+    local = time.localtime(at)
+    return 3600.0 * local.tm_hour + 60.0 * local.tm_min + local.tm_sec
 
 
 def boot_seconds(money: MoneyFacts | None) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -80,6 +81,16 @@ def test_machines_are_ordered_and_carry_what_runs_there() -> None:
     assert second.busy_seconds > 100
     assert second.free_gb == 5.0, "Ray's word counts where it is less"
     assert (third.state, third.ready_in) == ("booting", 60.0)
+
+
+def test_the_hour_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "EST5")
+    time.tzset()
+    try:
+        assert seen().view.now == (NOW - 5 * 3600) % 86_400
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_money_and_risk() -> None:
