@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from actors.situation import HomeFacts, MachineFacts, MoneyFacts
+from actors.situation import STALE_SECONDS, HomeFacts, MachineFacts, MoneyFacts
 from cluster.config import GROUP_LABEL, SPOT_TYPE
 from cluster.control.report import ControllerReport, read_report
 from cluster.events import EventLog
@@ -113,7 +113,7 @@ class FleetFacts:
     def read(self) -> bool:
         """Read once; whether something has changed that a step may wait for. Blocks."""
         now = self._clock()
-        before = ({node: one.state for node, one in self._machines.items()}, self._booting)
+        before = (self._state(), self.age < STALE_SECONDS)
         if self.has_cloud:
             report = read_report(self._settings.state_dir)
             self._machines = _joined(self._machines, now)
@@ -124,8 +124,13 @@ class FleetFacts:
             except IroncliwError as error:
                 logger.warning("money cannot be read for now: %s", error)
         self._read_at = now
-        after = ({node: one.state for node, one in self._machines.items()}, self._booting)
-        return self._has_room() or after != before
+        return self._has_room() or (self._state(), True) != before
+
+    def _state(self) -> tuple[Any, ...]:
+        """What a step may wait for: machines, and whether one could be bought."""
+        money = self._money
+        nodes = {node: one.state for node, one in self._machines.items()}
+        return nodes, self._booting, money is None, money is not None and bool(money.no_purchase)
 
     def _has_room(self) -> bool:
         """Whether memory of the head came free since that was said last."""

@@ -19,6 +19,9 @@ from ironcliw.schemas.workflows import Place
 WAIT = "wait"
 """The place of a step that stays ready and is asked about again when something has changed."""
 
+STALE_SECONDS = 60.0
+"""Facts about machines and money that are older are not decided by."""
+
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Plan:

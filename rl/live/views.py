@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from actors.situation import (
+    STALE_SECONDS,
     HomeFacts,
     MachineFacts,
     MoneyFacts,
@@ -55,7 +56,6 @@ PRIORITIES = {"critical": 2.0, "high": 1.5, "normal": 1.0, "low": 0.7}
 NO_DEADLINE_SECONDS = 4 * 3600.0
 """A workflow without a deadline counts as having one so far away that it is never missed."""
 NO_CAP_DOLLARS = 1000.0
-STALE_SECONDS = 60.0
 FORCED_SECONDS = 3600.0
 """A step that nothing is allowed for but to wait is started after it, at the place it may go to."""
 _SETTLING_SECONDS = 15.0
