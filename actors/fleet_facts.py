@@ -186,7 +186,8 @@ def _joined(before: Mapping[str, MachineFacts], now: float) -> dict[str, Machine
     from ray._private.state import available_resources_per_node, state
 
     draining = set(state.get_draining_nodes())
-    free: Mapping[str, Mapping[str, Any]] = available_resources_per_node()
+    free: Mapping[str, Mapping[str, Any]]
+    free = available_resources_per_node()  # type: ignore[no-untyped-call]
     found = {}
     for node in ray.nodes():  # type: ignore[no-untyped-call]
         if not node["Alive"] or node.get("Labels", {}).get(GROUP_LABEL) != SPOT_TYPE:

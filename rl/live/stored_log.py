@@ -35,7 +35,7 @@ def stored_log(connection: Connection, since: float, until: float) -> Log:
     where = (decisions.c.at >= since) & (decisions.c.at < until)
     rows = connection.execute(select(decisions).where(where).order_by(decisions.c.at))
     return Log(
-        tuple(_decision(row._mapping) for row in rows),
+        tuple(_decision(row._asdict()) for row in rows),
         tuple(_workflows(connection, since, until)),
         _fleet(connection, since, until),
     )
