@@ -20,6 +20,7 @@ from actors.agents.messages import Message, MovedError, Parcel, Priority, from_p
 from actors.agents.options import AgentOptions
 from actors.agents.packing import pack
 from actors.agents.reports import AgentReport
+from actors.breaker import OpenCircuit
 from cluster.names import load_by_name
 from ironcliw.errors import AgentError, IroncliwError, RequestError, SettingsError
 
@@ -294,6 +295,10 @@ class Host:
             message: Message = from_parcel(parcel, self._loop.time())
             if (cell := self._cells.get(message.recipient)) is not None:
                 cell.accept(message)
+    def circuits(self) -> list[OpenCircuit]:
+        """Capabilities that the agents of this process do not ask for a while."""
+        return self.exchange.breakers.open_now(self._loop.time())
+
 
     async def kill(self) -> None:
         """End all agents without a word, as the end of the process would."""

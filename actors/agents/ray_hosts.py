@@ -18,6 +18,7 @@ from actors.agents.messages import Parcel
 from actors.agents.ray_calls import RayRemote, answer_of
 from actors.agents.ray_host import SUPERVISION, HostActor
 from actors.agents.reports import HostReport
+from actors.breaker import OpenCircuit
 from actors.control_link import NAMESPACE
 from cluster.config import MARKET_LABEL
 from cluster.head import project_code
@@ -146,6 +147,11 @@ class RayHandle(RayRemote):
     async def report(self) -> HostReport:
         """See `HostHandle.report`."""
         found: HostReport = await self._call("report")
+        return found
+
+    async def circuits(self) -> list[OpenCircuit]:
+        """See `HostHandle.circuits`."""
+        found: list[OpenCircuit] = await self._call("circuits")
         return found
 
     async def released(self) -> None:

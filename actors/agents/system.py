@@ -7,9 +7,11 @@ durable messages and for questions of who is where.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from actors.agents.bell import Bell
@@ -255,6 +257,15 @@ class AgentSystem:
     def agents(self) -> list[dict[str, Any]]:
         """All agents, by name."""
         return [entry.as_json() for entry in sorted(self.registry, key=lambda e: e.name)]
+
+    async def breakers(self) -> list[dict[str, Any]]:
+        """Capabilities that some process does not ask for a while, by name; of clients none."""
+        own = self.exchange.breakers.open_now(asyncio.get_running_loop().time())
+        found = [("control", one) for one in own]
+        for host, circuits in (await self._watching.circuits()).items():
+            found += [(host, one) for one in circuits]
+        rows = [{"process": process, **asdict(one)} for process, one in found]
+        return sorted(rows, key=lambda row: (row["capability"], row["process"]))
 
     def describe(self, name: str) -> dict[str, Any]:
         """One agent.
