@@ -123,6 +123,7 @@ class AgentSystem:
             if self.registry.get(spec.name).status is not AgentStatus.FAILED:
                 self.registry.add(entry)  # says what is wrong
             self._watching.forget(spec.name)
+            self._running.forget(spec.name)
             self.registry.remove(spec.name)
         self.registry.add(entry)
         self._hosts.keep_code(spec.environment)
@@ -163,6 +164,7 @@ class AgentSystem:
         await self._halt(entry, seconds)
         if name in self.registry:
             self.registry.remove(name)
+        self._running.forget(name)
         await self._store.remove(name)
 
     async def _halt(self, entry: Entry, seconds: float) -> None:
@@ -192,6 +194,8 @@ class AgentSystem:
 
     async def node_leaving(self, node: str, deadline: float) -> None:
         """Have the agents of a machine move, which ends soon; returns at once.
+
+        May be told again: of agents that were on their way there, too.
 
         Args:
             node: Ray's id of it.
@@ -254,10 +258,6 @@ class AgentSystem:
         """See `Agent.publish`."""
         return await self.exchange.publish(topic, body, priority=priority)
 
-    def agents(self) -> list[dict[str, Any]]:
-        """All agents, by name."""
-        return [entry.as_json() for entry in sorted(self.registry, key=lambda e: e.name)]
-
     async def breakers(self) -> list[dict[str, Any]]:
         """Capabilities that some process does not ask for a while, by name; of clients none."""
         own = self.exchange.breakers.open_now(asyncio.get_running_loop().time())
@@ -266,6 +266,10 @@ class AgentSystem:
             found += [(host, one) for one in circuits]
         rows = [{"process": process, **asdict(one)} for process, one in found]
         return sorted(rows, key=lambda row: (row["capability"], row["process"]))
+
+    def agents(self) -> list[dict[str, Any]]:
+        """All agents, by name."""
+        return [entry.as_json() for entry in sorted(self.registry, key=lambda e: e.name)]
 
     def describe(self, name: str) -> dict[str, Any]:
         """One agent.
