@@ -89,15 +89,6 @@ class Watching:
         if (task := self._restarts.pop(name, None)) is not None:
             task.cancel()
 
-    async def running_place(self, name: str, seconds: float) -> Place | None:
-        """Where an agent runs that is being started; None: it does not, after so many seconds."""
-        task = self._restarts.get(name)
-        if task is not None:
-            await asyncio.wait({task}, timeout=seconds)
-        if name not in self._registry:
-            return None
-        return self._running.places.get(self._registry.get(name).host or "")
-
     def failed(self, name: str, why: str) -> None:
         """An agent is of no use as it is."""
         entry = self._registry.get(name)
