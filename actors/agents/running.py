@@ -14,6 +14,7 @@ from typing import Any
 
 from actors.agents.hosts import HOME_PLACES, HostHandle, HostPlan, Hosts
 from actors.agents.link import HostLostError
+from actors.agents.messages import Parcel
 from actors.agents.records import AgentStore
 from actors.agents.rows import options_json
 from actors.registry import AgentStatus, Entry, Registry
@@ -23,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 LIGHT_AGENTS = 500
 """Most agents that share a process."""
+_LAST_WORD_SECONDS = 1.0
+"""For an agent that was started on a machine that is going away."""
+_RELEASE_SECONDS = 5.0
 
 
 @dataclass(eq=False, slots=True)
@@ -70,20 +74,41 @@ class Running:
         self._cloud = cloud
         self._numbers = itertools.count()
         self._launching: dict[tuple[str, str], asyncio.Lock] = {}
+        self._carried: dict[str, tuple[float, list[Parcel]]] = {}
+
+    def carry(self, name: str, parcels: list[Parcel]) -> None:
+        """Keep what an agent had accepted at its old place until it has been started again."""
+        if parcels:
+            self._carried[name] = time.monotonic(), [*self._take_carried(name), *parcels]
+
+    def forget(self, name: str) -> None:
+        """An agent is gone for good, and with it the messages that were kept for it."""
+        if lost := len(self._take_carried(name)):
+            logger.warning("agent %s is stopped before it had moved: %d messages lost", name, lost)
 
     async def start(self, name: str) -> None:
-        """Start an agent on a host, from its last state.
+        """Start an agent on a host, from its last state, with the messages that were kept for it.
 
         Raises:
             UnavailableError: there is no machine for it, or its process ended meanwhile.
             IroncliwError: the agent itself could not be made or started.
         """
-        entry = self._registry.get(name)
+        while not await self._start(self._registry.get(name)):
+            logger.info("agent %s was started on a machine that goes away: once more", name)
+
+    async def _start(self, entry: Entry) -> bool:
+        """False: the machine goes away, and the agent with it."""
+        name = entry.name
         place = await self._place_for(entry)
         state = await self._store.snapshot(name)
         try:
             await place.handle.start_agent(entry.spec, state)
+            # before anybody can find it there: what is newer comes after them
+            if parcels := self._take_carried(name):
+                await place.handle.replay(parcels)
         except HostLostError:
+            if place.leaving:
+                return False
             # nobody else is put there; the watch finds it, and looks after those that were there
             place.silent_polls += 1
             raise
@@ -93,7 +118,12 @@ class Running:
             raise
         if name not in self._registry:  # it was stopped meanwhile
             await place.handle.drop_agent(name, "was stopped")
-            return
+            return True
+        if place.leaving:
+            await self._take_back(name, place)
+            return False
+        if self.places.get(place.handle.name) is not place:
+            raise HostLostError(f"host {place.handle.name} ended while agent {name!r} was started")
         self._registry.placed(name, place.handle.name, place.handle.node)
         await self._store.change(
             name,
@@ -103,6 +133,26 @@ class Running:
             isolated=entry.spec.options.isolated,
             options=options_json(entry.spec),
         )
+        return True
+
+    async def _take_back(self, name: str, place: Place) -> None:
+        """An agent was started on a host whose others have moved already."""
+        try:
+            handed = await place.handle.hand_over(name, _LAST_WORD_SECONDS)
+        except HostLostError:
+            return  # it has its state and its messages of before, or they went with the machine
+        self.carry(name, handed.parcels)
+        if handed.state is not None:
+            await self._store.save_snapshots({name: handed.state})
+
+    def _take_carried(self, name: str) -> list[Parcel]:
+        """With the deadlines that are left."""
+        since, parcels = self._carried.pop(name, (0.0, []))
+        waited = time.monotonic() - since
+        for parcel in parcels:
+            if parcel.seconds_left is not None:
+                parcel.seconds_left = max(0.0, parcel.seconds_left - waited)
+        return parcels
 
     async def find_again(self) -> None:
         """Take up the hosts that an earlier system has left, with the agents that they run."""
@@ -138,9 +188,10 @@ class Running:
         if (place := self.places.get(host)) is None:
             return
         try:
-            await place.handle.released()
-        except UnavailableError as error:
-            logger.info("host %s ends without a word: %s", host, error)
+            async with asyncio.timeout(_RELEASE_SECONDS):
+                await place.handle.released()
+        except (TimeoutError, UnavailableError) as error:
+            logger.info("host %s ends without a word: %s", host, str(error) or "no answer")
         await self.end(host)
 
     async def _place_for(self, entry: Entry) -> Place:

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from actors.agents.bell import Bell
@@ -147,6 +148,7 @@ class AgentSystem:
             if self.registry.get(spec.name).status is not AgentStatus.FAILED:
                 self.registry.add(entry)  # says what is wrong
             self._watching.forget(spec.name)
+            self._running.forget(spec.name)
             self.registry.remove(spec.name)
         self.registry.add(entry)
         self._hosts.keep_code(spec.environment)
@@ -187,6 +189,7 @@ class AgentSystem:
         await self._halt(entry, seconds)
         if name in self.registry:
             self.registry.remove(name)
+        self._running.forget(name)
         await self._store.remove(name)
 
     async def _halt(self, entry: Entry, seconds: float) -> None:
@@ -217,6 +220,8 @@ class AgentSystem:
 
     async def node_leaving(self, node: str, deadline: float) -> None:
         """Have the agents of a machine move, which ends soon; returns at once.
+
+        May be told again: of agents that were on their way there, too.
 
         Args:
             node: Ray's id of it.
@@ -292,6 +297,15 @@ class AgentSystem:
     ) -> int:
         """See `Agent.publish`."""
         return await self.exchange.publish(topic, body, priority=priority)
+
+    async def breakers(self) -> list[dict[str, Any]]:
+        """Capabilities that some process does not ask for a while, by name; of clients none."""
+        own = self.exchange.breakers.open_now(asyncio.get_running_loop().time())
+        found = [("control", one) for one in own]
+        for host, circuits in (await self._watching.circuits()).items():
+            found += [(host, one) for one in circuits]
+        rows = [{"process": process, **asdict(one)} for process, one in found]
+        return sorted(rows, key=lambda row: (row["capability"], row["process"]))
 
     def agents(self) -> list[dict[str, Any]]:
         """All agents, by name."""

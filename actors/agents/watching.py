@@ -15,6 +15,7 @@ from actors.agents.link import HostLostError
 from actors.agents.records import AgentStore
 from actors.agents.reports import HostReport
 from actors.agents.running import Place, Running
+from actors.breaker import OpenCircuit
 from actors.registry import AgentStatus, Registry
 from actors.supervisor import Step, Supervisor, judge, to_blame
 from ironcliw.errors import IroncliwError, UnavailableError
@@ -87,15 +88,6 @@ class Watching:
         self._saved_at.pop(name, None)
         if (task := self._restarts.pop(name, None)) is not None:
             task.cancel()
-
-    async def running_place(self, name: str, seconds: float) -> Place | None:
-        """Where an agent runs that is being started; None: it does not, after so many seconds."""
-        task = self._restarts.get(name)
-        if task is not None:
-            await asyncio.wait({task}, timeout=seconds)
-        if name not in self._registry:
-            return None
-        return self._running.places.get(self._registry.get(name).host or "")
 
     def failed(self, name: str, why: str) -> None:
         """An agent is of no use as it is."""
@@ -230,6 +222,12 @@ class Watching:
                 await handle.drop_agent(name, f"failed: {why}")
                 self.failed(name, why)
 
+    async def circuits(self) -> dict[str, list[OpenCircuit]]:
+        """Host -> the circuits that are open there; one that does not answer is left out."""
+        handles = [place.handle for place in self._running.places.values()]
+        results = await asyncio.gather(*map(_circuits_of, handles))
+        return {handle.name: one for handle, one in zip(handles, results, strict=True) if one}
+
     async def lost(self, host: str, why: str, to_be_blamed: dict[str, str] | None = None) -> None:
         """A host's process ended, or must: its agents are started elsewhere."""
         names = [entry.name for entry in self._registry.on_host(host)]
@@ -265,3 +263,12 @@ class Watching:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _circuits_of(handle: HostHandle) -> list[OpenCircuit]:
+    try:
+        async with asyncio.timeout(REPORT_SECONDS):
+            return await handle.circuits()
+    except (TimeoutError, UnavailableError) as error:
+        logger.info("host %s does not tell of its circuits: %s", handle.name, error)
+        return []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -197,3 +198,19 @@ async def test_what_is_declared_counts_while_an_agent_is_away(cluster: Cluster) 
     assert not declares_idempotent(registry, "fly", {})
     cluster.bench.system._watching.restart("writer", "a test")
     assert declares_idempotent(registry, "write", {})
+
+
+async def test_what_a_move_breaks_off_in_its_midst_is_not_done_again_by_itself(
+    cluster: Cluster,
+) -> None:
+    await cluster.bench.start(Writer, name="writer")
+    once = await cluster.submit("once")
+    await until(lambda: Writer.begun == ["once"])
+    # waits in the mailbox, so that it may be done elsewhere
+    second = await cluster.submit("once")
+    await until(lambda: cluster.bench.system.describe("writer")["load"] == 2)
+    await cluster.bench.system.node_leaving("local", time.time() + 0.1)
+    assert (await cluster.orchestrator.wait(once.id, 20)).status == "uncertain"
+    Writer.gate.set()
+    assert (await cluster.orchestrator.wait(second.id, 20)).output == "once"
+    assert Writer.begun == ["once"] * 2
