@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import signal
 import sys
 import tempfile
 import time
@@ -129,6 +130,8 @@ def main(argv: Sequence[str]) -> int:
     # in each half the last workflows end, and the machines go
     seconds = 30.0 * given.minutes - 75.0
     begun = time.monotonic()
+    # a run that is stopped ends its head and machines, too
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         with tempfile.TemporaryDirectory(prefix="ironcliw-routing-") as folder:
             with routed_head(
