@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from typing import Any
 
 from actors.agent import Agent, Listener
 from actors.agents.mailbox import Mailbox, Overflow
-from actors.agents.messages import Message, MovedError
+from actors.agents.messages import DEFAULT_SECONDS, Message, MovedError
 from actors.agents.options import AgentOptions, Capability
 from actors.agents.reports import AgentReport
+from actors.agents.room import Room
 from actors.agents.work import Job, Tallies, call, what_it_raised
 from ironcliw.errors import (
     DeadlineExceededError,
@@ -52,7 +52,7 @@ class Cell:
         self._jobs: dict[asyncio.Future[Any], Job] = {}
         self._busy: dict[str, int] = {}
         self._listeners: dict[str, Listener] = {}
-        self._room: deque[asyncio.Future[None]] = deque()
+        self._room = Room()
         self._one_ended = asyncio.Event()
         self._held = False  # begin with nothing more
         self._refusal: IroncliwError | None = None  # what senders are told; None: welcome
@@ -77,7 +77,7 @@ class Cell:
 
     async def _post_later(self, message: Message, answer: asyncio.Future[Any]) -> Any:
         try:
-            await self._put_when_there_is_room(message)
+            await self._put_when_there_is_room(message, None)
             return await answer
         finally:
             self._answers.pop(message.id, None)
@@ -86,15 +86,15 @@ class Cell:
         """Put a message into the mailbox, whose answer nobody wants.
 
         Returns:
-            None: it is there. Else the mailbox is full and its senders wait; the future is done
-            when it is there.
+            None: it is there. Else the mailbox is full and its senders wait, for half a minute at
+            most; the future is done when it is there.
 
         Raises:
             OverloadedError, MovedError, RequestError: as `post`.
         """
         if self._put(message):
             return None
-        return asyncio.ensure_future(self._put_when_there_is_room(message))
+        return asyncio.ensure_future(self._put_when_there_is_room(message, DEFAULT_SECONDS))
 
     def listen(self, topic: str, listener: Listener | None) -> None:
         """Have what is published under a topic given to a coroutine; None: no longer."""
@@ -111,12 +111,12 @@ class Cell:
     def report(self) -> AgentReport:
         """How it fares; its tallies begin anew."""
         now = self._loop.time()
-        overdue = [now - job.limit for job in self._jobs.values() if job.limit is not None]
+        overdue = [late for job in self._jobs.values() if (late := job.overdue_seconds(now))]
         return AgentReport(
             self.name,
             len(self.mailbox),
             len(self._jobs),
-            max(0.0, *overdue) if overdue else 0.0,
+            max(overdue, default=0.0),
             self.failed or self._complaint(),
             self._tallies.take(),
             tuple(self._listeners),
@@ -136,12 +136,14 @@ class Cell:
     @property
     def in_thread(self) -> bool:
         """Whether a plain method runs now, so that the state may be between two of its values."""
-        return any(job.capability.plain for job in self._jobs.values())
+        return any(job.in_thread for job in self._jobs.values())
 
     async def finish(self, seconds: float) -> None:
         """Take nothing more; return when all that is there is dealt with, or after `seconds`."""
-        self._refuse(UnavailableError(f"agent {self.name!r} is being stopped", code="stopping"))
+        stopping = UnavailableError(f"agent {self.name!r} is being stopped", code="stopping")
+        self._refuse(stopping)
         await self._quiet(seconds, lambda: self.idle)
+        self._recall(stopping)
 
     async def hold(self, seconds: float) -> list[Message]:
         """Take nothing more and begin with nothing more; finish what was begun.
@@ -159,7 +161,7 @@ class Cell:
         self._held = True
         self._refuse(moved)
         self._break_off_idempotent(moved)
-        rest = []
+        rest = self._recall(moved)
         for message in self.mailbox.drain():
             if message.id in self._answers:
                 self._resolve(message, moved)
@@ -173,8 +175,13 @@ class Cell:
             # a thread cannot be broken off, and what nobody asks for again would be lost
             if job.capability.idempotent and not job.capability.plain:
                 if job.message.id in self._answers:
-                    job.moved = moved
+                    job.instead = moved
                     future.cancel()
+
+    def _recall(self, why: IroncliwError) -> list[Message]:
+        """Have plain methods that wait for a thread not begin; those that nobody waits for."""
+        recalled = [job for job in self._jobs.values() if job.recall(why)]
+        return [job.message for job in recalled if job.message.id not in self._answers]
 
     async def close(self, reason: str) -> None:
         """Break off whatever is there; the senders are told."""
@@ -192,10 +199,7 @@ class Cell:
 
     def _refuse(self, error: IroncliwError) -> None:
         self._refusal = error
-        while self._room:
-            waiting = self._room.popleft()
-            if not waiting.done():
-                waiting.set_exception(error)
+        self._room.refuse(error)
 
     async def _quiet(self, seconds: float, condition: Callable[[], bool]) -> None:
         with contextlib.suppress(TimeoutError):
@@ -222,18 +226,14 @@ class Cell:
         self._pump()
         return True
 
-    async def _put_when_there_is_room(self, message: Message) -> None:
+    async def _put_when_there_is_room(self, message: Message, longest: float | None) -> None:
         while True:
-            place: asyncio.Future[None] = self._loop.create_future()
-            self._room.append(place)
             left = None if message.deadline is None else message.deadline - self._loop.time()
+            limits = [limit for limit in (left, longest) if limit is not None]
             try:
-                await asyncio.wait_for(place, left)
+                await self._room.turn(min(limits, default=None))
             except TimeoutError:
                 raise self._overloaded("there was no room before the deadline") from None
-            finally:
-                if place in self._room:
-                    self._room.remove(place)
             if self._refusal is not None:
                 raise self._refusal
             if self.mailbox.full:
@@ -279,23 +279,17 @@ class Cell:
             if message is None:
                 break
             self._begin(message, self._capability(message))
-        while self._room and not self.mailbox.full:
-            waiting = self._room.popleft()
-            if not waiting.done():
-                waiting.set_result(None)
-                break  # it puts its message first, and then wakes the next
+        if not self.mailbox.full:
+            self._room.let_in()  # it puts its message first, and then wakes the next
 
     def _begin(self, message: Message, capability: Capability) -> None:
-        now = self._loop.time()
-        job = Job(message, capability, now, capability.timeout_seconds)
+        job = Job(message, capability, self._loop.time())
         lane = capability.lane
         self._busy[lane] = self._busy.get(lane, 0) + 1
         future: asyncio.Future[Any]
         if capability.plain:
             method = getattr(self.agent, capability.method)
-            future = self._loop.run_in_executor(self._threads, method, message.body)
-            if job.limit is not None:
-                job.alarm = self._loop.call_at(job.limit, self._ring, message)
+            future = job.begin_in_thread(method, self._threads, self._loop, self._ring)
         else:
             coroutine = call(job, self._handler(message, capability))
             future = self._loop.create_task(coroutine, name=f"agent:{self.name}")
@@ -311,15 +305,15 @@ class Cell:
         result: Awaitable[Any] = getattr(self.agent, capability.method)(message.body)
         return result
 
-    def _ring(self, message: Message) -> None:
+    def _ring(self, job: Job) -> None:
         """A thread cannot be broken off: its asker is told, its lane stays busy until it ends."""
-        self._resolve(message, _too_late(self.name, "its method is still at it"))
+        if not job.recall(_too_late(self.name, "no thread was free for its method")):
+            self._resolve(job.message, _too_late(self.name, "its method is still at it"))
 
     def _ended(self, future: asyncio.Future[Any]) -> None:
         job = self._jobs.pop(future)
         self._one_ended.set()
-        if job.alarm is not None:
-            job.alarm.cancel()
+        job.silence()
         lane = job.capability.lane
         if (busy := self._busy[lane] - 1) > 0:
             self._busy[lane] = busy
@@ -335,7 +329,7 @@ class Cell:
     def _resolve(self, message: Message, error: BaseException | None, value: Any = None) -> None:
         answer = self._answers.pop(message.id, None)
         if answer is None:
-            if error is not None:
+            if error is not None and not isinstance(error, MovedError):
                 what = message.capability or "on_message"
                 logger.warning("agent %s: a message for %s failed: %s", self.name, what, error)
         elif not answer.done():
