@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from actors.agent import Agent, Listener
+from actors.agents.answers import LateAnswers
 from actors.agents.cell import Cell
 from actors.agents.directory import Directory
 from actors.agents.exchange import Exchange
@@ -27,8 +27,6 @@ logger = logging.getLogger(__name__)
 
 LINGER_SECONDS = 0.002
 """A call waits so long for the answers to its messages; those that take longer are collected."""
-COLLECT_SECONDS = 10.0
-"""After which a sender that waits for late answers is told that there are none yet."""
 STOP_SECONDS = 2.0
 """For an agent's `on_stop`, and for a coroutine that does not want to be broken off."""
 FETCH_SECONDS = 2.0
@@ -132,8 +130,7 @@ class Host:
         self.exchange = Exchange(name, directory, connect, self._cells)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="agent")
         self._loop = asyncio.get_running_loop()
-        self._late: defaultdict[str, list[tuple[str, Outcome]]] = defaultdict(list)
-        self._news: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._late = LateAnswers()
 
     async def start_agent(self, spec: AgentSpec, state: bytes | None) -> None:
         """Make an agent and start it; harmless to repeat.
@@ -214,6 +211,9 @@ class Host:
         return found
 
     def _state_of(self, cell: Cell) -> bytes | None:
+        if cell.in_thread:
+            logger.warning("agent %s: a method is at its state, the last good one stays", cell.name)
+            return None
         try:
             return state_to_bytes(cell.agent.snapshot())
         except Exception:  # boundary: the user's method; what it cannot save is lost, and said
@@ -260,32 +260,25 @@ class Host:
 
     def _keeper(self, sender: str, id_: str) -> Callable[[asyncio.Future[Any]], None]:
         def keep(future: asyncio.Future[Any]) -> None:
-            self._late[sender].append((id_, _outcome(future)))
-            self._news[sender].set()
+            self._late.keep(sender, id_, _outcome(future))
 
         return keep
 
     async def collect(self, sender: str) -> list[tuple[str, Outcome]]:
         """See `Remote.collect`."""
-        if not self._late.get(sender):
-            self._news[sender].clear()
-            try:
-                async with asyncio.timeout(COLLECT_SECONDS):
-                    await self._news[sender].wait()
-            except TimeoutError:
-                return []
-        return self._late.pop(sender, [])
+        return await self._late.collect(sender)
 
     async def answers_fetched(self) -> None:
         """Return when nobody has late answers to fetch any more, or after two seconds."""
         deadline = self._loop.time() + FETCH_SECONDS
         # no event for it: this is at the end of a process alone
-        while any(self._late.values()) and self._loop.time() < deadline:  # noqa: ASYNC110
+        while self._late.waiting and self._loop.time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         await asyncio.sleep(_ON_THE_WAY_SECONDS)
 
     def report(self) -> list[AgentReport]:
-        """How the agents fare."""
+        """How the agents fare. To be called every second or so: it also tidies up."""
+        self._late.forget_the_gone()
         return [cell.report() for cell in self._cells.values()]
 
     async def replay(self, parcels: list[Parcel]) -> None:
@@ -301,8 +294,7 @@ class Host:
             await cell.close("was lost with its process")
         self._cells.clear()
         self.exchange.close()
-        for event in self._news.values():
-            event.set()
+        self._late.wake()
 
     async def close(self) -> None:
         """Stop all agents at once."""
