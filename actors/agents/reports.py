@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+REPORT_SECONDS = 3.0
+"""How long a host may take to say how it fares."""
+
 
 @dataclass(slots=True)
 class Tally:

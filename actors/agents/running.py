@@ -8,21 +8,27 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from actors.agents.hosts import HOME_PLACES, HostHandle, HostPlan, Hosts
 from actors.agents.link import HostLostError
 from actors.agents.records import AgentStore
+from actors.agents.reports import REPORT_SECONDS, HostReport
 from actors.agents.rows import options_json
-from actors.registry import AgentStatus, Entry, Registry
-from ironcliw.errors import SettingsError, UnavailableError
+from actors.registry import Entry, Registry
+from actors.supervisor import BLOCKED_SECONDS
+from ironcliw.errors import SettingsError, StoreError, UnavailableError
 
 logger = logging.getLogger(__name__)
 
 LIGHT_AGENTS = 500
 """Most agents that share a process."""
+_STORE_PAUSE_SECONDS = 1.0
+_ASK_AGAIN_SECONDS = 0.5
 
 
 @dataclass(eq=False, slots=True)
@@ -34,12 +40,25 @@ class Place:
         kind: machine and environment of agents that may share it; None: it is one agent's own.
         leaving: its machine ends, nobody is put there any more.
         silent_polls: how often in a row it did not report.
+        in_motion: agents that are being started or stopped there just now.
     """
 
     handle: HostHandle
     kind: tuple[str, str] | None
     leaving: bool = False
     silent_polls: int = 0
+    in_motion: Counter[str] = field(default_factory=Counter)
+
+    @contextmanager
+    def moving(self, name: str) -> Iterator[None]:
+        """An agent is being started or stopped there: nobody may wonder that it runs."""
+        self.in_motion[name] += 1
+        try:
+            yield
+        finally:
+            self.in_motion[name] -= 1
+            if not self.in_motion[name]:
+                del self.in_motion[name]
 
 
 class Running:
@@ -80,7 +99,12 @@ class Running:
         """
         entry = self._registry.get(name)
         place = await self._place_for(entry)
-        state = await self._store.snapshot(name)
+        with place.moving(name):
+            await self._start_at(place, entry)
+
+    async def _start_at(self, place: Place, entry: Entry) -> None:
+        name = entry.name
+        state = await self._last_state(name)
         try:
             await place.handle.start_agent(entry.spec, state)
         except HostLostError:
@@ -95,21 +119,40 @@ class Running:
             await place.handle.drop_agent(name, "was stopped")
             return
         self._registry.placed(name, place.handle.name, place.handle.node)
-        await self._store.change(
-            name,
-            status=AgentStatus.RUNNING.value,
-            node=place.handle.node,
-            restarts=entry.restarts,
-            isolated=entry.spec.options.isolated,
-            options=options_json(entry.spec),
-        )
+
+    async def _last_state(self, name: str) -> bytes | None:
+        try:
+            return await self._store.snapshot(name)
+        except StoreError as error:  # the agent has no part in it
+            raise UnavailableError(
+                f"the last state of agent {name!r} cannot be read: {error}", retry_after=1.0
+            ) from error
+
+    async def note(self, name: str) -> None:
+        """Have the store know how an agent is; a store that is away, as soon as it is back."""
+        while name in self._registry:
+            entry = self._registry.get(name)
+            try:
+                await self._store.change(
+                    name,
+                    status=entry.status.value,
+                    node=entry.node,
+                    restarts=entry.restarts,
+                    isolated=entry.spec.options.isolated,
+                    options=options_json(entry.spec),
+                )
+                return
+            except StoreError as error:
+                logger.error("the store does not take that agent %s is so: %s", name, error)
+            await asyncio.sleep(_STORE_PAUSE_SECONDS)
 
     async def find_again(self) -> None:
         """Take up the hosts that an earlier system has left, with the agents that they run."""
-        for handle in await self._hosts.find():
-            try:
-                report = await handle.report()
-            except HostLostError:
+        handles = await self._hosts.find()
+        reports = await asyncio.gather(*map(_report_of, handles))
+        for handle, report in zip(handles, reports, strict=True):
+            if report is None:
+                await handle.kill()
                 continue
             names = [one.name for one in report.agents]
             own = [self._registry.get(name) for name in names if name in self._registry]
@@ -184,6 +227,25 @@ class Running:
             if one.host is not None and _where(one.host) == "local"
         )
         return "local" if at_home + options.memory_gb <= self._home_memory_gb else "spot"
+
+
+async def _report_of(handle: HostHandle) -> HostReport | None:
+    """What a host runs; None: it does not say.
+
+    One whose event loop stands still may only be busy. It is asked again for as long as the watch
+    would.
+    """
+    try:
+        async with asyncio.timeout(BLOCKED_SECONDS + REPORT_SECONDS):
+            while (report := await handle.report()).blocked_seconds:
+                if report.blocked_seconds >= BLOCKED_SECONDS:
+                    logger.warning("host %s is not taken up: it blocks", handle.name)
+                    return None
+                await asyncio.sleep(_ASK_AGAIN_SECONDS)
+            return report
+    except (TimeoutError, HostLostError) as error:
+        logger.warning("host %s is not taken up: %s", handle.name, str(error) or "no answer")
+        return None
 
 
 def _where(host: str) -> str:
