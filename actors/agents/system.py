@@ -30,7 +30,14 @@ from actors.message_records import MessageRow
 from actors.registry import AgentStatus, Entry, Registry
 from actors.selection import Candidate
 from actors.supervisor import RestartPolicy, Supervisor
-from ironcliw.errors import IroncliwError, NotFoundError, RequestError, UnavailableError
+from ironcliw.errors import (
+    ConflictError,
+    IroncliwError,
+    NotFoundError,
+    RequestError,
+    StoreError,
+    UnavailableError,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -117,22 +124,46 @@ class AgentSystem:
         """
         checked_name(spec.name, "an agent")
         entry = Entry(spec, capabilities, AgentStatus.STARTING, self._clock())
-        if spec.name in self.registry:
-            if self.registry.get(spec.name).status is not AgentStatus.FAILED:
-                self.registry.add(entry)  # says what is wrong
-            self._watching.forget(spec.name)
-            self.registry.remove(spec.name)
-        self.registry.add(entry)
+        old = self._enter(entry)
         self._hosts.keep_code(spec.environment)
         try:
             # before it runs: it must not be forgotten by a head that ends now
             await self._store.save(to_row(entry))
             await self._running.start(spec.name)
-        except BaseException:  # cancelled, too: a start that failed leaves no entry behind
-            self.registry.remove(spec.name)
-            await self._store.remove(spec.name)
+        except BaseException:  # cancelled, too: a start that failed leaves all as it was
+            await self._take_back(entry, old)
             raise
+        self._watching.started(spec.name)
         return entry.as_json()
+
+    def _enter(self, entry: Entry) -> Entry | None:
+        """Enter an agent, in place of one of its name that failed; returns that one."""
+        old = self.registry.get(entry.name) if entry.name in self.registry else None
+        if old is None or old.status is not AgentStatus.FAILED:
+            self.registry.add(entry)  # says what is wrong
+            return None
+        self._watching.forget(entry.name)
+        self.registry.remove(entry.name)
+        try:
+            self.registry.add(entry)
+        except ConflictError:
+            self.registry.add(old)
+            raise
+        return old
+
+    async def _take_back(self, entry: Entry, old: Entry | None) -> None:
+        if entry.name not in self.registry or self.registry.get(entry.name) is not entry:
+            return  # somebody has stopped it meanwhile
+        self.registry.remove(entry.name)
+        try:
+            if old is None:
+                await self._store.remove(entry.name)
+            else:  # it keeps its last state, and may be started again from it
+                self.registry.add(old)
+                await self._store.save(to_row(old))
+        except StoreError as error:
+            words = "agent %s did not start, and the next head will try again: %s"
+            logger.error(words, entry.name, error)
 
     async def restart_agent(self, name: str) -> dict[str, Any]:
         """Start an agent that was given up, or that runs, anew from its last state.
@@ -171,7 +202,8 @@ class AgentSystem:
         host, name = place.handle, entry.name
         self.registry.mark(name, AgentStatus.RESTARTING, "it is being stopped")
         try:
-            state = await host.stop_agent(name, seconds)
+            with place.moving(name):
+                state = await host.stop_agent(name, seconds)
         except HostLostError:
             state = None  # it has stopped
         if state is not None:
