@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable
 
 from actors.orchestration.attempts import Attempt, Attempts, Outcome
@@ -92,7 +93,9 @@ class Engine:
             live.record((), lambda: self._stop_attempts(live))
         now = self._clock()
         for unit in machine.take(now):
-            self._queue.push((live, unit), live.facts.priority, now, live.queued + live.running)
+            # not the wall clock: what was queued before it stepped back would be overtaken by all
+            since = time.monotonic()
+            self._queue.push((live, unit), live.facts.priority, since, live.queued + live.running)
             live.queued += 1
         self._wake_ups.set(live, machine.wake_at())
         if machine.finished is not None:
