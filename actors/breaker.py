@@ -30,6 +30,23 @@ class BreakerState(StrEnum):
     """One has passed, and its end decides."""
 
 
+@dataclass(frozen=True, slots=True)
+class OpenCircuit:
+    """A capability that one process does not ask for a while.
+
+    Attributes:
+        capability: its name.
+        state: "open", or "trial" while one message decides.
+        failures: so many in a row.
+        seconds: until the next trial; 0: now.
+    """
+
+    capability: str
+    state: str
+    failures: int
+    seconds: float
+
+
 @dataclass(slots=True)
 class Breaker:
     """Of one capability, seen by one process.
@@ -89,6 +106,13 @@ class Breaker:
             self._until = now + pause
             self.state = BreakerState.OPEN
 
+    def seen(self, now: float) -> OpenCircuit | None:
+        """How it stands, for people; None: messages pass."""
+        if self.state is BreakerState.CLOSED:
+            return None
+        left = max(0.0, self._until - now)
+        return OpenCircuit(self.name, self.state.value, self._in_a_row, left)
+
     def ended(self, now: float, *, failed: bool) -> None:
         """It ended, in an error that may be no fault of the capability."""
         if failed:
@@ -110,6 +134,10 @@ class Breakers:
         if (found := self._found.get(capability)) is None:
             found = self._found[capability] = Breaker(capability)
         return found
+
+    def open_now(self, now: float) -> list[OpenCircuit]:
+        """How those stand that are not closed; `now` as at `Breaker.enter`."""
+        return [one for each in self._found.values() if (one := each.seen(now)) is not None]
 
     def open(self) -> list[str]:
         """Capabilities that are not asked now."""

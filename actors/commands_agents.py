@@ -1,4 +1,4 @@
-"""`ironcliw agents`: list, show, start, stop, send, dead-letters and replay."""
+"""`ironcliw agents`: list, show, start, stop, send, breakers, dead-letters and replay."""
 
 from __future__ import annotations
 
@@ -189,6 +189,22 @@ def send(
         console.write_json({"answer": answer} if as_json else answer)
     else:
         console.write_line("sent, and kept" if durable else "sent")
+
+
+@agents.command("breakers")
+def breakers(as_json: Json = False) -> None:
+    """List capabilities that failed too often lately, and which process does not ask for them."""
+    found = _with_agents(lambda them: them.breakers())
+    if as_json:
+        console.write_json(found)
+        return
+    rows = (
+        (one["capability"], one["process"], one["state"], one["failures"], round(one["seconds"], 1))
+        for one in found
+    )
+    console.write_table(
+        ("capability", "not asked by", "state", "failures in a row", "seconds left"), rows
+    )
 
 
 @agents.command("dead-letters")

@@ -10,20 +10,19 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from actors.agents.messages import Parcel
-from actors.agents.records import AgentStore
+from actors.agents.link import HostLostError
 from actors.agents.running import Place, Running
 from actors.agents.watching import Watching
 from actors.registry import AgentStatus, Entry, Registry
-from ironcliw.errors import IroncliwError
 
 logger = logging.getLogger(__name__)
 
 FINISH_SHARE = 0.5
 """Of the time that is left: for what agents are at."""
 MOST_FINISH_SECONDS = 60.0
-_START_SECONDS = 120.0
-"""For messages that were carried along: until the agent runs elsewhere."""
+_ANSWER_SECONDS = 5.0
+"""After that, for an agent to stop; a process that blocks is not waited for any longer."""
+_WHY = "its machine ends"
 
 
 async def hand_over_host(
@@ -32,7 +31,6 @@ async def hand_over_host(
     registry: Registry,
     running: Running,
     watching: Watching,
-    store: AgentStore,
 ) -> None:
     """Move all agents of a host.
 
@@ -40,52 +38,47 @@ async def hand_over_host(
         place: marked as leaving.
         seconds: until the end of its machine.
         registry: knows who is there.
-        running: knows the hosts.
+        running: knows the hosts, and keeps states and messages.
         watching: starts the agents again.
-        store: keeps their states.
     """
     host = place.handle.name
     entries = registry.on_host(host)
     logger.warning("host %s ends in %.1f s: %d agents move", host, seconds, len(entries))
     finish = min(seconds * FINISH_SHARE, MOST_FINISH_SECONDS)
-    moves = [_move(place, one, finish, registry, watching, store) for one in entries]
-    for entry, result in zip(
-        entries, await asyncio.gather(*moves, return_exceptions=True), strict=True
-    ):
-        if isinstance(result, BaseException):
-            # boundary: what fails for one agent must not keep the others; it starts from its last
-            # state, as after a sudden end
-            logger.error("agent %s lost its last words: %s", entry.name, result)
-            if entry.name in registry and entry.host == host:
-                watching.restart(entry.name, "its machine ends", status=AgentStatus.MOVING)
+    for entry in entries:
+        registry.mark(entry.name, AgentStatus.MOVING, _WHY)
+
+    async def move(entry: Entry) -> None:
+        try:
+            await _hand_over(place, entry, finish, registry, running)
+        # boundary: what fails for one agent must not keep the others
+        except Exception as error:  # noqa: BLE001 - logged below
+            # it goes on from its last state, as after a sudden end
+            said = str(error) or "its process does not answer"
+            logger.error("agent %s lost its last words: %s", entry.name, said)
+            if isinstance(error, TimeoutError | HostLostError):
+                await running.end(host)  # it would go on beside the new one
+        if _is_there(entry, registry):
+            watching.restart(entry.name, _WHY, status=AgentStatus.MOVING)
+
+    await asyncio.gather(*map(move, entries))
     await running.release(host)
 
 
-async def _move(
+async def _hand_over(
     place: Place,
     entry: Entry,
     finish: float,
     registry: Registry,
-    watching: Watching,
-    store: AgentStore,
+    running: Running,
 ) -> None:
-    name = entry.name
-    registry.mark(name, AgentStatus.MOVING, "its machine ends")
-    handed = await place.handle.hand_over(name, finish)
-    if handed.state is not None:
-        await store.save_snapshots({name: handed.state})
-    watching.restart(name, "its machine ends", status=AgentStatus.MOVING)
-    if handed.parcels:
-        watching.spawn(_carry(name, handed.parcels, watching))
+    async with asyncio.timeout(finish + _ANSWER_SECONDS):
+        handed = await place.handle.hand_over(entry.name, finish)
+    if _is_there(entry, registry):
+        running.last_words.carry(entry.name, handed.parcels)
+        await running.last_words.keep(entry.name, handed.state)
 
 
-async def _carry(name: str, parcels: list[Parcel], watching: Watching) -> None:
-    """Give an agent what it had accepted at its old place, once it runs at the new one."""
-    place = await watching.running_place(name, _START_SECONDS)
-    if place is None:
-        logger.error("agent %s did not start again: %d messages lost", name, len(parcels))
-        return
-    try:
-        await place.handle.replay(parcels)
-    except IroncliwError as error:
-        logger.error("agent %s: %d messages were lost on the way: %s", name, len(parcels), error)
+def _is_there(entry: Entry, registry: Registry) -> bool:
+    """Whether nobody has stopped it meanwhile."""
+    return entry.name in registry and registry.get(entry.name) is entry

@@ -1,7 +1,8 @@
 """Watches the cluster's machines in the cloud: which have joined, and which are going away.
 
-Ray knows a machine as draining from its notice on (`cluster.vm.agent` asks for the drain). Each one
-is told of once, with the moment at which it ends.
+Ray knows a machine as draining from its notice on (`cluster.vm.agent` asks for the drain, and the
+controller where the end is planned). It is told of at every poll until it is gone, with the moment
+at which it ends: what was on its way there has begun meanwhile.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class NodeWatch:
         self._nodes = nodes
         self._notice = notice_seconds
         self._clock = clock
-        self._told: set[str] = set()
+        self._ends: dict[str, float] = {}
         self._workers: tuple[str, ...] = ()
 
     def workers(self) -> tuple[str, ...]:
@@ -61,21 +62,26 @@ class NodeWatch:
         return self._workers
 
     async def poll(self, leaving: Sequence[Leaving]) -> None:
-        """Ask once, and tell what is new.
+        """Ask once, and tell of the machines that go away.
 
         Args:
-            leaving: Each is told of a machine and the Unix time of its end.
+            leaving: Each is told of a machine and the Unix time of its end; again at every poll.
         """
+        known = self._ends.keys()
         living = set(await asyncio.to_thread(self._nodes.workers))
         draining = dict(await asyncio.to_thread(self._nodes.draining))
         self._workers = tuple(sorted(living - draining.keys()))
-        for node in sorted(draining.keys() - self._told):
-            end = draining[node] / _MS_A_SECOND or self._clock() + self._notice
-            logger.warning("node %s goes away in %.0f s", node[:8], end - self._clock())
+        now = self._clock()
+        # a node id never comes back, so those that are gone can be forgotten
+        self._ends = {
+            node: self._ends.get(node) or draining[node] / _MS_A_SECOND or now + self._notice
+            for node in sorted(draining)
+        }
+        for node, end in self._ends.items():
+            if node not in known:
+                logger.warning("node %s goes away in %.0f s", node[:8], end - now)
             for tell in leaving:
                 await self._tell(tell, node, end)
-        # a node id never comes back, so those that are gone can be forgotten
-        self._told = set(draining)
 
     async def run(self, leaving: Sequence[Leaving]) -> None:
         """Poll until cancelled; see `poll`."""

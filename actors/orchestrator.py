@@ -261,7 +261,8 @@ class Orchestrator:
     async def node_leaving(self, node: str, deadline: float) -> None:
         """A node is going away: its idempotent steps are started again, elsewhere, at once.
 
-        Other steps have until then, and become uncertain if they have not ended.
+        Other steps have until then, and become uncertain if they have not ended. May be told again,
+        so that what has begun there meanwhile is no exception.
 
         Args:
             node: As the executor's `node_of` names it.

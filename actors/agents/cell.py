@@ -155,7 +155,8 @@ class Cell:
             seconds: what takes longer is broken off.
 
         Returns:
-            The messages that were accepted, were not begun, and whose answers nobody waits for.
+            The messages whose answers nobody waits for, and that were not begun, or may be begun
+            anew and did not end in time.
         """
         moved = MovedError(f"agent {self.name!r} is moving to another process", retry_after=0.1)
         self._held = True
@@ -168,7 +169,14 @@ class Cell:
             else:
                 rest.append(message)
         await self._quiet(seconds, lambda: not self._jobs)
-        return rest
+        return [*self._begin_anew(moved), *rest]
+
+    def _begin_anew(self, moved: MovedError) -> list[Message]:
+        """What did not end in time and is begun anew elsewhere: by us where nobody asks for it."""
+        unended = [job for job in self._jobs.values() if job.capability.idempotent]
+        for job in unended:
+            job.instead = moved
+        return [job.message for job in unended if job.message.id not in self._answers]
 
     def _break_off_idempotent(self, moved: MovedError) -> None:
         for future, job in self._jobs.items():
@@ -185,7 +193,8 @@ class Cell:
 
     async def close(self, reason: str) -> None:
         """Break off whatever is there; the senders are told."""
-        gone = UnavailableError(f"agent {self.name!r} {reason}", code="agent_lost")
+        # none of these was begun, so whoever asks may be sent elsewhere
+        gone = MovedError(f"agent {self.name!r} {reason}", retry_after=0.1)
         self._held = True
         self._refuse(self._refusal or gone)
         for message in self.mailbox.drain():

@@ -190,6 +190,11 @@ class Agents:
         found: dict[str, Any] = await self._ask("describe", name=name)
         return found
 
+    async def breakers(self) -> list[dict[str, Any]]:
+        """Capabilities that failed too often lately, and the processes that do not ask for them."""
+        found: list[dict[str, Any]] = await self._ask("breakers")
+        return found
+
     async def dead_letters(
         self, recipient: str | None = None, *, limit: int = 100
     ) -> list[dict[str, Any]]:
@@ -214,7 +219,7 @@ class Agents:
         return found
 
     async def _ask(self, method: str, **arguments: Any) -> Any:
-        repeatable = method in {"agents", "describe", "dead_letters"}
+        repeatable = method in {"agents", "breakers", "describe", "dead_letters"}
         return await self._link.call(PART, method, repeatable=repeatable, **arguments)
 
 

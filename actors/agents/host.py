@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +20,7 @@ from actors.agents.messages import Message, MovedError, Parcel, Priority, from_p
 from actors.agents.options import AgentOptions
 from actors.agents.packing import pack
 from actors.agents.reports import AgentReport
+from actors.breaker import OpenCircuit
 from cluster.names import load_by_name
 from ironcliw.errors import AgentError, IroncliwError, RequestError, SettingsError
 
@@ -195,9 +196,15 @@ class Host:
         rest = await cell.hold(seconds)
         state, topics = self._state_of(cell), cell.topics
         await self._end(cell, "has moved to another process")
+        return HandedOver(state, list(self._parcels(rest)), topics)
+
+    def _parcels(self, messages: list[Message]) -> Iterator[Parcel]:
         now = self._loop.time()
-        parcels = [to_parcel(message, now, wants_reply=False) for message in rest]
-        return HandedOver(state, parcels, topics)
+        for message in messages:
+            try:
+                yield to_parcel(message, now, wants_reply=False)
+            except RequestError as error:  # it was sent within this process, as the object it is
+                logger.error("agent %s: a message is lost: %s", message.recipient, error)
 
     def snapshots(self, names: list[str]) -> dict[str, bytes]:
         """States of agents that give one and are not in the midst of a plain method."""
@@ -281,12 +288,19 @@ class Host:
         self._late.forget_the_gone()
         return [cell.report() for cell in self._cells.values()]
 
+    def circuits(self) -> list[OpenCircuit]:
+        """Capabilities that the agents of this process do not ask for a while."""
+        return self.exchange.breakers.open_now(self._loop.time())
+
     async def replay(self, parcels: list[Parcel]) -> None:
         """Give an agent that came from elsewhere the messages that it had accepted there."""
         for parcel in parcels:
             message: Message = from_parcel(parcel, self._loop.time())
-            if (cell := self._cells.get(message.recipient)) is not None:
-                cell.accept(message)
+            try:
+                if (cell := self._cells.get(message.recipient)) is not None:
+                    cell.accept(message)
+            except IroncliwError as error:  # its sender has gone on long since
+                logger.error("agent %s: a message is lost: %s", message.recipient, error)
 
     async def kill(self) -> None:
         """End all agents without a word, as the end of the process would."""

@@ -14,6 +14,7 @@ from actors.agents.link import HostGoneError, HostLostError, Outcome, Remote
 from actors.agents.messages import Parcel
 from actors.agents.options import AgentOptions
 from actors.agents.reports import HostReport
+from actors.breaker import OpenCircuit
 
 HOME_PLACES = frozenset({"any", "local", "private"})
 """Places that mean the head; "any" does as long as it has room."""
@@ -41,6 +42,8 @@ class HostHandle(Remote, Protocol):
     async def replay(self, parcels: list[Parcel]) -> None: ...
 
     async def report(self) -> HostReport: ...
+
+    async def circuits(self) -> list[OpenCircuit]: ...
 
     async def released(self) -> None:
         """Its agents have stopped: returns when their last answers were fetched, or after 2 s.
@@ -198,6 +201,9 @@ class LocalHandle:
         return HostReport(
             self.name, self.node, os.getpid(), 0, agents=agents, notice_seconds=self.notice_seconds
         )
+
+    async def circuits(self) -> list[OpenCircuit]:
+        return self._alive().circuits()
 
     async def released(self) -> None:
         await self._alive().answers_fetched()

@@ -25,6 +25,7 @@ from actors.agents.pulse import Pulse
 from actors.agents.ray_calls import RayRemote
 from actors.agents.remote_directory import RemoteDirectory
 from actors.agents.reports import AgentReport, HostReport
+from actors.breaker import OpenCircuit
 from actors.control_link import ControlLink
 from cluster.handover import Handover
 from ironcliw import logs
@@ -96,6 +97,10 @@ class HostActor:
     async def replay(self, parcels: list[Parcel]) -> None:
         """See `Host.replay`."""
         await self._host.replay(parcels)
+
+    async def circuits(self) -> list[OpenCircuit]:
+        """See `Host.circuits`."""
+        return self._host.circuits()
 
     async def released(self) -> None:
         """See `HostHandle.released`."""

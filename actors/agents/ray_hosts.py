@@ -18,8 +18,9 @@ from actors.agents.messages import Parcel
 from actors.agents.ray_calls import RayRemote, answer_of
 from actors.agents.ray_host import SUPERVISION, HostActor
 from actors.agents.reports import HostReport
+from actors.breaker import OpenCircuit
 from actors.control_link import NAMESPACE
-from cluster.config import MARKET_LABEL
+from cluster.config import GROUP_LABEL, SPOT_TYPE
 from cluster.head import project_code
 from ironcliw.errors import UnavailableError
 from ironcliw.setting_sections import LogSettings
@@ -148,6 +149,11 @@ class RayHandle(RayRemote):
         found: HostReport = await self._call("report")
         return found
 
+    async def circuits(self) -> list[OpenCircuit]:
+        """See `HostHandle.circuits`."""
+        found: list[OpenCircuit] = await self._call("circuits")
+        return found
+
     async def released(self) -> None:
         """See `HostHandle.released`."""
         await self._call("released")
@@ -193,7 +199,7 @@ def _ray_options(plan: HostPlan, cloud_code: Sequence[str]) -> dict[str, Any]:
     }
     environment = dict(plan.environment)
     if plan.place == "spot":
-        options["label_selector"] = {MARKET_LABEL: "spot"}
+        options["label_selector"] = {GROUP_LABEL: SPOT_TYPE}
         # what a machine is launched for
         memory = plan.options.memory_gb if plan.options else 1.0
         options["memory"] = int(memory * _GIGABYTE)

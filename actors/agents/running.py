@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from actors.agents.hosts import HOME_PLACES, HostHandle, HostPlan, Hosts
+from actors.agents.last_words import LastWords
 from actors.agents.link import HostLostError
 from actors.agents.records import AgentStore
 from actors.agents.reports import REPORT_SECONDS, HostReport
@@ -27,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 LIGHT_AGENTS = 500
 """Most agents that share a process."""
+_LAST_WORD_SECONDS = 1.0
+"""For an agent that was started on a machine that is going away."""
+_RELEASE_SECONDS = 5.0
 _STORE_PAUSE_SECONDS = 1.0
 _ASK_AGAIN_SECONDS = 0.5
 
@@ -89,25 +93,35 @@ class Running:
         self._cloud = cloud
         self._numbers = itertools.count()
         self._launching: dict[tuple[str, str], asyncio.Lock] = {}
+        self.last_words = LastWords(store)
 
     async def start(self, name: str) -> None:
-        """Start an agent on a host, from its last state.
+        """Start an agent on a host, from its last state, with the messages that were kept for it.
 
         Raises:
             UnavailableError: there is no machine for it, or its process ended meanwhile.
             IroncliwError: the agent itself could not be made or started.
         """
-        entry = self._registry.get(name)
-        place = await self._place_for(entry)
-        with place.moving(name):
-            await self._start_at(place, entry)
+        while not await self._start(self._registry.get(name)):
+            logger.info("agent %s was started on a machine that goes away: once more", name)
 
-    async def _start_at(self, place: Place, entry: Entry) -> None:
+    async def _start(self, entry: Entry) -> bool:
+        """False: the machine goes away, and the agent with it."""
+        place = await self._place_for(entry)
+        with place.moving(entry.name):
+            return await self._start_at(place, entry)
+
+    async def _start_at(self, place: Place, entry: Entry) -> bool:
         name = entry.name
-        state = await self._last_state(name)
         try:
+            state = await self.last_words.state_of(name)
             await place.handle.start_agent(entry.spec, state)
+            # before anybody can find it there: what is newer comes after them
+            if parcels := self.last_words.take_parcels(name):
+                await place.handle.replay(parcels)
         except HostLostError:
+            if place.leaving:
+                return False
             # nobody else is put there; the watch finds it, and looks after those that were there
             place.silent_polls += 1
             raise
@@ -117,16 +131,23 @@ class Running:
             raise
         if name not in self._registry:  # it was stopped meanwhile
             await place.handle.drop_agent(name, "was stopped")
-            return
+            return True
+        if place.leaving:
+            await self._take_back(name, place)
+            return False
+        if self.places.get(place.handle.name) is not place:
+            raise HostLostError(f"host {place.handle.name} ended while agent {name!r} was started")
         self._registry.placed(name, place.handle.name, place.handle.node)
+        return True
 
-    async def _last_state(self, name: str) -> bytes | None:
+    async def _take_back(self, name: str, place: Place) -> None:
+        """An agent was started on a host whose others have moved already."""
         try:
-            return await self._store.snapshot(name)
-        except StoreError as error:  # the agent has no part in it
-            raise UnavailableError(
-                f"the last state of agent {name!r} cannot be read: {error}", retry_after=1.0
-            ) from error
+            handed = await place.handle.hand_over(name, _LAST_WORD_SECONDS)
+        except HostLostError:
+            return  # it has its state and its messages of before, or they went with the machine
+        self.last_words.carry(name, handed.parcels)
+        await self.last_words.keep(name, handed.state)
 
     async def note(self, name: str) -> None:
         """Have the store know how an agent is; a store that is away, as soon as it is back."""
@@ -141,7 +162,9 @@ class Running:
                     isolated=entry.spec.options.isolated,
                     options=options_json(entry.spec),
                 )
-                return
+                await self.last_words.save_kept(name)
+                if not self.last_words.is_unsaved(name):
+                    return
             except StoreError as error:
                 logger.error("the store does not take that agent %s is so: %s", name, error)
             await asyncio.sleep(_STORE_PAUSE_SECONDS)
@@ -181,9 +204,10 @@ class Running:
         if (place := self.places.get(host)) is None:
             return
         try:
-            await place.handle.released()
-        except UnavailableError as error:
-            logger.info("host %s ends without a word: %s", host, error)
+            async with asyncio.timeout(_RELEASE_SECONDS):
+                await place.handle.released()
+        except (TimeoutError, UnavailableError) as error:
+            logger.info("host %s ends without a word: %s", host, str(error) or "no answer")
         await self.end(host)
 
     async def _place_for(self, entry: Entry) -> Place:

@@ -22,6 +22,7 @@ class AgentService:
     METHODS = frozenset(
         {
             "agents",
+            "breakers",
             "dead_letters",
             "describe",
             "look_up",
@@ -62,6 +63,9 @@ class AgentService:
 
     async def agents(self) -> list[dict[str, Any]]:
         return self._system.agents()
+
+    async def breakers(self) -> list[dict[str, Any]]:
+        return await self._system.breakers()
 
     async def describe(self, name: str) -> dict[str, Any]:
         return self._system.describe(name)

@@ -7,9 +7,11 @@ durable messages and for questions of who is where.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from actors.agents.bell import Bell
@@ -143,6 +145,7 @@ class AgentSystem:
             self.registry.add(entry)  # says what is wrong
             return None
         self._watching.forget(entry.name)
+        self._running.last_words.drop_parcels(entry.name)
         self.registry.remove(entry.name)
         try:
             self.registry.add(entry)
@@ -190,9 +193,16 @@ class AgentSystem:
         entry = self.registry.get(name)
         self._watching.forget(name)
         await self._halt(entry, seconds)
+        try:
+            await self._store.remove(name)
+        except StoreError as error:
+            if name in self.registry:
+                why = f"it has stopped, and the store does not forget it: {error}; stop it again"
+                self.registry.mark(name, AgentStatus.FAILED, why)
+            raise
+        self._running.last_words.forget(name)
         if name in self.registry:
             self.registry.remove(name)
-        await self._store.remove(name)
 
     async def _halt(self, entry: Entry, seconds: float) -> None:
         """Stop an agent where it runs, and keep its state."""
@@ -206,8 +216,7 @@ class AgentSystem:
                 state = await host.stop_agent(name, seconds)
         except HostLostError:
             state = None  # it has stopped
-        if state is not None:
-            await self._store.save_snapshots({name: state})
+        await self._running.last_words.keep(name, state)
         if place.kind is None:
             await self._running.release(host.name)
 
@@ -216,12 +225,12 @@ class AgentSystem:
         place = self._running.places.get(host)
         if place is not None:
             place.leaving = True
-            await hand_over_host(
-                place, seconds, self.registry, self._running, self._watching, self._store
-            )
+            await hand_over_host(place, seconds, self.registry, self._running, self._watching)
 
     async def node_leaving(self, node: str, deadline: float) -> None:
         """Have the agents of a machine move, which ends soon; returns at once.
+
+        May be told again: of agents that were on their way there, too.
 
         Args:
             node: Ray's id of it.
@@ -283,6 +292,15 @@ class AgentSystem:
     ) -> int:
         """See `Agent.publish`."""
         return await self.exchange.publish(topic, body, priority=priority)
+
+    async def breakers(self) -> list[dict[str, Any]]:
+        """Capabilities that some process does not ask for a while, by name; of clients none."""
+        own = self.exchange.breakers.open_now(asyncio.get_running_loop().time())
+        found = [("control", one) for one in own]
+        for host, circuits in (await self._watching.circuits()).items():
+            found += [(host, one) for one in circuits]
+        rows = [{"process": process, **asdict(one)} for process, one in found]
+        return sorted(rows, key=lambda row: (row["capability"], row["process"]))
 
     def agents(self) -> list[dict[str, Any]]:
         """All agents, by name."""

@@ -14,6 +14,7 @@ from actors.agents.link import HostLostError
 from actors.agents.records import AgentStore
 from actors.agents.reports import REPORT_SECONDS, HostReport
 from actors.agents.running import Place, Running
+from actors.breaker import OpenCircuit
 from actors.registry import AgentStatus, Registry
 from actors.supervisor import Step, Supervisor, judge, to_blame
 from ironcliw.errors import IroncliwError, StoreError, UnavailableError
@@ -85,15 +86,6 @@ class Watching:
         self._saved_at.pop(name, None)
         if (task := self._restarts.pop(name, None)) is not None:
             task.cancel()
-
-    async def running_place(self, name: str, seconds: float) -> Place | None:
-        """Where an agent runs that is being started; None: it does not, after so many seconds."""
-        task = self._restarts.get(name)
-        if task is not None:
-            await asyncio.wait({task}, timeout=seconds)
-        if name not in self._registry:
-            return None
-        return self._running.places.get(self._registry.get(name).host or "")
 
     def failed(self, name: str, why: str) -> None:
         """An agent is of no use as it is."""
@@ -244,6 +236,12 @@ class Watching:
     def _is_on(self, name: str, handle: HostHandle) -> bool:
         return name in self._registry and self._registry.get(name).host == handle.name
 
+    async def circuits(self) -> dict[str, list[OpenCircuit]]:
+        """Host -> the circuits that are open there; one that does not answer is left out."""
+        handles = [place.handle for place in self._running.places.values()]
+        results = await asyncio.gather(*map(_circuits_of, handles))
+        return {handle.name: one for handle, one in zip(handles, results, strict=True) if one}
+
     async def lost(self, host: str, why: str, to_be_blamed: dict[str, str] | None = None) -> None:
         """A host's process ended, or must: its agents are started elsewhere."""
         names = [entry.name for entry in self._registry.on_host(host)]
@@ -269,7 +267,7 @@ class Watching:
         # one that has moved meanwhile has saved a newer one
         states = {name: state for name, state in states.items() if self._is_on(name, handle)}
         try:
-            await _within(self._store.save_snapshots(states))
+            await _within(self._running.last_words.save(states))
         except (StoreError, TimeoutError) as error:
             said = str(error) or "it does not answer"
             logger.error("the store does not take states of %d agents: %s", len(states), said)
@@ -298,3 +296,11 @@ async def _within(answer: Awaitable[_Answer]) -> _Answer:
     """
     async with asyncio.timeout(REPORT_SECONDS):
         return await answer
+
+
+async def _circuits_of(handle: HostHandle) -> list[OpenCircuit]:
+    try:
+        return await _within(handle.circuits())
+    except (TimeoutError, UnavailableError) as error:
+        logger.info("host %s does not tell of its circuits: %s", handle.name, error)
+        return []

@@ -28,7 +28,7 @@ class Attempt(Generic[Owner]):
         reason: Why it is being stopped; None: it is not.
     """
 
-    __slots__ = ("_settled", "_timer", "_work", "owner", "reason", "task")
+    __slots__ = ("_end", "_settled", "_timer", "_work", "owner", "reason", "task")
 
     def __init__(self, owner: Owner, task: StepTask) -> None:
         self.owner = owner
@@ -36,6 +36,7 @@ class Attempt(Generic[Owner]):
         self.reason: StopReason | None = None
         self._settled = False
         self._timer: asyncio.TimerHandle | None = None
+        self._end: asyncio.TimerHandle | None = None
         self._work: asyncio.Task[StepResult] | None = None
 
 
@@ -87,8 +88,10 @@ class Attempts(Generic[Owner]):
         self._time(attempt, self._stop_seconds)
 
     def stop_at(self, attempt: Attempt[Owner], seconds: float, reason: StopReason) -> None:
-        """Stops it so many seconds from now, unless it ends before."""
-        asyncio.get_running_loop().call_later(max(seconds, 0.0), self.stop, attempt, reason)
+        """Stops it so many seconds from now, unless it ends before; the first call counts."""
+        if attempt._end is None:
+            loop = asyncio.get_running_loop()
+            attempt._end = loop.call_later(max(seconds, 0.0), self.stop, attempt, reason)
 
     def abandon(self, attempt: Attempt[Owner], reason: StopReason) -> None:
         """Stops it and forgets it at once: what it may still answer is dropped."""
@@ -128,8 +131,9 @@ class Attempts(Generic[Owner]):
     def _settle(self, attempt: Attempt[Owner]) -> None:
         attempt._settled = True
         self._running.pop(attempt, None)
-        if attempt._timer is not None:
-            attempt._timer.cancel()
+        for timer in (attempt._timer, attempt._end):
+            if timer is not None:
+                timer.cancel()
         if attempt._work is not None and not attempt._work.done():
             self._left_behind.add(attempt._work)  # or it would be collected in mid-course
 

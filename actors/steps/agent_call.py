@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from actors.agents.link import HostGoneError, HostLostError
 from actors.steps.kinds import Done, step_error
 from actors.workflow.tasks import StepError, StepTask
-from ironcliw.errors import AgentError, IroncliwError, NotFoundError
+from ironcliw.errors import AgentError, IroncliwError, NotFoundError, UnavailableError
 
 # An agent is asked with a deadline always; the orchestrator's own, if there is one, comes first.
 _LONGEST_SECONDS = 7 * 86_400.0
@@ -51,6 +51,11 @@ class AgentCalls:
             raise StepError("refused", error.message) from error
         except AgentError as error:
             raise StepError("error", error.message) from error
+        except UnavailableError as error:
+            if error.code != HostLostError.default_code:
+                raise step_error(error) from error
+            # broken off in its midst, as where its machine ends: nobody knows how far it came
+            raise StepError("lost", error.message) from error
         except IroncliwError as error:
             raise step_error(error) from error
         return Done.of(value, task)

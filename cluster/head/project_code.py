@@ -51,14 +51,12 @@ def pack(packages: Iterable[str] = PACKAGES) -> ProjectCode:
     """The Python files of some packages, as installed here.
 
     Raises:
-        ClusterError: one of them is not installed, or is no plain folder.
+        ClusterError: one of them is not installed, or is no package.
     """
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for package in sorted(packages):
-            folder = _folder(package)
-            for path in sorted(folder.rglob("*.py")):
-                name = Path(package, path.relative_to(folder)).as_posix()
+            for name, path in sorted(_files(package).items()):
                 entry = zipfile.ZipInfo(name, _DATE)
                 entry.external_attr = 0o644 << 16
                 archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
@@ -66,15 +64,24 @@ def pack(packages: Iterable[str] = PACKAGES) -> ProjectCode:
     return ProjectCode(f"gcs://ironcliw_{hashlib.sha256(data).hexdigest()[:32]}.zip", data)
 
 
-def _folder(package: str) -> Path:
+def _files(package: str) -> dict[str, Path]:
+    """Path in the archive -> file.
+
+    A package without `__init__.py` may lie in several folders; Python takes each module from the
+    first that has it.
+    """
     found = importlib.util.find_spec(package)
-    places = list(found.submodule_search_locations or ()) if found else []
-    if len(places) != 1:
+    folders = list(found.submodule_search_locations or ()) if found else []
+    if not folders:
         raise ClusterError(
-            f"package {package!r} is not one folder on this machine ({places}), so workers could "
-            "not be given it: install the project again"
+            f"package {package!r} is no folder that Python finds on this machine, so workers could "
+            "not be given it: install it, and where it is one file make a package of it"
         )
-    return Path(places[0])
+    files: dict[str, Path] = {}
+    for folder in map(Path, folders):
+        for path in folder.rglob("*.py"):
+            files.setdefault(Path(package, path.relative_to(folder)).as_posix(), path)
+    return files
 
 
 def publish(code: ProjectCode) -> None:

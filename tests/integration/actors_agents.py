@@ -36,6 +36,11 @@ class Helper(Agent):
         self.write(body)
         return self.count
 
+    @capability("note")
+    async def note(self, body: Any) -> None:
+        await asyncio.sleep(0.5)
+        self.write(f"{body} {os.getpid()}")
+
     @capability("relay", concurrency=8)
     async def relay(self, body: dict[str, Any]) -> Any:
         return await self.ask(**body)

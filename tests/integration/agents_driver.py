@@ -1,7 +1,8 @@
 """A private Ray with the agents' part of a control actor, driven line by line over a pipe.
 
-Run as `python -m tests.integration.agents_driver TEMPORARY STORE_URL`. Ray's own warnings are no
-concern of the tests that drive it, and one process can have Ray but once.
+Run as `python -m tests.integration.agents_driver TEMPORARY STORE_URL`; without arguments it joins
+the head that its environment tells of. Ray's own warnings are no concern of the tests that drive
+it, and one process can have Ray but once.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from actors.agents.records import JournalStore
 from actors.agents.service import AgentService
 from actors.agents.system import AgentSystem
 from actors.control_link import NAME, NAMESPACE
+from actors.head_connection import connection
 from actors.journal import Journal
 from ironcliw.errors import IroncliwError
 from ironcliw.setting_sections import LogSettings
+from ironcliw.settings import load_settings
 from ironcliw.store import Store
 
 
@@ -89,6 +92,10 @@ async def serve(control: Any) -> None:
 
 def main() -> None:
     """Until standard input ends."""
+    if len(sys.argv) == 1:
+        with connection(load_settings()):
+            asyncio.run(serve(None))
+        return
     temporary, url = sys.argv[1:]
     ray.init(
         num_cpus=2,

@@ -6,29 +6,25 @@ A real head (`ironcliw up`), its autoscaler and controller, a fake cloud, and ma
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
-import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cluster.testing.fake_compute import FakeCompute
 from cluster.testing.faults import Preempt
-from cluster.testing.instances import Timings
-from cluster.testing.process_vms import SMALL_NODE, SYSTEM_PATH, ProcessVms
-from cluster.testing.world import World
+from cluster.testing.process_vms import SYSTEM_PATH
 from ironcliw.client import Client
+from ironcliw.schemas.workflows import WorkflowEvent
 
-from .conftest import ROOT, Head
+from .conftest import ROOT
+from .homes import BIN, Home, home_in, wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 
-BIN = Path(sys.executable).parent
 BELOW, PRIMES, EVERY = 150, 35, 7
 SUBMIT = (
     'eval "$(ironcliw env)" && ray job submit --working-dir "$PACKAGE" -- '
@@ -36,97 +32,27 @@ SUBMIT = (
 )
 
 
-@dataclass
-class Home:
-    """A head, and the cloud that it uses."""
-
-    head: Head
-    world: World
-    vms: ProcessVms
-    jobs: list[subprocess.Popen[bytes]] = field(default_factory=list)
-
-    def live(self) -> list[str]:
-        with self.world.lock:
-            self.world.step()
-            return sorted(one.name for one in self.world.instances.values())
-
-    def submit(self, folder: Path) -> subprocess.Popen[bytes]:
-        """Begins the job; what it says stands in `job.log`."""
-        package = folder / "package"
-        package.mkdir()
-        for name in ("actors", "cluster", "ironcliw"):
-            (package / name).symlink_to(ROOT / name)
-        job = f"--to {folder}/state.json --trace {folder}/trace --pause 0.2"
-        path = f"{BIN}:{SYSTEM_PATH}"
-        with (folder / "job.log").open("wb") as log:
-            process = subprocess.Popen(
-                ["bash", "-c", f"{SUBMIT} {job} --below {BELOW} --every {EVERY}"],
-                env={**self.head.environment, "PATH": path, "PACKAGE": str(package)},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        self.jobs.append(process)
-        return process
-
-    def logs(self, folder: Path) -> str:
-        """For a test that failed."""
-        monitor = Path(self.head.environment["IRONCLIW_CLUSTER__TEMP_DIR"]).glob(
-            "session_latest/logs/monitor.log"
-        )
-        texts = [path.read_text()[-3000:] for path in (folder / "job.log", *monitor)]
-        texts += [self.vms.serial(name)[-2000:] for name in self.live()]
-        return "\n".join([*texts, self.head.run("status").stdout])
-
-
-def wait_for(condition: Callable[[], Any], seconds: float, what: Callable[[], str]) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds} s: {what()}")
-        time.sleep(0.05)
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
-    folder = tmp_path_factory.mktemp("home")
-    world = World(
-        timings=Timings(provisioning=0.5, staging=0.5),
-        address=lambda count: f"127.0.1.{1 + count % 250}",
-    )
-    inside = {"PATH": f"{BIN}:{SYSTEM_PATH}", "IRONCLIW_VM_BIN": str(BIN)}
-    inside["IRONCLIW_RAY_OPTIONS"] = SMALL_NODE
-    with (
-        FakeCompute(world) as compute,
-        ProcessVms(world, folder / "vms", environment=inside, longest_seconds=1200.0) as vms,
-    ):
-        head = Head(
-            folder,
-            IRONCLIW_CLOUD__PROJECT=compute.project,
-            IRONCLIW_CLOUD__API_ENDPOINT=compute.url,
-            IRONCLIW_CLOUD__VPN="none",
-            IRONCLIW_CLOUD__IMAGE_IS_BAKED="true",
-            IRONCLIW_CLOUD__NOTICE_SECONDS="30",
-            IRONCLIW_BUDGET__MONTH_USD="200",
-            IRONCLIW_CLUSTER__NODE_IP="127.0.0.2",
-            IRONCLIW_CLUSTER__OBJECT_STORE_BYTES="80000000",
-            IRONCLIW_CLUSTER__START_TIMEOUT_SECONDS="450",
-            IRONCLIW_SERVE__PINNED_MODELS="[]",
-            IRONCLIW_ACTORS__MODULES='["tests.integration.workflow_steps"]',
-            # Ray gives its own processes half a minute, which a busy machine may need longer for
-            RAY_raylet_start_wait_time_s="200",
+    with home_in(tmp_path_factory.mktemp("home")) as home:
+        yield home
+
+
+def submit(home: Home, folder: Path) -> subprocess.Popen[bytes]:
+    """Begins the job; what it says stands in `job.log`."""
+    package = folder / "package"
+    package.mkdir()
+    for name in ("actors", "cluster", "ironcliw"):
+        (package / name).symlink_to(ROOT / name)
+    job = f"--to {folder}/state.json --trace {folder}/trace --pause 0.2"
+    path = f"{BIN}:{SYSTEM_PATH}"
+    with (folder / "job.log").open("wb") as log:
+        return subprocess.Popen(
+            ["bash", "-c", f"{SUBMIT} {job} --below {BELOW} --every {EVERY}"],
+            env={**home.head.environment, "PATH": path, "PACKAGE": str(package)},
+            stdout=log,
+            stderr=subprocess.STDOUT,
         )
-        try:
-            result = head.run("up", timeout=500)
-            assert result.returncode == 0, result.stderr
-            yield Home(head, world, vms)
-            down = head.run("down", timeout=200)
-            assert down.returncode == 0, down.stderr
-            wait_for(
-                lambda: not world.instances or not Home(head, world, vms).live(), 90, "the end"
-            )
-        finally:
-            head.run("down", timeout=200)
-            head.remove()
 
 
 def steps(folder: Path) -> list[int]:
@@ -154,7 +80,7 @@ def working_on(home: Home, folder: Path) -> str:
 
 
 def test_a_noticed_preemption_costs_no_step(home: Home, tmp_path: Path) -> None:
-    job = home.submit(tmp_path)
+    job = submit(home, tmp_path)
     first = working_on(home, tmp_path)
     home.world.add(Preempt(notice=30, name=first))
     done = finish(home, job, tmp_path)
@@ -165,7 +91,7 @@ def test_a_noticed_preemption_costs_no_step(home: Home, tmp_path: Path) -> None:
 
 
 def test_a_sudden_death_costs_the_steps_since_the_last_save(home: Home, tmp_path: Path) -> None:
-    job = home.submit(tmp_path)
+    job = submit(home, tmp_path)
     first = working_on(home, tmp_path)
     home.world.add(Preempt(notice=0, name=first))
     done = finish(home, job, tmp_path)
@@ -192,6 +118,79 @@ def test_a_step_moves_at_once_when_its_machine_is_taken_back(home: Home, tmp_pat
     failed = [event.data["error"]["kind"] for event in events if event.kind == "step_failed"]
     assert failed == ["moved"], "it was started again before its machine ended"
     assert first not in home.live()
+
+
+AGAIN_AND_ONCE = ("again", "once")
+"""Of a step that may be run twice, and one that may not; both in the cloud."""
+
+
+@contextlib.contextmanager
+def two_steps(home: Home, folder: Path) -> Iterator[tuple[Client, str, str]]:
+    """A workflow whose steps are both at it: a client, its id, and the machine that they are on."""
+    given = {"with": {"folder": str(folder)}, "place": "spot"}
+    functions = ("tests.wait", "tests.wait_once")
+    steps = {
+        name: {"function": function, **given}
+        for name, function in zip(AGAIN_AND_ONCE, functions, strict=True)
+    }
+    with Client(base_url=home.head.url, timeout=60) as client:
+        run = client.submit_workflow({"name": "two", "steps": steps, "output": "${steps.once}"})
+        wait_for(
+            lambda: attempts(folder) == {"again": 1, "once": 1}, 200, lambda: home.logs(folder)
+        )
+        (machine,) = home.live()
+        yield client, run.id, machine
+
+
+def attempts(folder: Path) -> Counter[str]:
+    trace = folder / "trace.jsonl"
+    lines = trace.read_text().splitlines() if trace.exists() else []
+    return Counter(json.loads(line)["step"] for line in lines)
+
+
+def started(client: Client, run: str) -> dict[str, int]:
+    return {step.name: step.attempts for step in client.workflow(run).steps}
+
+
+def errors(events: list[WorkflowEvent]) -> dict[str | None, list[Any]]:
+    """Step -> the kinds of its failures."""
+    found: dict[str | None, list[Any]] = {}
+    for event in events:
+        if event.kind in ("step_failed", "step_uncertain"):
+            found.setdefault(event.step, []).append(event.data["error"]["kind"])
+    return found
+
+
+def test_what_may_not_run_twice_has_until_the_machines_end(home: Home, tmp_path: Path) -> None:
+    with two_steps(home, tmp_path) as (client, run, machine):
+        home.world.add(Preempt(notice=30, name=machine))
+        # the other one is begun anew while its machine is still there
+        wait_for(lambda: started(client, run)["again"] == 2, 20, lambda: home.logs(tmp_path))
+        (tmp_path / "gate").touch()
+        done = client.wait_for_workflow(run, seconds=120)
+        failed = errors(list(client.workflow_events(run)))
+    assert (done.status, done.output) == ("completed", "passed")
+    assert failed == {"again": ["moved"]}
+    assert attempts(tmp_path) == {"again": 2, "once": 1}
+
+
+def test_a_machine_that_dies_leaves_what_may_not_run_twice_to_its_user(
+    home: Home, tmp_path: Path
+) -> None:
+    with two_steps(home, tmp_path) as (client, run, machine):
+        home.world.add(Preempt(notice=0, name=machine))
+        wait_for(lambda: attempts(tmp_path)["again"] == 2, 200, lambda: home.logs(tmp_path))
+        (tmp_path / "gate").touch()
+        stands = client.wait_for_workflow(run, seconds=120)
+        assert stands.status == "uncertain"
+        skipped = home.head.run("workflow", "skip", run, "once", "--value", '"by hand"')
+        assert skipped.returncode == 0, skipped.stderr
+        done = client.wait_for_workflow(run, seconds=60)
+        failed = errors(list(client.workflow_events(run)))
+    assert (done.status, done.output) == ("completed", "by hand")
+    # an attempt that Ray sends to the lost machine does not begin, and is another loss
+    assert (set(failed["again"]), failed["once"]) == ({"lost"}, ["lost"])
+    assert attempts(tmp_path) == {"again": 2, "once": 1}
 
 
 def test_the_status_tells_of_the_machines(home: Home, tmp_path: Path) -> None:

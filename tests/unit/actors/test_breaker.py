@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.breaker import Breaker, Breakers, BreakerState
+from actors.breaker import Breaker, Breakers, BreakerState, OpenCircuit
 from ironcliw.errors import UnavailableError
 
 
@@ -88,3 +88,6 @@ def test_each_capability_has_its_own() -> None:
     breakers.of("good").enter(0.0)
     breakers.of(None).enter(0.0)
     assert breakers.open() == ["bad"]
+    assert breakers.open_now(0.5) == [OpenCircuit("bad", "open", 20, 1.5)]
+    breakers.of("bad").enter(2.0)
+    assert breakers.open_now(2.0) == [OpenCircuit("bad", "trial", 20, 0.0)]

@@ -16,6 +16,7 @@ from actors.agents.client import Agents
 from actors.agents.service import AgentService
 from actors.control_link import ControlLink
 from ironcliw.cli import main
+from ironcliw.errors import AgentError
 from tests.unit.actors.agents.waiting import until
 
 
@@ -51,6 +52,9 @@ async def _connect(_cls: type[Agents]) -> Agents:
     await bench.start(Speaker, name="speaker", options={"max_attempts": 1})
     await bench.send("fail", "x", durable=True)
     await until(lambda: bench.system.durable_on_the_way == 0)
+    for _ in range(8):
+        with contextlib.suppress(AgentError):
+            await bench.ask("fail")
     return Agents(_Link(bench), bench.hosts.connect)
 
 
@@ -138,6 +142,13 @@ def test_send(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_stop(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "stop", "speaker") == "speaker is stopped\n"
+
+
+def test_breakers(capsys: pytest.CaptureFixture[str]) -> None:
+    [found] = json.loads(run(capsys, "breakers", "--json"))
+    assert (found["capability"], found["process"], found["state"]) == ("fail", "control", "open")
+    assert (found["failures"], 0 < found["seconds"] <= 2) == (8, True)
+    assert "not asked by" in run(capsys, "breakers")
 
 
 def test_dead_letters(capsys: pytest.CaptureFixture[str]) -> None:

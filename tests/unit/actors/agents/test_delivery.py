@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from typing import Any, ClassVar
 
 import pytest
 
 from actors.agent import Agent, capability
 from actors.agents.bench import AgentBench
-from actors.agents.records import MemoryStore
-from ironcliw.errors import StoreError
+from tests.unit.actors.agents.shaky_store import ShakyStore
 from tests.unit.actors.agents.waiting import until
 
 
@@ -25,36 +23,6 @@ class Clerk(Agent):
         if body == "bad":
             raise ValueError("not this one")
         await self.gate.wait()
-
-
-class ShakyStore(MemoryStore):
-    """Is away as it is told; counts what it is asked to note."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.away = frozenset[str]()
-        self.asked: Counter[str] = Counter()
-
-    def _note(self, what: str) -> None:
-        self.asked[what] += 1
-        if what in self.away:
-            raise StoreError("the database is locked")
-
-    async def delivered(self, message_id: str) -> None:
-        self._note("delivered")
-        await super().delivered(message_id)
-
-    async def done(self, message_id: str) -> None:
-        self._note("done")
-        await super().done(message_id)
-
-    async def again(self, message_id: str, error: str, *, counts: bool) -> None:
-        self._note("again")
-        await super().again(message_id, error, counts=counts)
-
-    async def dead(self, message_id: str, error: str) -> None:
-        self._note("dead")
-        await super().dead(message_id, error)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The post office: agents that move away under it, mailboxes that stay full, askers that give up."""
+"""The post office: agents that move away, mailboxes that stay full, askers that give up."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ On the bench, where the end of a process is played; with a real Ray head see tes
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from actors.agent import Agent, capability
 from actors.agents.bench import AgentBench
-from actors.agents.hosts import LocalHosts
+from actors.agents.hosts import HostHandle, HostPlan, LocalHosts
 from actors.agents.records import AgentStore, JournalStore, MemoryStore
 from actors.journal import Journal
 from actors.supervisor import RestartPolicy
@@ -62,6 +63,10 @@ class Counter(Agent):
         await self.gate.wait()
         return body
 
+    @capability("only")
+    async def only(self, body: Any) -> Any:
+        return await self.slow(body)
+
     @capability("redo", idempotent=True, concurrency=4)
     async def redo(self, body: Any) -> Any:
         self.handled.append(body)
@@ -71,6 +76,16 @@ class Counter(Agent):
     @capability("sicken")
     async def sicken(self, _: Any) -> None:
         self.well = False
+
+
+class Teller(Agent):
+    """Sends within its process, where any object may be sent."""
+
+    @capability("tell")
+    async def tell(self, message: list[Any]) -> None:
+        target, wanted, body = message
+        found = threading.Lock() if body == "a lock" else body
+        await self.send(target, found, capability=wanted)
 
 
 @pytest.fixture(params=["memory", "journal"])
@@ -341,6 +356,113 @@ async def test_an_agent_whose_snapshot_fails_moves_all_the_same(bench: AgentBenc
     await bench.system.node_leaving("local", time.time() + 1.0)
     await until(left)
     assert await bench.ask("count", 1) == 1
+
+
+async def test_what_may_be_begun_anew_is_so_though_nobody_asks(bench: AgentBench) -> None:
+    await bench.start(Counter, name="a")
+    await bench.send("a", "r", capability="redo")
+    await bench.send("a", "s", capability="slow")
+    await until(lambda: set(Counter.handled) == {"r", "s"})
+    left = moving(bench, "a")
+    await bench.system.node_leaving("local", time.time() + 0.1)
+    await until(left)
+    await until(lambda: Counter.handled.count("r") == 2)
+    Counter.gate.set()
+    await until(lambda: bench.system.describe("a")["load"] == 0)
+    assert sorted(Counter.handled) == ["r", "r", "s"]
+
+
+async def test_a_message_that_cannot_be_carried_along_keeps_none_of_the_others(
+    bench: AgentBench, caplog: pytest.LogCaptureFixture
+) -> None:
+    await bench.start(Counter, name="a")
+    await bench.start(Teller, name="teller")
+    await bench.ask("tell", ["a", "count", "state"])
+    asked = asyncio.create_task(bench.ask("a", "s", capability="only"))
+    await until(lambda: "s" in Counter.handled)
+    await bench.ask("tell", ["a", "only", "a lock"])
+    await bench.ask("tell", ["a", "only", "kept"])
+    left = moving(bench, "a")
+    await bench.system.node_leaving("local", time.time() + 4.0)
+    Counter.gate.set()
+    await until(left)
+    assert await asked == "s"
+    await until(lambda: "kept" in Counter.handled)
+    assert "a message is lost" in caplog.text
+    assert await bench.ask("count", 1) == 2
+
+
+async def test_a_machine_that_ends_while_its_agents_leave(bench: AgentBench) -> None:
+    for name in ("a", "b"):
+        await bench.start(Counter, name=name, options={"snapshot_seconds": 0.01})
+    assert await bench.ask("a", 1, capability="count") == 1
+    await until(lambda: bench.store.snapshot("a"))
+    asked = asyncio.create_task(bench.ask("b", "s", capability="slow"))
+    await until(lambda: "s" in Counter.handled)
+    host = bench.system.describe("a")["host"]
+    await bench.system.node_leaving("local", time.time() + 60.0)
+    await until(lambda: bench.system.describe("b")["status"] == "moving")
+    await bench.hosts.kill(host)
+    with pytest.raises(UnavailableError):
+        await asked
+    # sooner than the minute that there would have been
+    assert await bench.ask("b", 1, capability="count") == 1
+    assert await bench.ask("a", 1, capability="count") == 2
+
+
+class Late(Counter):
+    started: ClassVar[list[str]] = []
+
+    async def on_start(self) -> None:
+        self.started.append(self.name)
+        await self.gate.wait()
+
+
+async def test_an_agent_that_starts_on_a_machine_that_leaves_starts_elsewhere(
+    bench: AgentBench,
+) -> None:
+    Late.started = []
+    await bench.start(Counter, name="a")
+    old = bench.system.describe("a")["host"]
+    starting = asyncio.create_task(bench.start(Late, name="late"))
+    await until(lambda: Late.started == ["late"])
+    await bench.system.node_leaving("local", time.time() + 1.0)
+    Counter.gate.set()
+    await starting
+    assert bench.system.describe("late")["host"] != old
+    assert Late.started == ["late", "late"]
+    assert await bench.ask("late", 1, capability="count") == 1
+    await until(lambda: bench.system.describe("a")["status"] == "running")
+    assert bench.system.describe("a")["host"] == bench.system.describe("late")["host"]
+
+
+async def test_messages_wait_for_an_agent_that_finds_no_machine(
+    bench: AgentBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.agents.watching._NO_MACHINE_SECONDS", 0.01)
+    await bench.start(Counter, name="a")
+    asked = asyncio.create_task(bench.ask("a", "first", capability="only"))
+    await until(lambda: Counter.handled == ["first"])
+    await bench.send("a", "older", capability="only")
+    await bench.send("a", "too late", capability="only", deadline_seconds=0.5)
+    launch, no_machine = bench.hosts.launch, asyncio.Event()
+
+    async def refuse(plan: HostPlan) -> HostHandle:
+        if not no_machine.is_set():
+            raise UnavailableError("no machine is to be had")
+        return await launch(plan)
+
+    monkeypatch.setattr(bench.hosts, "launch", refuse)
+    await bench.system.node_leaving("local", time.time() + 4.0)
+    Counter.gate.set()
+    assert await asked == "first"
+    await until(lambda: "no machine" in str(bench.system.describe("a")["reason"]))
+    newer = asyncio.create_task(bench.send("a", "newer", capability="only"))
+    await asyncio.sleep(0.6)  # past the deadline of one of them
+    no_machine.set()
+    await newer
+    await until(lambda: "newer" in Counter.handled)
+    assert Counter.handled == ["first", "older", "newer"]
 
 
 async def test_a_full_mailbox_is_no_attempt(bench: AgentBench) -> None:

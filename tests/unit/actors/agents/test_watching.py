@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -17,7 +16,8 @@ from actors.agents.records import MemoryStore
 from actors.agents.reports import HostReport
 from actors.registry import AgentStatus
 from actors.supervisor import RestartPolicy
-from ironcliw.errors import AgentError, ConflictError, StoreError
+from ironcliw.errors import AgentError, ConflictError
+from tests.unit.actors.agents.shaky_store import ShakyStore
 from tests.unit.actors.agents.waiting import until
 
 PATIENT = RestartPolicy(restarts=2, first_pause=0.01, longest_pause=0.02)
@@ -54,32 +54,6 @@ class Plain(Agent):
     @capability("sicken")
     async def sicken(self, _: Any) -> None:
         self.well = False
-
-
-class AwayStore(MemoryStore):
-    """Is away for what it is told."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.away = frozenset[str]()
-        self.refused: Counter[str] = Counter()
-
-    def _check(self, what: str) -> None:
-        if what in self.away:
-            self.refused[what] += 1
-            raise StoreError("the database is locked")
-
-    async def change(self, name: str, **changes: Any) -> None:
-        self._check("change")
-        await super().change(name, **changes)
-
-    async def snapshot(self, name: str) -> bytes | None:
-        self._check("snapshot")
-        return await super().snapshot(name)
-
-    async def save_snapshots(self, states: Any) -> None:
-        self._check("save_snapshots")
-        await super().save_snapshots(states)
 
 
 @pytest.fixture(autouse=True)
@@ -195,48 +169,43 @@ async def test_one_that_is_being_stopped_has_its_time() -> None:
 
 @pytest.mark.parametrize("away", ["change", "snapshot"])
 async def test_a_store_that_is_away_is_no_failure_of_an_agent(away: str) -> None:
-    store = AwayStore()
+    store = ShakyStore()
     async with AgentBench(store=store, policy=PATIENT) as bench:
         await bench.start(Plain, name="a")
-        await until(lambda: _status(store, "a") == "running")
-        store.away = frozenset({away})
+        await until(lambda: store.status("a") == "running")
+        store.away, before = frozenset({away}), store.asked[away]
         await (await handle_of(bench, "a")).kill()
         # more often than failures are forgiven
-        await until(lambda: store.refused[away] >= 10)
+        await until(lambda: store.asked[away] >= before + 10)
         status = bench.system.describe("a")["status"]
         assert status == ("running" if away == "change" else "restarting")
         store.away = frozenset()
         await until(lambda: bench.system.describe("a")["status"] == "running")
         assert bench.system.describe("a")["restarts"] == 1
         assert len([one for one in await bench.hosts.find() if "a" in _cells(one)]) == 1
-        await until(lambda: _status(store, "a") == "running")
+        await until(lambda: store.status("a") == "running")
 
 
 def _cells(handle: Any) -> Any:
     return handle.host._cells
 
 
-def _status(store: MemoryStore, name: str) -> str | None:
-    row = store._agents.get(name)
-    return None if row is None else row.status
-
-
 async def test_a_failure_is_noted_once_the_store_is_back() -> None:
-    store = AwayStore()
+    store = ShakyStore()
     async with AgentBench(store=store, policy=PATIENT) as bench:
         await bench.start(Plain, name="a")
-        await until(lambda: _status(store, "a") == "running")
+        await until(lambda: store.status("a") == "running")
         store.away = frozenset({"change"})
         Plain.broken = True
         await bench.ask("sicken")
         await until(lambda: bench.system.describe("a")["status"] == "failed")
-        assert _status(store, "a") == "running"
+        assert store.status("a") == "running"
         store.away = frozenset()
-        await until(lambda: _status(store, "a") == "failed")
+        await until(lambda: store.status("a") == "failed")
 
 
 async def test_states_that_were_not_taken_are_saved_later() -> None:
-    store = AwayStore()
+    store = ShakyStore()
     async with AgentBench(store=store) as bench:
         await bench.start(Plain, name="a", options={"snapshot_seconds": 0.01})
         store.away = frozenset({"save_snapshots"})

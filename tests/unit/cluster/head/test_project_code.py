@@ -85,8 +85,24 @@ def test_the_address_changes_with_the_content_alone(package: Path) -> None:
 
 
 def test_a_package_that_is_not_there_is_named() -> None:
-    with pytest.raises(ClusterError, match="'no_such_package' is not one folder"):
+    with pytest.raises(ClusterError, match="'no_such_package' is no folder that Python finds"):
         project_code.pack(["no_such_package"])
+
+
+def test_a_package_without_init_may_lie_in_several_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("second", "first"):
+        folder = tmp_path / place / "lies_in_two_folders"
+        folder.mkdir(parents=True)
+        (folder / "both.py").write_text(f"place = {place!r}\n")
+        (folder / f"{place}.py").write_text("")
+        monkeypatch.syspath_prepend(str(tmp_path / place))
+    code = project_code.pack(["lies_in_two_folders"])
+    files = ("both.py", "first.py", "second.py")
+    assert names(code) == [f"lies_in_two_folders/{file}" for file in files]
+    with zipfile.ZipFile(io.BytesIO(code.data)) as archive:
+        assert archive.read("lies_in_two_folders/both.py") == b"place = 'first'\n"
 
 
 def test_a_replica_can_be_imported_from_the_archive_alone(tmp_path: Path) -> None:
