@@ -10,12 +10,13 @@ from concurrent.futures import Executor
 from typing import Any
 
 from actors.agent import Agent, Listener
+from actors.agents.jobs import Job, Jobs
 from actors.agents.mailbox import Mailbox, Overflow
 from actors.agents.messages import DEFAULT_SECONDS, Message, MovedError
 from actors.agents.options import AgentOptions, Capability
 from actors.agents.reports import AgentReport
 from actors.agents.room import Room
-from actors.agents.work import Job, Tallies, call, what_it_raised
+from actors.agents.work import Tallies, call, what_it_raised
 from ironcliw.errors import (
     DeadlineExceededError,
     IroncliwError,
@@ -49,7 +50,7 @@ class Cell:
         self._threads = threads
         self._loop = asyncio.get_running_loop()
         self._answers: dict[str, asyncio.Future[Any]] = {}
-        self._jobs: dict[asyncio.Future[Any], Job] = {}
+        self._jobs = Jobs()
         self._busy: dict[str, int] = {}
         self._listeners: dict[str, Listener] = {}
         self._room = Room()
@@ -110,13 +111,11 @@ class Cell:
 
     def report(self) -> AgentReport:
         """How it fares; its tallies begin anew."""
-        now = self._loop.time()
-        overdue = [late for job in self._jobs.values() if (late := job.overdue_seconds(now))]
         return AgentReport(
             self.name,
             len(self.mailbox),
             len(self._jobs),
-            max(overdue, default=0.0),
+            self._jobs.overdue_seconds(self._loop.time()),
             self.failed or self._complaint(),
             self._tallies.take(),
             tuple(self._listeners),
@@ -136,14 +135,14 @@ class Cell:
     @property
     def in_thread(self) -> bool:
         """Whether a plain method runs now, so that the state may be between two of its values."""
-        return any(job.in_thread for job in self._jobs.values())
+        return self._jobs.in_thread
 
     async def finish(self, seconds: float) -> None:
         """Take nothing more; return when all that is there is dealt with, or after `seconds`."""
         stopping = UnavailableError(f"agent {self.name!r} is being stopped", code="stopping")
         self._refuse(stopping)
         await self._quiet(seconds, lambda: self.idle)
-        self._recall(stopping)
+        self._jobs.recall(stopping)
 
     async def hold(self, seconds: float) -> list[Message]:
         """Take nothing more and begin with nothing more; finish what was begun.
@@ -161,35 +160,18 @@ class Cell:
         moved = MovedError(f"agent {self.name!r} is moving to another process", retry_after=0.1)
         self._held = True
         self._refuse(moved)
-        self._break_off_idempotent(moved)
-        rest = self._recall(moved)
+        self._jobs.break_off_idempotent(moved, self._answers)
+        rest = self._unasked(self._jobs.recall(moved))
         for message in self.mailbox.drain():
             if message.id in self._answers:
                 self._resolve(message, moved)
             else:
                 rest.append(message)
         await self._quiet(seconds, lambda: not self._jobs)
-        return [*self._begin_anew(moved), *rest]
+        return [*self._unasked(self._jobs.begin_anew(moved)), *rest]
 
-    def _begin_anew(self, moved: MovedError) -> list[Message]:
-        """What did not end in time and is begun anew elsewhere: by us where nobody asks for it."""
-        unended = [job for job in self._jobs.values() if job.capability.idempotent]
-        for job in unended:
-            job.instead = moved
-        return [job.message for job in unended if job.message.id not in self._answers]
-
-    def _break_off_idempotent(self, moved: MovedError) -> None:
-        for future, job in self._jobs.items():
-            # a thread cannot be broken off, and what nobody asks for again would be lost
-            if job.capability.idempotent and not job.capability.plain:
-                if job.message.id in self._answers:
-                    job.instead = moved
-                    future.cancel()
-
-    def _recall(self, why: IroncliwError) -> list[Message]:
-        """Have plain methods that wait for a thread not begin; those that nobody waits for."""
-        recalled = [job for job in self._jobs.values() if job.recall(why)]
-        return [job.message for job in recalled if job.message.id not in self._answers]
+    def _unasked(self, messages: list[Message]) -> list[Message]:
+        return [message for message in messages if message.id not in self._answers]
 
     async def close(self, reason: str) -> None:
         """Break off whatever is there; the senders are told."""

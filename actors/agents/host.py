@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from actors.agents.messages import Message, MovedError, Parcel, Priority, from_p
 from actors.agents.options import AgentOptions
 from actors.agents.packing import pack
 from actors.agents.reports import AgentReport
+from actors.agents.states import state_from_bytes, state_to_bytes
 from actors.breaker import OpenCircuit
 from cluster.names import load_by_name
 from ironcliw.errors import AgentError, IroncliwError, RequestError, SettingsError
@@ -316,30 +316,6 @@ class Host:
             await self._end(cell, "was stopped with its process")
         self.exchange.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
-
-
-def state_to_bytes(state: Any) -> bytes | None:
-    """What `Agent.snapshot` gave, for the store.
-
-    Raises:
-        RequestError: it is neither bytes nor something that JSON can write.
-    """
-    if state is None:
-        return None
-    if isinstance(state, bytes | bytearray):
-        return b"b" + bytes(state)
-    try:
-        return b"j" + json.dumps(state).encode()
-    except (TypeError, ValueError) as error:
-        raise RequestError(
-            f"snapshot() gave {type(state).__name__}, which cannot be stored ({error}); give bytes,"
-            " or numbers, texts, lists and dicts"
-        ) from error
-
-
-def state_from_bytes(state: bytes) -> Any:
-    """What `state_to_bytes` was given."""
-    return state[1:] if state[:1] == b"b" else json.loads(state[1:])
 
 
 def _could_not(name: str, what: str, error: Exception) -> AgentError:

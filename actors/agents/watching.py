@@ -207,7 +207,7 @@ class Watching:
         if handle.name in self._running.places and not report.blocked_seconds:
             reported = [one.name for one in report.agents]
             self._miss(handle.name, set(expected).difference(reported))
-            await self._drop_strangers(place, reported)
+            await self._drop_strangers(place, set(reported).difference(expected))
             await self._save(handle, reported)
 
     def _miss(self, host: str, names: set[str]) -> None:
@@ -226,9 +226,9 @@ class Watching:
                 await _within(handle.drop_agent(name, f"failed: {why}"))
                 self.failed(name, why)
 
-    async def _drop_strangers(self, place: Place, reported: list[str]) -> None:
-        """End what runs there and does not belong there: its start was broken off too late."""
-        for name in reported:
+    async def _drop_strangers(self, place: Place, names: set[str]) -> None:
+        """End what runs there and was not put there: its start was broken off too late."""
+        for name in names:
             if not place.in_motion[name] and not self._is_on(name, place.handle):
                 logger.warning("host %s runs agent %s, which it must not", place.handle.name, name)
                 await _within(place.handle.drop_agent(name, "does not belong here"))
