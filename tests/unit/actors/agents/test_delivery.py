@@ -77,10 +77,20 @@ async def test_the_urgent_need_not_wait_for_the_many(store: ShakyStore) -> None:
     assert len(Clerk.handled) == 101
 
 
-async def test_to_wait_for_an_agent_costs_no_commits(store: ShakyStore) -> None:
+async def test_to_wait_for_an_agent_costs_no_commits(
+    store: ShakyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with AgentBench(store=store) as bench:
+        asked, look_up = [], bench.system.look_up
+
+        async def counted(target: str, *given: Any, **options: Any) -> Any:
+            asked.append(target)
+            return await look_up(target, *given, **options)
+
+        monkeypatch.setattr(bench.system, "look_up", counted)
         for number in range(200):
             await bench.send("file", number, durable=True)
+        await until(lambda: len(asked) >= 200)
         await bench.start(Clerk, name="clerk")
         await until(lambda: bench.system.durable_on_the_way == 0)
     assert sorted(Clerk.handled) == list(range(200))

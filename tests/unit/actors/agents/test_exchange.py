@@ -32,8 +32,11 @@ class Worker(Agent):
 
 
 class Clerk(Agent):
+    times: ClassVar[int]
+
     @capability("relay")
     async def relay(self, how: str) -> Any:
+        Clerk.times += 1
         if how == "ask":
             return await self.ask("worker", how, capability="note")
         await self.send("worker", how, capability="note")
@@ -42,7 +45,7 @@ class Clerk(Agent):
 
 @pytest.fixture
 async def bench() -> AsyncIterator[AgentBench]:
-    Worker.gate, Worker.seen = asyncio.Event(), []
+    Worker.gate, Worker.seen, Clerk.times = asyncio.Event(), [], 0
     async with AgentBench() as bench:
         yield bench
         Worker.gate.set()
@@ -61,6 +64,7 @@ async def test_a_neighbour_that_moves_is_found_again(
     await bench.system.restart_agent("worker")
     assert await asked == answer
     await until(lambda: Worker.seen == [how])
+    assert Clerk.times == 1
 
 
 async def test_a_mailbox_that_stays_full_is_not_waited_for_for_ever(
