@@ -9,7 +9,7 @@ export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup native serve test test-slow test-engines test-netns test-all prove-resume prove-workflows smoke-gcp smoke-mac kernel-tests kernel-tests-arm kernel-tests-sanitize kernel-tests-race fuzz check format bench bench-peers clean
+.PHONY: help setup native serve test test-slow test-engines test-netns test-all prove-resume prove-workflows report-routing validate-routing smoke-gcp smoke-mac kernel-tests kernel-tests-arm kernel-tests-sanitize kernel-tests-race fuzz check format bench bench-peers clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-21s %s\n", $$1, $$2}'
@@ -64,6 +64,12 @@ prove-resume: setup ## kills small runs of training some 300 times and compares 
 
 prove-workflows: setup ## kills whatever runs a thousand workflows, for ten minutes, and counts what became of them
 	$(PY) -m benchmarks.workflow_proof
+
+report-routing: setup ## every routing policy on held-out days, with goals and pictures; POLICIES="FILE ..."; twenty minutes
+	$(PY) -m benchmarks.routing_report $(if $(POLICIES),--policy $(POLICIES))
+
+validate-routing: setup ## the routing simulator against a scripted run of a real head; half an hour
+	$(PY) -m benchmarks.routing_validation
 
 # Not run yet on what they are for: no Mac and no project of GCP was at hand.
 smoke-mac: setup ## on a Mac: doctor, up, embed, generate, a job, down; leaves nothing

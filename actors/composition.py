@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import ray
 
@@ -16,17 +16,22 @@ from actors.agents.records import JournalStore
 from actors.agents.service import AgentService
 from actors.agents.system import AgentSystem
 from actors.decision_log import DecisionLog
+from actors.exporter import Exporter
+from actors.fleet_facts import FleetFacts
 from actors.functions import load_modules
 from actors.journal import Journal
 from actors.lease import Lease
 from actors.machine_facts import MachineFacts
-from actors.metrics import WorkflowMetrics
+from actors.metrics import AgentMetrics, WorkflowMetrics
 from actors.node_watch import NodeWatch, RayNodes
 from actors.orchestration.options import OrchestratorOptions
 from actors.orchestrator import Orchestrator
+from actors.pruning import Pruner
 from actors.results import Results, results_url
+from actors.router import Router
 from actors.routing import load_policy
-from actors.steps.agent_call import AgentCalls
+from actors.situation import SituationPolicy
+from actors.steps.agent_call import AgentCalls, declares_idempotent
 from actors.steps.executor import StepExecutor
 from actors.steps.function_call import FunctionCalls
 from actors.steps.http_call import HttpCall
@@ -34,20 +39,14 @@ from actors.steps.kinds import KindExecutor
 from actors.steps.model_calls import ModelCalls, client_of
 from actors.steps.ray_jobs import RayJobs
 from actors.steps.train_job import TrainJobs
-from actors.workflow_records import count_by_status
 from actors.workflow_service import WorkflowService, check_functions
 from cluster.config import GROUP_LABEL, SPOT_TYPE
 from cluster.head import project_code
 from cluster.head.ray_environment import dashboard_url, has_workers
 from ironcliw.catalog import Catalog
-from ironcliw.errors import IroncliwError
 from ironcliw.schemas.workflows import StepKind
 from ironcliw.settings import Settings
 from ironcliw.store import Store
-
-logger = logging.getLogger(__name__)
-
-_METRICS_SECONDS = 5.0
 
 
 class Part(Protocol):
@@ -56,9 +55,22 @@ class Part(Protocol):
     METHODS: frozenset[str]
 
 
+@runtime_checkable
+class Learner(Protocol):
+    """A routing policy that has something to do while it is in use."""
+
+    async def run(self, journal: Journal, changed: Callable[[], None]) -> None:
+        """Until cancelled; it must survive a store that cannot be used for a while.
+
+        Args:
+            journal: To read and write the store with.
+            changed: To be told when it would decide otherwise than a moment ago.
+        """
+
+
 @dataclass
 class Composition:
-    """All that runs in the control actor. It is never closed: whatever ends it is a crash to it.
+    """All that runs in the control actor.
 
     Attributes:
         parts: By name, for `Control.answer`.
@@ -67,8 +79,11 @@ class Composition:
         orchestrator: Of workflows.
         agents: All of them.
         log: Of routing decisions.
-        metrics: Exported.
+        exporter: Of figures.
+        pruner: Forgets what ended long ago.
         watch: Of machines in the cloud; None where there are none.
+        fleet: Facts for a policy that is told everything; None where it is not.
+        learner: What such a policy does beside, such as to learn; None: nothing.
         code: Archives for workers, each with its packages; held while this runs.
     """
 
@@ -78,28 +93,38 @@ class Composition:
     orchestrator: Orchestrator
     agents: AgentSystem
     log: DecisionLog
-    metrics: WorkflowMetrics
+    exporter: Exporter
+    pruner: Pruner
     watch: NodeWatch | None = None
+    fleet: FleetFacts | None = None
+    learner: Learner | None = None
     code: Sequence[tuple[str, Sequence[str]]] = field(default_factory=tuple)
+
+    async def close(self, seconds: float) -> None:
+        """Bring to an end what runs; a process that ends without it loses nothing that is durable.
+
+        Args:
+            seconds: For steps that may not be repeated, and for what agents are at.
+
+        Raises:
+            StoreError: The store cannot be used.
+        """
+        await asyncio.gather(self.orchestrator.close(seconds), self.agents.rest(seconds))
+        await self.log.flush()
+        await self.journal.close()
 
     def background(self) -> list[Coroutine[Any, Any, None]]:
         """What runs beside the requests, until it is cancelled."""
-        works = [self.log.run(), self._export()]
+        works = [self.log.run(), self.exporter.run(), self.pruner.run()]
         if self.watch is not None:
             leaving = (self.orchestrator.node_leaving, self.agents.node_leaving)
             works.append(self.watch.run(leaving))
+        if self.fleet is not None:
+            works.append(self.fleet.run(self.orchestrator.something_happened))
+        if self.learner is not None:
+            works.append(self.learner.run(self.journal, self.orchestrator.something_happened))
         works += [project_code.keep(uri, packages=packages) for uri, packages in self.code]
         return works
-
-    async def _export(self) -> None:
-        while True:
-            try:
-                self.metrics.on_workflows(await self.journal.read(count_by_status))
-            except IroncliwError as error:
-                logger.warning("workflows are not counted for now: %s", error)
-            counts = self.journal.counts
-            self.metrics.on_counts(counts.committed, counts.transactions, self.log.lost)
-            await asyncio.sleep(_METRICS_SECONDS)
 
 
 async def compose(
@@ -119,7 +144,7 @@ async def compose(
         StoreError: the store cannot be used.
     """
     load_modules(settings.actors.modules)
-    policy = load_policy(settings.routing.policy)
+    policy = load_policy(settings.routing.policy, settings)
     journal = Journal(store, lease=lease)
     routing = settings.routing
     log = DecisionLog(journal, routing.keep_days, enabled=routing.log_decisions)
@@ -132,41 +157,50 @@ async def compose(
     agents = AgentSystem(
         JournalStore(journal), RayHosts(settings.log, uris), cloud=has_workers(settings)
     )
+    fleet = FleetFacts(settings, store) if isinstance(policy, SituationPolicy) else None
+    machine = MachineFacts(watch is not None, (lambda: ()) if watch is None else watch.workers)
+    router = Router(policy, machine, fleet, log)
+    results = _results(settings)
     executor = StepExecutor(
         _kinds(settings, agents, uris, control),
-        _results(settings),
-        policy,
-        MachineFacts(watch is not None, (lambda: ()) if watch is None else watch.workers),
+        results,
+        router,
+        machine,
         log,
-        agent_is_idempotent=lambda target: declares_idempotent(agents, target),
+        agent_is_idempotent=lambda target: declares_idempotent(agents.registry, target),
         home=ray.get_runtime_context().get_node_id(),
         observer=metrics,
     )
     options = OrchestratorOptions(max_running=settings.actors.max_running_steps)
-    orchestrator = Orchestrator(journal, executor, time.time, options, check=check_functions)
+    orchestrator = Orchestrator(
+        journal, executor, time.time, options, router.note_events, check_functions,
+        executor if router.may_wait else None,
+    )  # fmt: skip
+    router.waiting = lambda: orchestrator.queued
     # before the workflows go on, whose steps ask them
     await agents.start()
     await orchestrator.start()
+
+    def count() -> None:
+        metrics.on_counts(journal.counts.committed, journal.counts.transactions, log.lost)
+
+    exporter = Exporter(journal, orchestrator, agents, metrics, AgentMetrics(), count)
     parts: dict[str, Part] = {
         "workflows": WorkflowService(orchestrator, journal),
         "agents": AgentService(agents),
     }
-    return Composition(parts, executor, journal, orchestrator, agents, log, metrics, watch, code)
+    pruner = Pruner(journal, results, settings.actors.keep_days, _configs(settings))
+    learner = policy if isinstance(policy, Learner) else None
+    return Composition(
+        parts, executor, journal, orchestrator, agents, log, exporter, pruner, watch, fleet,
+        learner, code,
+    )  # fmt: skip
 
 
 def _results(settings: Settings) -> Results:
     actors = settings.actors
     url = results_url(actors.results_url, settings.state_dir)
     return Results(url, actors.inline_bytes, actors.result_bytes)
-
-
-def declares_idempotent(agents: AgentSystem, target: str) -> bool:
-    """Whether every agent that has a capability declares it idempotent."""
-    try:
-        found = agents.registry.look_up(target).candidates
-    except IroncliwError:
-        return False  # nobody is there now: nothing is declared
-    return bool(found) and all(target in candidate.idempotent for candidate in found)
 
 
 def _kinds(
@@ -187,8 +221,13 @@ def _kinds(
         "embed": models,
         "decide": models,
         "generate": models,
-        "train": TrainJobs(jobs, settings.state_dir / "workflow-configs"),
+        "train": TrainJobs(jobs, _configs(settings)),
     }
+
+
+def _configs(settings: Settings) -> Path:
+    """Where train steps write configurations that a definition holds itself."""
+    return settings.state_dir / "workflow-configs"
 
 
 def code_of(settings: Settings, code_uri: str | None) -> tuple[tuple[str, Sequence[str]], ...]:

@@ -2,7 +2,8 @@
 
 All that it is made of knows no Ray; here it is put together. The actor holds nothing that the store
 does not have, so it may be killed at any moment: Ray starts it again, it takes the lease of the one
-before and goes on with the open workflows.
+before and goes on with the open workflows. Before an orderly end of the head it is told, so that
+steps which may not be repeated can end, agents give their states, and the lease is free at once.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import ray
 
 from actors.composition import Composition, compose
 from actors.control_link import NOT_READY
-from actors.lease import RENEW_SECONDS, Lease, wait_for_lease
+from actors.lease import RENEW_SECONDS, Lease, holder_of, wait_for_lease
+from cluster.head import farewell
 from ironcliw import logs
 from ironcliw.errors import IroncliwError, LeaseLostError, NotFoundError, UnavailableError
 from ironcliw.settings import Settings
@@ -49,8 +51,12 @@ class Control:
         self._made: Composition | None = None
         self._failed: IroncliwError | None = None
         self._waits = False
+        self._stopping = self._stopped = False
         self._started = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._store: Store | None = None
+        self._lease: Lease | None = None
+        self._door: asyncio.AbstractServer | None = None
         # nobody calls an actor that Ray has restarted by itself: it calls itself
         ray.get_runtime_context().current_actor.run.remote()
 
@@ -61,7 +67,9 @@ class Control:
         """
         try:
             store = await asyncio.to_thread(_open_store, self._settings.store_url)
+            self._store = store
             lease = await wait_for_lease(store, LEASE, _holder(), self._note_waiting)
+            self._lease = lease
             self._made = await compose(self._settings, store, lease, self._code_uri, _this_actor())
         except IroncliwError as error:
             self._failed = error
@@ -76,7 +84,43 @@ class Control:
         self._started.set()
         works = [*self._made.background(), self._until_another_leads(self._made)]
         self._tasks = [asyncio.create_task(work) for work in works]
+        await self._open_door()
         await self._lead(store, lease)
+
+    async def status(self) -> dict[str, Any]:
+        """How workflows and agents stand, and who leads; also while this process does not."""
+        error = None if self._failed is None else self._failed.message
+        if self._made is not None and not self._stopping:
+            assert self._lease is not None, "it was composed with one"
+            told = {"state": "leading", "leader": self._lease.holder, "error": None}
+            return {**told, **self._made.exporter.status()}
+        leader = None
+        if self._waits and self._store is not None:
+            with contextlib.suppress(IroncliwError):
+                leader = await asyncio.to_thread(holder_of, self._store, LEASE)
+        state = "waiting" if self._waits else "starting"
+        if self._stopping or error is not None:
+            state = "stopping" if self._stopping else "failed"
+        return {"state": state, "leader": leader, "error": error}
+
+    async def close(self) -> None:
+        """Bring to an end what can be; the process itself is ended by whoever asked for this."""
+        if self._stopping or self._made is None:
+            return
+        self._stopping = True
+        made, store, lease = self._made, self._store, self._lease
+        assert store is not None, "it was composed with one"
+        assert lease is not None, "it was composed with one"
+        for task in self._tasks:
+            task.cancel()
+        try:
+            await made.close(self._settings.cluster.stop_seconds)
+            self._stopped = True
+            await asyncio.to_thread(_release, store, lease)
+            logger.info("workflows and agents have come to an end")
+        # the boundary of the actor: the head ends all the same, and goes on as after a crash
+        except Exception:
+            logger.exception("workflows and agents did not come to an end in order")
 
     async def ready(self) -> IroncliwError | None:
         """Wait until it leads, or waits for another one to end; why it could do neither."""
@@ -112,6 +156,8 @@ class Control:
             await asyncio.wait_for(self._started.wait(), _WAIT_SECONDS)
         if self._failed is not None:
             raise self._failed
+        if self._stopping:
+            raise UnavailableError("the head is being stopped", retry_after=5.0, code="stopping")
         if self._made is None:
             why = "another head leads the workflows of this store" if self._waits else "it starts"
             raise UnavailableError(
@@ -124,14 +170,23 @@ class Control:
 
         A process that ends is started again by Ray, and then waits for its turn.
         """
-        while True:
-            await asyncio.sleep(RENEW_SECONDS)
+        while not self._stopped:
             try:
                 await asyncio.to_thread(_renew, store, lease)
             except LeaseLostError as error:
-                _end(error)
+                if not self._stopped:  # given back meanwhile
+                    _end(error)
             except IroncliwError as error:
                 logger.warning("the lease could not be renewed: %s", error)
+            await asyncio.sleep(RENEW_SECONDS)
+
+    async def _open_door(self) -> None:
+        try:
+            self._door = await farewell.listen(
+                self._settings.ray_temp_dir, "workflows and agents", self.close
+            )
+        except OSError as error:
+            logger.warning("`ironcliw down` does not wait for workflows and agents: %s", error)
 
     async def _give_up(self) -> None:
         """Tell whoever asks why nothing can start, and try again as a new process."""
@@ -162,6 +217,11 @@ def _open_store(url: str) -> Store:
 def _renew(store: Store, lease: Lease) -> None:
     with store.write() as connection:
         lease.renew(connection)
+
+
+def _release(store: Store, lease: Lease) -> None:
+    with store.write() as connection:
+        lease.release(connection)
 
 
 def _holder() -> str:

@@ -21,6 +21,7 @@ NOT_READY = "control_not_ready"
 # The control actor is back within a second or two after it was killed, on a busy machine in ten.
 _PATIENCE_SECONDS = 30.0
 _RETRY_SECONDS = 0.2
+_STATUS_SECONDS = 2.0
 
 
 class ControlLink:
@@ -76,6 +77,17 @@ class ControlLink:
                 assert isinstance(error, IroncliwError)
                 raise error
             return value
+
+    async def status(self) -> dict[str, Any]:
+        """How workflows and agents stand; `{"state": "away"}` where nobody says so at once."""
+        try:
+            async with asyncio.timeout(_STATUS_SECONDS):
+                handle = await self._actor()
+                told: dict[str, Any] = await handle.status.remote()
+                return told
+        except (TimeoutError, RayError, ValueError):  # ValueError: no actor has the name
+            self._handle = None
+            return {"state": "away", "leader": None, "error": None}
 
     async def _actor(self) -> Any:
         if self._handle is None:

@@ -52,6 +52,7 @@ class Decided:
         options: Where it could choose.
         mask: What was allowed.
         choice: What it took.
+        details: All else that a policy tells of it, as JSON has it; None: nothing.
     """
 
     workflow_id: str | None
@@ -62,6 +63,7 @@ class Decided:
     options: Sequence[Option]
     mask: Sequence[bool]
     choice: Choice
+    details: Mapping[str, Any] | None = None
 
     def row(self, id_: str, at: float) -> dict[str, Any]:
         """A row of `actors_decisions`; JSON has no infinity, so a feature without bound is null."""
@@ -80,6 +82,7 @@ class Decided:
             "masks": list(self.mask),
             "chosen": self.choice.index,
             "propensity": self.choice.propensity,
+            "details": None if self.details is None else dict(self.details),
             "outcome": None,
         }
 

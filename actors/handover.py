@@ -59,7 +59,7 @@ async def hand_over_host(
             if isinstance(error, TimeoutError | HostLostError):
                 await running.end(host)  # it would go on beside the new one
         if _is_there(entry, registry):
-            watching.restart(entry.name, _WHY, status=AgentStatus.MOVING)
+            watching.restart(entry.name, _WHY, "moved")
 
     await asyncio.gather(*map(move, entries))
     await running.release(host)

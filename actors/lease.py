@@ -139,6 +139,17 @@ def acquire(store: Store, name: str, holder: str, now: float | None = None) -> L
         return None
 
 
+def holder_of(store: Store, name: str) -> str | None:
+    """Who leads, for people; None: nobody does, or has ever.
+
+    Raises:
+        StoreError: The store cannot be used.
+    """
+    query = select(leases.c.holder).where(leases.c.name == name)
+    with store.read() as connection:
+        return connection.execute(query).scalar_one_or_none() or None
+
+
 async def wait_for_lease(
     store: Store, name: str, holder: str, report: Callable[[], None] = lambda: None
 ) -> Lease:

@@ -187,14 +187,15 @@ def replay_dead(connection: Connection, message_id: str) -> MessageRow:
     return load_message(connection, message_id)
 
 
-def prune_done(connection: Connection, before: float) -> int:
-    """Forgets messages that were done before a moment, and with them their keys.
+def prune_done(connection: Connection, before: float, limit: int) -> int:
+    """Forgets messages that were done before a moment, the oldest first, and with them their keys.
 
     Returns:
-        How many.
+        How many; fewer than `limit`: there are no more.
     """
     old = and_(messages.c.status == DONE, messages.c.finished_at < before)
-    return connection.execute(delete(messages).where(old)).rowcount
+    oldest = select(messages.c.seq).where(old).order_by(messages.c.finished_at).limit(limit)
+    return connection.execute(delete(messages).where(messages.c.seq.in_(oldest))).rowcount
 
 
 def count_by_status(connection: Connection) -> Mapping[str, int]:

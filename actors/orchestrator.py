@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from actors.orchestration.commits import Journal
 from actors.orchestration.engine import Committed, Engine
+from actors.orchestration.holding import Gate
 from actors.orchestration.live import LiveWorkflow
 from actors.orchestration.loading import load_all_open, load_one, summary_of
 from actors.orchestration.options import OrchestratorOptions
@@ -44,6 +46,7 @@ class Orchestrator:
         committed: Told of each workflow's id and events once they are on the disk.
         check: Refuses definitions that cannot run here, such as with functions that nobody has
             registered.
+        gate: Asked before each step starts; None: it starts as soon as it may.
     """
 
     def __init__(
@@ -54,12 +57,13 @@ class Orchestrator:
         options: OrchestratorOptions | None = None,
         committed: Committed = lambda workflow_id, events: None,
         check: Callable[[Definition], None] = lambda definition: None,
+        gate: Gate | None = None,
     ) -> None:
         self._journal = journal
         self._clock = clock
         self._check = check
         self._options = options or OrchestratorOptions()
-        self._engine = Engine(journal, executor, clock, self._options, committed)
+        self._engine = Engine(journal, executor, clock, self._options, committed, gate)
         self._submitting: dict[tuple[str, str], asyncio.Future[str]] = {}
         self._state = "not started"
 
@@ -67,6 +71,10 @@ class Orchestrator:
     def open(self) -> int:
         """Workflows that have not ended."""
         return len(self._engine.lives)
+
+    def open_by_status(self) -> Mapping[str, int]:
+        """How many of them stand where."""
+        return Counter(live.machine.status for live in self._engine.lives.values())
 
     @property
     def running(self) -> int:
@@ -270,6 +278,10 @@ class Orchestrator:
         """
         await self._engine.node_leaving(node, deadline)
 
+    def something_happened(self) -> None:
+        """A machine came or went, or memory came free: steps that wait are asked about again."""
+        self._engine.something_happened()
+
     async def until_ended(self) -> Exception:
         """Waits until it has ended by itself, and gives the reason: somebody else leads."""
         await self._engine.ended.wait()
@@ -277,10 +289,10 @@ class Orchestrator:
         return self._engine.error
 
     async def close(self, seconds: float = 0.0) -> None:
-        """Ends: nothing more is started, what runs has that time, the next one takes up the rest.
+        """Ends: nothing more is started, and the next one takes up what has not ended.
 
         Args:
-            seconds: For running steps.
+            seconds: For running steps that are not idempotent; others are started again.
         """
         self._state = "closed"
         await self._engine.close(seconds)

@@ -20,6 +20,7 @@ from ironcliw.errors import ConflictError, NotFoundError, UnavailableError
 
 HALF_LIFE_SECONDS = 300.0
 """After it an answer counts half in an agent's averages."""
+NOBODY_WAITS = (0, 0, 0, 0)
 
 
 class AgentStatus(StrEnum):
@@ -80,6 +81,7 @@ class Entry:
         restarts: how often it was started again.
         reason: why it is not running.
         load: messages that wait or are worked on.
+        by_priority: those that wait, the most urgent first.
         records: capability -> how it has fared.
         topics: those that it listens to.
     """
@@ -93,6 +95,7 @@ class Entry:
     restarts: int = 0
     reason: str | None = None
     load: int = 0
+    by_priority: tuple[int, ...] = NOBODY_WAITS
     records: dict[str, Record] = field(default_factory=dict)
     topics: set[str] = field(default_factory=set)
     _idempotent: frozenset[str] = frozenset()
@@ -246,7 +249,7 @@ class Registry:
         entry = self.get(name)
         entry.status, entry.reason = status, reason
         entry.host = entry.node = None
-        entry.load = 0
+        entry.load, entry.by_priority = 0, NOBODY_WAITS
         self._changed(entry)
 
     def report(self, report: AgentReport, now: float) -> None:
@@ -255,6 +258,7 @@ class Registry:
         if entry is None:
             return
         entry.topics.update(report.topics)
+        entry.by_priority = report.by_priority
         load = report.waiting + report.running
         if load == entry.load and not report.tallies:
             return
@@ -266,6 +270,10 @@ class Registry:
     def on_host(self, host: str) -> list[Entry]:
         """The agents of a host."""
         return [entry for entry in self._entries.values() if entry.host == host]
+
+    def offering(self, capability: str) -> list[Entry]:
+        """Those that have a capability, however they are."""
+        return [self._entries[name] for name in self._offers.get(capability, ())]
 
     def look_up(self, target: str) -> Listing:
         """Those that take messages for a name or a capability.

@@ -11,8 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from actors.situation import SituationPolicy
 from cluster.names import load_by_name
 from cluster.placement import (
     CLOUD_MEMORY_GB,
@@ -22,6 +23,9 @@ from cluster.placement import (
     should_use_cloud,
 )
 from ironcliw.errors import SettingsError, UnavailableError
+
+if TYPE_CHECKING:
+    from ironcliw.settings import Settings
 
 LOCAL, SPOT = "local", "spot"
 DEFAULT_POLICY = "actors.routing:PlacementPolicy"
@@ -172,17 +176,26 @@ def checked(choice: Choice, options: Sequence[Option], mask: Sequence[bool], nam
     return choice
 
 
-def load_policy(name: str) -> RouterPolicy:
-    """The policy that the setting `routing.policy` names: an object, or a class without arguments.
+def load_policy(name: str, settings: Settings | None = None) -> RouterPolicy | SituationPolicy:
+    """The policy that the setting `routing.policy` names.
+
+    Args:
+        name: Of an object; of a class without arguments, or with a class method `of(settings)`.
+        settings: For such a method.
 
     Raises:
-        SettingsError: it does not exist, or is no RouterPolicy.
+        SettingsError: it does not exist, or is neither a RouterPolicy nor a SituationPolicy.
     """
     found = load_by_name(name)
-    policy = found() if isinstance(found, type) else found
-    if not isinstance(policy, RouterPolicy):
+    if isinstance(found, type):
+        make = getattr(found, "of", None)
+        policy = found() if make is None or settings is None else make(settings)
+    else:
+        policy = found
+    if not isinstance(policy, RouterPolicy | SituationPolicy):
         raise SettingsError(
             f"setting routing.policy: {name!r} is no RouterPolicy; it needs `name` and "
-            "`decide(features, options, mask)`, see actors/routing.py"
+            "`decide(features, options, mask)`, see actors/routing.py, or `place(situation)`, see "
+            "actors/situation.py"
         )
     return policy

@@ -142,5 +142,15 @@ actors_decisions = Table(
     Column("options", JSON, nullable=False),
     Column("masks", JSON, nullable=False),
     Column("outcome", OPTIONAL_JSON),  # NULL: not known yet
+    Column("details", OPTIONAL_JSON),  # NULL: the policy told none, or an earlier release wrote it
     Index("ix_actors_decisions_at", "at"),
+)
+
+actors_router_states = Table(
+    "actors_router_states",
+    metadata,
+    Column("name", String(63), primary_key=True),
+    Column("version", Integer, nullable=False),  # whoever writes says which one it has read
+    Column("updated_at", Double, nullable=False),
+    Column("state", JSON, nullable=False),
 )

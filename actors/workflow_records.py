@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, func, insert, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, func, insert, or_, select, update
 
 from actors.tables import actors_workflow_events as events_table
 from actors.tables import actors_workflows as workflows
@@ -254,6 +254,61 @@ def count_by_status(connection: Connection) -> Mapping[str, int]:
     """How many workflows stand where."""
     query = select(workflows.c.status, func.count().label("number")).group_by(workflows.c.status)
     return {row.status: row.number for row in connection.execute(query)}
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A workflow that has ended.
+
+    Attributes:
+        id: Its id.
+        finished_at: When it ended.
+        events: How many it has.
+    """
+
+    id: str
+    finished_at: float
+    events: int
+
+
+def ended_before(
+    connection: Connection, before: float, after: Ended | None, most_events: int
+) -> list[Ended]:
+    """Workflows that ended before a moment, in the order in which they ended.
+
+    Args:
+        connection: To the store.
+        before: Seconds since 1970.
+        after: The last one of the page before.
+        most_events: Of all on the page together; one that has more stands alone.
+    """
+    ended = workflows.c.finished_at
+    query = select(workflows.c.id, ended, workflows.c.next_seq).where(ended < before)
+    if after is not None:
+        same = and_(ended == after.finished_at, workflows.c.id > after.id)
+        query = query.where(or_(ended > after.finished_at, same))
+    query = query.order_by(ended, workflows.c.id).limit(_CHUNK)
+    page: list[Ended] = []
+    events = 0
+    for id_, finished_at, next_seq in connection.execute(query):
+        events += next_seq - FIRST_SEQ
+        if page and events > most_events:
+            break
+        page.append(Ended(id_, finished_at, next_seq - FIRST_SEQ))
+    return page
+
+
+def remove_ended(connection: Connection, ids: Sequence[str]) -> int:
+    """Forgets workflows that have ended, with their events and keys; at most 500 of them.
+
+    Returns:
+        How many there were.
+    """
+    which = and_(workflows.c.id.in_(ids), workflows.c.finished_at.is_not(None))
+    gone = connection.execute(delete(workflows).where(which).returning(workflows.c.id))
+    names = list(gone.scalars())
+    connection.execute(delete(events_table).where(events_table.c.workflow_id.in_(names)))
+    return len(names)
 
 
 def _open_after(connection: Connection, last: str) -> list[WorkflowRow]:

@@ -81,6 +81,8 @@ def write_status(report: dict[str, Any]) -> None:
             for node in report["nodes"]
         ],
     )
+    for line in actors_lines(report.get("actors")):
+        write_line(line)
     write_line("")
     for variant in report["variants"]:
         if "state" in variant:
@@ -111,3 +113,22 @@ def write_status(report: dict[str, Any]) -> None:
             for row in report["models"]
         ],
     )
+
+
+def actors_lines(actors: dict[str, Any] | None) -> list[str]:
+    """How workflows and agents stand, for people; nothing where nobody leads them here."""
+    if actors is None or actors["state"] != "leading":
+        return []
+    messages = {**actors["messages"], "dead_letters": actors["messages"]["dead_letters"] or 0}
+    lines = [
+        f"workflows: {_counted(actors['workflows'])}; steps: {_counted(actors['steps'])}",
+        f"agents: {_counted(actors['agents'])}; messages: {_counted(messages)}",
+    ]
+    if actors["open_circuits"]:
+        lines.append(f"not asked for a while: {', '.join(actors['open_circuits'])}")
+    return lines
+
+
+def _counted(counts: dict[str, int]) -> str:
+    told = (f"{count} {name.replace('_', ' ')}" for name, count in counts.items())
+    return ", ".join(told) or "none"

@@ -41,6 +41,12 @@ class ActorsSettings(Section):
         None,
         description="Folder of larger results, any fsspec URL; unset: in the state directory.",
     )
+    keep_days: float = Field(
+        30.0,
+        gt=0,
+        description="Workflows that ended, and messages that are done, are forgotten after so many "
+        "days, with their results and keys.",
+    )
     http_hosts: tuple[str, ...] = Field(
         (),
         description="Hosts that an http step may ask: NAME, *.NAME or NAME:PORT; without a port "
@@ -83,6 +89,13 @@ class RoutingSettings(Section):
     )
     log_decisions: bool = Field(True, description="Keep a row for each decision in the store.")
     keep_days: float = Field(30.0, gt=0, description="Decisions are dropped after so many days.")
+    exploration: float = Field(
+        0.03,
+        ge=0,
+        le=0.05,
+        description="Share of a learned policy's decisions that try an option which costs a cent "
+        "more at most; what promotion is decided by.",
+    )
 
     @field_validator("policy")
     @classmethod

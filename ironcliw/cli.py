@@ -57,6 +57,7 @@ COMMANDS = {
     "state": Mount("ironcliw.state_commands", "state", "Back up and restore the state store."),
     "agents": Mount("actors.commands_agents", "agents", "Start and look after agents."),
     "workflow": Mount("actors.commands_workflow", "workflow", "Run durable workflows."),
+    "route": Mount("rl.commands", "route", "Learn where steps run, and see why."),
     "train": Mount("train.commands", "train", "Train models on your own data.", "train"),
     "bench": Mount("benchmarks.commands", "bench", "Measure against other servers.", "bench"),
 }

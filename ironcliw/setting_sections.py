@@ -46,6 +46,12 @@ class ClusterSettings(Section):
     start_timeout_seconds: float = Field(
         60.0, gt=0, description="How long `up` waits for the head and the application."
     )
+    stop_seconds: float = Field(
+        10.0,
+        ge=0,
+        le=600,
+        description="How long `down` waits for steps that may not be repeated, and for agents.",
+    )
     application: str = Field(
         "serve.app:build_app", description="Builder of the Serve application, by dotted name."
     )

@@ -1,11 +1,16 @@
-"""`python -m rl evaluate` compares policies on a regime's days, `python -m rl tune` tunes one."""
+"""`python -m rl`: `evaluate` compares policies, `tune` tunes the greedy one, `train` learns one.
+
+What needs more than numpy has a module of its own, see `_MODULES`.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +18,26 @@ from ironcliw import __version__
 from ironcliw.errors import IroncliwError, SettingsError
 from ironcliw.settings import load_settings
 from rl.evaluate import BASE, baselines, clairvoyance, days_of, evaluate, table
+from rl.learning.command import add_train
+from rl.neural import Learned
 from rl.parameters import TUNED, load_parameters, written
+from rl.policy_file import load_policy
 from rl.regime import load_regime
 from rl.tuning import Search, tune
+
+# Each has `add_arguments(parser)` and `run(arguments)`; what is heavy only the latter imports.
+_MODULES = {
+    "report": ("rl.report.command", "all policies on the days of all regimes, as a document"),
+    "train-rllib": ("rl.rllib.command", "learn a policy by RLlib, on several nodes"),
+    "sweep": ("rl.sweep.command", "learn with other numbers, and compare"),
+}
 
 
 def main(argv: Sequence[str]) -> int:
     """Run one command; returns 0, or 1 with a line on stderr if it could not be."""
     arguments = _parser().parse_args(argv)
     try:
-        if arguments.command == "evaluate":
-            _evaluate(arguments)
-        else:
-            _tune(arguments)
+        arguments.run(arguments)
     except IroncliwError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
@@ -37,7 +49,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     tuned = load_parameters(arguments.parameters)
     data = arguments.data or load_settings().bench.data
     days = days_of(regime, arguments.seed, arguments.split, arguments.days, data)
-    found = evaluate(days, baselines(tuned))
+    makers = baselines(tuned)
+    for path in arguments.policy:
+        policy = load_policy(path)
+        makers[f"learned: {path.stem}"] = partial(Learned, policy, name=f"learned: {path.stem}")
+    found = evaluate(days, makers)
     page: dict[str, Any] = {
         "regime": regime.name,
         "digest": regime.digest(),
@@ -109,16 +125,21 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m rl", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("evaluate", help="all baselines on a regime's days")
+    one.set_defaults(run=_evaluate)
     one.add_argument("--regime", type=Path, required=True, help="a TOML file, see rl/regimes")
     one.add_argument("--days", type=_count, default=100)
     one.add_argument("--seed", type=int, default=0)
     one.add_argument("--split", choices=("train", "validation", "test"), default="test")
     one.add_argument("--json", type=Path, help="where the figures go, each day's cost too")
+    one.add_argument(
+        "--policy", type=Path, action="append", default=[], help="a learned one; may be repeated"
+    )
     one.add_argument("--parameters", type=Path, default=TUNED, help="of the tuned greedy policy")
     one.add_argument("--data", type=Path, help="the data folder; the setting bench.data without it")
     one.add_argument("--clairvoyant", type=int, default=0, metavar="DAYS", help="search so many")
     one.add_argument("--evaluations", type=_count, default=400, help="of that search, a day")
     other = commands.add_parser("tune", help="search the greedy policy's parameters")
+    other.set_defaults(run=_tune)
     other.add_argument(
         "--regime", type=Path, action="append", required=True, help="may be repeated"
     )
@@ -126,6 +147,12 @@ def _parser() -> argparse.ArgumentParser:
     other.add_argument("--seed", type=int, default=0)
     other.add_argument("--rounds", type=_count, default=12)
     other.add_argument("--out", type=Path, default=TUNED)
+    for name, (module, text) in _MODULES.items():
+        command = importlib.import_module(module)
+        more = commands.add_parser(name, help=text)
+        more.set_defaults(run=command.run)
+        command.add_arguments(more)
+    add_train(commands)
     return parser
 
 

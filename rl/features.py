@@ -25,6 +25,7 @@ from rl.view import (
     HOME,
     MACHINES,
     PREWARM,
+    WAIT,
     MachineView,
     StepView,
     View,
@@ -41,11 +42,12 @@ CONTEXT = (
     "home_room", "home_free", "home_cores_wanted", "home_runs", "machines", "machines_booting",
     "day_left", "month_left", "committed", "hazard", "boot", "stocked_out_lately",
     "waiting", "arrivals_half_hour", "large_soon", "hour_sin", "hour_cos",
+    "home_weight", "home_soonest", "home_longest", "machines_idle", "machines_work", "least_cost",
 )  # fmt: skip
 OPTION = (
     *(f"is_{name.replace(' ', '_')}" for name in ACTION_NAMES),
     "is_allowed", "cost_over_least", "log_seconds", "free_after", "load_after", "is_warm",
-    "log_busy", "log_idle", "ready_in",
+    "log_busy", "log_idle", "ready_in", "slack",
 )  # fmt: skip
 SCHEMA = (*CONTEXT, "|", *OPTION)
 DIGEST = hashlib.sha256("\n".join(SCHEMA).encode()).hexdigest()
@@ -64,7 +66,7 @@ def features(view: View, mask: Sequence[bool], costs: Sequence[float]) -> tuple[
     """
     least = min((cost for cost in costs if cost < math.inf), default=0.0)
     options = [_of_option(view, one, mask[one], costs[one] - least) for one in range(ACTIONS)]
-    context = np.array(_context(view), dtype=np.float32)
+    context = np.array([*_context(view), 10.0 * least], dtype=np.float32)
     return np.clip(context, -CLIP, CLIP), np.clip(np.array(options, dtype=np.float32), -CLIP, CLIP)
 
 
@@ -96,6 +98,11 @@ def _context(view: View) -> list[float]:
         math.exp(-view.large_in / 120.0),
         math.sin(hour),
         math.cos(hour),
+        sum(run.priority for run in home.runs) / 4.0,
+        _log(min((run.seconds_left for run in home.runs), default=0.0)),
+        _log(max((run.seconds_left for run in home.runs), default=0.0)),
+        sum(one.state == "ready" and one.busy_seconds <= 0 for one in machines) / MACHINES,
+        _log(sum(one.busy_seconds for one in machines)),
     ]
 
 
@@ -131,26 +138,32 @@ def _of_option(view: View, action: int, allowed: bool, over: float) -> list[floa
     if not allowed:
         return found
     found[at + 1] = 10.0 * over
-    step, money = view.step, view.money
+    step, money, seconds = view.step, view.money, 0.0
     if action == HOME and step is not None:
         home = view.home
-        found[at + 2] = _log(step.home_seconds + step.cold_home)
+        seconds = step.home_seconds + step.cold_home
         found[at + 3] = (home.free_gb - RESERVE_GB - step.memory_p95_gb) / 16.0
         found[at + 4] = (home.cores_wanted + step.cores) / home.cores
         found[at + 5] = float(home.warm == step.kind)
     elif action in (BUY, PREWARM):
         found[at + 8] = money.boot_seconds / 100.0
         if step is not None:
-            found[at + 2] = _log(money.boot_seconds + step.cloud_seconds + step.transfer_seconds)
+            seconds = money.boot_seconds + step.cloud_seconds + step.transfer_seconds
+    elif action == WAIT and step is not None:
+        first = min((run.seconds_left for run in view.home.runs), default=0.0)
+        seconds = first + step.home_seconds
     elif (machine := _machine_of(view, action)) is not None:
         found[at + 6] = _log(machine.busy_seconds)
         found[at + 7] = _log(machine.idle_seconds)
         found[at + 8] = machine.ready_in / 100.0
         if step is not None:
-            found[at + 2] = _log(machine.ready_in + step.cloud_seconds + step.transfer_seconds)
+            seconds = machine.ready_in + step.cloud_seconds + step.transfer_seconds
             found[at + 3] = (machine.free_gb - step.memory_p95_gb) / 16.0
             found[at + 4] = (machine.cores_wanted + step.cores) / machine.cores
             found[at + 5] = float(step.kind in machine.warm)
+    if step is not None:
+        found[at + 2] = _log(seconds)
+        found[at + 9] = math.tanh((step.deadline_in - step.after_seconds - seconds) / 300.0)
     return found
 
 

@@ -54,7 +54,7 @@ class Fleet(ABC):
         """A task has done its work."""
 
     @abstractmethod
-    def run_out(self, site: Site, run: Run) -> None:
+    def run_out(self, site: Site, run: Run, *, is_placing: bool) -> None:
         """End a step for which there is no memory."""
 
     def there(self) -> Iterator[Machine]:
@@ -208,7 +208,7 @@ class Fleet(ABC):
         machine.site.advance(self.now)
         machine.site.add(Run(task, total, total, overhead, believed))
         if machine.site.used_gb > machine.site.memory_gb + 1e-9:
-            self.run_out(machine.site, machine.site.runs[-1])
+            self.run_out(machine.site, machine.site.runs[-1], is_placing=True)
 
     def settle(self, machine: Machine) -> None:
         """After a machine's load changed."""

@@ -36,7 +36,7 @@ class Mechanics(Fleet):
         self.finished: dict[int, float] = {}
         self.arrived: list[float] = []
         self.waiting_cost = self.miss_cost = 0.0
-        self.missed = self.out_of_memory = 0
+        self.missed = self.out_of_memory = self.misplaced = 0
         self._weight = 0.0
         events: list[tuple[float, int, Any]] = [(DAY, Event.MIDNIGHT, None)]
         events += [(one.arrival, Event.ARRIVAL, one) for one in day.workflows]
@@ -54,11 +54,20 @@ class Mechanics(Fleet):
         self._count += 1
         heappush(self._heap, (when, kind, self._count, what))
 
-    def step(self) -> bool:
-        """Let the next thing happen, and what happens with it; False at the end of the day."""
+    def step(self, until: float = math.inf) -> bool:
+        """Let the next thing happen, and what happens with it.
+
+        Args:
+            until: Seconds after midnight; what comes later is left.
+
+        Returns:
+            False at the end of the day, or when nothing happens until then.
+        """
         if len(self.finished) == len(self.day.workflows) or not self._heap:
             return False
         first = self._heap[0][0]
+        if first > until:
+            return False
         if first > self.day.until:
             self._pass(self.day.until)
             return False
@@ -77,6 +86,18 @@ class Mechanics(Fleet):
             + self.waiting_cost
             + self.miss_cost
         )
+
+    def spent_at(self, when: float) -> tuple[float, float]:
+        """USD (of the objective, of that for machines) until a time before which nothing happens.
+
+        A day that is over costs no more, whatever the time.
+        """
+        over = len(self.finished) == len(self.day.workflows)
+        now = self.now if over else max(self.now, min(when, self.day.until))
+        rate = self.day.regime.costs.hour_of_priority / HOUR
+        machines = self.ledger.total + self.ledger.owed(self.there(), now)
+        waiting = self.waiting_cost + (now - self.now) * self._weight * rate
+        return machines + waiting + self.miss_cost, machines
 
     def close(self) -> None:
         """Give back what is left, at the end."""
@@ -167,7 +188,7 @@ class Mechanics(Fleet):
         self.home.advance(self.now)
         self.home.add(Run(task, total, total, cold, cold + step.home_mean * task.share))
         self.home_warm = step.kind
-        self._settle_home()
+        self._settle_home(is_placing=True)
 
     def _user(self, user_gb: float) -> None:
         if user_gb < self.user_gb:
@@ -176,20 +197,21 @@ class Mechanics(Fleet):
         self.home.advance(self.now)
         self._settle_home()
 
-    def _settle_home(self) -> None:
+    def _settle_home(self, *, is_placing: bool = False) -> None:
         """After the head's load or memory changed."""
         home = self.day.regime.home
         while self.home.runs and self.user_gb + self.home.used_gb > home.memory_gb + home.swap_gb:
-            self.run_out(self.home, self.home.runs[-1])
+            self.run_out(self.home, self.home.runs[-1], is_placing=is_placing)
         swaps = self.user_gb + self.home.used_gb > home.memory_gb
         first = self.home.settle(SWAPPING if swaps else 1.0)
         if first < math.inf:
             self.push(self.now + first, Event.ENDED, (self.home, self.home.version, None))
 
-    def run_out(self, site: Site, run: Run) -> None:
+    def run_out(self, site: Site, run: Run, *, is_placing: bool) -> None:
         """End a step for which there is no memory; it comes back knowing how much it needs."""
         site.remove(run)
         self.out_of_memory += 1
+        self.misplaced += is_placing
         task = run.task
         self.lost_seconds += run.progress() * task.share * task.step.home_seconds
         task.memory_floor = task.step.memory_gb

@@ -32,6 +32,7 @@ class Outcome:
         lost: Machines taken back.
         lost_seconds: Of work at home that has to be done again.
         out_of_memory: Steps that were ended because memory ran out.
+        misplaced: Of these, as a step was placed; the others when the user took memory.
         breaches: Days that cost more than their cap.
         unfinished: Workflows that had not ended when the simulation did.
         decisions: Asked and taken.
@@ -51,6 +52,7 @@ class Outcome:
     lost: int
     lost_seconds: float
     out_of_memory: int
+    misplaced: int
     breaches: int
     workflows: int
     unfinished: int
@@ -86,6 +88,7 @@ def outcome_of(day: Day, world: Mechanics, decisions: int) -> Outcome:
         lost=world.lost,
         lost_seconds=world.lost_seconds,
         out_of_memory=world.out_of_memory,
+        misplaced=world.misplaced,
         breaches=world.ledger.breaches,
         workflows=len(day.workflows),
         unfinished=len(day.workflows) - len(world.finished),

@@ -46,6 +46,26 @@ def _shares(value: tuple[float, float]) -> tuple[float, float]:
     return value
 
 
+def _below(most: float) -> AfterValidator:
+    """Beyond such a value a day would be no day: too long to simulate, or its figures infinite."""
+
+    def check(value: tuple[float, float]) -> tuple[float, float]:
+        if value[1] > most:
+            raise ValueError(f"the range [{value[0]:g}, {value[1]:g}] must not go above {most:g}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _from(least: float) -> AfterValidator:
+    def check(value: tuple[float, float]) -> tuple[float, float]:
+        if value[0] < least:
+            raise ValueError(f"the range [{value[0]:g}, {value[1]:g}] must not go below {least:g}")
+        return value
+
+    return AfterValidator(check)
+
+
 Range = Annotated[tuple[float, float], AfterValidator(_ordered), AfterValidator(_not_negative)]
 Above = Annotated[tuple[float, float], AfterValidator(_ordered), AfterValidator(_positive)]
 Share = Annotated[tuple[float, float], AfterValidator(_ordered), AfterValidator(_shares)]
@@ -62,8 +82,8 @@ class Arrivals(_Section):
 
     source: Literal["sessions", "poisson", "azure_code", "azure_conv", "mooncake"] = "sessions"
     workflows_per_day: Above = (12.0, 20.0)
-    session_workflows: float = Field(6.0, ge=1, description="Mean of a session.")
-    gap_seconds: float = Field(75.0, gt=0, description="Median gap within a session.")
+    session_workflows: float = Field(6.0, ge=1, le=5000, description="Mean of a session.")
+    gap_seconds: float = Field(75.0, gt=0, le=86_400, description="Median gap within a session.")
     gap_sigma: float = Field(1.1, ge=0, le=3, description="Deviation of the gap's logarithm.")
     active_hours: Annotated[tuple[float, float], AfterValidator(_ordered)] = (8.0, 23.0)
 
@@ -80,18 +100,22 @@ class Arrivals(_Section):
 class Estimates(_Section):
     """How far what the scheduler believes lies from the truth (deviation of the logarithm)."""
 
-    duration_sigma: Range = (0.25, 0.45)
-    memory_sigma: Range = (0.08, 0.15)
+    duration_sigma: Annotated[Range, _below(3.0)] = (0.25, 0.45)
+    memory_sigma: Annotated[Range, _below(3.0)] = (0.08, 0.15)
 
 
 class Home(_Section):
     """The head: its memory, its cores, and what its user takes of the memory."""
 
     memory_gb: float = Field(16.0, gt=0, le=4096)
-    cores: float = Field(8.0, gt=0, le=1024)
+    cores: float = Field(8.0, ge=0.1, le=1024)
     user_gb: Range = (5.0, 9.5)
-    user_change_seconds: float = Field(1200.0, gt=0, description="Mean time between changes.")
-    swap_gb: float = Field(3.0, ge=0, description="Beyond the memory; more ends the last step.")
+    user_change_seconds: float = Field(
+        1200.0, ge=10, le=1e6, description="Mean time between changes."
+    )
+    swap_gb: float = Field(
+        3.0, ge=0, le=4096, description="Beyond the memory; more ends the last step."
+    )
 
     @model_validator(mode="after")
     def _leaves_room(self) -> Home:
@@ -107,18 +131,18 @@ class Spot(_Section):
     """Machines that are bought by the second and may be taken back."""
 
     memory_gb: float = Field(30.0, gt=0, le=4096, description="What steps may use of it.")
-    cores: float = Field(4.0, gt=0, le=1024)
+    cores: float = Field(4.0, ge=0.1, le=1024)
     machines: int = Field(3, ge=0, le=3, description="At most at once.")
-    dollars_per_hour: float = Field(0.0638, gt=0, description="e2-highmem-4, us-central1.")
+    dollars_per_hour: float = Field(0.0638, gt=0, le=1000, description="e2-highmem-4, us-central1.")
     hazard_per_hour: Range = (0.003, 0.1)
     outages_per_day: Range = (0.0, 1.0)
-    outage_minutes: float = Field(40.0, gt=0)
+    outage_minutes: float = Field(40.0, gt=0, le=10_000)
     stockout: Share = (0.0, 0.25)
-    boot_seconds: Above = (70.0, 110.0)
+    boot_seconds: Annotated[Above, _below(7200.0)] = (70.0, 110.0)
     boot_sigma: float = Field(0.25, ge=0, le=2)
     speed_sigma: float = Field(0.1, ge=0, le=0.5, description="Between machines.")
-    slowdown: Above = (0.7, 1.4)
-    megabytes_per_second: Above = (2.0, 10.0)
+    slowdown: Annotated[Above, _from(0.01), _below(100.0)] = (0.7, 1.4)
+    megabytes_per_second: Annotated[Above, _from(0.01), _below(1e6)] = (2.0, 10.0)
     notice_seconds: float = Field(30.0, ge=0, le=600)
 
     @model_validator(mode="after")
@@ -132,17 +156,21 @@ class Spot(_Section):
 class Deadlines(_Section):
     """A workflow's deadline is a grace plus its shortest possible time, times the slack."""
 
-    slack: Above = (1.6, 5.0)
-    grace_seconds: Range = (30.0, 150.0)
+    slack: Annotated[Above, _below(1000.0)] = (1.6, 5.0)
+    grace_seconds: Annotated[Range, _below(1e6)] = (30.0, 150.0)
 
 
 class Costs(_Section):
     """What is weighed against what."""
 
-    hour_of_priority: float = Field(0.30, gt=0, description="Dollars an hour of waiting, times it.")
-    miss: float = Field(0.10, ge=0, description="Dollars for a missed deadline, times priority.")
-    day_dollars: float = Field(0.40, ge=0, description="Cap on machines a day.")
-    month_dollars: float = Field(12.0, ge=0, description="And a month.")
+    hour_of_priority: float = Field(
+        0.30, gt=0, le=1e6, description="Dollars an hour of waiting, times it."
+    )
+    miss: float = Field(
+        0.10, ge=0, le=1e6, description="Dollars for a missed deadline, times priority."
+    )
+    day_dollars: float = Field(0.40, ge=0, le=1e9, description="Cap on machines a day.")
+    month_dollars: float = Field(12.0, ge=0, le=1e9, description="And a month.")
 
 
 class Regime(_Section):

@@ -15,7 +15,7 @@ when its swap is full; machines start, fail to start and are taken back as the d
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -79,6 +79,7 @@ class Simulation:
         clairvoyant: Whether views hold the truth where a policy has beliefs.
         ranks: Of steps, by number: added to the logarithm of their urgency.
         month_spent: USD of the month's cap that are gone when the day begins.
+        mechanics: What a day is run by: one that keeps a record, for a picture of it.
     """
 
     def __init__(
@@ -90,20 +91,28 @@ class Simulation:
         clairvoyant: bool = False,
         ranks: Mapping[int, float] | None = None,
         month_spent: float = 0.0,
+        mechanics: Callable[[Day, float], Mechanics] = Mechanics,
     ) -> None:
         spot = day.regime.spot
         self.day = day
         self.order = order
         self.limits = limits or Limits(machine_gb=spot.memory_gb, machines=spot.machines)
-        self.world = Mechanics(day, month_spent)
+        self.world = mechanics(day, month_spent)
         self.beliefs = Beliefs(self.world, clairvoyant)
         self.decisions = 0
         self._ranks = ranks or {}
         self._queue: list[Task] = []
         self._current: Decision | None = None
 
-    def next_decision(self) -> Decision | None:
-        """Let time pass until something is to be decided; None at the end of the day."""
+    def next_decision(self, until: float = math.inf) -> Decision | None:
+        """Let time pass until something is to be decided.
+
+        Args:
+            until: Seconds after midnight; what comes later does not happen yet.
+
+        Returns:
+            None at the end of the day, or when nothing is to be decided until then.
+        """
         assert self._current is None, "the last decision was not taken"
         while True:
             while self._queue:
@@ -114,9 +123,14 @@ class Simulation:
                 self.world.ask_about_machines = False
                 if self._ask(None):
                     return self._current
-            if not self.world.step():
+            if not self.world.step(until):
                 return None
             self._queue = self._in_order()
+
+    @property
+    def asked(self) -> Decision | None:
+        """The decision that was asked for and is not taken yet."""
+        return self._current
 
     def take(self, action: int, policy: str = "policy") -> None:
         """Do what was decided.

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 RESAMPLES = 10_000
+Figures = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,3 +61,55 @@ def paired_ratio(
         float(high),
         float(np.exp(np.mean(np.log(own / other)))),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A figure and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Figures) -> Interval:
+        """From a figure (first) and what it is on resampled days (all others)."""
+        low, high = np.percentile(values[1:], [2.5, 97.5])
+        return cls(float(values[0]), float(low), float(high))
+
+
+class Resampling:
+    """Days drawn again and again with replacement: the same draws for all that is compared.
+
+    `means` gives arrays whose first element is the mean itself, and whose others are the means of
+    the resampled days. So a formula of such arrays (a ratio, a difference, a share of a gap) is
+    written once, and `Interval.of` its result is the figure with its paired bootstrap.
+
+    Args:
+        days: How many there are.
+        seed: Of the draws.
+        resamples: How many.
+
+    Raises:
+        ValueError: there are no days.
+    """
+
+    def __init__(self, days: int, *, seed: int = 0, resamples: int = RESAMPLES) -> None:
+        if days < 1:
+            raise ValueError(f"{days} days cannot be resampled; give at least one")
+        self.days = days
+        rows = np.random.default_rng(seed).integers(0, days, (resamples, days))
+        rows += np.arange(resamples)[:, None] * days
+        counts = np.bincount(rows.ravel(), minlength=resamples * days)
+        self._weights = counts.reshape(resamples, days) / days
+
+    def means(self, values: Sequence[float] | Figures) -> Figures:
+        """Of a figure of each day; of shape (1 + resamples,).
+
+        Raises:
+            ValueError: the figures are of other days.
+        """
+        column = np.asarray(values, dtype=float)
+        if column.shape != (self.days,):
+            raise ValueError(f"{len(column)} figures for {self.days} days; give the same days")
+        return np.concatenate([[column.mean()], self._weights @ column])

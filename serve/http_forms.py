@@ -9,7 +9,9 @@ import orjson
 from fastapi import Request, Response
 from pydantic import BaseModel
 
+from ironcliw.errors import RequestError
 from ironcliw.schemas import ErrorResponse
+from ironcliw.unique_keys import repeated_key
 from serve.embeddings import Served
 from serve.form_errors import parse_form
 from serve.keys import ApiKey, Scope
@@ -35,13 +37,29 @@ def enter(request: Request, service: Service, route: str, scope: Scope) -> ApiKe
     return service.gatekeeper.authenticate(request.state.headers, scope)
 
 
-async def parse(request: Request, form: type[BodyT], *, optional: bool = False) -> BodyT:
-    """The request's body; with `optional` no body is an empty object.
+async def parse(
+    request: Request, form: type[BodyT], *, optional: bool = False, unique_keys: bool = False
+) -> BodyT:
+    """The request's body.
+
+    Args:
+        request: Its body is JSON.
+        form: That it shall have.
+        optional: No body is an empty object.
+        unique_keys: A key that stands twice in an object is refused; else the last one counts. For
+            what people write: it reads the body a second time.
 
     Raises:
         RequestError: it is not of that form; `param` names the field.
     """
     body = await request.body()
+    if unique_keys and (path := repeated_key(body)) is not None:
+        raise RequestError(
+            f"the key {path!r} stands twice in its object; give it once, since one of both would "
+            "be dropped in silence",
+            param=path,
+            code="duplicate_key",
+        )
     return parse_form(b"{}" if not body and optional else body, form)
 
 

@@ -287,6 +287,9 @@ class Service:
         for field in ("error", "precision_reason"):
             degraded += [f"model {row['id']}: {row[field]}" for row in rows if row.get(field)]
         degraded += [f"pinned model {model} was unloaded" for model in self._unloaded(rows)]
+        actors = None if self.workflows is None else await self.workflows.status()
+        if actors is not None and actors["state"] != "leading":
+            degraded.append(_why_not_leading(actors))
         cache = self.embeddings.content_cache
         return {
             "nodes": await asyncio.to_thread(self._nodes),
@@ -298,6 +301,7 @@ class Service:
                 "hits": cache.hits,
                 "misses": cache.misses,
             },
+            "actors": actors,
             "uptime_seconds": int(time.time()) - self.started,
             "degraded": degraded,
         }
@@ -386,6 +390,16 @@ class Service:
             "average_ms": row.get("average_ms"),
             "error": row.get("error"),
         }
+
+
+def _why_not_leading(actors: Mapping[str, Any]) -> str:
+    told = {
+        "away": "they do not answer",
+        "starting": "they are starting",
+        "stopping": "the head is being stopped",
+        "waiting": f"{actors['leader'] or 'another process'} leads those of this store",
+    }
+    return f"workflows and agents: {told.get(actors['state'], actors['error'])}"
 
 
 def _take_error(task: asyncio.Task[None]) -> None:

@@ -36,6 +36,10 @@ class Workflows(Protocol):
         """Call a method of `actors.workflow_service.WorkflowService`."""
         ...
 
+    async def status(self) -> dict[str, Any]:
+        """How workflows and agents stand, and who leads."""
+        ...
+
 
 def add_workflows(app: FastAPI, service: Service) -> None:
     """Add the routes to the application."""
@@ -56,7 +60,7 @@ def _add_submission(app: FastAPI, service: Service) -> None:
     async def submit(request: Request) -> Response:
         """Start a workflow, which is durable with this answer."""
         key = enter(request, service, "/v1/workflows", Scope.WORKFLOW)
-        wanted = await parse(request, WorkflowSubmission)
+        wanted = await parse(request, WorkflowSubmission, unique_keys=True)
         view = await _link(service).workflows(
             "submit",
             # without a key of its own a submission that was broken off could become two workflows
@@ -129,7 +133,7 @@ def _add_actions(app: FastAPI, service: Service) -> None:
     async def retry(request: Request, workflow_id: str, step: str) -> Response:
         """Run a step again that stands as uncertain."""
         key = enter(request, service, "/v1/workflows/{id}/steps/{step}/retry", Scope.WORKFLOW)
-        wanted = await parse(request, RetryRequest, optional=True)
+        wanted = await parse(request, RetryRequest, optional=True, unique_keys=True)
         view = await _link(service).workflows(
             "retry",
             repeatable=False,
@@ -150,7 +154,7 @@ def _add_actions(app: FastAPI, service: Service) -> None:
     async def skip(request: Request, workflow_id: str, step: str) -> Response:
         """Go on without a step that stands as uncertain, as if it had given `value`."""
         key = enter(request, service, "/v1/workflows/{id}/steps/{step}/skip", Scope.WORKFLOW)
-        wanted = await parse(request, SkipRequest, optional=True)
+        wanted = await parse(request, SkipRequest, optional=True, unique_keys=True)
         view = await _link(service).workflows(
             "skip",
             repeatable=False,

@@ -18,7 +18,7 @@ from train.data.tokenized import TokenizedData
 from train.embedding.evaluation import has_prototypes
 from train.evaluation.gate import why_unjudged
 from train.evaluation.options import EvaluationOptions
-from train.evaluation.report import WORDS, from_record
+from train.evaluation.report import from_record, measures_of
 from train.model.load import model_folder
 from train.outcome import read_outcome
 from train.run_files import ADAPTER, CONFIG, RunFiles
@@ -167,7 +167,7 @@ def check_weights(base: str, outcome: Mapping[str, Any], settings: Settings, ind
 def _metrics(outcome: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     moments = {"before": outcome.get("before"), "after": outcome.get("evaluation")}
     return {
-        moment: {name: line[name] for name in WORDS if name in line}
+        moment: {name: line[name] for name in measures_of(line)}
         for moment, line in moments.items()
         if line
     }

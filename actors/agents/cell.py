@@ -58,6 +58,7 @@ class Cell:
         self._held = False  # begin with nothing more
         self._refusal: IroncliwError | None = None  # what senders are told; None: welcome
         self._tallies = Tallies()
+        self._full = self._expired = self._unheard = 0  # since the last report
 
     def post(self, message: Message) -> asyncio.Future[Any]:
         """Put a message into the mailbox; the future has the agent's answer.
@@ -111,6 +112,8 @@ class Cell:
 
     def report(self) -> AgentReport:
         """How it fares; its tallies begin anew."""
+        since = self._full, self._expired, self._unheard
+        self._full = self._expired = self._unheard = 0
         return AgentReport(
             self.name,
             len(self.mailbox),
@@ -119,6 +122,8 @@ class Cell:
             self.failed or self._complaint(),
             self._tallies.take(),
             tuple(self._listeners),
+            self.mailbox.by_priority,
+            *since,
         )
 
     def _complaint(self) -> str | None:
@@ -234,6 +239,7 @@ class Cell:
             return
 
     def _overloaded(self, why: str) -> OverloadedError:
+        self._full += 1
         return OverloadedError(
             f"the mailbox of agent {self.name!r} is full: {why}; send less, raise its `mailbox` "
             f"({self.options.mailbox}) or start another such agent",
@@ -266,6 +272,7 @@ class Cell:
             message = self.mailbox.take(self._loop.time(), is_free)
             for late in self.mailbox.expired:
                 self._resolve(late, _too_late(self.name, "it waited in the mailbox"))
+            self._expired += len(self.mailbox.expired)
             self.mailbox.expired.clear()
             if message is None:
                 break
@@ -321,6 +328,7 @@ class Cell:
         answer = self._answers.pop(message.id, None)
         if answer is None:
             if error is not None and not isinstance(error, MovedError):
+                self._unheard += 1
                 what = message.capability or "on_message"
                 logger.warning("agent %s: a message for %s failed: %s", self.name, what, error)
         elif not answer.done():

@@ -18,6 +18,7 @@ from typing import Any
 
 from actors.agents.directory import DurableSend
 from actors.agents.exchange import Exchange
+from actors.agents.figures import Figures
 from actors.agents.messages import Priority, checked_name
 from actors.agents.recipients import Recipients
 from actors.agents.records import AgentStore
@@ -47,15 +48,21 @@ class Deliveries:
         store: where they are.
         exchange: the way to the agents.
         most_attempts: name of an agent or a capability -> deliveries after which a message is dead.
+        figures: counts dead letters.
     """
 
     def __init__(
-        self, store: AgentStore, exchange: Exchange, most_attempts: Callable[[str], int]
+        self,
+        store: AgentStore,
+        exchange: Exchange,
+        most_attempts: Callable[[str], int],
+        figures: Figures,
     ) -> None:
         self._store = store
         self._exchange = exchange
         self._most_attempts = most_attempts
         self._recipients = Recipients(exchange.memory)
+        self._figures = figures
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def start(self) -> None:
@@ -202,6 +209,7 @@ class Deliveries:
     async def _bury(self, row: MessageRow, why: str) -> None:
         logger.error("durable message %s for %s is a dead letter: %s", row.id, row.recipient, why)
         await self._note(row, partial(self._store.dead, row.id, why))
+        self._figures.dead_letters += 1
 
 
 class _PoisonError(Exception):

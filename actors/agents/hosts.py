@@ -197,9 +197,15 @@ class LocalHandle:
         await self._alive().replay(parcels)
 
     async def report(self) -> HostReport:
-        agents = self._alive().report()
+        host = self._alive()
         return HostReport(
-            self.name, self.node, os.getpid(), 0, agents=agents, notice_seconds=self.notice_seconds
+            self.name,
+            self.node,
+            os.getpid(),
+            0,
+            agents=host.report(),
+            notice_seconds=self.notice_seconds,
+            open_circuits=tuple(host.exchange.breakers.open()),
         )
 
     async def circuits(self) -> list[OpenCircuit]:

@@ -95,6 +95,11 @@ class Mailbox:
         return self._count
 
     @property
+    def by_priority(self) -> tuple[int, ...]:
+        """How many wait of each priority, the most urgent first."""
+        return tuple(sum(map(len, lanes.values())) for lanes in self._lanes)
+
+    @property
     def full(self) -> bool:
         """Whether one more would overflow."""
         return self._count >= self._capacity

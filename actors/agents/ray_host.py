@@ -130,6 +130,7 @@ class HostActor:
             by,
             agents,
             self._seconds_to_the_end(),
+            tuple(self._host.exchange.breakers.open()),
         )
 
     async def _agents(self) -> list[AgentReport]:

@@ -18,6 +18,7 @@ from actors.agents.bell import Bell
 from actors.agents.delivery import Deliveries
 from actors.agents.directory import DurableSend, Listing
 from actors.agents.exchange import Exchange
+from actors.agents.figures import Figures, Standing
 from actors.agents.host import AgentSpec
 from actors.agents.hosts import Hosts
 from actors.agents.link import HostLostError
@@ -78,14 +79,21 @@ class AgentSystem:
         self._hosts = hosts
         self._clock = clock
         self._bell = Bell()
+        self.figures = Figures()
         self._running = Running(
             self.registry, hosts, store, home_memory_gb=home_memory_gb, cloud=cloud
         )
         self._supervisor = Supervisor(policy or RestartPolicy())
         self._watching = Watching(
-            self.registry, self._running, self._supervisor, store, self.host_leaving, poll_seconds
+            self.registry,
+            self._running,
+            self._supervisor,
+            store,
+            self.host_leaving,
+            poll_seconds,
+            self.figures,
         )
-        self._deliveries = Deliveries(store, self.exchange, self._most_attempts)
+        self._deliveries = Deliveries(store, self.exchange, self._most_attempts, self.figures)
         self.registry.on_change = self._bell.ring
 
     async def start(self) -> None:
@@ -103,6 +111,22 @@ class AgentSystem:
                 self._watching.restart(entry.name, entry.reason or "it is taken up")
         self._watching.start()
         await self._deliveries.start()
+
+    async def rest(self, seconds: float) -> None:
+        """Stop all agents and keep their states; the next system starts them again.
+
+        Args:
+            seconds: for the messages that they have.
+        """
+        await self._watching.close()
+        running = [entry for entry in self.registry if entry.host is not None]
+        halts = [self._halt(entry, seconds) for entry in running]
+        results = await asyncio.gather(*halts, return_exceptions=True)
+        for entry, result in zip(running, results, strict=True):
+            if isinstance(result, BaseException):
+                # boundary: what fails for one agent must not keep the others from their rest
+                logger.error("agent %s starts again from an older state: %s", entry.name, result)
+        await self.close()
 
     async def close(self) -> None:
         """End the supervision; the agents go on without it."""
@@ -177,7 +201,7 @@ class AgentSystem:
         entry = self.registry.get(name)
         self._watching.forget(name)
         await self._halt(entry, DEFAULT_SECONDS)
-        self._watching.restart(name, "somebody asked for it")
+        self._watching.restart(name, "somebody asked for it", "asked")
         return entry.as_json()
 
     async def stop_agent(self, name: str, seconds: float = 10.0) -> None:
@@ -226,6 +250,7 @@ class AgentSystem:
         if place is not None:
             place.leaving = True
             await hand_over_host(place, seconds, self.registry, self._running, self._watching)
+            self.figures.forget(host)
 
     async def node_leaving(self, node: str, deadline: float) -> None:
         """Have the agents of a machine move, which ends soon; returns at once.
@@ -332,6 +357,11 @@ class AgentSystem:
     def durable_on_the_way(self) -> int:
         """Durable messages that are not done."""
         return self._deliveries.on_the_way
+
+    def standing(self) -> Standing:
+        """How the agents stand now."""
+        circuits = self.figures.open_circuits(self.exchange.breakers.open())
+        return Standing.of(self.registry, self.durable_on_the_way, circuits)
 
     def _most_attempts(self, recipient: str) -> int:
         found = [

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from actors.agents.figures import Cause, Figures
 from actors.agents.hosts import HostHandle
 from actors.agents.link import HostLostError
 from actors.agents.records import AgentStore
@@ -37,6 +38,7 @@ class Watching:
         store: keeps states.
         leave: called with a host whose machine ends, and the seconds that are left.
         poll_seconds: between two looks.
+        figures: counts what hosts report, and restarts.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Watching:
         store: AgentStore,
         leave: Callable[[str, float], Coroutine[Any, Any, None]],
         poll_seconds: float,
+        figures: Figures,
     ) -> None:
         self._registry = registry
         self._running = running
@@ -54,6 +57,7 @@ class Watching:
         self._store = store
         self._leave = leave
         self._poll_seconds = poll_seconds
+        self._figures = figures
         self._restarts: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._looking: set[Place] = set()
@@ -71,8 +75,10 @@ class Watching:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def restart(self, name: str, why: str, *, status: AgentStatus = AgentStatus.RESTARTING) -> None:
+    def restart(self, name: str, why: str, cause: Cause = "lost") -> None:
         """Start an agent again, without counting a failure."""
+        self._figures.restarts[cause] += 1
+        status = AgentStatus.MOVING if cause == "moved" else AgentStatus.RESTARTING
         self._registry.mark(name, status, why)
         self._again(name, self._bring_back(name))
 
@@ -128,6 +134,7 @@ class Watching:
                 entry.spec = replace(entry.spec, options=options)
             await asyncio.sleep(decision.pause)
             entry.restarts += 1
+            self._figures.restarts["failed"] += 1
             try:
                 await self._start_until_it_runs(name)
                 return
@@ -193,6 +200,7 @@ class Watching:
         handle = place.handle
         expected = [entry.name for entry in self._registry.on_host(handle.name)]
         report = await _within(handle.report())
+        self._figures.add(report)
         if not report.blocked_seconds:
             self._last[handle.name] = report
             for one in report.agents:
@@ -249,6 +257,7 @@ class Watching:
         if blamed is None:
             blamed = dict.fromkeys(to_blame(self._last.get(host), names), why)
         self._last.pop(host, None)
+        self._figures.forget(host)
         logger.warning("host %s with %d agents is lost: %s", host, len(names), why)
         # before they are started again: nothing of the old process may still be at it
         await self._running.end(host)

@@ -73,9 +73,13 @@ class Tallies:
         name = job.capability.name
         if (tally := self._found.get(name)) is None:
             tally = self._found[name] = Tally()
-        tally.calls += 1
-        tally.failures += is_failure(error)
-        tally.seconds += now - job.started
+        failed = is_failure(error)
+        tally.add(
+            now - job.started,
+            failed=failed,
+            late=isinstance(error, DeadlineExceededError),
+            rejected=error is not None and not failed,
+        )
 
     def take(self) -> dict[str, Tally]:
         """All of it; the counts begin anew."""

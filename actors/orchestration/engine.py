@@ -11,13 +11,16 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from actors.orchestration.attempts import Attempt, Attempts, Outcome
 from actors.orchestration.commits import Commits, Journal
+from actors.orchestration.holding import Gate, Holding, plan_of
 from actors.orchestration.live import LiveWorkflow
 from actors.orchestration.options import OrchestratorOptions
 from actors.orchestration.start_queue import StartQueue
 from actors.orchestration.wake_ups import WakeUps
+from actors.situation import Plan, Ready
 from actors.workflow import outcomes
 from actors.workflow.calls import task_of
 from actors.workflow.events import Event
@@ -26,7 +29,25 @@ from actors.workflow.units import Unit
 from ironcliw.errors import UnavailableError
 
 _log = logging.getLogger(__name__)
+_MOST_PLANS = 256
 Committed = Callable[[str, list[Event]], None]
+
+
+class Entry(NamedTuple):
+    """A unit that may be started.
+
+    Attributes:
+        live: its workflow.
+        unit: it.
+        since: Unix time since which it may.
+        came: the same by the monotonic clock. It is queued by this one: when the other steps back,
+            all that is newer would go first.
+    """
+
+    live: LiveWorkflow
+    unit: Unit
+    since: float
+    came: float
 
 
 class Engine:
@@ -38,6 +59,7 @@ class Engine:
         clock: Unix seconds.
         options: Limits.
         committed: Told of each workflow's id and events once they are on the disk.
+        gate: Asked before each start; None: all start as soon as they may.
 
     Attributes:
         lives: Open workflows by id.
@@ -52,6 +74,7 @@ class Engine:
         clock: Callable[[], float],
         options: OrchestratorOptions,
         committed: Committed,
+        gate: Gate | None = None,
     ) -> None:
         self.lives: dict[str, LiveWorkflow] = {}
         self.error: Exception | None = None
@@ -63,7 +86,10 @@ class Engine:
         self._clock = clock
         self._options = options
         self._attempts: Attempts[Unit] = Attempts(executor, options.stop_seconds, self._outcome)
-        self._queue: StartQueue[tuple[LiveWorkflow, Unit]] = StartQueue()
+        self._queue: StartQueue[Entry] = StartQueue()
+        self._gate = gate
+        self._holding: Holding[Entry] = Holding(clock, self._ask_again)
+        self._plans: dict[str, Plan] = {}
         self._wake_ups: WakeUps[LiveWorkflow] = WakeUps(clock, self._wake)
         self._running = 0
         self._is_closing = False
@@ -77,7 +103,7 @@ class Engine:
     @property
     def queued(self) -> int:
         """Entries of the start queue; some may stand for steps that need not start any more."""
-        return len(self._queue)
+        return len(self._queue) + len(self._holding)
 
     def add(self, live: LiveWorkflow, events: Iterable[Event] = ()) -> None:
         """Takes a workflow in, with events that were applied and are not recorded yet."""
@@ -93,15 +119,17 @@ class Engine:
             live.record((), lambda: self._stop_attempts(live))
         now = self._clock()
         for unit in machine.take(now):
-            # not the wall clock: what was queued before it stepped back would be overtaken by all
-            since = time.monotonic()
-            self._queue.push((live, unit), live.facts.priority, since, live.queued + live.running)
-            live.queued += 1
+            self._push(Entry(live, unit, now, time.monotonic()))
         self._wake_ups.set(live, machine.wake_at())
         if machine.finished is not None:
             live.record((), lambda: self._retire(live))
+        self.something_happened()
         self._dispatch_soon()
         self.commits.flush(live)
+
+    def something_happened(self) -> None:
+        """Steps that were told to wait are asked about again, soon."""
+        self._holding.something_happened()
 
     async def node_leaving(self, node: str, deadline: float) -> None:
         """Starts idempotent steps of that node again; others have until the deadline."""
@@ -122,17 +150,21 @@ class Engine:
             await live.until_committed()
 
     async def close(self, seconds: float) -> None:
-        """Starts nothing more, gives attempts that time to end, and stops the others."""
+        """Starts nothing more, and stops what runs; what may not be repeated has that time."""
         self._is_closing = True
         self._wake_ups.close()
+        self._holding.close()
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         await self.commits.drain(self._options.stop_seconds)  # what was started is launched
-        while len(self._attempts) and (left := until - loop.time()) > 0:
+        while self._some_run_once() and (left := until - loop.time()) > 0:
             await self._attempts.wait(left)
             await self.commits.drain(self._options.stop_seconds)
         await self._attempts.close()
         await self.commits.close()
+
+    def _some_run_once(self) -> bool:
+        return any(not attempt.task.idempotent for attempt in self._attempts)
 
     # ------------------------------------------------------------------ starting
 
@@ -145,12 +177,37 @@ class Engine:
     def _dispatch(self) -> None:
         self._is_dispatching = False
         while self._queue and self._running < self._options.max_running and not self._is_closing:
-            live, unit = self._queue.pop()
-            live.queued -= 1
-            if live.machine.may_start(unit):
-                self._start(live, unit)
+            entry = self._queue.pop()
+            entry.live.queued -= 1
+            if entry.live.machine.may_start(entry.unit):
+                self._start(entry)
 
-    def _start(self, live: LiveWorkflow, unit: Unit) -> None:
+    def _push(self, entry: Entry) -> None:
+        live = entry.live
+        self._queue.push(entry, live.facts.priority, entry.came, live.queued + live.running)
+        live.queued += 1
+
+    def _ask_again(self) -> None:
+        for entry in self._holding.take():
+            self._push(entry)
+        self._dispatch_soon()
+
+    def _must_wait(self, entry: Entry, task: StepTask) -> bool:
+        if self._gate is None:
+            return False
+        unit, definition = entry.unit, entry.live.machine.definition
+        plan = self._plans.get(definition.digest)
+        if plan is None:
+            if len(self._plans) >= _MOST_PLANS:
+                self._plans.clear()
+            plan = self._plans[definition.digest] = plan_of(definition)
+        again = self._gate.admit(task, Ready(entry.since, plan, unit.step.index, unit.losses))
+        if again is not None:
+            self._holding.hold(entry, again)
+        return again is not None
+
+    def _start(self, entry: Entry) -> None:
+        live, unit = entry.live, entry.unit
         machine, now, call = live.machine, self._clock(), unit.call
         try:
             declared = call.idempotent
@@ -159,6 +216,8 @@ class Engine:
             task = task_of(machine, unit, declared, live.facts.priority)
         except StepError as error:
             self.advance(live, outcomes.refuse(machine, unit, error, now))
+            return
+        if self._must_wait(entry, task):
             return
         self._running += 1
         live.running += 1
@@ -221,6 +280,7 @@ class Engine:
         self.error = error
         self._is_closing = True
         self._queue.clear()
+        self._holding.close()
         self._wake_ups.close()
         for attempt in self._attempts:
             self._attempts.abandon(attempt, "closing")

@@ -11,23 +11,23 @@ import asyncio
 import json
 import logging
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
-from actors.decision_log import Decided, DecisionLog
+from actors.decision_log import DecisionLog
 from actors.functions import find
 from actors.results import Results, has_reference
-from actors.routing import LOCAL, Option, RouterPolicy, checked, mask_of
+from actors.router import Machine, Routed, Router
+from actors.routing import LOCAL, RouterPolicy
+from actors.situation import WAIT, Ready
 from actors.steps.kinds import Done, KindExecutor, result_of, step_error
-from actors.workflow.tasks import StepResult, StepTask
+from actors.workflow.tasks import StepError, StepResult, StepTask
 from ironcliw.errors import IroncliwError, NotFoundError
 from ironcliw.schemas.workflows import StepKind
 
 logger = logging.getLogger(__name__)
 
-_PRIORITIES = {"critical": 0.0, "high": 1.0, "normal": 2.0, "low": 3.0}
 # They answer where the policy has no say: the service, the agent or the job finds its own place.
 _ROUTED: frozenset[StepKind] = frozenset({"function"})
 
@@ -40,25 +40,13 @@ class Observer(Protocol):
         ...
 
 
-class Machine(Protocol):
-    """What the policy's features come from."""
-
-    def options(self) -> Sequence[Option]:
-        """Where work may go in this cluster."""
-        ...
-
-    def memory(self) -> tuple[float, float]:
-        """The head's: gigabytes available, and percent in use."""
-        ...
-
-
 class StepExecutor:
     """An `actors.workflow.tasks.Executor`.
 
     Args:
         kinds: What carries out the steps of each kind.
         results: Where large results are kept.
-        policy: Chooses the place of function steps.
+        policy: Chooses the place of function steps; or the router that asks it.
         machine: Facts for it.
         log: Of its decisions.
         agent_is_idempotent: What an agent's capability declares.
@@ -70,7 +58,7 @@ class StepExecutor:
         self,
         kinds: Mapping[StepKind, KindExecutor],
         results: Results,
-        policy: RouterPolicy,
+        policy: RouterPolicy | Router,
         machine: Machine,
         log: DecisionLog | None = None,
         *,
@@ -80,14 +68,13 @@ class StepExecutor:
     ) -> None:
         self._kinds = dict(kinds)
         self._results = results
-        self._policy = policy
-        self._machine = machine
+        self.router = policy if isinstance(policy, Router) else Router(policy, machine, log=log)
         self._log = log
         self._agent_is_idempotent = agent_is_idempotent
         self._home = home
         self._observer = observer
         self._nodes: dict[tuple[str, int], str] = {}
-        self._running: Counter[str] = Counter()
+        self._routed: dict[tuple[str, int], Routed] = {}
 
     async def run(self, task: StepTask) -> StepResult:
         """Run one attempt to its end; see `actors.workflow.tasks.Executor`.
@@ -96,21 +83,38 @@ class StepExecutor:
             StepError: it failed.
         """
         begun = time.monotonic()
-        place, decision = LOCAL, None
-        outcome = "cancelled"
+        routed = Routed(LOCAL)
+        outcome, facts = "cancelled", dict[str, Any]()
         try:
-            place, decision = self._place(task)
-            result = await self._run(task, place, begun)
-            outcome = "ok"
+            routed = self._place(task)
+            placed = replace(task, node=routed.node) if routed.node else task
+            result = await self._run(placed, routed.place, begun)
+            outcome, facts = "ok", _measured(result)
             return result
         except IroncliwError as error:
             failed = step_error(error)
-            outcome = failed.failure
+            outcome, facts = failed.failure, _exit(failed)
             if failed is error:
                 raise
             raise failed from error
         finally:
-            self._end(task, place, decision, outcome, time.monotonic() - begun)
+            self._end(task, routed, outcome, time.monotonic() - begun, facts)
+
+    def admit(self, task: StepTask, ready: Ready) -> float | None:
+        """Decide on a step that is ready; Unix seconds by which to ask again, where it waits.
+
+        None: it may start now, and has its place.
+        """
+        if task.kind not in _ROUTED or not self.router.may_wait:
+            return None
+        try:
+            routed = self.router.ask(task, ready, may_wait=True)
+        except IroncliwError:
+            return None  # `run` meets it again, and tells
+        if routed.place == WAIT:
+            return routed.ask_again_at
+        self._routed[task.key, task.attempt] = routed
+        return None
 
     def is_idempotent(self, kind: StepKind, target: str) -> bool:
         """What the function or the capability declares; an unknown one declares nothing."""
@@ -129,10 +133,10 @@ class StepExecutor:
         """An attempt has begun on a node, as that told by itself."""
         if (key, attempt) in self._nodes:
             self._nodes[key, attempt] = node
+            self.router.started((key, attempt), node)
 
     async def _run(self, task: StepTask, place: str, begun: float) -> StepResult:
         attempt = (task.key, task.attempt)
-        self._running[place] += 1
         self._nodes[attempt] = self._home if place == LOCAL and self._home else ""
         try:
             done = await self._kinds[task.kind].run(
@@ -140,7 +144,6 @@ class StepExecutor:
             )
             return await self._kept(task, done, begun)
         finally:
-            self._running[place] -= 1
             del self._nodes[attempt]
 
     async def _resolved(self, task: StepTask) -> StepTask:
@@ -166,50 +169,44 @@ class StepExecutor:
             peak_bytes=done.peak_bytes,
         )
 
-    def _place(self, task: StepTask) -> tuple[str, str | None]:
-        """Where it runs, and the id of the decision's row."""
+    def _place(self, task: StepTask) -> Routed:
+        """Where it runs: as was decided before its start, or now."""
         if task.kind not in _ROUTED:
-            return LOCAL, None
-        options = self._machine.options()
-        mask = mask_of(task.place, options)
-        features = self._features(task)
-        choice = checked(
-            self._policy.decide(features, options, mask), options, mask, self._policy.name
-        )
-        id_ = None
-        if self._log is not None:
-            decided = Decided(
-                task.workflow_id,
-                task.step,
-                task.attempt,
-                self._policy.name,
-                features,
-                options,
-                mask,
-                choice,
-            )
-            id_ = self._log.note(decided)
-        return options[choice.index].name, id_
-
-    def _features(self, task: StepTask) -> dict[str, float]:
-        free_gb, percent = self._machine.memory()
-        left = float("inf") if task.deadline is None else max(0.0, task.deadline - time.time())
-        return {
-            "memory_gb": task.memory_gb or 0.0,
-            "expected_seconds": task.expected_seconds or 0.0,
-            "seconds_left": left,
-            "priority": _PRIORITIES[task.priority],
-            "attempt": float(task.attempt),
-            "free_ram_gb": free_gb,
-            "ram_percent": percent,
-            **{f"running_{place}": float(self._running[place]) for place in ("local", "spot")},
-        }
+            return Routed(LOCAL)
+        routed = self._routed.pop((task.key, task.attempt), None)
+        if routed is None:
+            routed = self.router.ask(task, Ready(time.time()), may_wait=False)
+        return routed
 
     def _end(
-        self, task: StepTask, place: str, decision: str | None, outcome: str, seconds: float
+        self,
+        task: StepTask,
+        routed: Routed,
+        outcome: str,
+        seconds: float,
+        facts: Mapping[str, Any],
     ) -> None:
+        self.router.ended((task.key, task.attempt))
         if self._observer is not None:
-            self._observer.on_attempt(task.kind, place, outcome, seconds)
+            self._observer.on_attempt(task.kind, routed.place, outcome, seconds)
         if self._log is not None:
-            told: dict[str, Any] = {"outcome": outcome, "seconds": round(seconds, 6)}
-            self._log.outcome(decision, told)
+            told: dict[str, Any] = {
+                "outcome": outcome,
+                "seconds": round(seconds, 6),
+                "ended_at": round(time.time(), 3),
+                "place": routed.place,
+                **facts,
+            }
+            self._log.outcome(routed.decision, told)
+
+
+def _measured(result: StepResult) -> dict[str, Any]:
+    """What the decision log keeps of an attempt that ended well."""
+    facts = {"node": result.node, "run_seconds": result.seconds, "peak_bytes": result.peak_bytes}
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def _exit(error: StepError) -> dict[str, Any]:
+    """Why it failed, where Ray says it: the name of its error, such as OutOfMemoryError."""
+    cause = error.__cause__
+    return {} if cause is None else {"cause": type(cause).__name__}

@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 _CANCEL_SECONDS = 10.0
 _BYTES_A_GB = 1_000_000_000
+_NODE_LABEL = "ray.io/node-id"
 # a sliver of the resource that only the head has
 _ON_HEAD = {"node:__internal_head__": 0.001}
 
@@ -100,6 +101,10 @@ class FunctionCalls:
             options["resources"] = _ON_HEAD
         else:
             options["label_selector"] = {GROUP_LABEL: SPOT_TYPE}
+            if task.node:
+                # a wish: should that machine go, any other will do
+                options["fallback_strategy"] = [{"label_selector": options["label_selector"]}]
+                options["label_selector"] = {GROUP_LABEL: SPOT_TYPE, _NODE_LABEL: task.node}
             options["runtime_env"] = self._spot_environment
         return options
 

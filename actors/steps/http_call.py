@@ -99,7 +99,7 @@ class HttpCall:
     ) -> None:
         self._settings = settings
         self._resolve = resolver
-        self._verify: ssl.SSLContext | bool = True if verify is None else verify
+        self._verify = verify
 
     async def run(self, task: StepTask, place: str, started: Callable[[str], None]) -> Done:
         """Send the request of a step; see `actors.steps.kinds.KindExecutor`.
@@ -126,6 +126,7 @@ class HttpCall:
             try:
                 return await self._ask(request, parts, address)
             except (httpx.ConnectError, httpx.ConnectTimeout) as failed:
+                _check_certificate(failed, parts)
                 error = failed  # nothing was sent: the next address may do
             except httpx.HTTPError as failed:
                 raise StepError(
@@ -153,6 +154,8 @@ class HttpCall:
         url = parts._replace(netloc=f"{at}:{port}", fragment="").geturl()
         headers = {**request.headers, "host": netloc}
         timeout = httpx.Timeout(_SILENCE_SECONDS, connect=_CONNECT_SECONDS)
+        if self._verify is None:
+            self._verify = httpx.create_ssl_context(trust_env=False)  # it reads a large file
         # one client a request: a connection kept for one name could serve another of that address
         async with (
             httpx.AsyncClient(verify=self._verify, trust_env=False, timeout=timeout) as client,
@@ -182,6 +185,24 @@ class HttpCall:
                     retryable=False,
                 )
         return bytes(content)
+
+
+def _check_certificate(error: BaseException, parts: SplitResult) -> None:
+    """Say so where a server was reached and is not who it should be: that is no bad connection.
+
+    Raises:
+        StepError: its certificate is not accepted; nothing was sent.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            host, _ = host_and_port(parts)
+            raise StepError(
+                "refused",
+                f"the certificate that {host} shows is not accepted: {cause.verify_message}",
+                retryable=False,
+            ) from error
+        cause = cause.__cause__ or cause.__context__
 
 
 def _first(form: HttpForm, key: str) -> _Request:

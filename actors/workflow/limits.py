@@ -1,12 +1,15 @@
 """How much one workflow may hold.
 
-Any limit may be raised at any time. Open workflows with more items than a lowered `items` allows
-could not be rebuilt from their events.
+Any limit may be changed at any time. Workflows that are open go on with the `items` of when they
+were submitted, which stands in their first event: they could not be rebuilt from it otherwise.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+FORMER_ITEMS = 10_000
+"""Of workflows whose first event does not say it: an earlier release has written it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from actors.workflow.events import Event
 from actors.workflow.graph import Definition
-from actors.workflow.limits import Limits
+from actors.workflow.limits import FORMER_ITEMS, Limits
 from actors.workflow.openings import open_step
 from actors.workflow.references import NO_ITEM, Scope
 from actors.workflow.units import StepRun, Unit
@@ -37,7 +37,7 @@ class Machine:
         inputs: As `Definition.bind` gives them.
         created_at: Of the submission, in Unix seconds.
         deadline: In Unix seconds; None: none.
-        limits: How much it may hold; those of all orchestrators of a store must agree.
+        limits: How much it may hold. What decides on how it goes on is in its events.
 
     Attributes:
         next_seq: How many events were applied.
@@ -46,6 +46,7 @@ class Machine:
         finished: The final status.
         error: Why it turned.
         output: Of a completed workflow.
+        most_items: Of a fan-out, by the limits of when it was submitted.
         steps: In the order of the definition.
         left: Steps that have not ended.
         size: Bytes of all values.
@@ -75,6 +76,7 @@ class Machine:
         self.created_at = self.updated_at = created_at
         self.deadline = deadline
         self.limits = limits or Limits()
+        self.most_items = self.limits.items
         self.next_seq = 0
         self.goal: Goal | None = None
         self.paused = False
@@ -179,7 +181,9 @@ class Machine:
         if self.goal is not None and self.undo is None and not self.active:
             self._plan_undo()
 
-    def _submitted(self, _event: Event) -> None:
+    def _submitted(self, event: Event) -> None:
+        # of when it was submitted: a fan-out that was opened then must open in every replay
+        self.most_items = event.data.get("most_items", FORMER_ITEMS)
         for run in self.steps:
             if run.remaining == 0:
                 self._open(run)
@@ -322,7 +326,7 @@ class Machine:
                 self._open(dependent)
 
     def _open(self, run: StepRun) -> None:
-        ends = open_step(run, self.scope(), self.limits)
+        ends = open_step(run, self.scope(), self.most_items)
         if ends is not None:
             self.due[run.step.index] = ends
             return

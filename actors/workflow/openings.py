@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from actors.workflow.limits import Limits
 from actors.workflow.references import Scope
 from actors.workflow.tasks import REFERENCE_KEY, StepError
 from actors.workflow.units import StepRun
@@ -12,8 +11,8 @@ from actors.workflow.units import StepRun
 Ends = tuple[Literal["skipped", "failed", "completed"], dict[str, Any]]
 
 
-def open_step(run: StepRun, scope: Scope, limits: Limits) -> Ends | None:
-    """Makes the step's units.
+def open_step(run: StepRun, scope: Scope, most_items: int) -> Ends | None:
+    """Makes the step's units, at most so many.
 
     Returns:
         None; or, where the step ends without running, how and the data of the event that says so.
@@ -21,7 +20,7 @@ def open_step(run: StepRun, scope: Scope, limits: Limits) -> Ends | None:
     try:
         if run.step.when is not None and not run.step.when.holds(scope):
             return "skipped", {}
-        items = _items(run, scope, limits)
+        items = _items(run, scope, most_items)
     except StepError as error:
         return "failed", {"error": {"kind": error.failure, "message": error.message}}
     if items == []:
@@ -30,16 +29,16 @@ def open_step(run: StepRun, scope: Scope, limits: Limits) -> Ends | None:
     return None
 
 
-def _items(run: StepRun, scope: Scope, limits: Limits) -> list[Any] | None:
+def _items(run: StepRun, scope: Scope, most_items: int) -> list[Any] | None:
     if run.step.for_each is None:
         return None
     found = run.step.for_each.render(scope)
     if found is None:  # of a step that was skipped
         return []
-    if isinstance(found, list) and len(found) <= limits.items:
+    if isinstance(found, list) and len(found) <= most_items:
         return found
     if isinstance(found, list):
-        why = f"has {len(found)} items, the most is {limits.items}: hand on batches of them"
+        why = f"has {len(found)} items, the most is {most_items}: hand on batches of them"
     elif isinstance(found, dict) and REFERENCE_KEY in found:
         why = "is kept by reference, being too large for the store: let the step before return less"
     else:

@@ -23,7 +23,9 @@ _UNKNOWN = ("lost", "timeout", *_UNCOUNTED)
 
 def submit(machine: Machine, now: float) -> list[Event]:
     """The first event of a workflow."""
-    return applied(machine, [Event("submitted", now)], now)
+    return applied(
+        machine, [Event("submitted", now, data={"most_items": machine.limits.items})], now
+    )
 
 
 def start(machine: Machine, unit: Unit, idempotent: bool, now: float) -> list[Event]:

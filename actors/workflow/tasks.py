@@ -52,6 +52,7 @@ class StepTask:
         idempotent: Whether it may be run again when nobody knows how far it came.
         key: The same for every attempt: for services that recognise a request sent twice.
         is_compensation: It undoes the step.
+        node: A machine that was chosen for it; empty: any of its place.
     """
 
     workflow_id: str
@@ -71,6 +72,7 @@ class StepTask:
     place: Place = "any"
     idempotent: bool = False
     is_compensation: bool = False
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection
 
 import httpx
 
+from cluster.head.farewell import say_farewell
 from cluster.head.gcs_storage import CloudOrigin, GcsStorage, of_record
 from cluster.head.lock import head_lock
 from cluster.head.ports import check_ports
@@ -181,13 +182,15 @@ def stop_every_head(settings: Settings, report: Report = logger.info) -> int:
 def _end_in_order(
     settings: Settings, sessions: Collection[str], report: Report
 ) -> tuple[int, bool]:
-    """End what may launch machines, then the machines, then all the rest.
+    """Let what runs end, then end what may launch machines, the machines, and all the rest.
 
     Returns:
         How many processes there were, and whether no machine is left to come back.
     """
     ended = 0
     storage = GcsStorage(settings)
+    # while everything is there: what runs in the cloud, too, has to tell its state to the head
+    say_farewell(settings, report)
     # a head that is still starting goes at once: it would start what launches machines later
     if storage.holds_application():
         launching = (MONITOR, *settings.cluster.side_modules)

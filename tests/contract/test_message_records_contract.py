@@ -130,7 +130,7 @@ def test_what_was_done_long_ago_is_forgotten(store: Store) -> None:
         records.mark_done(connection, ["old"], NOW)
         records.mark_done(connection, ["new"], NOW + 10)
         records.mark_dead(connection, "dead", "x", NOW)
-        assert records.prune_done(connection, NOW + 5) == 1
+        assert records.prune_done(connection, NOW + 5, 10) == 1
     with store.read() as connection:
         assert records.count_by_status(connection) == {"done": 1, "dead": 1, "queued": 1}
     assert insert(store, message("again", key="k")) == [True]

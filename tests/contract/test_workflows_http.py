@@ -153,6 +153,8 @@ def test_a_missing_input(client: Client) -> None:
         (b'{"definition": {}, "priority": "soon"}', "priority"),
         (b'{"definition": {}, "deadline_seconds": -1}', "deadline_seconds"),
         (b'{"definition": {}, "colour": 1}', "colour"),
+        (b'{"definition": {}, "key": "a", "key": "b"}', "key"),
+        (b'{"definition": {"steps": {"a": {"with": {"x": 1}}, "a": {}}}}', "definition.steps.a"),
     ],
 )
 def test_a_wrong_body(server: HttpService, body: bytes, param: str | None) -> None:
@@ -268,6 +270,16 @@ def test_an_orchestrator_that_is_away_is_a_503(server: HttpService, world: World
     with Client(base_url=server.url, max_retries=0) as client:
         with pytest.raises(UnavailableError, match="are not there now"):
             client.submit_workflow(ECHO)
+
+
+def test_the_status_tells_who_leads(server: HttpService, world: World) -> None:
+    found = httpx.get(server.url + "/v1/status").json()
+    assert found["actors"]["leader"] == "a head"
+    assert found["actors"]["workflows"] == {"running": 1}
+    assert not [line for line in found["degraded"] if line.startswith("workflows")]
+    world.away = True
+    degraded = httpx.get(server.url + "/v1/status").json()["degraded"]
+    assert "workflows and agents: a head leads those of this store" in degraded
 
 
 def test_a_server_without_one_says_so(tmp_path: Path) -> None:

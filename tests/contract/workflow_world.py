@@ -52,6 +52,10 @@ class World:
         self.away = False
         self._service: WorkflowService | None = None
 
+    async def status(self) -> dict[str, Any]:
+        state = "waiting" if self.away else "leading"
+        return {"state": state, "leader": "a head", "error": None, "workflows": {"running": 1}}
+
     async def workflows(self, method: str, *, repeatable: bool, **arguments: Any) -> Any:
         if self.away:
             raise UnavailableError("workflows and agents are not there now")

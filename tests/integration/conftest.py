@@ -69,6 +69,11 @@ class Head:
         """Remove Ray's folder; the state is in pytest's own."""
         shutil.rmtree(self.environment["IRONCLIW_CLUSTER__TEMP_DIR"], ignore_errors=True)
 
+    def ray_logs(self) -> list[Path]:
+        """Of the worker processes of its latest session."""
+        folder = Path(self.environment["IRONCLIW_CLUSTER__TEMP_DIR"]) / "session_latest" / "logs"
+        return [path for path in folder.glob("worker-*") if path.is_file()]
+
     def json(self, *words: str) -> Any:
         result = self.run(*words, "--json")
         assert result.returncode == 0, result.stderr

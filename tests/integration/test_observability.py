@@ -9,18 +9,23 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from ironcliw.client import Client
 from tests.integration.conftest import Head
 from tests.integration.test_head import wait_for
 from tests.unit.cluster.deploy.expressions import read_expressions, uses
 
 pytestmark = pytest.mark.cluster
 # `serve.metrics.FailoverMetrics` is made where there is a cloud, and `train.shown.gauges` where
-# something is trained; this head has neither, `test_expressions` has what is declared
+# something is trained; this head has neither, `test_expressions` has what is declared. The last are
+# counted when something goes wrong.
 ELSEWHERE = (
     "ray_ironcliw_attempts_total",
     "ray_ironcliw_failovers_total",
     "ray_ironcliw_spot_",
     "ray_ironcliw_train_",
+    "ray_ironcliw_agent_open_circuits",
+    "ray_ironcliw_agent_restarts_total",
+    "ray_ironcliw_agent_unheard_failures_total",
 )
 
 
@@ -56,10 +61,33 @@ def use_the_service(head: Head) -> None:
     assert answer.status_code == 200, answer.text
 
 
-def test_a_head_exports_what_alerts_and_boards_ask_for(head: Head) -> None:
+WATCHED = """
+from actors.agent import Agent, capability
+
+class Watched(Agent):
+    @capability("watch")
+    async def watch(self, body):
+        return body
+"""
+
+
+def use_agents_and_workflows(head: Head, folder: Path) -> None:
+    (folder / "watched.py").write_text(WATCHED, encoding="utf-8")
+    words = ("watched:Watched", "--name", "watched", "--working-dir", str(folder))
+    started = head.run("agents", "start", *words)
+    assert started.returncode == 0, started.stderr
+    steps = {"one": {"agent": "watch", "with": {"a": 1}}}
+    with Client(base_url=head.url) as client:
+        submitted = client.submit_workflow({"name": "watched", "steps": steps})
+        assert client.wait_for_workflow(submitted.id, seconds=60).status == "completed"
+    assert head.run("agents", "stop", "watched").returncode == 0
+
+
+def test_a_head_exports_what_alerts_and_boards_ask_for(head: Head, tmp_path: Path) -> None:
     wanted = asked()
     assert len(wanted) > 20
     use_the_service(head)
+    use_agents_and_workflows(head, tmp_path)
     missing: dict[str, set[str]] = {}
 
     def complete() -> bool:

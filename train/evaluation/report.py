@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,14 +20,27 @@ WORDS = {
     "retrieval_accuracy": "retrieval accuracy",
     "prototype_accuracy": "accuracy by prototypes",
 }
+_SHORTER = re.compile(r"retrieval_accuracy_(\d+)")
+
+
+def measures_of(line: Mapping[str, Any]) -> dict[str, str]:
+    """The measures of an evaluation and what they are called, in the order to show them in.
+
+    Args:
+        line: Of the log. An embedding model's has a measure for each shorter length of its vectors.
+    """
+    shorter = {int(found[1]): name for name in line if (found := _SHORTER.fullmatch(name))}
+    return {name: words for name, words in WORDS.items() if name in line} | {
+        shorter[length]: f"retrieval accuracy of {length} dimensions"
+        for length in sorted(shorter, reverse=True)
+    }
 
 
 def table(before: Mapping[str, float], after: Mapping[str, float]) -> list[tuple[str, str, str]]:
     """Measure, before, after; a measure that was not taken is a dash."""
     return [
-        (WORDS[name], _number(before.get(name)), _number(after[name]))
-        for name in WORDS
-        if name in after
+        (words, _number(before.get(name)), _number(after[name]))
+        for name, words in measures_of(after).items()
     ]
 
 
@@ -38,16 +52,13 @@ def as_json(lines: Sequence[Mapping[str, Any]], verdict: Verdict | None) -> dict
         verdict: Of the gate.
     """
     measured = [
-        {"step": line["step"], **{name: line[name] for name in WORDS if name in line}}
-        for line in lines
+        {"step": line["step"], **{name: line[name] for name in measures_of(line)}} for line in lines
     ]
     return {
         "format_version": FORMAT_VERSION,
         "rows": lines[-1]["eval_rows"],
         "better": {
-            name: "lower" if lower_is_better(name) else "higher"
-            for name in WORDS
-            if name in lines[-1]
+            name: "lower" if lower_is_better(name) else "higher" for name in measures_of(lines[-1])
         },
         "evaluations": measured,
         "gate": as_record(verdict),
@@ -76,7 +87,7 @@ def from_record(values: Mapping[str, Any] | None) -> Verdict | None:
 
 def as_markdown(name: str, lines: Sequence[Mapping[str, Any]], verdict: Verdict | None) -> str:
     """A page with the table, each evaluation, and what the gate says."""
-    names = [each for each in WORDS if each in lines[-1]]
+    names = measures_of(lines[-1])
     page = [f"# {name}", "", f"{lines[-1]['eval_rows']} held-out rows.", ""]
     before, after = before_and_after(lines)
     assert after is not None, "a page is written of what was measured"
@@ -85,7 +96,7 @@ def as_markdown(name: str, lines: Sequence[Mapping[str, Any]], verdict: Verdict 
     page += _markdown(("measure", "before", "after"), table(before, after))
     page += ["", "Each evaluation:", ""]
     page += _markdown(
-        ("step", *(WORDS[each] for each in names)),
+        ("step", *names.values()),
         [(str(line["step"]), *(_number(line.get(each)) for each in names)) for line in lines],
     )
     if verdict is not None:

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from ironcliw import __version__
-from train.evaluation.report import WORDS
+from train.evaluation.report import measures_of
 
 Kind = Literal["adapter", "merged", "full"]
 
@@ -75,10 +75,10 @@ def model_card(facts: CardFacts) -> str:
     metadata = ModelCardData(
         base_model=facts.base_repository,
         **_relation(facts),
-        library_name="peft" if facts.kind == "adapter" else "transformers",
+        library_name=_library(facts),
         license=identifier,
         license_name=_slug(facts.licence) if identifier == "other" else None,
-        pipeline_tag="text-generation",
+        pipeline_tag="sentence-similarity" if _makes_vectors(facts) else "text-generation",
         tags=_tags(facts),
     )
     lines = [
@@ -101,6 +101,17 @@ def model_card(facts: CardFacts) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _makes_vectors(facts: CardFacts) -> bool:
+    return facts.config.get("embedding") is not None
+
+
+def _library(facts: CardFacts) -> str:
+    """That loads it."""
+    if facts.kind == "adapter":
+        return "peft"
+    return "sentence-transformers" if _makes_vectors(facts) else "transformers"
 
 
 def _relation(facts: CardFacts) -> dict[str, Any]:
@@ -146,6 +157,13 @@ def _training(facts: CardFacts) -> list[str]:
 
 
 def _objective(config: Mapping[str, Any]) -> str:
+    if (embedding := config.get("embedding")) is not None:
+        lengths = ", ".join(f"{length}" for length in embedding["matryoshka"])
+        shorter = f"; also of the first {lengths} dimensions" if lengths else ""
+        return (
+            "vectors of texts that belong together (contrastive, InfoNCE), temperature "
+            f"{embedding['temperature']:g}{shorter}"
+        )
     preference = config.get("preference")
     if preference is None:
         return "answers are imitated (supervised)"
@@ -163,11 +181,9 @@ def _method(config: Mapping[str, Any]) -> str:
 def _evaluation(facts: CardFacts) -> list[str]:
     if not facts.after:
         return ["Nothing was held out: nothing tells whether it is better than its base."]
-    words = WORDS | {"preference_accuracy": "preference accuracy", "reward_margin": "reward margin"}
     rows = [
-        (words[name], facts.before.get(name), facts.after[name])
-        for name in words
-        if name in facts.after
+        (words, facts.before.get(name), facts.after[name])
+        for name, words in measures_of(facts.after).items()
     ]
     page = [f"{facts.after.get('eval_rows', 'Some')} held-out rows.", ""]
     page += ["| measure | base | this model |", "| --- | ---: | ---: |"]
@@ -187,7 +203,10 @@ def _licence(facts: CardFacts) -> str:
 
 
 def _tags(facts: CardFacts) -> list[str]:
-    tags = ["ironcliw", "dpo" if facts.config.get("preference") else "sft"]
+    if _makes_vectors(facts):
+        tags = ["ironcliw", "sentence-similarity", "feature-extraction"]
+    else:
+        tags = ["ironcliw", "dpo" if facts.config.get("preference") else "sft"]
     return tags + (["lora"] if facts.config.get("use_lora") else [])
 
 

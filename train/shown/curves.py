@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from train.evaluation.report import WORDS
+from train.evaluation.report import measures_of
 
 LOSS, RATE, NORM = "train/loss", "train/learning_rate", "train/gradient_norm"
 EVALUATION = "eval/"
@@ -34,7 +34,7 @@ def points(lines: Iterable[Mapping[str, Any]]) -> Iterator[Point]:
     for line in lines:
         names = _OF_STEPS
         if line.get("event") == "evaluation":
-            names = {f"{EVALUATION}{name}": name for name in WORDS}
+            names = {f"{EVALUATION}{name}": name for name in measures_of(line)}
         elif "event" in line:
             continue
         for curve, name in names.items():

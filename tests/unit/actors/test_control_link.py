@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -17,11 +18,11 @@ class Actor:
 
     def __init__(self, *answers: Any) -> None:
         self.answers = list(answers)
-        self.asked: list[tuple[str, str, dict[str, Any]]] = []
-        self.answer = self
+        self.asked: list[tuple[Any, ...]] = []
+        self.answer = self.status = self
 
-    def remote(self, part: str, method: str, arguments: dict[str, Any]) -> Any:
-        self.asked.append((part, method, arguments))
+    def remote(self, *asked: Any) -> Any:
+        self.asked.append(asked)
         return self._answer()
 
     async def _answer(self) -> Any:
@@ -88,3 +89,24 @@ async def test_patience_has_an_end(found: list[Any]) -> None:
     found.append(None)
     with pytest.raises(UnavailableError, match="no actor has this name"):
         await ControlLink(patience_seconds=0.3).workflows("get", repeatable=True)
+
+
+async def test_the_status_is_told_at_once_or_not_at_all(
+    found: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = ControlLink()
+    found.append(Actor({"state": "leading"}))
+    assert await link.status() == {"state": "leading"}
+    away = {"state": "away", "leader": None, "error": None}
+    link = ControlLink()
+    for one in (None, Actor(None)):
+        found[:] = [one]
+        assert await link.status() == away
+
+    class Busy(Actor):
+        async def _answer(self) -> Any:
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr("actors.control_link._STATUS_SECONDS", 0.01)
+    found[:] = [Busy()]
+    assert await link.status() == away

@@ -113,6 +113,26 @@ def test_the_clouds_side_is_shown_with_its_state(capsys: pytest.CaptureFixture[s
     assert "models on spot: 0 MB of 2,000 MB" in shown
 
 
+def test_workflows_and_agents_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    actors = {
+        "state": "leading",
+        "workflows": {"running": 3, "uncertain": 1},
+        "steps": {"running": 2, "queued": 0},
+        "agents": {},
+        "messages": {"waiting": 4, "durable": 1, "dead_letters": None},
+        "open_circuits": ["translate"],
+    }
+    report = {"degraded": [], "nodes": [], "variants": [], "queues": {}, "models": []}
+    write_status({**report, "actors": actors})
+    assert (
+        "workflows: 3 running, 1 uncertain; steps: 2 running, 0 queued\n"
+        "agents: none; messages: 4 waiting, 1 durable, 0 dead letters\n"
+        "not asked for a while: translate\n"
+    ) in capsys.readouterr().out
+    write_status({**report, "actors": {"state": "away"}})
+    assert "workflows" not in capsys.readouterr().out, "what is degraded says so"
+
+
 @pytest.mark.parametrize("project", ["second", None])
 def test_the_cloud_is_that_of_the_running_head(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, project: str | None

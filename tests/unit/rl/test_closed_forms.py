@@ -87,7 +87,7 @@ def test_beyond_the_swap_the_step_is_ended_and_begins_again() -> None:
     # at 10 s the user takes 14 GB: 20 are more than 16 + 3; at 60 s there is room again
     day = made_day([(0.0, [step(30, 6.0)])], user_gb=((0.0, 4.5), (10.0, 14.0), (60.0, 4.5)))
     outcome = simulate(day, AT_HOME)
-    assert outcome.out_of_memory == 1
+    assert (outcome.out_of_memory, outcome.misplaced) == (1, 0)
     assert outcome.lost_seconds == pytest.approx(10.0, abs=1e-3)
     assert outcome.flow_p50 == pytest.approx(60 + 30, abs=1e-3)
 
@@ -104,6 +104,16 @@ def test_what_ran_out_of_memory_comes_back_with_its_true_need() -> None:
             seen.append(decision.view.step.memory_p95_gb)
         simulation.take(AT_HOME.choose(decision.view, decision.mask))
     assert seen[0] == 4.0 and set(seen[1:]) == {6.0}
+
+
+def test_what_does_not_fit_from_the_start_was_misplaced() -> None:
+    # the user holds 4.5 GB of 16; 15 beside them are more than the swap of 3 GB takes
+    day = made_day([(0.0, [step(30, 9.0)])])
+    [workflow] = day.workflows
+    wrong = replace(workflow.steps[0], memory_gb=15.0)
+    day = replace(day, workflows=(replace(workflow, steps=(wrong,)),), until=600.0)
+    outcome = simulate(day, AT_HOME)
+    assert outcome.misplaced == outcome.out_of_memory == 1
 
 
 def _away(view: View) -> tuple[int, ...]:

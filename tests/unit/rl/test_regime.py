@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from ironcliw.errors import SettingsError
+from rl.greedy import Greedy
 from rl.regime import Regime, load_regime, regime_of
+from rl.simulator import simulate
+from rl.workload import make_day
 
 FOLDER = Path(__file__).parents[3] / "rl" / "regimes"
 SHIPPED = sorted(FOLDER.glob("*.toml"))
@@ -90,3 +95,78 @@ def test_the_digest_is_of_the_values_not_of_the_text() -> None:
     spelled = tomllib.loads('name = "mine"\n[costs]\nmiss = 0.1 # the default\n')
     assert regime_of(spelled, "a").digest() == Regime(name="mine").digest()
     assert Regime(name="other").digest() != Regime(name="mine").digest()
+
+
+def _fields() -> list[tuple[str, str, bool]]:
+    """(section, field, whether it is a range) of every number that a regime file may hold."""
+    found = []
+    for section, info in Regime.model_fields.items():
+        kind = info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            for name in kind.model_fields:
+                default = getattr(getattr(Regime(name="any"), section), name)
+                if not isinstance(default, str):
+                    found.append((section, name, isinstance(default, tuple)))
+    return found
+
+
+NAN, INFINITE = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize("wrong", [-1.0, NAN, INFINITE, -INFINITE, "many", None, 1e300])
+@pytest.mark.parametrize(("section", "name", "is_range"), _fields(), ids=lambda one: str(one))
+def test_no_field_takes_what_cannot_be(section: str, name: str, is_range: bool, wrong: Any) -> None:
+    values = [[wrong, wrong]] if is_range else [wrong]
+    if is_range:
+        # at either end; and what is no pair
+        values += [[wrong, 5.0], [0.5, wrong], [0.5], 0.5, [5.0, 0.5]]
+    for value in values:
+        with pytest.raises(SettingsError, match=rf"^mine.toml is no regime: .*{section}.*"):
+            regime_of({"name": "mine", section: {name: value}}, "mine.toml")
+
+
+@pytest.mark.parametrize(("section", "name", "is_range"), _fields(), ids=lambda one: str(one))
+def test_the_ends_of_every_range_make_days_that_end(
+    section: str, name: str, is_range: bool
+) -> None:
+    values = [_end(section, name, is_range, sign) for sign in (-1, 1)]
+    for value in values:
+        given: dict[str, Any] = {"name": "mine", "arrivals": {"workflows_per_day": [3, 4]}}
+        given[section] = {**given.get(section, {}), name: value}
+        if name == "workflows_per_day":
+            given[section] = {name: [0.1, 20]}
+        if name == "memory_gb" and section == "home" and value < 12:
+            given[section]["user_gb"] = [0, 0]
+        regime = regime_of(given, "mine.toml")
+        outcome = simulate(make_day(regime, 0, "train", 0), Greedy())
+        figures = list(outcome.as_dict().values())
+        assert all(math.isfinite(one) for one in figures), (section, name, value)
+
+
+def _end(section: str, name: str, is_range: bool, sign: int) -> Any:
+    """The smallest or greatest value that a field takes, found by halving; the default within."""
+    default = getattr(getattr(Regime(name="any"), section), name)
+    middle = default[0 if sign < 0 else 1] if is_range else default
+
+    def takes(one: float) -> bool:
+        number = int(one) if isinstance(middle, int) else one
+        if is_range:
+            pair = [number, default[1]] if sign < 0 else [default[0], number]
+        try:
+            regime_of({"name": "mine", section: {name: pair if is_range else number}}, "a")
+        except SettingsError:
+            return False
+        return True
+
+    edge = 0.0 if sign < 0 else 1e300
+    if takes(edge):
+        good = edge
+    else:
+        good, bad = float(middle), edge
+        for _ in range(80):
+            half = (good + bad) / 2 if sign < 0 else math.sqrt(max(good, 1e-9) * bad)
+            good, bad = (half, bad) if takes(half) else (good, half)
+    good = int(good) if isinstance(middle, int) else good
+    if not is_range:
+        return good
+    return [good, default[1]] if sign < 0 else [default[0], good]

@@ -20,7 +20,14 @@ from actors.agents.hosts import HostHandle, HostPlan, LocalHosts
 from actors.agents.records import AgentStore, JournalStore, MemoryStore
 from actors.journal import Journal
 from actors.supervisor import RestartPolicy
-from ironcliw.errors import NotFoundError, RequestError, UnavailableError
+from ironcliw.errors import (
+    AgentError,
+    DeadlineExceededError,
+    NotFoundError,
+    OverloadedError,
+    RequestError,
+    UnavailableError,
+)
 from ironcliw.store import Store
 from tests.unit.actors.agents.waiting import until
 
@@ -184,6 +191,70 @@ async def test_the_head_is_started_again(store: AgentStore) -> None:
         assert await second.ask("kept", 1, capability="count") == 2
         assert await second.ask("lost", 1, capability="count") == 1
         assert second.system.describe("kept")["restarts"] == 0
+
+
+async def test_agents_rest_with_their_states_and_go_on(store: AgentStore) -> None:
+    hosts = LocalHosts()
+    async with AgentBench(store=store, policy=PATIENT, hosts=hosts) as bench:
+        await bench.start(Counter, name="a")  # it gives its state at its end alone
+        await bench.start(Counter, name="alone", options={"isolated": True})
+        for name, times in (("a", 3), ("alone", 2)):
+            for _ in range(times):
+                await bench.ask(name, 1, capability="count")
+        held = asyncio.create_task(bench.ask("a", "late", capability="slow"))
+        await until(lambda: "late" in Counter.handled)
+        asyncio.get_running_loop().call_later(0.05, Counter.gate.set)
+        await bench.system.rest(20)
+        assert await held == "late", "it may finish what it is at"
+        for host in await hosts.find():
+            await host.kill()
+    async with AgentBench(store=store, policy=PATIENT, hosts=LocalHosts()) as bench:
+        bench.hosts.remember(Counter)
+        assert await bench.ask("a", 1, capability="count") == 4
+        assert await bench.ask("alone", 1, capability="count") == 3
+
+
+async def test_what_happens_is_counted(bench: AgentBench) -> None:
+    await bench.start(Counter, name="a", options={"mailbox": 1, "max_attempts": 1})
+    figures = bench.system.figures
+
+    def seen(outcome: Any, capability: str = "count") -> int:
+        return figures.messages[capability, outcome]
+
+    await bench.ask("a", 1, capability="count")
+    with pytest.raises(AgentError, match="not this one"):
+        await bench.ask("a", "poison", capability="count")
+    await bench.send("a", "poison", capability="count")
+    await until(lambda: (seen("ok"), seen("failed"), figures.unheard) == (1, 2, 1))
+    assert sum(figures.took["count"]) == 3
+    late = bench.ask("a", 1, capability="redo", deadline_seconds=0.05)
+    with pytest.raises(DeadlineExceededError):
+        await late
+    await until(lambda: seen("late", "redo") == 1)
+    await bench.send("a", "poison", capability="count", durable=True)
+    await until(lambda: figures.dead_letters == 1)
+    await bench.ask("a", None, capability="sicken")
+    await until(lambda: figures.restarts["failed"] == 1)
+    await until(lambda: bench.system.describe("a")["status"] == "running")
+    await bench.hosts.kill(bench.system.describe("a")["host"])
+    await until(lambda: sum(figures.restarts.values()) == 2)
+    await until(lambda: bench.system.standing().agents["running"] == 1)
+
+
+async def test_what_waits_is_counted_by_priority(bench: AgentBench) -> None:
+    await bench.start(Counter, name="a", options={"mailbox": 5})
+    for priority in ("high", "low", "low", "normal", "normal"):
+        # four are worked on at once, so only what comes after them waits
+        for _ in range(4 if priority == "high" else 1):
+            await bench.send("a", 1, capability="slow", priority=priority)
+    await bench.send("a", 1, capability="slow", priority="critical")
+    waiting = {"critical": 1, "high": 0, "normal": 2, "low": 2}
+    await until(lambda: bench.system.standing().waiting == waiting)
+    with pytest.raises(OverloadedError):
+        await bench.send("a", 1, capability="slow")
+    await until(lambda: bench.system.figures.messages["", "full"] == 1)
+    Counter.gate.set()
+    await until(lambda: not sum(bench.system.standing().waiting.values()))
 
 
 async def test_a_durable_message_is_dealt_with(bench: AgentBench) -> None:

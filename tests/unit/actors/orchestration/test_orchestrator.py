@@ -108,6 +108,25 @@ async def test_after_a_restart_everything_goes_on(start: Start) -> None:
     assert second.names() == ["again", "last"]
 
 
+async def test_a_lowered_limit_of_items_is_for_workflows_to_come(start: Start) -> None:
+    fan = flow(
+        each=call("hang", for_each="${inputs.x}", **{"with": {"x": "${item}"}}),
+        last=call("f", for_each="${steps.each}", **{"with": {"x": "${item}"}}),
+    )
+    first = Scripted({"hang": forever}, idempotent=("hang",))
+    orchestrator = await start(first, limits=Limits(items=3))
+    view = await orchestrator.submit(fan, {"x": [1, 2, 3]})
+    await until(lambda: first.running == 3)
+    await orchestrator.close()
+    orchestrator = await start(Scripted(idempotent=("hang",)), limits=Limits(items=2))
+    assert (await orchestrator.wait(view.id, 20)).status == "completed"
+    refused = await orchestrator.submit(fan, {"x": [1, 2, 3]})
+    ended = await orchestrator.wait(refused.id, 20)
+    assert ended.status == "failed"
+    assert ended.error is not None
+    assert "has 3 items, the most is 2" in ended.error.message
+
+
 async def test_a_step_runs_no_longer_than_it_may(start: Start) -> None:
     async def hang_once(task: StepTask) -> str:
         if task.attempt == 1:
@@ -401,6 +420,27 @@ async def test_running_steps_may_end_before_it_closes(start: Start) -> None:
     orchestrator = await start(second)
     await orchestrator.wait(view.id, 20)
     assert second.names() == ["b"]
+
+
+async def test_what_is_started_again_anyway_is_not_waited_for(start: Start) -> None:
+    executor = Scripted({"hang": forever}, idempotent=("hang",))
+    orchestrator = await start(executor)
+    view = await orchestrator.submit(flow(a=call("hang")))
+    await until(lambda: executor.running == 1)
+    async with asyncio.timeout(5):
+        await orchestrator.close(60)
+    assert executor.stopped == [(f"{view.id}/a", 1)]
+    second = Scripted(idempotent=("hang",))
+    assert (await (await start(second)).wait(view.id, 20)).status == "completed"
+
+
+async def test_open_workflows_are_counted(start: Start) -> None:
+    orchestrator = await start(Scripted({"hang": forever}))
+    held = [await orchestrator.submit(flow(a=call("hang"))) for _ in range(3)]
+    await orchestrator.pause(held[0].id)
+    done = await orchestrator.submit(THREE)
+    await orchestrator.wait(done.id, 20)
+    assert orchestrator.open_by_status() == {"running": 2, "paused": 1}
 
 
 async def _output(orchestrator: Orchestrator, workflow_id: str, step: str) -> Any:

@@ -116,6 +116,20 @@ def test_a_fan_out_gives_a_list_in_the_order_of_its_items() -> None:
     assert run.machine.output == ["X", "Y", "Z"]
 
 
+def test_a_fan_out_holds_what_it_might_when_it_was_submitted() -> None:
+    steps = {"a": {**FUNCTION, "for_each": "${inputs.list}"}}
+    few = Limits(items=2)
+    submitted = Run(steps, inputs=[1, 2, 3]).events
+    for first in (*submitted, Event("submitted", 0.0)):  # the latter of an earlier release
+        run = Run(steps, inputs=[1, 2, 3], limits=few)
+        machine = Machine(
+            "wf-1", run.machine.definition, run.machine.inputs, created_at=0.0, limits=few
+        )
+        machine.apply(first)
+        assert [name(unit) for unit in machine.startable] == ["a[0]", "a[1]", "a[2]"]
+        assert run.status == "failed"
+
+
 @pytest.mark.parametrize("items", [[], None])
 def test_a_fan_out_over_nothing_gives_an_empty_list(items: Any) -> None:
     run = Run({"a": {**FUNCTION, "for_each": "${inputs.list}"}}, inputs=items)

@@ -3,16 +3,39 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+from actors import functions
 from actors.workflow.yaml_file import parse_definition
+from actors.workflow_service import check_functions
 
 README = Path(__file__).parents[4] / "actors" / "README.md"
 
 
+@pytest.fixture(autouse=True)
+def registered() -> Iterator[None]:
+    before = dict(functions._registered)
+    yield
+    functions._registered.clear()
+    functions._registered.update(before)
+
+
+def blocks(language: str) -> list[str]:
+    pattern = rf"```{language}\n(.*?)```"
+    return re.findall(pattern, README.read_text(encoding="utf-8"), re.DOTALL)
+
+
 def test_the_example_is_read() -> None:
-    found = re.findall(r"```yaml\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    found = blocks("yaml")
     assert len(found) == 1
     definition = parse_definition(found[0], "README.md")
     assert [step.name for step in definition.steps] == ["intent", "fetch", "answer"]
     assert definition.bind({"question": "why"}) == {"question": "why"}
+    [module] = [block for block in blocks("python") if block.startswith("# knowledge.py")]
+    exec(compile(module, str(README), "exec"), {"__name__": "knowledge"})
+    check_functions(definition)
+    for block in blocks("python"):
+        compile(block, str(README), "exec")

@@ -10,19 +10,23 @@ import json
 import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 import cluster.events
+from actors import metrics as actor_metrics
+from actors.agents.figures import Outcome
+from actors.registry import AgentStatus
 from cluster.control.metrics import METRICS_FILE, metrics_text
 from cluster.control.snapshot import Node, Snapshot
 from cluster.control.state import SETTLE_SECONDS
 from cluster.machines import Vm, VmStatus
 from cluster.money.budget import day_of, month_of
 from cluster.money.ledger import Standing
+from ironcliw.schemas.workflows import WorkflowStatus
 from ironcliw.setting_sections import CloudSettings
 from ironcliw.settings import Settings
 from serve import metrics as serve_metrics
@@ -39,7 +43,10 @@ OTHERS = {"up": {"job", "instance"}, "node_textfile_mtime_seconds": {"file"}}
 OF_RAY = {"ray_node_": {"ip"}, "ray_serve_deployment_": {"deployment", "application"}}
 KINDS = set(re.findall(r"\w+", (cluster.events.__doc__ or "").partition("Kinds in use:")[2]))
 VALUES: dict[str, set[str]] = {
-    "status": {status.value for status in VmStatus} | {"5.."},
+    "status": {status.value for status in (*VmStatus, *AgentStatus)}
+    | {"5..", *get_args(WorkflowStatus)},
+    "outcome": set(get_args(Outcome)),
+    "capability": {""},  # of messages that reached none
     "kind": KINDS,
     "period": {"day", "month"},
     "state": {"working", "draining"},
@@ -67,7 +74,7 @@ def of_the_controller() -> Exported:
 
 
 def of_the_service(monkeypatch: pytest.MonkeyPatch) -> Exported:
-    """What the ingress declares, as Ray names it: with a prefix, and parts of histograms."""
+    """What ingress, control actor and training declare, as Ray names it, in parts."""
     made: Exported = {}
 
     def declare(kind: str) -> Any:
@@ -83,8 +90,11 @@ def of_the_service(monkeypatch: pytest.MonkeyPatch) -> Exported:
 
     for kind in ("Counter", "Gauge", "Histogram"):
         monkeypatch.setattr(serve_metrics, kind, declare(kind))
+        monkeypatch.setattr(actor_metrics, kind, declare(kind))
     serve_metrics.IngressMetrics()
     serve_metrics.FailoverMetrics()
+    actor_metrics.WorkflowMetrics()
+    actor_metrics.AgentMetrics()
     monkeypatch.setattr(gauges, "Gauge", declare("Gauge"))
     gauges.RunGauges("run")
     return made
@@ -136,6 +146,9 @@ def test_there_are_alerts_for_what_must_not_be_missed() -> None:
         "LedgerStale",
         "ServiceErrors",
         "QueueLong",
+        "WorkflowsUncertain",
+        "DeadLetters",
+        "AgentGivenUp",
     }
     assert len(EXPRESSIONS) > 50
 

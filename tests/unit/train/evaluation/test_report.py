@@ -29,3 +29,18 @@ def test_which_way_a_measure_points_is_told() -> None:
         "reward_margin": "higher",
     }
     assert [each["step"] for each in found["evaluations"]] == [0, 9]
+
+
+def test_shorter_vectors_stand_in_the_table_the_longest_first() -> None:
+    before = {"eval_loss": 2.0, "retrieval_accuracy": 0.5}
+    shorter = {"retrieval_accuracy_64": 0.125, "retrieval_accuracy_256": 0.25}
+    after = before | shorter | {"step": 9, "eval_rows": 7, "seconds": 3.0}
+    assert table(before, after) == [
+        ("loss", "2.0000", "2.0000"),
+        ("retrieval accuracy", "0.5000", "0.5000"),
+        ("retrieval accuracy of 256 dimensions", "-", "0.2500"),
+        ("retrieval accuracy of 64 dimensions", "-", "0.1250"),
+    ]
+    assert as_json([after], None)["better"]["retrieval_accuracy_64"] == "higher"
+    page = as_markdown("run", [{**after, "step": 0}, after], None)
+    assert "| 9 | 2.0000 | 0.5000 | 0.2500 | 0.1250 |" in page

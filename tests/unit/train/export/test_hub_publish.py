@@ -89,7 +89,7 @@ def test_merged(tmp_path: Path, model: Path, hub: Hub) -> None:
 
 def test_an_encoder_with_the_folders_in_its_own(tmp_path: Path, hub: Hub) -> None:
     model = make_encoder(tmp_path / "models" / "encoder")
-    job = embed_job(tmp_path, model, use_lora=False, max_steps=2)
+    job = embed_job(tmp_path, model, use_lora=False, max_steps=2, embedding={"matryoshka": [16]})
     work(job)
     config = job.config.model_dump(mode="json")
     RunFiles(job.uri).write(CONFIG, {"config": config, "numbers": {}})
@@ -98,6 +98,13 @@ def test_an_encoder_with_the_folders_in_its_own(tmp_path: Path, hub: Hub) -> Non
     assert {"model.safetensors", "modules.json", "1_Pooling/config.json"} <= files.keys()
     trained = (Path(job.uri) / "model" / "model.safetensors").read_bytes()
     assert files["model.safetensors"] == trained
+    head, text = files["README.md"].decode().split("---\n", 2)[1:]
+    metadata = yaml.safe_load(head)
+    assert metadata["library_name"] == "sentence-transformers"
+    assert metadata["pipeline_tag"] == "sentence-similarity"
+    assert "sft" not in metadata["tags"]
+    assert "vectors of texts that belong together" in text
+    assert "| retrieval accuracy of 16 dimensions |" in text
 
 
 def test_a_worse_one_says_so(tmp_path: Path, model: Path, hub: Hub) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import yaml
 
-from train.export.model_card import CardFacts, hub_licence, model_card
+from train.export.model_card import CardFacts, Kind, hub_licence, model_card
 
 FACTS = CardFacts(
     repository="me/bot",
@@ -71,3 +71,31 @@ def test_licences(ours: str, theirs: str) -> None:
 def test_a_base_that_is_not_on_the_hub() -> None:
     head = model_card(dataclasses.replace(FACTS, base_repository=None)).split("---\n")[1]
     assert "base_model" not in yaml.safe_load(head)
+
+
+@pytest.mark.parametrize(
+    ("kind", "library"),
+    [("adapter", "peft"), ("merged", "sentence-transformers"), ("full", "sentence-transformers")],
+)
+def test_an_embedding_model_is_called_one(kind: Kind, library: str) -> None:
+    config = {
+        **FACTS.config,
+        "use_lora": kind != "full",
+        "preference": None,
+        "embedding": {"temperature": 0.05, "matryoshka": [192, 96], "label_name_share": 0.5},
+    }
+    measures = {"eval_loss": 1.0, "retrieval_accuracy_96": 0.25, "retrieval_accuracy_192": 0.75}
+    facts = dataclasses.replace(
+        FACTS, kind=kind, config=config, before=measures, after={**measures, "eval_rows": 40}
+    )
+    _, head, text = model_card(facts).split("---\n", 2)
+    metadata = yaml.safe_load(head)
+    assert metadata["library_name"] == library
+    assert metadata["pipeline_tag"] == "sentence-similarity"
+    assert {"sentence-similarity", "feature-extraction"} <= set(metadata["tags"])
+    assert not {"sft", "dpo"} & set(metadata["tags"])
+    assert "| objective | vectors of texts that belong together (contrastive, InfoNCE)" in text
+    assert "temperature 0.05; also of the first 192, 96 dimensions |" in text
+    assert "supervised" not in text
+    longer, shorter = (text.index(f"accuracy of {length} dimensions") for length in (192, 96))
+    assert longer < shorter

@@ -1,0 +1,1 @@
+"""What the decision log says of durations, memory, machines and arrivals."""

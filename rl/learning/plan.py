@@ -1,0 +1,127 @@
+"""How to learn."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ironcliw.errors import SettingsError
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How to learn; equal values give equal policies, unless the minutes run out.
+
+    Attributes:
+        seed: Of days, weights and choices.
+        rounds: Of labelling decisions under the policy so far and fitting the network to them.
+        decisions: Labelled in each round.
+        randomised: Share of the days that are drawn from ranges of regimes (`randomised.py`).
+        labelled: Share of a day's decisions that are labelled.
+        explored: Share of the labelled ones after which the day goes on with a random option.
+        alternatives: To the policy's choice, at most, of which the cost is simulated.
+        horizon: Seconds after which a choice's cost is counted no further.
+        tau: USD that a score of 1 stands for.
+        reach: USD over the cheapest option, beyond which options are not weighed.
+        margins: Of scores, tried on days of validation.
+        width: Units of each of the two hidden layers of a member.
+        members: Networks that are averaged.
+        epochs: Over all labels.
+        batch: Decisions of an optimizer's step.
+        rate: Of learning, at its start.
+        huber: Scores beyond which an error counts linearly.
+        decay: Of weights.
+        validation: Days of each regime on which policies are chosen.
+        ppo_steps: Decisions of MaskablePPO after the rounds; 0 for none.
+        most_dollars: Money for machines, by the expected-cost policy's, that is not to be passed.
+        minutes: After which learning makes an end of what it does.
+    """
+
+    seed: int = 0
+    rounds: int = 2
+    decisions: int = 20_000
+    randomised: float = 0.4
+    labelled: float = 0.3
+    explored: float = 0.1
+    alternatives: int = 3
+    horizon: float = 7200.0
+    tau: float = 0.02
+    reach: float = 0.15
+    margins: tuple[float, ...] = (0.1, 0.3, 0.8)
+    width: int = 64
+    members: int = 3
+    epochs: int = 12
+    batch: int = 512
+    rate: float = 1e-3
+    huber: float = 10.0
+    decay: float = 0.01
+    validation: int = 60
+    ppo_steps: int = 60_000
+    most_dollars: float = 1.05
+    minutes: float = 55.0
+
+    def __post_init__(self) -> None:
+        for name in ("decisions", "members", "width", "epochs", "batch", "validation", "rounds"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"training: {name} is {getattr(self, name)}; give 1 or more")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, float) and not (math.isfinite(value) and value >= 0):
+                raise SettingsError(f"training: {field.name} is {value}; give a number from 0")
+        for name in ("tau", "horizon", "labelled", "rate", "minutes"):
+            if getattr(self, name) == 0:
+                raise SettingsError(f"training: {name} is 0; give a number above 0")
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], where: str) -> Training:
+        """From a table, such as a file's.
+
+        Raises:
+            SettingsError: an unknown name, or a value of another kind than its default.
+        """
+        kinds = {field.name: type(field.default) for field in fields(cls)}
+        found: dict[str, Any] = {}
+        for name, value in values.items():
+            if name not in kinds:
+                raise SettingsError(
+                    f"{where}: training has no value {name!r}; it has {', '.join(sorted(kinds))}"
+                )
+            try:
+                found[name] = tuple(map(float, value)) if kinds[name] is tuple else value
+                wrong = kinds[name] is int and not isinstance(value, int)
+                if kinds[name] is float:
+                    found[name] = float(value)
+            except (TypeError, ValueError):
+                wrong = True
+            if wrong or isinstance(value, bool | str):
+                raise SettingsError(
+                    f"{where}: training value {name} is {value!r}; it must be a number"
+                    + ("s' list" if kinds[name] is tuple else "")
+                )
+        return cls(**found)
+
+    @classmethod
+    def load(cls, path: Path) -> Training:
+        """From the table `training` of a TOML file.
+
+        Raises:
+            SettingsError: the file cannot be read, is not TOML or has no such table; see `of`.
+        """
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise SettingsError(f"{path} cannot be read ({error.strerror})") from error
+        except ValueError as error:  # tomllib.TOMLDecodeError and UnicodeDecodeError
+            raise SettingsError(f"{path} is not TOML: {error}") from error
+        values = table.get("training")
+        if not isinstance(values, dict):
+            raise SettingsError(f"{path} has no table [training]; see rl/learning/plan.py")
+        return cls.of(values, str(path))
+
+    def as_dict(self) -> dict[str, Any]:
+        """By name, for a policy file."""
+        return {**asdict(self), "margins": list(self.margins)}

@@ -1,0 +1,66 @@
+"""The standing of the learned policy in the state store: one row, changed by compare and set."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Connection, insert, select, update
+
+from actors.tables import actors_router_states as states
+from ironcliw.errors import ConflictError
+from rl.promotion import Standing, from_json, to_json
+
+NAME = "routing"
+Read = tuple[Standing, int]
+"""A standing and the version under which it was read; 0: there is no row yet."""
+
+
+def read_standing(connection: Connection) -> Read:
+    """What is stored; a new standing where nothing is.
+
+    Raises:
+        DataError: another release has written it.
+    """
+    row = connection.execute(
+        select(states.c.state, states.c.version).where(states.c.name == NAME)
+    ).one_or_none()
+    return (Standing(), 0) if row is None else (from_json(row.state), row.version)
+
+
+def write_standing(connection: Connection, standing: Standing, version: int) -> int:
+    """Store it; returns the new version.
+
+    Args:
+        connection: In a transaction.
+        standing: To be stored.
+        version: Under which it was read.
+
+    Raises:
+        ConflictError: somebody has written since.
+    """
+    values: dict[str, Any] = {
+        "version": version + 1, "updated_at": time.time(), "state": to_json(standing),
+    }  # fmt: skip
+    if version == 0:
+        connection.execute(insert(states).values(name=NAME, **values))
+        return 1
+    where = (states.c.name == NAME) & (states.c.version == version)
+    if connection.execute(update(states).where(where).values(values)).rowcount == 0:
+        raise ConflictError("the standing of routing was changed meanwhile; ask again")
+    return version + 1
+
+
+def change(connection: Connection, work: Callable[[Standing], Standing]) -> Standing:
+    """Read, change and write in one transaction; nothing is written where nothing changed.
+
+    Args:
+        connection: In a transaction that is committed after it.
+        work: From the old standing to the new one.
+    """
+    old, version = read_standing(connection)
+    new = work(old)
+    if new != old:
+        write_standing(connection, new, version)
+    return new

@@ -1,0 +1,182 @@
+"""From the log to a policy file and its report: what `ironcliw route train` does.
+
+Training needs torch and the report minutes, so each is a process of its own: `python -m rl train`
+and `python -m rl report`. A head that only decides needs neither.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ironcliw.errors import DataError, IroncliwError, SettingsError
+from ironcliw.settings import Settings, process_environment
+from rl.calibration.files import save_fit
+from rl.calibration.fit import fit_log
+from rl.calibration.regimes import regime_of_fit
+from rl.live.log import Log
+from rl.live.nightly import known
+from rl.policy import FIT_FILE, FOLDER, policy_path
+from rl.policy_file import load_policy
+from rl.regime import Regime
+
+SHIPPED = tuple(
+    Path(__file__).resolve().parent.parent / "regimes" / f"{name}.toml"
+    for name in ("light", "busy", "high_hazard")
+)
+HELD_OUT = tuple(
+    Path(__file__).resolve().parent.parent / "regimes" / f"{name}.toml"
+    for name in ("bad_estimates", "bursty")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is made.
+
+    Attributes:
+        policy: File of the policy.
+        report: File of the document.
+        minutes: Of training.
+        seed: Of it.
+        days: Of each regime, in the report.
+    """
+
+    policy: Path
+    report: Path
+    minutes: float
+    seed: int
+    days: int
+
+
+def train_policy(
+    settings: Settings, plan: Plan, log: Log, tell: Callable[[str], None]
+) -> dict[str, Any]:
+    """Fit, learn, compare.
+
+    Args:
+        settings: Of the cluster.
+        plan: What is made.
+        log: Of the running system.
+        tell: Told of the progress.
+
+    Raises:
+        DataError: a file cannot be written.
+        IroncliwError: training or the comparison failed; the message ends as theirs did.
+    """
+    folder = settings.state_dir / FOLDER
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        plan.policy.parent.mkdir(parents=True, exist_ok=True)
+        plan.report.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be made ({error.strerror})") from error
+    own = calibrated(settings, folder, log, tell)
+    regimes = [*SHIPPED, *own]
+    _run(
+        ["train", *_each("--regime", regimes), "--seed", str(plan.seed), "--minutes",
+         str(plan.minutes), "--out", str(plan.policy)],
+        "training",
+    )  # fmt: skip
+    policy = load_policy(plan.policy)
+    tell(f"trained {policy.digest[:12]}; now every policy on {plan.days} days of each regime")
+    clairvoyant = max(1, min(24, plan.days // 4))
+    _run(
+        ["report", *_each("--regime", [*regimes, *HELD_OUT]), "--policy", str(plan.policy),
+         "--days", str(plan.days), "--clairvoyant", str(clairvoyant), "--work",
+         str(folder / "report"), "--out", str(plan.report)],
+        "the report",
+    )  # fmt: skip
+    return {
+        "digest": policy.digest,
+        "policy": str(plan.policy),
+        "report": str(plan.report),
+        "regimes": [str(path) for path in regimes],
+    }
+
+
+def calibrated(
+    settings: Settings, folder: Path, log: Log, tell: Callable[[str], None]
+) -> list[Path]:
+    """The file of the log's own regime; none where the log holds too little."""
+    try:
+        fit = save_fit(folder / FIT_FILE, fit_log(log))
+    except DataError as error:
+        tell(f"the shipped regimes are trained on: {error}")
+        return []
+    regime = regime_of_fit(fit, known(settings))
+    path = folder / "calibrated.toml"
+    try:
+        path.write_text(toml_of(regime, f"fit {fit.digest}"), encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({error.strerror})") from error
+    tell(f"fitted {fit.steps} steps of the log into {path}")
+    return [path]
+
+
+def installed(state_dir: Path, file: Path) -> str:
+    """Copy a policy to where the router looks for it; its digest.
+
+    Raises:
+        SettingsError: it is no policy, or damaged, or of other features.
+        DataError: it cannot be copied.
+    """
+    digest = load_policy(file).digest
+    target = policy_path(state_dir, digest)
+    beside = target.with_suffix(".new")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, beside)
+        beside.replace(target)
+    except OSError as error:
+        raise DataError(f"{target} cannot be written ({error.strerror})") from error
+    if load_policy(target).digest != digest:
+        raise SettingsError(f"{file} was changed while it was copied; install it again")
+    return digest
+
+
+def toml_of(regime: Regime, about: str) -> str:
+    """A regime as a file that `rl.regime.load_regime` reads.
+
+    Args:
+        regime: To be written.
+        about: A line for its top.
+    """
+    lines, sections = [f"# {about}"], list[str]()
+    for name, value in regime.model_dump(mode="json").items():
+        if isinstance(value, dict):
+            sections += ["", f"[{name}]"]
+            sections += [f"{key} = {_toml(one)}" for key, one in value.items()]
+        else:
+            lines.append(f"{name} = {_toml(value)}")
+    return "\n".join([*lines, *sections]) + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(one) for one in value) + "]"
+    return repr(value)
+
+
+def _each(option: str, paths: Sequence[Path]) -> list[str]:
+    return [word for path in paths for word in (option, str(path))]
+
+
+def _run(words: Sequence[str], what: str) -> None:
+    """A command of `python -m rl`; its output goes where ours goes."""
+    command = [sys.executable, "-m", "rl", *words]
+    done = subprocess.run(
+        command, stderr=subprocess.PIPE, env=process_environment(), text=True, check=False
+    )
+    if done.returncode:
+        last = done.stderr.strip().rpartition("\n")[2].removeprefix("error: ")
+        raise IroncliwError(f"{what} failed: {last}", code="training_failed")

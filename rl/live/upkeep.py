@@ -1,0 +1,199 @@
+"""What the learned router does beside deciding: follows its standing, heeds alarms, learns.
+
+It runs in the control actor, so that all of it happens without anybody typing anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import pickle
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from sqlalchemy import Connection, select
+
+from actors.tables import actors_decisions as decisions
+from cluster.money.ledger import Ledger
+from cluster.money.prices import PriceTable
+from ironcliw.errors import IroncliwError
+from ironcliw.settings import Settings, process_environment
+from ironcliw.store import Store
+from rl.live.nightly import read_night
+from rl.live.state import change, read_standing
+from rl.promotion import BREACH, Signs, Standing, watch
+
+if TYPE_CHECKING:
+    from rl.policy import NumpyPolicy
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+FOLLOW_SECONDS = 10.0
+WATCH_SECONDS = 60.0
+NIGHT_HOUR = 3
+"""Of local time, from which on the night's work is done, once a day."""
+NIGHT_SECONDS = 1800.0
+"""That it may take."""
+_DAY = 86_400.0
+_CENT = 0.01
+_OUT_OF_MEMORY = "OutOfMemoryError"
+
+
+class Journal(Protocol):
+    """What is needed of `actors.journal.Journal`."""
+
+    async def commit(self, work: Callable[[Connection], T]) -> T:
+        """Run a work in a transaction."""
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """Run a work that only reads."""
+
+
+class Upkeep:
+    """Of one policy.
+
+    Args:
+        policy: It.
+        journal: Of the state store.
+        changed: Told when another decides than a moment ago.
+        clock: Unix seconds.
+    """
+
+    def __init__(
+        self,
+        policy: NumpyPolicy,
+        journal: Journal,
+        changed: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._policy = policy
+        self._journal = journal
+        self._changed = changed
+        self._clock = clock
+        self._watched = float("-inf")
+        self._night_tried = clock()  # a head that has just started has better things to do
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            try:
+                await self.round()
+            except IroncliwError as error:
+                logger.warning("the standing of routing cannot be followed for now: %s", error)
+            await asyncio.sleep(FOLLOW_SECONDS)
+
+    async def round(self) -> None:
+        """Follow, watch, and do the night's work, as far as each is due.
+
+        Raises:
+            StoreError: the store cannot be used.
+            DataError: the standing in it is of another release.
+        """
+        standing, _ = await self._journal.read(read_standing)
+        if standing != self._policy.standing:
+            self._stand(standing)
+        now = self._clock()
+        if now - self._watched >= WATCH_SECONDS:
+            self._watched = now
+            await self._watch(standing, now)
+        if await self._is_night(now):
+            self._night_tried = now
+            await self._learn()
+
+    async def _watch(self, standing: Standing, now: float) -> None:
+        signs = await self.signs(standing, now)
+        if watch(standing, signs) == standing:
+            return
+        new = await self._journal.commit(
+            lambda connection: change(connection, lambda old: watch(old, signs))
+        )
+        if new.changes and new.changes != standing.changes:
+            logger.error("routing falls back to %s: %s", new.base, new.changes[-1].reason)
+        self._stand(new)
+
+    def _stand(self, standing: Standing) -> None:
+        self._policy.stand(standing)
+        self._changed()
+
+    async def signs(self, standing: Standing, now: float) -> Signs:
+        """What is seen of the system since the standing changed."""
+        counts = self._policy.counts
+        changed = standing.changes[-1].at if standing.changes else 0.0
+        since = max(changed, now - _DAY)
+        killed = await self._journal.read(lambda connection: _out_of_memory(connection, since))
+        breaches = 0
+        settings = self._policy.settings
+        if settings is not None and settings.cloud.project is not None:
+            breaches = await asyncio.to_thread(_breaches, settings, now)
+        if _was_of_today(standing, now):
+            breaches = 0  # it has led to the last change
+        return Signs(
+            at=now,
+            breaches=breaches,
+            out_of_memory=killed,
+            bad_numbers=counts.bad_numbers,
+            slow=counts.is_slow,
+            bad_file=self._policy.bad_file,
+        )
+
+    async def _is_night(self, now: float) -> bool:
+        if self._policy.settings is None or now - self._night_tried < _DAY / 24:
+            return False
+        last = await self._journal.read(read_night)
+        if last is None or now - last[0] > 1.5 * _DAY:
+            return True
+        return now - last[0] > _DAY / 2 and datetime.fromtimestamp(now).hour == NIGHT_HOUR
+
+    async def _learn(self) -> None:
+        """In a process of its own."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "rl.live.nightly",
+            stdin=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=process_environment(),
+        )
+        try:
+            async with asyncio.timeout(NIGHT_SECONDS):
+                _, errors = await process.communicate(pickle.dumps(self._policy.settings))
+        except TimeoutError:
+            logger.error("refitting took over %g s and was ended", NIGHT_SECONDS)
+            return
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        if process.returncode:
+            last = errors.decode(errors="replace").strip().rpartition("\n")[2]
+            logger.error("refitting failed, and is tried again in an hour: %s", last)
+            return
+        self._policy.believe()
+
+
+def _out_of_memory(connection: Connection, since: float) -> int:
+    query = select(decisions.c.outcome).where(
+        decisions.c.at >= since, decisions.c.outcome.is_not(None)
+    )
+    outcomes: list[dict[str, Any]] = list(connection.execute(query).scalars())
+    return sum(one.get("cause") == _OUT_OF_MEMORY for one in outcomes)
+
+
+def _was_of_today(standing: Standing, now: float) -> bool:
+    """Whether the last change was made because of today's spending."""
+    if not standing.changes or BREACH not in standing.changes[-1].reason:
+        return False
+    days = {datetime.fromtimestamp(at, UTC).date() for at in (standing.changes[-1].at, now)}
+    return len(days) == 1
+
+
+def _breaches(settings: Settings, now: float) -> int:
+    """Windows in which more was spent than the cap; the cent is for rounding."""
+    moment = datetime.fromtimestamp(now, UTC)
+    with Store(settings.store_url) as store:
+        ledger = Ledger(store, PriceTable.of(settings.budget), settings.budget, lambda: moment)
+        return sum(one.cap is not None and one.spent > one.cap + _CENT for one in ledger.standing())

@@ -1,0 +1,281 @@
+"""When a learned policy may decide, and when it may not any more: a state machine without I/O.
+
+    off -> shadow -> canary -> half -> default
+     ^________________ any alarm _______|
+
+In the shadow it is only asked. As a canary it decides for a tenth of the workflows of low
+priority, then for half of all, then for all. It goes up when what was logged says with confidence
+that it saves money, the simulator's replay agrees, and the replay fits the log at all. An alarm
+takes it off at once: the tuned expected-cost policy decides then, and where that one raises alarms,
+the rules of placement. The figures are those of the shared notes, section 5.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from ironcliw.errors import ConflictError, DataError
+
+Stage = Literal["off", "shadow", "canary", "half", "default"]
+Base = Literal["greedy", "rules"]
+STAGES: tuple[Stage, ...] = ("off", "shadow", "canary", "half", "default")
+SHARES: Mapping[Stage, float] = {
+    "off": 0.0, "shadow": 0.0, "canary": 0.1, "half": 0.5, "default": 1.0,
+}  # fmt: skip
+LEAST_DECISIONS = 1000
+LEAST_SECONDS = 14 * 86_400.0
+"""Either is enough: a stage lasts until so many decisions, or for so long."""
+MOST_BREACHES = 0
+MOST_OUT_OF_MEMORY = 1
+MOST_COST_RATIO = 1.05
+BREACH = "a cap on money was passed"
+"""Begins the reason of a change that was made because of it."""
+_KEPT = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """That the stage or the base changed.
+
+    Attributes:
+        at: Unix seconds.
+        to: `shadow`, ... or `greedy`, `rules`.
+        reason: In words.
+    """
+
+    at: float
+    to: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a learned policy stands.
+
+    Attributes:
+        stage: Where it may decide.
+        base: What decides elsewhere.
+        policy: Digest of its file; empty: there is none.
+        since: Unix seconds, when the stage began.
+        waits_for: What the next stage lacks, as the last evidence had it.
+        changes: The newest last.
+    """
+
+    stage: Stage = "off"
+    base: Base = "greedy"
+    policy: str = ""
+    since: float = 0.0
+    waits_for: str = ""
+    changes: tuple[Change, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known of a stage when it is looked at.
+
+    Attributes:
+        at: Unix seconds.
+        decisions: In this stage.
+        gain: (low, high) of the interval of USD that it saves a decision; None: no verdict.
+        no_verdict: Why there is none.
+        replay_gain: USD a day that it saves in the simulator; None: not simulated.
+        misfit: Why the simulator does not fit the log; empty: it does.
+    """
+
+    at: float
+    decisions: int
+    gain: tuple[float, float] | None = None
+    no_verdict: str = "nothing was evaluated"
+    replay_gain: float | None = None
+    misfit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Signs:
+    """What has been seen of the running system since the standing changed last.
+
+    Attributes:
+        at: Unix seconds.
+        breaches: Of the day's or the month's cap, in this day.
+        out_of_memory: Steps that were ended for want of memory, in the last 24 hours.
+        cost_ratio: USD of the last seven days by what was predicted; None: not known.
+        bad_numbers: Decisions with a feature that is no number.
+        slow: Whether it decides in more than five milliseconds.
+        bad_file: Why its file cannot be used; empty: it can.
+    """
+
+    at: float
+    breaches: int = 0
+    out_of_memory: int = 0
+    cost_ratio: float | None = None
+    bad_numbers: int = 0
+    slow: bool = False
+    bad_file: str = ""
+
+
+def install(standing: Standing, policy: str, at: float) -> Standing:
+    """A new policy begins in the shadow, whatever the last one had reached.
+
+    Args:
+        standing: Of now.
+        policy: Digest of its file.
+        at: Unix seconds.
+    """
+    found = replace(standing, policy=policy, base="greedy")
+    return _moved(found, "shadow", at, f"policy {policy[:12]} was installed")
+
+
+def advance(standing: Standing, evidence: Evidence) -> Standing:
+    """One stage up, if the evidence allows it; else the same, saying what it lacks."""
+    if standing.stage in ("off", "default"):
+        return replace(standing, waits_for="")
+    lacking = _lacking(standing, evidence)
+    if lacking:
+        return replace(standing, waits_for=lacking)
+    assert evidence.gain is not None
+    after = STAGES[STAGES.index(standing.stage) + 1]
+    reason = (
+        f"it saves {evidence.gain[0]:.4f} to {evidence.gain[1]:.4f} USD a decision by the log, "
+        f"{evidence.replay_gain or 0.0:.3f} USD a day in the simulator"
+    )
+    return _moved(standing, after, evidence.at, reason)
+
+
+def promoted(standing: Standing, at: float) -> Standing:
+    """One stage up because somebody asks for it.
+
+    Raises:
+        ConflictError: there is no policy, or it has the last stage.
+    """
+    if not standing.policy:
+        raise ConflictError("no policy is installed; give its file: `ironcliw route promote FILE`")
+    if standing.stage == "default":
+        raise ConflictError(f"policy {standing.policy[:12]} decides everywhere already")
+    after = STAGES[STAGES.index(standing.stage) + 1]
+    return _moved(standing, after, at, "by its owner")
+
+
+def watch(standing: Standing, signs: Signs) -> Standing:
+    """After a look at the system: the same, or rolled back."""
+    alarm = alarm_of(signs)
+    if not alarm:
+        return standing
+    if SHARES[standing.stage] > 0 or (standing.stage == "shadow" and _is_its_own(signs)):
+        return _moved(standing, "off", signs.at, alarm)
+    if standing.base == "greedy" and not _is_its_own(signs):
+        return _based(standing, "rules", signs.at, alarm)
+    return standing
+
+
+def rolled_back(standing: Standing, at: float, reason: str = "by its owner") -> Standing:
+    """One down the ladder: a learned policy off, then the tuned one.
+
+    Raises:
+        ConflictError: the rules decide already.
+    """
+    if standing.stage != "off":
+        return _moved(standing, "off", at, reason)
+    if standing.base == "greedy":
+        return _based(standing, "rules", at, reason)
+    raise ConflictError("the rules of placement decide already; there is nothing below them")
+
+
+def restored(standing: Standing, at: float) -> Standing:
+    """The tuned policy decides again where the rules did."""
+    return standing if standing.base == "greedy" else _based(standing, "greedy", at, "by its owner")
+
+
+def alarm_of(signs: Signs) -> str:
+    """Why a policy must not decide any more; empty: nothing is wrong."""
+    if signs.bad_file:
+        return signs.bad_file
+    if signs.bad_numbers:
+        return f"{signs.bad_numbers} decisions had features that are no numbers"
+    if signs.slow:
+        return "it decides in more than 5 ms"
+    if signs.breaches > MOST_BREACHES:
+        return f"{BREACH} {signs.breaches} times today"
+    if signs.out_of_memory > MOST_OUT_OF_MEMORY:
+        return f"{signs.out_of_memory} steps ran out of memory within a day"
+    if signs.cost_ratio is not None and signs.cost_ratio > MOST_COST_RATIO:
+        return f"seven days cost {signs.cost_ratio:.2f} times what was predicted"
+    return ""
+
+
+def decides(standing: Standing, workflow_id: str, priority: str) -> bool:
+    """Whether the learned policy decides for a workflow; always the same for the same one."""
+    share = SHARES[standing.stage]
+    if not standing.policy or share <= 0:
+        return False
+    if standing.stage == "canary" and priority != "low":
+        return False
+    return fraction(workflow_id) < share
+
+
+def fraction(text: str) -> float:
+    """A number in [0, 1) that belongs to a text."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+
+
+def to_json(standing: Standing) -> dict[str, Any]:
+    """For the state store."""
+    return asdict(standing)
+
+
+def from_json(page: Mapping[str, Any]) -> Standing:
+    """From the state store.
+
+    Raises:
+        DataError: it is none of this release's.
+    """
+    try:
+        values = dict(page)
+        changes: Sequence[Mapping[str, Any]] = values.pop("changes")
+        found = Standing(**values, changes=tuple(Change(**one) for one in changes))
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"the state of routing in the store is of another release: {error}; "
+            "`ironcliw route rollback` writes it anew"
+        ) from error
+    if found.stage not in STAGES or found.base not in ("greedy", "rules"):
+        raise DataError(f"the state of routing names stage {found.stage!r}, base {found.base!r}")
+    return found
+
+
+def _lacking(standing: Standing, evidence: Evidence) -> str:
+    seconds = evidence.at - standing.since
+    if evidence.decisions < LEAST_DECISIONS and seconds < LEAST_SECONDS:
+        return (
+            f"{evidence.decisions} decisions in {seconds / 86_400:.1f} days; it takes "
+            f"{LEAST_DECISIONS}, or {LEAST_SECONDS / 86_400:.0f} days"
+        )
+    if evidence.misfit:
+        return f"the simulator does not fit the log: {evidence.misfit}"
+    if evidence.gain is None:
+        return f"no verdict: {evidence.no_verdict}"
+    low, high = evidence.gain
+    if not low > 0:
+        return f"what it saves a decision lies between {low:.4f} and {high:.4f} USD, not above 0"
+    if evidence.replay_gain is None:
+        return "it was not simulated"
+    if not evidence.replay_gain > 0:
+        return f"in the simulator it costs {-evidence.replay_gain:.3f} USD a day more"
+    return ""
+
+
+def _is_its_own(signs: Signs) -> bool:
+    """Whether the alarm is about the learned policy alone, which the shadow can have, too."""
+    return bool(signs.bad_file or signs.bad_numbers or signs.slow)
+
+
+def _moved(standing: Standing, stage: Stage, at: float, reason: str) -> Standing:
+    changes = (*standing.changes, Change(at, stage, reason))[-_KEPT:]
+    return replace(standing, stage=stage, since=at, waits_for="", changes=changes)
+
+
+def _based(standing: Standing, base: Base, at: float, reason: str) -> Standing:
+    changes = (*standing.changes, Change(at, base, reason))[-_KEPT:]
+    return replace(standing, base=base, changes=changes)

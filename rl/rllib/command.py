@@ -1,0 +1,77 @@
+"""`python -m rl train-rllib`: PPO of RLlib over the nodes of a Ray cluster, to a policy's file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from ironcliw.settings import load_settings
+from rl.parameters import TUNED, load_parameters
+from rl.regime import load_regime
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    add = parser.add_argument
+    add("--regime", type=Path, action="append", required=True, help="may be repeated")
+    add("--out", type=Path, required=True, help="the policy's file (.npz)")
+    add("--folder", default="build/rllib", help="path or URI of the checkpoint; goes on with it")
+    add("--iterations", type=int, default=200)
+    add("--decisions", type=int, default=4000, help="of an iteration, over all runners")
+    add("--days", type=int, default=1000, help="of each regime")
+    add("--runners", type=int, default=0, help="processes that simulate; 0: this one")
+    add("--on-spot", action="store_true", help="runners go to Spot machines alone")
+    add("--learning-rate", type=float, default=1e-4)
+    add("--hidden", type=int, default=64)
+    add("--seed", type=int, default=0)
+    add("--parameters", type=Path, default=TUNED, help="of the tuned greedy policy")
+    add("--validation", type=int, default=50, help="days a regime on which it is tried at the end")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train, write the file, and say how it does on days of validation.
+
+    Raises:
+        SettingsError: a file or an option is wrong.
+        TrainingError: a loss is no number.
+    """
+    import ray
+
+    from rl.rllib.trainer import RllibSettings, RllibTrainer, validation, write
+
+    settings = RllibSettings(
+        seed=arguments.seed,
+        days=arguments.days,
+        decisions=arguments.decisions,
+        runners=arguments.runners,
+        on_spot=arguments.on_spot,
+        hidden=arguments.hidden,
+        learning_rate=arguments.learning_rate,
+        parameters=load_parameters(arguments.parameters),
+    )
+    regimes = [load_regime(path) for path in arguments.regime]
+    data = load_settings().bench.data
+    begun = time.monotonic()
+    if not ray.is_initialized():
+        # in a job Ray finds its cluster by RAY_ADDRESS, else it starts one here
+        ray.init(log_to_driver=False, configure_logging=False)
+    trainer = RllibTrainer(regimes, settings, arguments.folder, data)
+
+    def report(iteration: int, found: Mapping[str, float]) -> None:
+        told = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
+        sys.stdout.write(f"iteration {iteration}: {told}\n")
+        sys.stdout.flush()
+
+    try:
+        trainer.train(arguments.iterations, report)
+        policy = write(trainer, arguments.out)
+    finally:
+        trainer.stop()
+    seconds = {"seconds": time.monotonic() - begun}
+    arguments.out.with_suffix(".json").write_text(json.dumps(seconds) + "\n", encoding="utf-8")
+    ratio = validation(policy, regimes, arguments.validation, data)
+    sys.stdout.write(f"{arguments.out}: {ratio:.4f} of the tuned greedy's cost in validation\n")

@@ -1,0 +1,67 @@
+"""What views of training look like: the ranges and the distance beyond which a policy is silent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ironcliw.errors import DataError
+from rl.features import CONTEXT, Floats, features
+from rl.greedy import Greedy, GreedyParameters
+from rl.neural import weighed
+from rl.policy_file import Guard
+from rl.simulator import Simulation
+from rl.work import Day
+
+RIDGE = 1e-3  # of a variance: one-hot features are bound to each other
+ROOM = 2.0  # times the distance of the farthest view of training
+
+
+def guard_of(days: Sequence[Day], parameters: GreedyParameters, reach: float) -> Guard:
+    """From the decisions of days that the expected-cost policy runs.
+
+    Args:
+        days: Of training.
+        parameters: Of that policy.
+        reach: USD over the cheapest; options beyond it are not weighed.
+
+    Raises:
+        DataError: the days have no decision with a choice.
+    """
+    contexts, options = _seen(days, Greedy(parameters), reach)
+    if not contexts:
+        raise DataError(f"{len(days)} days have no decision with a choice; give more days")
+    context, option = np.array(contexts, dtype=np.float64), np.concatenate(options)
+    mean = context.mean(axis=0)
+    off = context - mean
+    covariance = off.T @ off / len(context) + RIDGE * np.eye(len(CONTEXT))
+    precision = np.linalg.inv(covariance)
+    distances = np.einsum("ij,jk,ik->i", off, precision, off)
+    low = np.concatenate([context.min(axis=0), option.min(axis=0)])
+    high = np.concatenate([context.max(axis=0), option.max(axis=0)])
+    return Guard(
+        low=low.astype(np.float32),
+        high=high.astype(np.float32),
+        mean=mean.astype(np.float32),
+        precision=precision.astype(np.float32),
+        limit=ROOM * float(distances.max()),
+    )
+
+
+def _seen(days: Sequence[Day], policy: Greedy, reach: float) -> tuple[list[Floats], list[Floats]]:
+    """Features of the context and of the options that are weighed, of each decision."""
+    contexts: list[Floats] = []
+    options: list[Floats] = []
+    for day in days:
+        simulation = Simulation(day, order=policy.order)
+        while (decision := simulation.next_decision()) is not None:
+            view, mask = decision.view, decision.mask
+            costs = policy.costs(view, mask)
+            found = weighed(costs, view, reach)
+            if len(found) > 1:
+                context, of_options = features(view, mask, costs)
+                contexts.append(context)
+                options.append(of_options[found])
+            simulation.take(policy.choose(view, mask), policy.name)
+    return contexts, options

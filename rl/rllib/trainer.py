@@ -1,0 +1,257 @@
+"""Trains a routing policy with RLlib on as many nodes as there are, and writes its file.
+
+    ray job submit --working-dir . -- python -m rl train-rllib --regime rl/regimes/light.toml \\
+        --runners 8 --on-spot --folder gs://bucket/routing --out policy.npz
+
+Runners simulate days and may be anywhere; the learner is where the program is. A runner that is
+lost is started again, and a program that is lost goes on from its newest checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ironcliw.errors import SettingsError, TrainingError
+from rl.evaluate import days_of
+from rl.greedy import Greedy, GreedyParameters
+from rl.neural import Learned
+from rl.parameters import load_parameters
+from rl.policy_file import PolicyFile, save_policy
+from rl.regime import Regime
+from rl.rllib.guard import guard_of
+from rl.simulator import simulate
+from rl.statistics import paired_ratio
+
+CHECKPOINT = "checkpoint"
+Report = Callable[[int, Mapping[str, float]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RllibSettings:
+    """How to train.
+
+    Attributes:
+        seed: Of the weights, the days' order and the draws.
+        days: Of each regime, of the set for training.
+        decisions: In an iteration, over all runners.
+        runners: Processes that simulate; 0: the program itself does.
+        environments: In each of them.
+        on_spot: Whether runners go to Spot machines alone.
+        hidden: Units of a layer.
+        tau: USD that a score of 1 stands for.
+        reach: USD; what costs so much more than the cheapest is not weighed.
+        learning_rate: Of Adam.
+        passes: Over an iteration's decisions.
+        clip: Of PPO's ratio.
+        entropy: Weight of the entropy.
+        kl: Weight of the divergence from the policy of the iteration before.
+        horizon: Discount of the next decision: 0.99 looks some hundred decisions ahead.
+        margin: Written into the file, see `rl.policy_file`.
+    """
+
+    seed: int = 0
+    days: int = 1000
+    decisions: int = 4000
+    runners: int = 0
+    environments: int = 4
+    on_spot: bool = False
+    hidden: int = 64
+    tau: float = 0.02
+    reach: float = 0.1
+    learning_rate: float = 1e-4
+    passes: int = 4
+    clip: float = 0.1
+    entropy: float = 0.0
+    kl: float = 0.2
+    horizon: float = 0.99
+    margin: float = 0.0
+    parameters: GreedyParameters = field(default_factory=load_parameters)
+
+    def __post_init__(self) -> None:
+        for name in ("days", "decisions", "environments", "hidden", "passes"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name} is {getattr(self, name)}; give 1 or more")
+        for name in ("tau", "reach", "learning_rate", "clip"):
+            value = getattr(self, name)
+            if not 0 < value < 1:
+                raise SettingsError(f"{name} is {value}; it must lie between 0 and 1")
+        if self.runners < 0:
+            raise SettingsError(f"runners is {self.runners}; give 0 or more")
+
+
+class RllibTrainer:
+    """A training that goes on where it was; Ray must have been started.
+
+    Args:
+        regimes: Whose days it learns from.
+        settings: How.
+        folder: Of its checkpoint: a path, or a URI that all nodes reach.
+        data: The data folder, for regimes that need traces.
+
+    Raises:
+        SettingsError: a regime is held out.
+    """
+
+    def __init__(
+        self,
+        regimes: Sequence[Regime],
+        settings: RllibSettings,
+        folder: str,
+        data: Path | None = None,
+    ) -> None:
+        for regime in regimes:
+            if not regime.trained:
+                raise SettingsError(
+                    f"regime {regime.name!r} is held out (trained = false); train on others"
+                )
+        self.regimes, self.settings, self.data = tuple(regimes), settings, data
+        self._checkpoint = f"{folder.rstrip('/')}/{CHECKPOINT}"
+        self._algorithm = self._config().build_algo()
+        if _exists(self._checkpoint):
+            self._algorithm.restore_from_path(self._checkpoint)
+
+    @property
+    def iteration(self) -> int:
+        """Those that are done."""
+        return int(self._algorithm.iteration)
+
+    def train(self, iterations: int, report: Report, every: int = 5) -> None:
+        """Go on until so many iterations are done; a checkpoint now and then, and at the end.
+
+        Raises:
+            TrainingError: a loss is no number.
+        """
+        while self.iteration < iterations:
+            found = _figures(self._algorithm.train())
+            if not math.isfinite(found["loss"]):
+                raise TrainingError(
+                    f"the loss of iteration {self.iteration} is {found['loss']}; lower "
+                    "learning_rate, and delete the checkpoint"
+                )
+            if self.iteration % every == 0 or self.iteration == iterations:
+                self._algorithm.save_to_path(self._checkpoint)
+            report(self.iteration, found)
+
+    def policy(self) -> PolicyFile:
+        """The policy as it is now; its guard is of days that the expected-cost policy runs."""
+        settings = self.settings
+        days = [
+            day
+            for regime in self.regimes
+            for day in days_of(regime, settings.seed, "train", min(settings.days, 20), self.data)
+        ]
+        return PolicyFile(
+            layers=self.module().layers(),
+            guard=guard_of(days, settings.parameters, settings.reach),
+            tau=settings.tau,
+            margin=settings.margin,
+            reach=settings.reach,
+            parameters=settings.parameters,
+            training={
+                "trainer": "rllib",
+                "iterations": self.iteration,
+                "regimes": {regime.name: regime.digest() for regime in self.regimes},
+                **{name: one for name, one in asdict(settings).items() if name != "parameters"},
+            },
+        )
+
+    def module(self) -> Any:
+        """The network that the learner has."""
+        return self._algorithm.learner_group._learner.module["default_policy"]
+
+    def stop(self) -> None:
+        """End the runners."""
+        self._algorithm.stop()
+
+    def _config(self) -> Any:
+        from ray.rllib.algorithms.ppo import PPOConfig
+        from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+
+        from rl.rllib.decisions import Decisions
+        from rl.rllib.module import ScoringModule
+
+        settings = self.settings
+        given = {
+            "regimes": [regime.model_dump(mode="json") for regime in self.regimes],
+            "parameters": asdict(settings.parameters),
+            "reach": settings.reach,
+            "seed": settings.seed,
+            "days": settings.days,
+            "data": str(self.data) if self.data else "",
+        }
+        spec = RLModuleSpec(
+            module_class=ScoringModule,
+            model_config={name: getattr(settings, name) for name in ("hidden", "tau", "reach")},
+        )
+        return (
+            PPOConfig()
+            .environment(Decisions, env_config=given, disable_env_checking=True)
+            .env_runners(
+                num_env_runners=settings.runners,
+                num_envs_per_env_runner=settings.environments,
+                custom_resources_per_env_runner={"spot": 0.001} if settings.on_spot else {},
+            )
+            .learners(num_learners=0)
+            .rl_module(rl_module_spec=spec)
+            .training(
+                lr=settings.learning_rate,
+                gamma=settings.horizon,
+                lambda_=0.95,
+                train_batch_size_per_learner=settings.decisions,
+                minibatch_size=min(512, settings.decisions),
+                num_epochs=settings.passes,
+                clip_param=settings.clip,
+                entropy_coeff=settings.entropy,
+                kl_coeff=settings.kl,
+                vf_clip_param=10.0,
+                grad_clip=0.5,
+            )
+            .fault_tolerance(restart_failed_env_runners=True)
+            .debugging(seed=settings.seed, log_level="ERROR")
+        )
+
+
+def write(trainer: RllibTrainer, out: Path) -> PolicyFile:
+    """Save a trainer's policy.
+
+    Raises:
+        SettingsError: the file cannot be written.
+    """
+    return save_policy(out, trainer.policy())
+
+
+def validation(
+    policy: PolicyFile, regimes: Sequence[Regime], days: int, data: Path | None
+) -> float:
+    """Its cost by the expected-cost policy's, the mean over regimes of days of validation."""
+    ratios = []
+    for regime in regimes:
+        some = days_of(regime, 1, "validation", days, data)
+        own = [simulate(day, Learned(policy)).cost for day in some]
+        base = [simulate(day, Greedy(policy.parameters)).cost for day in some]
+        ratios.append(paired_ratio(own, base, resamples=100).mean)
+    return sum(ratios) / len(ratios)
+
+
+def _figures(result: Mapping[str, Any]) -> dict[str, float]:
+    """Of an iteration: the loss, and what the days came to."""
+    learner = result["learners"]["default_policy"]
+    runners = result.get("env_runners", {})
+    return {
+        "loss": float(learner["total_loss"]),
+        "entropy": float(learner["entropy"]),
+        "divergence": float(learner["mean_kl_loss"]),
+        "ratio": -float(runners.get("episode_return_mean", math.nan)),
+        "decisions": float(runners.get("num_env_steps_sampled_lifetime", 0.0)),
+    }
+
+
+def _exists(uri: str) -> bool:
+    from pyarrow import fs
+
+    files, path = fs.FileSystem.from_uri(uri if "://" in uri else Path(uri).absolute().as_uri())
+    return bool(files.get_file_info(path).type == fs.FileType.Directory)

@@ -1,0 +1,91 @@
+"""The learning of `rl.learning` as a trial of a sweep (`rl.sweep.trial.Trainer`).
+
+A round labels decisions under the policy so far and fits the network to all labels until now, as
+`python -m rl train` does. After a loss it goes on with the labels and the policy of the last round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ironcliw.errors import SettingsError
+from ironcliw.settings import load_settings
+from rl.greedy import Greedy
+from rl.learning.days import check_regimes, training_days, validation_days
+from rl.learning.labels import Labels, collect, stacked
+from rl.learning.plan import Training
+from rl.learning.selection import judged, measured
+from rl.learning.train import fitted_policy
+from rl.neural import Learned
+from rl.parameters import load_parameters
+from rl.policy_file import save_policy
+from rl.regime import load_regime
+from rl.simulator import Policy
+from rl.sweep.trial import Tell
+
+POLICY = "policy.npz"
+
+
+def train(values: Mapping[str, Any], folder: Path, rounds: int, tell: Tell) -> None:
+    """Learn; see `Trainer`.
+
+    Args:
+        values: Of `rl.learning.plan.Training`, and `regimes`, a list of files.
+        folder: Of the labels of each round, and of the newest policy.
+        rounds: All of them.
+        tell: Told of each, with the score by which policies are chosen.
+
+    Raises:
+        SettingsError: a value has no such name or is wrong, or a regime is held out.
+    """
+    own = {name: value for name, value in values.items() if name != "regimes"}
+    plan = Training.of({**own, "rounds": rounds}, "the sweep")
+    if not values.get("regimes"):
+        raise SettingsError("the sweep names no regimes; set fixed.regimes to a list of files")
+    regimes = [load_regime(Path(path)) for path in values["regimes"]]
+    check_regimes(regimes)
+    torch.set_num_threads(1)
+    data, parameters = load_settings().bench.data, load_parameters()
+    greedy = Greedy(parameters)
+    days = validation_days(regimes, plan, data)
+    base = measured(greedy, days)
+    kept = [_read(path) for path in sorted(folder.glob("labels-*.npz"))][:rounds]
+    for number in range(len(kept), rounds):
+        policy: Policy = Learned(folder / POLICY) if number else greedy
+        found = collect(
+            training_days(regimes, plan, number, data), policy, greedy, plan, number=number
+        )
+        kept.append(stacked(found, plan.alternatives))
+        fitted = fitted_policy(_joined(kept), parameters, plan, 0.0, lambda line: None)
+        tried = [replace(fitted, margin=margin) for margin in plan.margins]
+        scores = [judged(one, days, base, plan.most_dollars).score for one in tried]
+        best = int(np.argmin(scores))
+        save_policy(folder / POLICY, tried[best])
+        # last: a round counts when its labels are there
+        _write(folder / f"labels-{number:04}.npz", kept[-1])
+        tell(number + 1, scores[best])
+
+
+def _joined(parts: Sequence[Labels]) -> Labels:
+    columns = {
+        field.name: np.concatenate([getattr(part, field.name) for part in parts])
+        for field in fields(Labels)
+    }
+    return Labels(**columns)
+
+
+def _write(path: Path, labels: Labels) -> None:
+    arrays = {field.name: getattr(labels, field.name) for field in fields(Labels)}
+    with path.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def _read(path: Path) -> Labels:
+    with np.load(path, allow_pickle=False) as file:
+        return Labels(**{field.name: file[field.name] for field in fields(Labels)})

@@ -1,0 +1,226 @@
+"""Policies that are told everything: what they see, what is refused of them, what is remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from actors.decision_log import Decided
+from actors.router import LONGEST_WAIT_SECONDS, Router
+from actors.routing import Choice, Option, PlacementPolicy, load_policy
+from actors.situation import (
+    WAIT,
+    HomeFacts,
+    MachineFacts,
+    MoneyFacts,
+    Placement,
+    Ready,
+    Situation,
+)
+from actors.workflow.tasks import StepTask
+from ironcliw.errors import SettingsError, UnavailableError
+
+NOW = 1_000_000.0
+
+
+class Facts:
+    """A head with room and a cloud with one machine."""
+
+    age = 1.0
+    has_cloud = True
+    most_machines = 2
+    new_machine = MachineFacts("", "booting", 0.0, 30.0, 30.0, 4.0)
+
+    def __init__(self) -> None:
+        self.found: list[MachineFacts] = [
+            MachineFacts("n1", "ready", NOW - 100, 30.0, 28.0, 4.0, idle_since=NOW - 50)
+        ]
+
+    def options(self) -> Sequence[Option]:
+        return (Option("local"), Option("spot")) if self.has_cloud else (Option("local"),)
+
+    def memory(self) -> tuple[float, float]:
+        return 12.0, 25.0
+
+    def home(self) -> HomeFacts:
+        return HomeFacts(16.0, 12.0, 8.0)
+
+    def machines(self) -> Sequence[MachineFacts]:
+        return self.found
+
+    def money(self) -> MoneyFacts | None:
+        return MoneyFacts(0.06, day_cap=0.4, month_cap=12.0)
+
+
+class Says:
+    """Places everything as it is told, and remembers what it was asked."""
+
+    name = "says"
+
+    def __init__(self, answer: Callable[[Situation], Placement]) -> None:
+        self.answer = answer
+        self.seen: list[Situation] = []
+
+    def place(self, situation: Situation) -> Placement:
+        self.seen.append(situation)
+        return self.answer(situation)
+
+
+class Log:
+    """Keeps rows in a list."""
+
+    def __init__(self) -> None:
+        self.rows: list[Decided] = []
+
+    def note(self, row: Decided) -> str:
+        self.rows.append(row)
+        return str(len(self.rows))
+
+
+def placed(place: str, **fields: Any) -> Placement:
+    options = (("home", True), ("machine 0", True), ("wait", True))
+    return Placement(place, options=options, policy="says", **fields)
+
+
+def task(step: str = "s", **changes: Any) -> StepTask:
+    fields = {"kind": "function", "target": "f", "attempt": 1, "key": f"w/{step}", **changes}
+    return StepTask("w", step, None, inputs={}, **fields)
+
+
+def router(answer: Callable[[Situation], Placement]) -> tuple[Router, Says, Facts, Any]:
+    says, facts, log = Says(answer), Facts(), Log()
+    made = Router(says, facts, facts, log, clock=lambda: NOW)  # type: ignore[arg-type]
+    return made, says, facts, log
+
+
+def ask(made: Router, *, may_wait: bool = True, **changes: Any) -> Any:
+    return made.ask(task(**changes), Ready(NOW - 3.0), may_wait=may_wait)
+
+
+def test_a_policy_may_name_a_machine() -> None:
+    made, says, _, log = router(lambda _: placed("spot", node="n1", index=1))
+    routed = ask(made, memory_gb=2.0, priority="low")
+    assert (routed.place, routed.node, routed.decision) == ("spot", "n1", "1")
+    [seen] = says.seen
+    assert (seen.step.memory_gb, seen.step.priority, seen.may_wait) == (2.0, "low", True)
+    assert (seen.home.available_gb, seen.money and seen.money.day_left) == (12.0, 0.4)
+    assert log.rows[0].policy == "says"
+
+
+def test_what_was_placed_is_there_until_it_has_ended() -> None:
+    made, says, _, _ = router(lambda _: placed("spot", node="n1", index=1))
+    ask(made, step="a")
+    ask(made, step="b")
+    [machine] = says.seen[1].machines
+    assert [run.target for run in machine.runs] == ["f"]
+    assert machine.idle_since is None, "it has work"
+    assert made.running("spot") == 2
+    made.started(("w/a", 1), "n1")
+    made.ended(("w/a", 1))
+    ask(made, step="c")
+    [machine] = says.seen[2].machines
+    assert len(machine.runs) == 1
+    assert machine.done == {"f"}, "what it loads is there"
+
+
+def test_a_machine_that_was_just_asked_for_is_seen_before_it_is_listed() -> None:
+    made, says, facts, _ = router(lambda _: placed("spot", index=1))
+    facts.found = []
+    ask(made, step="a")
+    ask(made, step="b")
+    assert says.seen[0].machines == ()
+    [machine] = says.seen[1].machines
+    assert (machine.state, machine.since, len(machine.runs)) == ("booting", NOW, 1)
+    facts.found = [replace(Facts.new_machine, since=NOW)]
+    ask(made, step="c")
+    assert len(says.seen[2].machines) == 1, "it is listed now, and not counted twice"
+
+
+def test_a_step_may_wait_and_not_for_ever() -> None:
+    made, says, _, log = router(lambda _: placed(WAIT, index=2, ask_again_at=NOW + 1e9))
+    routed = ask(made)
+    assert (routed.place, routed.ask_again_at) == (WAIT, NOW + LONGEST_WAIT_SECONDS)
+    assert made.running("local") == made.running("spot") == 0
+    ask(made)
+    assert len(log.rows) == 1, "asked again about the same, it logs nothing new"
+    says.answer = lambda _: Placement(WAIT, options=(("home", False), ("wait", True)), index=1)
+    ask(made)
+    assert len(log.rows) == 2, "its choice has changed"
+
+
+@pytest.mark.parametrize(
+    ("answer", "changes"),
+    [
+        (placed("spot"), {"place": "private"}),
+        (placed("spot"), {"place": "local"}),
+        (placed(WAIT), {"may_wait": False}),
+        (placed("moon"), {}),
+        (placed("local", propensity=0.0), {}),
+        (Placement("local", options=(("home", False), ("wait", True))), {}),
+    ],
+)
+def test_what_is_not_allowed_is_not_done(answer: Placement, changes: dict[str, Any]) -> None:
+    made, _, _, log = router(lambda _: answer)
+    routed = ask(made, **changes)
+    assert routed.place == "local", "the rules decide"
+    assert made.failures == 1
+    assert log.rows[0].policy == "placement"
+
+
+def test_a_policy_that_fails_costs_nobody_a_place(caplog: pytest.LogCaptureFixture) -> None:
+    def fails(_: Situation) -> Placement:
+        raise ZeroDivisionError
+
+    made, _, _, _ = router(fails)
+    assert ask(made).place == "local"
+    assert "routing policy 'says' failed; the rules decide" in caplog.text
+
+
+def test_a_place_that_does_not_exist_is_told() -> None:
+    made, says, facts, _ = router(lambda _: placed("local"))
+    facts.has_cloud = False
+    with pytest.raises(UnavailableError, match="the step's place is 'spot' and this cluster has"):
+        ask(made, place="spot")
+    assert says.seen == []
+
+
+def test_arrivals_are_those_of_half_an_hour() -> None:
+    now = NOW
+    says, facts = Says(lambda _: placed("local")), Facts()
+    made = Router(says, facts, facts, None, clock=lambda: now)
+
+    class Submitted:
+        kind = "submitted"
+
+    for number in range(3):
+        made.note_events(f"w{number}", [Submitted()])
+    now += 1799.0
+    ask(made)
+    now += 2.0
+    ask(made, step="later")
+    assert [seen.arrivals for seen in says.seen] == [3, 0]
+
+
+class Coin:
+    """A simple policy goes on working."""
+
+    name = "coin"
+
+    def decide(self, features: Any, options: Any, mask: Any) -> Choice:
+        assert features["running_local"] == 0.0
+        return Choice(1, 0.5)
+
+
+def test_a_simple_policy_is_asked_as_before() -> None:
+    made = Router(Coin(), Facts())
+    assert not made.may_wait
+    assert ask(made, may_wait=False).place == "spot"
+
+
+def test_policies_of_both_kinds_are_loaded() -> None:
+    assert isinstance(load_policy("actors.routing:PlacementPolicy"), PlacementPolicy)
+    with pytest.raises(SettingsError, match=r"is no RouterPolicy; it needs .*`place\(situation\)`"):
+        load_policy("actors.router:LONGEST_WAIT_SECONDS")

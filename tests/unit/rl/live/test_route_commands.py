@@ -1,0 +1,210 @@
+"""`ironcliw route`, as a person types it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ironcliw import console
+from ironcliw.cli import main
+from rl.live import training
+from rl.live.log import lines_of, read_log
+from rl.policy import NumpyPolicy, policy_path
+from rl.policy_file import load_policy, save_policy
+from rl.promotion import Standing
+from tests.unit.rl.live.logs import log_of
+from tests.unit.rl.live.situations import policy_of
+from tests.unit.rl.live.worlds import world
+
+
+@pytest.fixture(autouse=True)
+def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IRONCLIW_STATE_DIR", str(tmp_path))
+    monkeypatch.setenv("IRONCLIW_ROUTING__POLICY", "rl.policy:NumpyPolicy")
+
+
+def run(*words: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main(["route", *words])
+    return int(caught.value.code or 0)
+
+
+def told(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+    assert run(*words, "--json") == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def policy_in(folder: Path, bias: float = 1.0) -> Path:
+    path = folder / "mine.npz"
+    save_policy(path, policy_of(bias, favourite=0))
+    return path
+
+
+def test_from_the_shadow_to_everywhere_and_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = policy_in(tmp_path)
+    first = told(capsys, "promote", str(file))
+    assert (first["stage"], first["policy"]) == ("shadow", load_policy(file).digest)
+    assert load_policy(policy_path(tmp_path, first["policy"])).digest == first["policy"]
+    stages = [told(capsys, "promote")["stage"] for _ in range(3)]
+    assert stages == ["canary", "half", "default"]
+    assert run("promote") == console.EXIT_BAD_REQUEST
+    assert "decides everywhere already" in capsys.readouterr().err
+    assert run("rollback") == 0
+    assert "stands at off, elsewhere greedy decides (by its owner)" in capsys.readouterr().out
+    assert told(capsys, "rollback")["base"] == "rules"
+    assert run("rollback") == console.EXIT_BAD_REQUEST
+    assert "there is nothing below them" in capsys.readouterr().err
+    assert told(capsys, "rollback", "--restore")["base"] == "greedy"
+
+
+def test_status_before_and_after(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("status") == 0
+    lines = capsys.readouterr().out
+    assert "learned policy none: off for 0.0 days, decides for 0%" in lines
+    assert "fit: none yet, the shipped priors are believed" in lines
+    assert "no night's work was done yet" in lines
+    run("promote", str(policy_in(tmp_path)))
+    run("promote")
+    capsys.readouterr()
+    assert run("status") == 0
+    assert "canary for 0.0 days, decides for 10% of the low priority" in capsys.readouterr().out
+
+
+def test_a_policy_that_is_none_is_not_installed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "bad.npz"
+    assert run("promote", str(file)) == console.EXIT_BAD_REQUEST
+    assert "cannot be read" in capsys.readouterr().err
+    content = bytearray(policy_in(tmp_path).read_bytes())
+    content[len(content) // 2] ^= 0x01
+    file.write_bytes(bytes(content))
+    assert run("promote", str(file)) == console.EXIT_BAD_REQUEST
+    assert told(capsys, "status")["standing"]["stage"] == "off"
+    assert run("promote") == console.EXIT_BAD_REQUEST
+    assert "no policy is installed; give its file" in capsys.readouterr().err
+
+
+def test_another_setting_is_pointed_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IRONCLIW_ROUTING__POLICY", "actors.routing:PlacementPolicy")
+    assert run("promote", str(policy_in(tmp_path))) == 0
+    assert "set it to 'rl.policy:NumpyPolicy'" in capsys.readouterr().err
+
+
+def test_the_log_is_written_and_explained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def work() -> str:
+        async with world(tmp_path, NumpyPolicy(tmp_path)) as one:
+            [found] = await one.complete(memory_gb=2.0, expected_seconds=30.0)
+            return found
+
+    workflow = asyncio.run(work())
+    path = tmp_path / "log.jsonl"
+    assert run("log", "--out", str(path)) == 0
+    assert "1 decisions and 1 workflows in" in capsys.readouterr().err
+    [decision] = read_log(path).decisions
+    assert run("log", "--out", "-") == 0
+    assert capsys.readouterr().out == path.read_text()
+    assert run("explain", workflow) == 0
+    lines = capsys.readouterr().out
+    assert "s attempt 1: home, by tuned greedy" in lines
+    assert "a machine has room, and Ray would start it there" in lines
+    assert told(capsys, "explain", decision.id)[0]["workflow_id"] == workflow
+    assert run("explain", "nobody") == console.EXIT_BAD_REQUEST
+    assert "no decision of 'nobody' is logged" in capsys.readouterr().err
+    assert run("log", "--out", str(tmp_path / "no" / "folder")) == console.EXIT_BAD_REQUEST
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_calibration_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text("\n".join(lines_of(log_of())), encoding="utf-8")
+    page = told(capsys, "calibrate", "--log", str(path))
+    assert page["steps"] == 504
+    assert set(page["replay"]) >= {"machines, USD", "objective, USD"}
+    assert (tmp_path / "routing" / "fit.json").exists()
+    assert run("calibrate", "--log", str(path)) == 0
+    assert "504 steps, 2 functions" in capsys.readouterr().out
+    assert "fit " in told(capsys, "status")["fit"]
+
+
+def test_calibration_without_enough_to_fit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("calibrate") == console.EXIT_BAD_REQUEST
+    assert "holds 0 finished steps of functions, a fit needs 30" in capsys.readouterr().err
+    path = tmp_path / "log.jsonl"
+    path.write_text("", encoding="utf-8")
+    assert run("calibrate", "--log", str(path)) == console.EXIT_BAD_REQUEST
+    assert "is empty; run some workflows" in capsys.readouterr().err
+
+
+def test_a_log_that_does_not_fit_is_said_to_promote_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text("\n".join(lines_of(log_of(later=2.0))), encoding="utf-8")
+    assert run("calibrate", "--log", str(path)) == 0
+    assert "does not fit, so nothing is promoted: " in capsys.readouterr().out
+
+
+class Commands:
+    """Stands for `python -m rl`: it writes what the command would."""
+
+    def __init__(self) -> None:
+        self.words: list[list[str]] = []
+        self.fail = ""
+
+    def __call__(self, command: list[str], **_: Any) -> Any:
+        words = command[3:]
+        self.words.append(words)
+        if self.fail == words[0]:
+            return subprocess.CompletedProcess(command, 1, stderr="x\nerror: it is held out\n")
+        if words[0] == "train":
+            save_policy(Path(words[words.index("--out") + 1]), policy_of(2.0, favourite=1))
+        return subprocess.CompletedProcess(command, 0, stderr="")
+
+
+def test_training_goes_from_the_log_to_a_policy_and_a_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = Commands()
+    monkeypatch.setattr(training.subprocess, "run", commands)
+    path = tmp_path / "log.jsonl"
+    path.write_text("\n".join(lines_of(log_of())), encoding="utf-8")
+    words = ("train", "--log", str(path), "--minutes", "1", "--days", "12", "--install")
+    found = told(capsys, *words)
+    trained, reported = commands.words
+    assert [trained[0], reported[0]] == ["train", "report"]
+    assert trained.count("--regime") == 4, "the log's own beside the three"
+    assert str(tmp_path / "routing" / "calibrated.toml") in trained
+    assert trained[trained.index("--minutes") + 1] == "1.0"
+    assert reported[reported.index("--policy") + 1] == found["policy"]
+    standing: Standing = told(capsys, "status")["standing"]
+    assert (standing["stage"], standing["policy"]) == (  # type: ignore[index]
+        "shadow",
+        found["digest"],
+    )
+    commands.fail = "train"
+    assert run(*words) == console.EXIT_FAILED
+    assert "error: training failed: it is held out" in capsys.readouterr().err
+
+
+def test_training_without_a_log_uses_what_is_shipped(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = Commands()
+    monkeypatch.setattr(training.subprocess, "run", commands)
+    assert run("train", "--minutes", "1") == 0
+    assert commands.words[0].count("--regime") == 3
+    assert "the shipped regimes are trained on: the decision log holds 0" in capsys.readouterr().err

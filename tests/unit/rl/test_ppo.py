@@ -1,0 +1,115 @@
+"""MaskablePPO: it begins at the file's policy, keeps the masks, and its export is its network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env
+
+from rl.features import CONTEXT, OPTION
+from rl.learning.episodes import Windows
+from rl.learning.plan import Training
+from rl.learning.ppo import SHARPNESS, layers_of, learner, refined
+from rl.neural import Learned, residuals
+from rl.parameters import load_parameters
+from rl.regime import Regime, load_regime
+from rl.view import ACTIONS
+from tests.unit.rl.made_policies import made_policy
+
+FOLDER = Path(__file__).parents[3] / "rl" / "regimes"
+PLAN = Training(seed=2, ppo_steps=128)
+
+
+@pytest.fixture
+def windows() -> Windows:
+    return Windows([load_regime(FOLDER / "busy.toml")], load_parameters(), PLAN)
+
+
+def test_gymnasium_finds_nothing_to_complain_of(windows: Windows) -> None:
+    class Safe(Windows):
+        """The checker takes masked actions, which the learner never does."""
+
+        def step(self, action):  # type: ignore[no-untyped-def]
+            allowed = np.flatnonzero(self.action_masks())
+            return super().step(action if action in allowed else allowed[0])
+
+    check_env(
+        Safe([load_regime(FOLDER / "busy.toml")], load_parameters(), PLAN), skip_render_check=True
+    )
+
+
+def test_the_expected_cost_policy_earns_nothing_against_itself(windows: Windows) -> None:
+    for seed in range(5):
+        windows.reset(seed=seed)
+        total, over = 0.0, False
+        while not over:
+            decision = windows._simulation.asked
+            assert decision is not None
+            action = windows._greedy.choose(decision.view, decision.mask)
+            assert windows.action_masks()[action]
+            _, reward, over, _, _ = windows.step(np.int64(action))
+            total += reward
+        assert total == pytest.approx(0.0, abs=0.05)
+
+
+def test_worse_choices_earn_less(windows: Windows) -> None:
+    random, totals = np.random.default_rng(0), []
+    for seed in range(12):
+        windows.reset(seed=seed)
+        total, over = 0.0, False
+        while not over:
+            action = random.choice(np.flatnonzero(windows.action_masks()))
+            _, reward, over, _, _ = windows.step(action)
+            total += reward
+        totals.append(total)
+    assert np.mean(totals) < -0.1
+
+
+def test_before_learning_its_best_action_is_the_files(windows: Windows) -> None:
+    policy = made_policy(5, tau=PLAN.tau, reach=PLAN.reach)
+    model, learned = learner(policy, [windows], PLAN), Learned(policy)
+    observation, _ = windows.reset(seed=1)
+    for _ in range(30):
+        decision = windows._simulation.asked
+        assert decision is not None
+        opinion = learned.opinion(decision.view, decision.mask)
+        action, _ = model.predict(
+            observation, action_masks=windows.action_masks(), deterministic=True
+        )
+        assert action == opinion.action
+        probabilities = _logits(model, observation)
+        best = [one for one in range(ACTIONS) if windows.action_masks()[one]]
+        assert probabilities[best] == pytest.approx(
+            SHARPNESS * np.array(opinion.scores)[best], abs=1e-3
+        )
+        observation, _, over, _, _ = windows.step(np.int64(action))
+        if over:
+            observation, _ = windows.reset()
+
+
+def _logits(model: object, observation: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        found = model.policy.mlp_extractor.forward_actor(torch.from_numpy(observation[None]))  # type: ignore[attr-defined]
+    return np.asarray(found[0])
+
+
+def test_it_learns_and_its_export_is_its_network() -> None:
+    regimes: list[Regime] = [load_regime(FOLDER / f"{name}.toml") for name in ("light", "busy")]
+    policy = made_policy(None, tau=PLAN.tau, reach=PLAN.reach)
+    lines: list[str] = []
+    layers = refined(policy, regimes, PLAN, 0.0, lines.append)
+    assert [one.shape for one, _ in layers] == [one.shape for one, _ in policy.layers]
+    assert any(np.abs(weight - other).max() > 0 for (weight, _), (other, _) in
+               zip(layers, policy.layers, strict=True))  # fmt: skip
+    assert all(np.isfinite(weight).all() for weight, _ in layers)
+    assert any("price" in line for line in lines)
+    model = learner(policy, [Windows(regimes, policy.parameters, PLAN)], PLAN)
+    context = np.zeros(len(CONTEXT), dtype=np.float32)
+    options = np.ones((ACTIONS, len(OPTION)), dtype=np.float32)
+    scorer = model.policy.mlp_extractor.scorer
+    with torch.no_grad():
+        wanted = scorer(torch.from_numpy(context[None]), torch.from_numpy(options[None]))[0].numpy()
+    assert residuals(layers_of(model), context, options) == pytest.approx(wanted, abs=1e-6)
