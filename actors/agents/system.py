@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from actors.agents.bell import Bell
 from actors.agents.delivery import Deliveries
 from actors.agents.directory import DurableSend, Listing
 from actors.agents.exchange import Exchange
@@ -22,6 +21,7 @@ from actors.agents.figures import Figures, Standing
 from actors.agents.host import AgentSpec
 from actors.agents.hosts import Hosts
 from actors.agents.link import HostLostError
+from actors.agents.lookups import Lookups
 from actors.agents.messages import DEFAULT_SECONDS, Priority, checked_name, new_id
 from actors.agents.options import Capability
 from actors.agents.records import AgentStore
@@ -36,17 +36,14 @@ from actors.supervisor import RestartPolicy, Supervisor
 from ironcliw.errors import (
     ConflictError,
     IroncliwError,
-    NotFoundError,
     RequestError,
     StoreError,
-    UnavailableError,
 )
 
 logger = logging.getLogger(__name__)
 
 MOST_ATTEMPTS = 5
 """Deliveries of a durable message to a capability that nobody offers now."""
-_WAITING = frozenset({AgentStatus.STARTING, AgentStatus.RESTARTING, AgentStatus.MOVING})
 
 
 class AgentSystem:
@@ -78,7 +75,7 @@ class AgentSystem:
         self._store = store
         self._hosts = hosts
         self._clock = clock
-        self._bell = Bell()
+        self._lookups = Lookups(self.registry)
         self.figures = Figures()
         self._running = Running(
             self.registry, hosts, store, home_memory_gb=home_memory_gb, cloud=cloud
@@ -94,7 +91,6 @@ class AgentSystem:
             self.figures,
         )
         self._deliveries = Deliveries(store, self.exchange, self._most_attempts, self.figures)
-        self.registry.on_change = self._bell.ring
 
     async def start(self) -> None:
         """Take up the agents of an earlier system: those that run, and those that should."""
@@ -271,26 +267,7 @@ class AgentSystem:
         self, target: str, wait_seconds: float = 0.0, *, unknown_seconds: float = 0.0
     ) -> Listing:
         """See `Directory.look_up`. One that was given up is not waited for."""
-        asked = time.monotonic()
-        while True:
-            turn = self._bell.turn
-            try:
-                return self.registry.look_up(target)
-            except (NotFoundError, UnavailableError) as error:
-                if isinstance(error, NotFoundError):
-                    patience = unknown_seconds
-                else:
-                    patience = wait_seconds if self._comes_back(target) else 0.0
-                left = asked + patience - time.monotonic()
-                if left <= 0:
-                    raise
-            await self._bell.next(turn, left)
-
-    def _comes_back(self, target: str) -> bool:
-        statuses = [
-            one.status for one in self.registry if one.name == target or target in one.capabilities
-        ]
-        return any(status in _WAITING for status in statuses)
+        return await self._lookups.look_up(target, wait_seconds, unknown_seconds)
 
     async def subscribers(self, topic: str) -> tuple[Candidate, ...]:
         """See `Directory.subscribers`."""

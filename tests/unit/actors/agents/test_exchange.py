@@ -111,10 +111,18 @@ async def test_askers_that_give_up_open_no_circuit(bench: AgentBench) -> None:
     assert bench.system.exchange.breakers.open() == []
 
 
-async def test_deadlines_that_pass_do(bench: AgentBench) -> None:
+async def test_answers_that_do_not_come_do(
+    bench: AgentBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await bench.start(Worker, name="worker")
+    [host] = await bench.hosts.find()
+
+    async def silent(*_: Any) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(host, "deliver", silent)
     for number in range(8):
-        with pytest.raises(DeadlineExceededError):
+        with pytest.raises(DeadlineExceededError, match=r"'wait' did not answer within 0\.01 s"):
             await bench.ask("wait", number, deadline_seconds=0.01)
     with pytest.raises(UnavailableError, match="'wait' failed 8 times in a row"):
         await bench.ask("wait", 9)
