@@ -20,7 +20,9 @@ workflow = typer.Typer(help="Run durable workflows.", no_args_is_help=True)
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="As `ironcliw workflow list` shows it.")]
 StepName = Annotated[str, typer.Argument(metavar="STEP", help="Name of the step.")]
-Item = Annotated[int | None, typer.Option(help="Which item of a fan-out, counted from 0.")]
+Item = Annotated[
+    int | None, typer.Option(help="Which item of a fan-out, from 0; else all uncertain.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _DASH = "-"
 
@@ -131,6 +133,30 @@ def show(
     console.write_table(("step", "kind", "status", "attempts", "items", "time", "error"), rows)
     if view.output is not None:
         console.write_line(f"output: {json.dumps(view.output)}")
+
+
+@workflow.command("result")
+def result(
+    address: Annotated[
+        str,
+        typer.Argument(metavar="ADDRESS", help="As an output shows it: result:WORKFLOW/DIGEST."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write it there, not to the terminal.")
+    ] = None,
+) -> None:
+    """Fetch a result that is kept by reference, being too large for the store."""
+    console.command_settings()
+    with Client() as client:
+        value = client.workflow_result(address)
+    if out is None:
+        console.write_json(value)
+        return
+    try:
+        out.write_text(json.dumps(value) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise RequestError(f"--out {out} cannot be written: {error}") from error
+    console.note(f"written to {out}")
 
 
 @workflow.command("cancel")

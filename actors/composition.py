@@ -6,11 +6,13 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import ray
 
+from actors.agents.code_copies import CodeCopies
 from actors.agents.ray_hosts import RayHosts
 from actors.agents.records import JournalStore
 from actors.agents.service import AgentService
@@ -31,7 +33,8 @@ from actors.results import Results, results_url
 from actors.router import Router
 from actors.routing import load_policy
 from actors.situation import SituationPolicy
-from actors.steps.agent_call import AgentCalls, declares_idempotent
+from actors.steps.agent_call import AgentCalls
+from actors.steps.agent_choice import declares_idempotent
 from actors.steps.executor import StepExecutor
 from actors.steps.function_call import FunctionCalls
 from actors.steps.http_call import HttpCall
@@ -154,9 +157,8 @@ async def compose(
         watch = NodeWatch(RayNodes(GROUP_LABEL, SPOT_TYPE), settings.cloud.notice_seconds)
     code = code_of(settings, code_uri)
     uris = [uri for uri, _ in code]
-    agents = AgentSystem(
-        JournalStore(journal), RayHosts(settings.log, uris), cloud=has_workers(settings)
-    )
+    hosts = RayHosts(settings.log, uris, CodeCopies(_agent_code(settings)))
+    agents = AgentSystem(JournalStore(journal), hosts, cloud=has_workers(settings))
     fleet = FleetFacts(settings, store) if isinstance(policy, SituationPolicy) else None
     machine = MachineFacts(watch is not None, (lambda: ()) if watch is None else watch.workers)
     router = Router(policy, machine, fleet, log)
@@ -167,7 +169,7 @@ async def compose(
         router,
         machine,
         log,
-        agent_is_idempotent=lambda target: declares_idempotent(agents.registry, target),
+        agent_is_idempotent=partial(declares_idempotent, agents.registry),
         home=ray.get_runtime_context().get_node_id(),
         observer=metrics,
     )
@@ -186,10 +188,11 @@ async def compose(
 
     exporter = Exporter(journal, orchestrator, agents, metrics, AgentMetrics(), count)
     parts: dict[str, Part] = {
-        "workflows": WorkflowService(orchestrator, journal),
+        "workflows": WorkflowService(orchestrator, journal, results),
         "agents": AgentService(agents),
     }
-    pruner = Pruner(journal, results, settings.actors.keep_days, _configs(settings))
+    folders = (_configs(settings), _agent_code(settings))
+    pruner = Pruner(journal, results, settings.actors.keep_days, folders)
     learner = policy if isinstance(policy, Learner) else None
     return Composition(
         parts, executor, journal, orchestrator, agents, log, exporter, pruner, watch, fleet,
@@ -215,14 +218,24 @@ def _kinds(
     environment = {"py_modules": list(code_uris)} if code_uris else {}
     jobs = RayJobs(dashboard_url(settings))
     return {
-        "function": FunctionCalls(settings.actors, environment, control),
+        "function": FunctionCalls(
+            settings.actors,
+            environment,
+            control,
+            results_url(settings.actors.results_url, settings.state_dir),
+        ),
         "agent": AgentCalls(agents),
         "http": HttpCall(settings.actors),
         "embed": models,
         "decide": models,
         "generate": models,
-        "train": TrainJobs(jobs, _configs(settings)),
+        "train": TrainJobs(jobs, _configs(settings), has_cloud=has_workers(settings)),
     }
+
+
+def _agent_code(settings: Settings) -> Path:
+    """Where the code of agents is kept that came with them."""
+    return settings.state_dir / "agent-code"
 
 
 def _configs(settings: Settings) -> Path:

@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from actors.situation import HomeFacts, MachineFacts, MoneyFacts
+from actors.situation import STALE_SECONDS, HomeFacts, MachineFacts, MoneyFacts
 from cluster.config import GROUP_LABEL, SPOT_TYPE
 from cluster.control.report import ControllerReport, read_report
 from cluster.events import EventLog
@@ -113,7 +113,7 @@ class FleetFacts:
     def read(self) -> bool:
         """Read once; whether something has changed that a step may wait for. Blocks."""
         now = self._clock()
-        before = ({node: one.state for node, one in self._machines.items()}, self._booting)
+        before = (self._state(), self.age < STALE_SECONDS)
         if self.has_cloud:
             report = read_report(self._settings.state_dir)
             self._machines = _joined(self._machines, now)
@@ -124,8 +124,13 @@ class FleetFacts:
             except IroncliwError as error:
                 logger.warning("money cannot be read for now: %s", error)
         self._read_at = now
-        after = ({node: one.state for node, one in self._machines.items()}, self._booting)
-        return self._has_room() or after != before
+        return self._has_room() or (self._state(), True) != before
+
+    def _state(self) -> tuple[Any, ...]:
+        """What a step may wait for: machines, and whether one could be bought."""
+        money = self._money
+        nodes = {node: one.state for node, one in self._machines.items()}
+        return nodes, self._booting, money is None, money is not None and bool(money.no_purchase)
 
     def _has_room(self) -> bool:
         """Whether memory of the head came free since that was said last."""
@@ -181,7 +186,8 @@ def _joined(before: Mapping[str, MachineFacts], now: float) -> dict[str, Machine
     from ray._private.state import available_resources_per_node, state
 
     draining = set(state.get_draining_nodes())
-    free: Mapping[str, Mapping[str, Any]] = available_resources_per_node()
+    free: Mapping[str, Mapping[str, Any]]
+    free = available_resources_per_node()  # type: ignore[no-untyped-call]
     found = {}
     for node in ray.nodes():  # type: ignore[no-untyped-call]
         if not node["Alive"] or node.get("Labels", {}).get(GROUP_LABEL) != SPOT_TYPE:

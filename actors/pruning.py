@@ -54,7 +54,7 @@ class Pruner:
         journal: Of the store.
         results: Larger ones.
         keep_days: What ended longer ago is forgotten.
-        files: Folder of files that steps wrote for themselves; older ones are removed.
+        folders: Of files for steps and agents, touched while they are needed.
         clock: Unix time.
         pause_seconds: Between two transactions.
     """
@@ -64,7 +64,7 @@ class Pruner:
         journal: Journal,
         results: Results,
         keep_days: float,
-        files: Path | None = None,
+        folders: Sequence[Path] = (),
         *,
         clock: Callable[[], float] = time.time,
         pause_seconds: float = _PAUSE_SECONDS,
@@ -72,7 +72,7 @@ class Pruner:
         self._journal = journal
         self._results = results
         self._keep_seconds = keep_days * _DAY
-        self._files = files
+        self._folders = folders
         self._clock = clock
         self._pause = pause_seconds
 
@@ -96,8 +96,8 @@ class Pruner:
         before = self._clock() - self._keep_seconds
         workflows = await self._prune_workflows(before)
         messages = await self._prune_messages(before)
-        if self._files is not None:
-            await asyncio.to_thread(_remove_files, self._files, before)
+        for folder in self._folders:
+            await asyncio.to_thread(_remove_files, folder, before)
         return workflows, messages
 
     async def _prune_messages(self, before: float) -> int:

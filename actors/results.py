@@ -15,11 +15,13 @@ import hashlib
 import json
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from actors.workflow.shown import why_not_shown
 from actors.workflow.tasks import REFERENCE_KEY
+from ironcliw import durable
 from ironcliw.errors import NotFoundError, RequestError, RequestTooLargeError, StoreError
 
 _SCHEME = "result:"
@@ -34,18 +36,27 @@ def to_json(value: Any, what: str) -> bytes:
         what: Names it in the message, as "the result of step fetch".
 
     Raises:
-        RequestError: JSON has no word for something in it: a set, NaN, a key that is no text.
+        RequestError: JSON has no word for something in it: a set, NaN, a key that is no text; or
+            no answer can show it: a number beyond 64 bits, half of a surrogate pair.
     """
     try:
         _refuse_other_keys(value)
         # in ASCII: sizes are measured as the workflow's own values are
-        return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
+        content = json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
+        why = why_not_shown(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise RequestError(
             f"{what} cannot be written as JSON: {error}; return texts, finite numbers, booleans, "
             "None, lists and dicts with text keys",
             code="not_json",
         ) from error
+    if why is not None:
+        raise RequestError(
+            f"{what} cannot be shown: {why}; return whole numbers of 64 bits at most, or as texts, "
+            "texts that are valid Unicode, and at most 200 levels",
+            code="not_json",
+        )
+    return content
 
 
 def _refuse_other_keys(value: Any) -> None:
@@ -72,6 +83,33 @@ def has_reference(value: Any) -> bool:
     return isinstance(value, list | tuple) and any(map(has_reference, value))
 
 
+def address_of(workflow_id: str, digest: str) -> str:
+    """The address of a workflow's result with that SHA-256."""
+    return f"{_SCHEME}{workflow_id}/{digest}"
+
+
+def addresses_in(value: Any) -> Iterator[str]:
+    """The addresses of all references in a value, in the order in which `resolved` reads them."""
+    if is_reference(value):
+        yield str(value[REFERENCE_KEY])
+        return
+    inside = value.values() if isinstance(value, Mapping) else value
+    if isinstance(value, Mapping | list | tuple):
+        for each in inside:
+            yield from addresses_in(each)
+
+
+def resolved(value: Any, read: Callable[[str], bytes]) -> Any:
+    """The value with every reference in it replaced by the JSON that `read` gives for it."""
+    if is_reference(value):
+        return json.loads(read(str(value[REFERENCE_KEY])))
+    if isinstance(value, Mapping):
+        return {key: resolved(inside, read) for key, inside in value.items()}
+    if isinstance(value, list | tuple):
+        return [resolved(inside, read) for inside in value]
+    return value
+
+
 class Results:
     """The folder of larger results.
 
@@ -84,9 +122,11 @@ class Results:
     def __init__(self, url: str, inline_bytes: int, most_bytes: int) -> None:
         # fsspec comes with Ray and not with the base install
         import fsspec
+        from fsspec.implementations.local import LocalFileSystem
 
         self._files, self._root = fsspec.url_to_fs(url, auto_mkdir=True)
         self._root = self._root.rstrip("/")
+        self._is_local = isinstance(self._files, LocalFileSystem)
         self._inline = inline_bytes
         self._most = most_bytes
 
@@ -105,12 +145,9 @@ class Results:
         name = f"{workflow_id}/{hashlib.sha256(content).hexdigest()}"
         path = self._path(name)
         try:
-            if not self._files.exists(path):
-                # in one move, or a reader could see half of it
-                draft = f"{path}.{uuid.uuid4().hex}.new"
-                self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
-                self._files.pipe_file(draft, content)
-                self._files.mv(draft, path)
+            # one of another size is what a crash has left of it
+            if not self._files.exists(path) or self._files.size(path) != len(content):
+                self._write(path, content)
         except OSError as error:
             raise StoreError(
                 f"{what} cannot be kept in {self._root}: {error}; is the disk full, or the setting "
@@ -118,11 +155,27 @@ class Results:
             ) from error
         return _SCHEME + name
 
-    def load(self, address: str) -> Any:
-        """The value of an address that `keep` gave. Blocking.
+    def _write(self, path: str, content: bytes) -> None:
+        """In one move, or a reader could see half of it; durable, as the event is that names it."""
+        draft = f"{path}.{uuid.uuid4().hex}.new"
+        folder, root = path.rpartition("/")[0], self._root
+        folders = [folder, root] if self._files.exists(root) else [folder, root, f"{root}/.."]
+        self._files.makedirs(folder, exist_ok=True)
+        self._files.pipe_file(draft, content)
+        self._sync(draft)
+        self._files.mv(draft, path)
+        for each in folders:  # their names, too
+            self._sync(each)
+
+    def _sync(self, path: str) -> None:
+        if self._is_local:  # elsewhere what was written is kept when the call returns
+            durable.sync(Path(path))
+
+    def read(self, workflow_id: str, address: str) -> bytes:
+        """The JSON of an address that `keep` gave for that workflow. Blocking.
 
         Raises:
-            RequestError: it is no address of ours.
+            RequestError: it is no address of ours, or of another workflow.
             NotFoundError: the file is gone.
             StoreError: the file is damaged, or cannot be read.
         """
@@ -131,9 +184,14 @@ class Results:
             raise RequestError(
                 f"{address!r:.100} is no address of a result; it reads {_SCHEME}WORKFLOW/SHA256"
             )
+        if not address.startswith(f"{_SCHEME}{workflow_id}/"):
+            raise RequestError(
+                f"{address!r:.100} is no result of workflow {workflow_id}; a step reads those "
+                "of its own workflow alone"
+            )
         name, digest = parts.groups()
         try:
-            content = self._files.cat_file(self._path(name))
+            content: bytes = self._files.cat_file(self._path(name))
         except FileNotFoundError:
             raise NotFoundError(
                 f"the result {name} is gone from {self._root}; run the workflow again"
@@ -145,7 +203,7 @@ class Results:
                 f"the result {name} in {self._root} is damaged: its bytes are not those that were "
                 "written; run the workflow again"
             )
-        return json.loads(content)
+        return content
 
     def is_large(self, content: bytes) -> bool:
         """Whether a result is kept here rather than in the store."""
@@ -155,22 +213,9 @@ class Results:
         """The value with every reference in it replaced by what it stands for. Blocking.
 
         Raises:
-            RequestError: one names a result of another workflow, or none at all.
-            NotFoundError, StoreError: see `load`.
+            RequestError, NotFoundError, StoreError: see `read`.
         """
-        if is_reference(value):
-            address = str(value[REFERENCE_KEY])
-            if not address.startswith(f"{_SCHEME}{workflow_id}/"):
-                raise RequestError(
-                    f"{address!r:.100} is no result of workflow {workflow_id}; a step reads those "
-                    "of its own workflow alone"
-                )
-            return self.load(address)
-        if isinstance(value, Mapping):
-            return {key: self.resolve(workflow_id, inside) for key, inside in value.items()}
-        if isinstance(value, list | tuple):
-            return [self.resolve(workflow_id, inside) for inside in value]
-        return value
+        return resolved(value, lambda address: self.read(workflow_id, address))
 
     def forget(self, workflow_id: str) -> None:
         """Remove all results of a workflow; harmless where there are none. Blocking."""
@@ -197,5 +242,9 @@ def check_size(content: bytes, most: int, what: str) -> None:
 
 
 def results_url(configured: str | None, state_dir: Path) -> str:
-    """Where larger results are kept: what is set, else below the state directory."""
-    return configured or str(state_dir / "results")
+    """Where larger results are kept: what is set, else below the state directory.
+
+    A path is made absolute: it is read by processes with other working directories, too.
+    """
+    url = configured or str(state_dir / "results")
+    return url if "://" in url else str(Path(url).expanduser().absolute())

@@ -45,6 +45,7 @@ logger = logging.getLogger(__name__)
 _PRIORITIES = {"critical": 0.0, "high": 1.0, "normal": 2.0, "low": 3.0}
 _RECENT_SECONDS = 1800.0
 _MOST_WAITS = 10_000
+_TOLD_EACH = 100
 LONGEST_WAIT_SECONDS = 900.0
 """A step that waits is asked about again after it, whatever its policy said."""
 Key = tuple[str, int]
@@ -65,10 +66,14 @@ class Machine(Protocol):
 class Fleet(Protocol):
     """What a situation is made of; `actors.fleet_facts` has the one of a cluster."""
 
-    age: float
     has_cloud: bool
     most_machines: int
     new_machine: MachineFacts
+
+    @property
+    def age(self) -> float:
+        """Seconds since machines and money were read."""
+        ...
 
     def home(self) -> HomeFacts:
         """The head, without its runs."""
@@ -213,7 +218,8 @@ class Router:
         # place whatever is wrong with it
         except Exception:
             self.failures += 1
-            logger.exception("routing policy %r failed; the rules decide", policy.name)
+            if self.failures % _TOLD_EACH == 1:
+                logger.exception("routing policy %r failed; the rules decide", policy.name)
             return None
         decision = self._note_placement(task, placement)
         if placement.place == WAIT:
@@ -267,6 +273,7 @@ class Router:
             arrivals=len(self._arrivals),
             has_cloud=fleet is not None and fleet.has_cloud,
             most_machines=0 if fleet is None else fleet.most_machines,
+            machine_gb=0.0 if fleet is None else fleet.new_machine.memory_gb,
         )
 
     def _head(self) -> HomeFacts:

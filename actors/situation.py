@@ -19,6 +19,9 @@ from ironcliw.schemas.workflows import Place
 WAIT = "wait"
 """The place of a step that stays ready and is asked about again when something has changed."""
 
+STALE_SECONDS = 60.0
+"""Facts about machines and money that are older are not decided by."""
+
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Plan:
@@ -161,6 +164,7 @@ class Situation:
         arrivals: Workflows that came within 30 minutes.
         has_cloud: Whether there may be machines at all.
         most_machines: That there may be at once.
+        machine_gb: That steps may hold of a new one.
     """
 
     at: float
@@ -174,6 +178,7 @@ class Situation:
     arrivals: int = 0
     has_cloud: bool = False
     most_machines: int = 0
+    machine_gb: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +195,7 @@ class Placement:
         reasons: In words, for people.
         policy: Name of what decided.
         features: The numbers that a simple policy would have seen.
-        details: All that the decision was made from, as JSON has it; see `actors/README.md`.
+        details: All else that the decision was made from, as JSON has it.
     """
 
     place: str

@@ -15,12 +15,16 @@ from typing import Any, Literal, Protocol
 from sqlalchemy import Connection
 
 from actors.functions import check_arguments
+from actors.results import Results, address_of
+from actors.workflow.definition import define
 from actors.workflow.graph import Definition
+from actors.workflow.permissions import check_scopes
 from actors.workflow_records import EventRow, WorkflowRow, events_after, load
 from ironcliw.errors import IroncliwError, NotFoundError, RequestError
 from ironcliw.schemas.base import Priority
 from ironcliw.schemas.workflows import FINISHED, WorkflowView
 
+_RESULTS_AT_ONCE = 4
 Action = Literal["cancel", "pause", "resume"]
 
 
@@ -29,7 +33,7 @@ class Orchestrator(Protocol):
 
     async def submit(
         self,
-        definition: Mapping[str, Any],
+        definition: Mapping[str, Any] | Definition,
         inputs: Mapping[str, Any],
         *,
         owner: str,
@@ -78,14 +82,18 @@ class WorkflowService:
     Args:
         orchestrator: Does it.
         reader: Reads what has finished, too.
+        results: Those that are kept by reference.
     """
 
-    METHODS = frozenset({"submit", "get", "list_", "act", "retry", "skip", "events"})
+    METHODS = frozenset({"submit", "get", "list_", "act", "retry", "skip", "events", "result"})
     """What the control actor lets others call."""
 
-    def __init__(self, orchestrator: Orchestrator, reader: Reader) -> None:
+    def __init__(self, orchestrator: Orchestrator, reader: Reader, results: Results) -> None:
         self._orchestrator = orchestrator
         self._reader = reader
+        self._results = results
+        # each of them is in this process for a moment, and may be large
+        self._reading = asyncio.Semaphore(_RESULTS_AT_ONCE)
 
     async def submit(
         self,
@@ -95,14 +103,27 @@ class WorkflowService:
         key: str | None = None,
         priority: Priority | None = None,
         deadline_seconds: float | None = None,
+        scopes: Sequence[str] | None = None,
     ) -> dict[str, Any]:
         """Start a workflow, which is durable when this returns.
 
+        Args:
+            definition: As YAML or JSON has it.
+            inputs: By name.
+            owner: Name of the API key, or "local".
+            key: See `Orchestrator.submit`.
+            priority: Instead of the definition's.
+            deadline_seconds: From now.
+            scopes: What the API key may do; None: everything.
+
         Raises:
             RequestError: The definition or an input breaks a rule; `param` is its path.
+            PermissionDeniedError: The scopes do not allow a step.
         """
+        checked = define(definition)
+        check_scopes(checked, scopes)
         view = await self._orchestrator.submit(
-            definition,
+            checked,
             inputs,
             owner=owner,
             key=key,
@@ -179,6 +200,23 @@ class WorkflowService:
                 events = self._orchestrator.events(workflow_id, after)
                 await anext(events, None)
         return await self._page(workflow_id, after, limit)
+
+    async def result(self, workflow_id: str, owner: str | None, digest: str) -> bytes:
+        """A result that is kept by reference, as JSON.
+
+        Args:
+            workflow_id: Whose it is.
+            owner: See `get`.
+            digest: The last part of its address, `result:WORKFLOW/DIGEST`.
+
+        Raises:
+            NotFoundError: there is none that the owner may see, or its file is gone.
+            RequestError: the digest is none.
+        """
+        await self._row(workflow_id, owner)
+        address = address_of(workflow_id, digest)
+        async with self._reading:
+            return await asyncio.to_thread(self._results.read, workflow_id, address)
 
     async def _page(self, workflow_id: str, after: int, limit: int) -> dict[str, Any]:
         def read(connection: Connection) -> tuple[WorkflowRow, list[EventRow]]:

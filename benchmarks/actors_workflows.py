@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ class Instant:
         async with self._changed:
             await self._changed.wait_for(lambda: self._blocked >= count)
 
-    def is_idempotent(self, kind: str, target: str) -> bool:
+    def is_idempotent(self, kind: str, target: str, options: Mapping[str, Any]) -> bool:
         """They are."""
         return True
 

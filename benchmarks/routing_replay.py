@@ -16,14 +16,14 @@ from benchmarks.routing_work import AT_ONCE, Script
 from rl.draws import Draws
 from rl.fleet import IDLE_SECONDS
 from rl.guardrails import RESERVE_GB
-from rl.live.log import Log, LoggedStep, LoggedWorkflow
+from rl.live.log import Log, LoggedWorkflow
 from rl.regime import Regime, regime_of
 from rl.simulator import Order, Simulation
 from rl.view import BUY, FIRST_MACHINE, FIRST_STOP, HOME, KEEP, MACHINES, WAIT, View
 from rl.work import KINDS, Day, Step, Workflow
 
 HOUR = 3600.0
-SLACK, GRACE = 1.25, 4.0
+SLACK, GRACE = 1.6, 10.0
 """A deadline is so many times the longest path, and so many seconds more."""
 _KIND = "function"
 _HOME_GB, _STEP_GB = 16.0, 1.0
@@ -35,7 +35,7 @@ class Fitted:
     """What the simulator is told of the real system; seconds.
 
     Attributes:
-        at_home: Of a step at home beside its function: dispatch, a process, its result's commit.
+        at_home: Of a step at home beside its function: dispatch, a process, commits.
         on_machine: The same on a machine that has run a step before.
         start: From the order of a machine to the first step's function, beside `on_machine`.
         idle: After which a machine without work is gone.
@@ -57,32 +57,35 @@ class Figures:
     workflows: int
 
 
-def fit(log: Log, idle: float) -> Fitted:
-    """From a run's log.
-
-    Args:
-        log: Of the first run.
-        idle: Seconds, as the cluster was told.
+def fit(log: Log) -> Fitted:
+    """From the log of a first run.
 
     Raises:
         BenchmarkError: it has no step at one of the two places.
     """
-    steps = [step for workflow in log.workflows for step in workflow.steps]
-    home = [_beside(step) for step in steps if step.place == "local"]
-    away = [_beside(step) for step in steps if step.place == "spot"]
-    if len(home) < 2 or not away:
-        where = "on a machine" if not away else "at home"
+    steps = [one for workflow in log.workflows for one in _ran(workflow)]
+    home = [step for step in steps if step.place == "local"]
+    away = [step for step in steps if step.place == "spot"]
+    # mean flow times are sums of means, so means are taken, of what had nobody to wait for
+    alone = [step.beside for step in home if _beside_it(step, home) < AT_ONCE]
+    starts, warm, lags = list[float](), list[float](), list[float]()
+    for begin, end in log.fleet.intervals:
+        there = sorted(
+            (one for one in away if begin <= one.ended <= end), key=lambda one: one.ready
+        )
+        if there:
+            starts.append(there[0].beside)
+            warm += [one.beside for one in there[1:] if one.ready >= there[0].began]
+            lags.append(end - max(one.ended for one in there))
+    if not alone or not warm:
+        where = "at home" if not alone else "on a machine that was there already"
         raise BenchmarkError(f"no step ran {where}; run for longer")
-    on_machine = min(away)
-    # what came to a machine that was there already needed about the least of all
-    starts = [one - on_machine for one in away if one > on_machine + 3.0]
-    lags = [end - _last_end(steps, begin, end) for begin, end in log.fleet.intervals]
+    on_machine = statistics.fmean(warm)
     return Fitted(
-        # a quarter has to wait for nobody, whatever the load
-        at_home=statistics.quantiles(home, n=4)[0],
+        at_home=statistics.fmean(alone),
         on_machine=on_machine,
-        start=max(starts, default=0.0),
-        idle=statistics.fmean(lags) if lags else idle,
+        start=max(0.0, statistics.fmean(starts) - on_machine),
+        idle=statistics.fmean(lags),
     )
 
 
@@ -101,11 +104,13 @@ def simulated(log: Log, scripts: Sequence[Script], fitted: Fitted) -> Figures:
     while (decision := simulation.next_decision()) is not None:
         simulation.take(policy.choose(decision.view, decision.mask), policy.name)
     # the simulation ends with the last workflow, and its machines with it
-    left = sum(1 for _ in simulation.world.there())
+    world = simulation.world
+    idle = [world.now - machine.idle_since for machine in world.there()]
     outcome = simulation.outcome()
     flow = outcome.waiting * HOUR / outcome.workflows  # a dollar is an hour of a workflow there
     # the simulator looks at an idle machine once in IDLE_SECONDS, and it goes at once
-    late = (outcome.bought - left) * max(0.0, fitted.idle - IDLE_SECONDS) + left * fitted.idle
+    late = (outcome.bought - len(idle)) * max(0.0, fitted.idle - IDLE_SECONDS)
+    late += sum(max(0.0, fitted.idle - seconds) for seconds in idle)
     return Figures(flow, outcome.met, outcome.machine_hours + late / HOUR, outcome.workflows)
 
 
@@ -228,13 +233,39 @@ def _flow(workflow: LoggedWorkflow) -> float:
     return workflow.finished_at - workflow.created_at
 
 
-def _beside(step: LoggedStep) -> float:
-    """Seconds of an attempt beside what its author expects of the function."""
-    assert step.ended_at is not None and step.started_at is not None
-    return step.ended_at - step.started_at - (step.expected_seconds or 0.0)
+@dataclass(frozen=True, slots=True)
+class _Ran:
+    """A step that ran: when it could begin, when its function did, when it ended."""
+
+    place: str
+    ready: float
+    began: float
+    ended: float
+    expected: float
+
+    @property
+    def beside(self) -> float:
+        """Seconds beside what its author expects of the function."""
+        return self.ended - self.ready - self.expected
 
 
-def _last_end(steps: Sequence[LoggedStep], begin: float, end: float) -> float:
-    """When the last step on a machine ended, that was there from `begin` to `end`."""
-    ends = [step.ended_at for step in steps if step.place == "spot" and step.ended_at]
-    return max((at for at in ends if begin <= at <= end), default=end)
+def _ran(workflow: LoggedWorkflow) -> list[_Ran]:
+    found: list[_Ran] = []
+    for step in workflow.steps:
+        assert step.ended_at is not None and step.seconds is not None
+        ready = max((found[need].ended for need in step.needs), default=workflow.created_at)
+        found.append(
+            _Ran(
+                step.place,
+                ready,
+                step.ended_at - step.seconds,
+                step.ended_at,
+                step.expected_seconds or 0.0,
+            )
+        )
+    return found
+
+
+def _beside_it(step: _Ran, others: Sequence[_Ran]) -> int:
+    """Steps that ran or waited when it came."""
+    return sum(one.ready <= step.ready < one.ended for one in others if one is not step)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,9 +109,11 @@ def scripts(seed: int, seconds: float, gap: float) -> list[Script]:
     """
     draw = random.Random(seed)
     found, now = [], 1.0
+    shapes: list[Callable[[random.Random], tuple[Piece, ...]]] = []
     while now < seconds:
-        shape = draw.choice((_answer, _batch, _report))
-        found.append(Script(now, shape(draw)))
+        # each three have all shapes, so that no part of a run is without one
+        shapes = shapes or draw.sample((_answer, _batch, _report), 3)
+        found.append(Script(now, shapes.pop()(draw)))
         now += draw.expovariate(1.0 / gap)
     return found
 

@@ -68,6 +68,18 @@ class WorkflowMethods(Connection):
         """Workflows, the newest first; `before` is the last id of the page before."""
         return self._run(calls.workflows_call(status, name, limit, before))
 
+    def workflow_result(self, reference: str | Mapping[str, Any]) -> Any:
+        """A result that is too large for the store.
+
+        Args:
+            reference: What stands in its place, `{"$reference": "result:ID/DIGEST", ...}`, or the
+                address alone.
+
+        Raises:
+            NotFoundError: There is no such result any more.
+        """
+        return self._run(calls.result_call(reference))
+
     def cancel_workflow(self, workflow_id: str) -> WorkflowView:
         """Stop what runs, and undo what has compensations; harmless to repeat."""
         return self._run(calls.action_call(workflow_id, "cancel"))
@@ -180,6 +192,10 @@ class AsyncWorkflowMethods(AsyncConnection):
     ) -> list[WorkflowView]:
         """Workflows, the newest first."""
         return await self._run(calls.workflows_call(status, name, limit, before))
+
+    async def workflow_result(self, reference: str | Mapping[str, Any]) -> Any:
+        """A result that is too large for the store, as `Client.workflow_result` gives it."""
+        return await self._run(calls.result_call(reference))
 
     async def cancel_workflow(self, workflow_id: str) -> WorkflowView:
         """Stop what runs, and undo what has compensations."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from ironcliw.schemas.workflows import WorkflowEvent, WorkflowList, WorkflowView
 
 Action = Literal["cancel", "pause", "resume"]
 StepAction = Literal["retry", "skip"]
+_ADDRESS = re.compile(r"result:([A-Za-z0-9_-]{1,63})/([0-9a-f]{64})")
 POLL_SECONDS = 1.0
 """After a stream of events has ended before the workflow did, it is opened again so much later."""
 
@@ -50,6 +52,27 @@ def workflows_call(
     """`GET /v1/workflows`."""
     fields = given_fields({"status": status, "name": name, "limit": limit, "before": before})
     return Call("GET", f"/v1/workflows?{urlencode(fields)}", _views)
+
+
+def result_call(reference: str | Mapping[str, Any]) -> Call[Any]:
+    """`GET /v1/workflows/{id}/results/{digest}`, of a result by reference.
+
+    Args:
+        reference: `result:ID/DIGEST`, or the `{"$reference": ...}` that stands for the result.
+
+    Raises:
+        RequestError: it is neither.
+    """
+    address = reference if isinstance(reference, str) else reference.get("$reference", "")
+    parts = _ADDRESS.fullmatch(str(address))
+    if parts is None:
+        raise RequestError(
+            f"{reference!r:.200} is no result by reference; give what an output holds in its "
+            "place, or the address in it: result:WORKFLOW/DIGEST",
+            param="reference",
+        )
+    path = f"{workflow_path(parts[1])}/results/{parts[2]}"
+    return Call("GET", path, lambda answer: read_json(answer.content, lambda value: value))
 
 
 def action_call(workflow_id: str, action: Action) -> Call[WorkflowView]:

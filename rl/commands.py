@@ -37,6 +37,9 @@ def train(
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The document; beside the policy.")
     ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A minute and a few days: does it work at all?")
+    ] = False,
     log: LogFile = None,
     install: Annotated[
         bool, typer.Option("--install", help="Have it asked in the shadow when it is done.")
@@ -49,7 +52,8 @@ def train(
     settings = console.command_settings()
     folder = settings.state_dir / "routing"
     policy = out or folder / "candidate.npz"
-    plan = Plan(policy, report or policy.with_suffix(".md"), minutes, seed, days)
+    document = report or policy.with_suffix(".md")
+    plan = Plan(policy, document, 1.0 if quick else minutes, seed, days, quick)
     found = train_policy(settings, plan, _log_of(settings, log, 60.0), console.note)
     if install:
         _install(settings, policy)

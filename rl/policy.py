@@ -180,6 +180,7 @@ class NumpyPolicy:
     def _verdict(self, live: LiveView, situation: Situation) -> Verdict:
         base = self._base(live, situation)
         if self._learned is None or self.standing.stage == "off":
+            base.context, base.options = features(live.view, live.mask, base.costs)
             if self.bad_file and decides(
                 self.standing, situation.step.workflow_id, situation.step.priority
             ):
@@ -188,14 +189,14 @@ class NumpyPolicy:
         learned, why = self._opinion(self._learned, live)
         wanted = decides(self.standing, situation.step.workflow_id, situation.step.priority)
         if learned is None:
+            base.context, base.options = features(live.view, live.mask, base.costs)
             if wanted:
                 self._fall(base, why)
             return base
         acting, other = (learned, base) if wanted else (base, learned)
         acting.shadow = other.chosen
         acting.scores, acting.fallback = learned.scores, acting.fallback or why
-        if learned.context is not None:
-            acting.context, acting.options = learned.context, learned.options
+        acting.context, acting.options = learned.context, learned.options
         return acting
 
     def _base(self, live: LiveView, situation: Situation) -> Verdict:
@@ -203,11 +204,8 @@ class NumpyPolicy:
         mask = live.mask
         costs = self._greedy.costs(live.view, mask)
         chosen = min(range(STEP_ACTIONS), key=costs.__getitem__)
-        context, options = features(live.view, mask, costs)
         if self.standing.base == "greedy" and mask[chosen] and math.isfinite(costs[chosen]):
-            return Verdict(
-                "greedy", _BASES["greedy"], chosen, costs, context=context, options=options
-            )
+            return Verdict("greedy", _BASES["greedy"], chosen, costs)
         found = Verdict("rules", _BASES["rules"], self._by_rules(live, situation), costs)
         if self.standing.base == "greedy":
             self._fall(found, "the expected costs are no numbers")

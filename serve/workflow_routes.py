@@ -45,6 +45,7 @@ def add_workflows(app: FastAPI, service: Service) -> None:
     """Add the routes to the application."""
     _add_submission(app, service)
     _add_reading(app, service)
+    _add_results(app, service)
     _add_actions(app, service)
     _add_events(app, service)
 
@@ -58,7 +59,10 @@ def _add_submission(app: FastAPI, service: Service) -> None:
         tags=["workflows"],
     )
     async def submit(request: Request) -> Response:
-        """Start a workflow, which is durable with this answer."""
+        """Start a workflow, which is durable with this answer.
+
+        Steps that ask a model need the scope `infer`, too, and training needs `admin`.
+        """
         key = enter(request, service, "/v1/workflows", Scope.WORKFLOW)
         wanted = await parse(request, WorkflowSubmission, unique_keys=True)
         view = await _link(service).workflows(
@@ -66,6 +70,7 @@ def _add_submission(app: FastAPI, service: Service) -> None:
             # without a key of its own a submission that was broken off could become two workflows
             repeatable=wanted.key is not None,
             owner=_LOCAL if key is None else key.name,
+            scopes=None if key is None else sorted(key.scopes),
             **wanted.model_dump(),
         )
         return json_response(view)
@@ -105,6 +110,22 @@ def _add_reading(app: FastAPI, service: Service) -> None:
             outputs=_flag("outputs", outputs),
         )
         return json_response(view)
+
+
+def _add_results(app: FastAPI, service: Service) -> None:
+    @app.get(
+        _PATH + "/results/{digest}", responses=ERRORS, tags=["workflows"], response_class=Response
+    )
+    async def result(request: Request, workflow_id: str, digest: str) -> Response:
+        """A result that is too large for the store, as JSON.
+
+        Where a value reads `{"$reference": "result:ID/DIGEST"}`, this is what it stands for.
+        """
+        key = enter(request, service, "/v1/workflows/{id}/results/{digest}", Scope.WORKFLOW)
+        content = await _link(service).workflows(
+            "result", repeatable=True, workflow_id=workflow_id, owner=_sees(key), digest=digest
+        )
+        return Response(content, media_type="application/json")
 
 
 def _add_actions(app: FastAPI, service: Service) -> None:

@@ -23,12 +23,16 @@ _KEPT = ":".join(
         "glibc.malloc.hugetlb=1",
     )
 )
+# Of a model in pieces a layer's weights come and go between activations that stay. Kept, each
+# leaves a hole that is some bytes too small for the next one, and the heap grows with every layer.
+_GIVEN_BACK = "glibc.malloc.mmap_threshold=262144:glibc.malloc.hugetlb=1"
 
 
-def run_environment(given: Mapping[str, str]) -> dict[str, str]:
+def run_environment(given: Mapping[str, str], *, in_pieces: bool = False) -> dict[str, str]:
     """What a run adds to the environment of its processes.
 
     Args:
         given: The environment as it is; what it says of the allocator stays.
+        in_pieces: Whether its model is spread over the workers.
     """
-    return {**_RAY, ALLOCATOR: given.get(ALLOCATOR, _KEPT)}
+    return {**_RAY, ALLOCATOR: given.get(ALLOCATOR, _GIVEN_BACK if in_pieces else _KEPT)}

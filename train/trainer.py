@@ -116,7 +116,8 @@ class Trainer:
         import ray
 
         if not ray.is_initialized():
-            variables = run_environment(process_environment())
+            in_pieces = config.sharding.is_on
+            variables = run_environment(process_environment(), in_pieces=in_pieces)
             ray.init(
                 log_to_driver=False, configure_logging=False, runtime_env={"env_vars": variables}
             )

@@ -12,7 +12,7 @@ from typing import Any
 from actors.agent import Agent, Listener
 from actors.agents.jobs import Job, Jobs
 from actors.agents.mailbox import Mailbox, Overflow
-from actors.agents.messages import DEFAULT_SECONDS, Message, MovedError
+from actors.agents.messages import DEFAULT_SECONDS, Message, MovedError, withdrawn
 from actors.agents.options import AgentOptions, Capability
 from actors.agents.reports import AgentReport
 from actors.agents.room import Room
@@ -54,6 +54,7 @@ class Cell:
         self._busy: dict[str, int] = {}
         self._listeners: dict[str, Listener] = {}
         self._room = Room()
+        self._unwanted: set[str] = set()
         self._one_ended = asyncio.Event()
         self._held = False  # begin with nothing more
         self._refusal: IroncliwError | None = None  # what senders are told; None: welcome
@@ -83,6 +84,7 @@ class Cell:
             return await answer
         finally:
             self._answers.pop(message.id, None)
+            self._unwanted.discard(message.id)
 
     def accept(self, message: Message) -> asyncio.Future[None] | None:
         """Put a message into the mailbox, whose answer nobody wants.
@@ -193,6 +195,32 @@ class Cell:
             # one that will not be cancelled is left behind
             await asyncio.wait(running, timeout=0.5)
 
+    async def withdraw(self, message_id: str, seconds: float) -> bool:
+        """Do nothing more for a message, whoever waits for its answer.
+
+        Args:
+            message_id: of it; of a message that is not here nothing is done anyway.
+            seconds: how long work that was begun may take to end.
+
+        Returns:
+            Whether nothing is done for it any more; a thread cannot be broken off.
+        """
+        if (waiting := self.mailbox.remove(message_id)) is not None:
+            self._resolve(waiting, withdrawn())
+            self._pump()
+            return True
+        for future, job in self._jobs.items():
+            if job.message.id == message_id:
+                if not job.capability.plain:
+                    job.instead = withdrawn()
+                    future.cancel()
+                job.recall(withdrawn())
+                await asyncio.wait([future], timeout=seconds)
+                return future.done()
+        if message_id in self._answers:  # it waits for room in the mailbox
+            self._unwanted.add(message_id)
+        return True
+
     def _refuse(self, error: IroncliwError) -> None:
         self._refusal = error
         self._room.refuse(error)
@@ -276,6 +304,10 @@ class Cell:
             self.mailbox.expired.clear()
             if message is None:
                 break
+            if message.id in self._unwanted:
+                self._unwanted.discard(message.id)
+                self._resolve(message, withdrawn())
+                continue
             self._begin(message, self._capability(message))
         if not self.mailbox.full:
             self._room.let_in()  # it puts its message first, and then wakes the next

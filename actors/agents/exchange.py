@@ -80,6 +80,7 @@ class Exchange:
         sender: str | None = None,
         durable: bool = False,
         attempts: int = 0,
+        message_id: str | None = None,
     ) -> Any:
         """See `Agent.ask`.
 
@@ -87,11 +88,12 @@ class Exchange:
             sender: name of the agent that asks.
             durable: the message stands in the store.
             attempts: of a durable message, how often it was given to an agent before.
+            message_id: for `AgentSystem.withdraw`; None: a new one.
         """
         _check_seconds(deadline_seconds)
         deadline = self._loop.time() + deadline_seconds
         message = Message(
-            new_id(),
+            message_id or new_id(),
             target,
             body,
             capability,

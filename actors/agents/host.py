@@ -15,7 +15,15 @@ from actors.agents.cell import Cell
 from actors.agents.directory import Directory
 from actors.agents.exchange import Exchange
 from actors.agents.link import Outcome, Remote
-from actors.agents.messages import Message, MovedError, Parcel, Priority, from_parcel, to_parcel
+from actors.agents.messages import (
+    Message,
+    MovedError,
+    Parcel,
+    Priority,
+    from_parcel,
+    to_parcel,
+    withdrawn,
+)
 from actors.agents.options import AgentOptions
 from actors.agents.packing import pack
 from actors.agents.reports import AgentReport
@@ -32,6 +40,8 @@ STOP_SECONDS = 2.0
 """For an agent's `on_stop`, and for a coroutine that does not want to be broken off."""
 FETCH_SECONDS = 2.0
 """How long a process that ends waits for its last answers to be fetched."""
+MOST_WITHDRAWN = 10_000
+"""Messages that are not taken if they come after they were withdrawn."""
 _ON_THE_WAY_SECONDS = 0.1  # an answer that was fetched is still to be sent
 _THREADS = 32
 
@@ -132,6 +142,7 @@ class Host:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="agent")
         self._loop = asyncio.get_running_loop()
         self._late = LateAnswers()
+        self._withdrawn: dict[str, None] = {}
 
     async def start_agent(self, spec: AgentSpec, state: bytes | None) -> None:
         """Make an agent and start it; harmless to repeat.
@@ -256,6 +267,8 @@ class Host:
     def _take_in(self, parcel: Parcel, now: float) -> Outcome | asyncio.Future[Any]:
         try:
             message = from_parcel(parcel, now)
+            if message.id in self._withdrawn:
+                raise withdrawn()
             cell = self._cells.get(message.recipient)
             if cell is None:
                 raise MovedError(f"agent {message.recipient!r} is not here", retry_after=0.1)
@@ -274,6 +287,22 @@ class Host:
     async def collect(self, sender: str) -> list[tuple[str, Outcome]]:
         """See `Remote.collect`."""
         return await self._late.collect(sender)
+
+    async def withdraw(self, message_id: str, seconds: float) -> bool:
+        """Do nothing more for a message, also if it comes only now.
+
+        Args:
+            message_id: of it.
+            seconds: how long work that was begun may take to end.
+
+        Returns:
+            Whether nothing is done for it here any more.
+        """
+        self._withdrawn[message_id] = None
+        if len(self._withdrawn) > MOST_WITHDRAWN:
+            del self._withdrawn[next(iter(self._withdrawn))]
+        stopped = [await cell.withdraw(message_id, seconds) for cell in list(self._cells.values())]
+        return all(stopped)
 
     async def answers_fetched(self) -> None:
         """Return when nobody has late answers to fetch any more, or after two seconds."""

@@ -31,6 +31,8 @@ class HostHandle(Remote, Protocol):
 
     async def start_agent(self, spec: AgentSpec, state: bytes | None) -> None: ...
 
+    async def withdraw(self, message_id: str, seconds: float) -> bool: ...
+
     async def stop_agent(self, name: str, seconds: float) -> bytes | None: ...
 
     async def drop_agent(self, name: str, reason: str) -> None: ...
@@ -177,6 +179,9 @@ class LocalHandle:
     def _check_it_lived(self) -> None:
         if self.dead:  # what died meanwhile has not answered
             raise HostLostError(f"host {self.name!r} died")
+
+    async def withdraw(self, message_id: str, seconds: float) -> bool:
+        return await self._alive().withdraw(message_id, seconds)
 
     async def start_agent(self, spec: AgentSpec, state: bytes | None) -> None:
         await self._alive().start_agent(spec, state)

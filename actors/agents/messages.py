@@ -28,6 +28,11 @@ class MovedError(UnavailableError):
     default_code = "agent_moved"
 
 
+def withdrawn() -> RequestError:
+    """What is told of a message that its sender took back: no fault of the agent's."""
+    return RequestError("the message was withdrawn by its sender", code="message_withdrawn")
+
+
 class Priority(IntEnum):
     """How urgent a message is; the lower number goes first."""
 

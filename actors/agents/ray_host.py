@@ -70,6 +70,10 @@ class HostActor:
         """See `Remote.collect`; the outcomes are pickled."""
         return pickle.dumps(await self._host.collect(sender), protocol=5)
 
+    async def withdraw(self, message_id: str, seconds: float) -> bool:
+        """See `Host.withdraw`."""
+        return await self._host.withdraw(message_id, seconds)
+
     async def start_agent(self, spec: AgentSpec, state: bytes | None) -> IroncliwError | None:
         """See `Host.start_agent`; what it raises comes back as a value, so that it stays itself."""
         try:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 from ray.util import list_named_actors
 
+from actors.agents.code_copies import CodeCopies
 from actors.agents.host import AgentSpec, HandedOver
 from actors.agents.hosts import HostHandle, HostPlan
 from actors.agents.link import HostLostError, Remote
@@ -22,7 +23,7 @@ from actors.breaker import OpenCircuit
 from actors.control_link import NAMESPACE
 from cluster.config import GROUP_LABEL, SPOT_TYPE
 from cluster.head import project_code
-from ironcliw.errors import UnavailableError
+from ironcliw.errors import ClusterError, UnavailableError
 from ironcliw.setting_sections import LogSettings
 
 logger = logging.getLogger(__name__)
@@ -44,16 +45,24 @@ class RayHosts:
     Args:
         log: where the hosts' logs go.
         cloud_code: archives that a process on a machine in the cloud needs.
+        copies: keeps what agents were started with; None: it ends with the head.
     """
 
-    def __init__(self, log: LogSettings, cloud_code: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        log: LogSettings,
+        cloud_code: Sequence[str] = (),
+        copies: CodeCopies | None = None,
+    ) -> None:
         self._log = log
         self._cloud_code = tuple(cloud_code)
+        self._copies = copies
         self._code: set[str] = set()
         self._keeper: asyncio.Task[None] | None = None
 
     async def launch(self, plan: HostPlan) -> HostHandle:
         """See `Hosts.launch`."""
+        await self._hold(set(_packages(plan.environment)))
         options = _ray_options(plan, self._cloud_code)
         limit = plan.options.memory_limit_gb if plan.options else None
         actor = _actor_class().options(**options).remote(plan.name, limit, self._log)
@@ -92,18 +101,25 @@ class RayHosts:
     def keep_code(self, environment: Mapping[str, Any]) -> None:
         """See `Hosts.keep_code`: Ray deletes code that no process uses, and agents restart."""
         self._code.update(_packages(environment))
+        if self._copies is not None:
+            for uri in _packages(environment):
+                self._copies.touch(uri)
         if self._code and self._keeper is None:
             self._keeper = asyncio.create_task(self._keep())
 
     async def _keep(self) -> None:
         while True:
-            for uri in sorted(self._code):
-                try:
-                    await asyncio.to_thread(project_code.hold, uri)
-                except RuntimeError as error:
-                    # the control service restarts; at the next round it is there again
-                    logger.warning("the code %s is not held for now: %s", uri, error)
             await asyncio.sleep(_RENEW_SECONDS)
+            await self._hold(self._code)
+
+    async def _hold(self, code: Iterable[str]) -> None:
+        hold = project_code.hold if self._copies is None else self._copies.hold
+        for uri in sorted(code):
+            try:
+                await asyncio.to_thread(hold, uri)
+            except (RuntimeError, ClusterError) as error:
+                # the control service restarts; at the next round it is there again
+                logger.warning("the code %s is not held for now: %s", uri, error)
 
     def connect(self, host: str) -> Remote:
         """See `Hosts.connect`."""
@@ -114,6 +130,11 @@ class RayHandle(RayRemote):
     """A host's actor, as its supervisor sees it."""
 
     node = ""
+
+    async def withdraw(self, message_id: str, seconds: float) -> bool:
+        """See `HostHandle.withdraw`."""
+        found: bool = await self._call("withdraw", message_id, seconds)
+        return found
 
     async def start_agent(self, spec: AgentSpec, state: bytes | None) -> None:
         """See `HostHandle.start_agent`."""

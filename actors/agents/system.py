@@ -19,7 +19,7 @@ from actors.agents.directory import DurableSend, Listing
 from actors.agents.exchange import Exchange
 from actors.agents.figures import Figures, Standing
 from actors.agents.host import AgentSpec
-from actors.agents.hosts import Hosts
+from actors.agents.hosts import HostHandle, Hosts
 from actors.agents.link import HostLostError
 from actors.agents.lookups import Lookups
 from actors.agents.messages import DEFAULT_SECONDS, Priority, checked_name, new_id
@@ -38,12 +38,14 @@ from ironcliw.errors import (
     IroncliwError,
     RequestError,
     StoreError,
+    UnavailableError,
 )
 
 logger = logging.getLogger(__name__)
 
 MOST_ATTEMPTS = 5
 """Deliveries of a durable message to a capability that nobody offers now."""
+_ANSWER_SECONDS = 2.0  # for the way there and back
 
 
 class AgentSystem:
@@ -285,6 +287,20 @@ class AgentSystem:
         """See `Agent.ask`."""
         return await self.exchange.ask(target, body, **options)
 
+    async def withdraw(self, message_id: str, seconds: float) -> bool:
+        """Have nothing more done for a message, wherever it is.
+
+        Args:
+            message_id: as it was given to `ask`.
+            seconds: how long work that was begun may take to end.
+
+        Returns:
+            Whether every host says so; a host that has ended does nothing any more.
+        """
+        hosts = [place.handle for place in self._running.places.values()]
+        answers = await asyncio.gather(*(_withdrawn(host, message_id, seconds) for host in hosts))
+        return all(answers)
+
     async def send(self, target: str, body: Any = None, **options: Any) -> None:
         """See `Agent.send`."""
         await self.exchange.send(target, body, **options)
@@ -347,3 +363,14 @@ class AgentSystem:
             if entry.name == recipient or recipient in entry.capabilities
         ]
         return max(found, default=MOST_ATTEMPTS)
+
+
+async def _withdrawn(host: HostHandle, message_id: str, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds + _ANSWER_SECONDS):
+            return await host.withdraw(message_id, seconds)
+    except HostLostError:
+        return True  # with all that it was at
+    except (TimeoutError, UnavailableError) as error:
+        logger.warning("host %s does not say whether it stopped: %s", host.name, error)
+        return False

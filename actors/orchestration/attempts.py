@@ -84,7 +84,7 @@ class Attempts(Generic[Owner]):
             return
         assert attempt._work is not None, "it was started"
         attempt.reason = reason
-        attempt._work.cancel()
+        attempt._work.cancel(reason)
         self._time(attempt, self._stop_seconds)
 
     def stop_at(self, attempt: Attempt[Owner], seconds: float, reason: StopReason) -> None:
@@ -154,7 +154,8 @@ def _outcome(attempt: Attempt[Owner], work: asyncio.Task[StepResult]) -> Outcome
     if isinstance(error, StepError):
         return error
     _log.error("the executor failed on %s", attempt.task.key, exc_info=error)
-    return StepError("error", f"{type(error).__name__}: {error}")
+    # nobody knows how far it came: as if it had done its work
+    return StepError("error", f"{type(error).__name__}: {error}", acted=True)
 
 
 def _stopped(attempt: Attempt[Owner]) -> Outcome:

@@ -212,10 +212,17 @@ class Engine:
         try:
             declared = call.idempotent
             if declared is None:
-                declared = self._executor.is_idempotent(call.kind, call.target)
+                declared = self._executor.is_idempotent(call.kind, call.target, call.options)
             task = task_of(machine, unit, declared, live.facts.priority)
         except StepError as error:
             self.advance(live, outcomes.refuse(machine, unit, error, now))
+            return
+        # boundary: one step that cannot be put together, for want of memory too, ends alone; it is
+        # out of the queue and nobody would hear of it again
+        except Exception as error:  # noqa: BLE001  (logged, and told by the workflow)
+            _log.exception("%s/%s cannot be started", machine.id, unit.step.name)
+            why = f"it cannot be started: {type(error).__name__}: {error}"
+            self.advance(live, outcomes.refuse(machine, unit, StepError("error", why), now))
             return
         if self._must_wait(entry, task):
             return

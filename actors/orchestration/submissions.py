@@ -12,6 +12,7 @@ from actors.workflow.definition import define
 from actors.workflow.graph import Definition
 from actors.workflow.limits import Limits
 from actors.workflow.machine import Machine
+from actors.workflow.shown import why_not_shown
 from actors.workflow.tasks import StepError
 from actors.workflow.values import as_json
 from actors.workflow.views import Facts
@@ -46,6 +47,12 @@ def prepare(
         RequestTooLargeError: The definition or the inputs are too large.
     """
     checked = definition if isinstance(definition, Definition) else define(definition)
+    if (why := why_not_shown(checked.source)) is not None:
+        raise RequestError(
+            f"the definition cannot be shown ({why}): write whole numbers of 64 bits at most, "
+            "texts that are valid Unicode, and at most 200 levels",
+            param="definition",
+        )
     if key is not None and not (0 < len(key) <= MAX_KEY and key.isascii() and key.isprintable()):
         raise RequestError(
             f"the key {key[:80]!r} cannot be used: give 1 to {MAX_KEY} printable ASCII characters",

@@ -10,27 +10,48 @@ means one agent; `method` may be left out where it has one capability alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+import logging
+import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
+from actors.agents.directory import Listing
 from actors.agents.link import HostGoneError, HostLostError
+from actors.agents.messages import new_id
 from actors.registry import Registry
+from actors.steps.agent_choice import agent_at_home, only_capability
 from actors.steps.kinds import Done, step_error
-from actors.workflow.tasks import StepError, StepTask
+from actors.workflow.tasks import CLOSING, StepError, StepTask
 from ironcliw.errors import AgentError, IroncliwError, NotFoundError, UnavailableError
 
-# An agent is asked with a deadline always; the orchestrator's own, if there is one, comes first.
+logger = logging.getLogger(__name__)
+
+WITHDRAW_SECONDS = 5.0
+"""How long an agent may take to leave off what it is at; less than the orchestrator waits."""
+# An agent is asked with a deadline always, so that nobody waits for ever.
 _LONGEST_SECONDS = 7 * 86_400.0
+_SHORTEST_SECONDS = 0.001
 _DEFAULT_STRATEGY = "least_loaded"
 
 
 class Agents(Protocol):
     """What asks agents: `actors.agents.system.AgentSystem`."""
 
-    registry: Registry
+    @property
+    def registry(self) -> Registry:
+        """All agents."""
 
     async def ask(self, target: str, body: Any = None, **options: Any) -> Any:
         """See `Agent.ask`."""
+
+    async def look_up(
+        self, target: str, wait_seconds: float = 0.0, *, unknown_seconds: float = 0.0
+    ) -> Listing:
+        """See `Directory.look_up`."""
+
+    async def withdraw(self, message_id: str, seconds: float) -> bool:
+        """Have nothing more done for a message; whether nothing is."""
 
 
 class AgentCalls:
@@ -45,47 +66,79 @@ class AgentCalls:
 
     async def run(self, task: StepTask, place: str, started: Callable[[str], None]) -> Done:
         """See `actors.steps.kinds.KindExecutor`; the agent's own place counts."""
+        message_id = new_id()
         try:
-            options = {**_options(task), "capability": self._method(task)}
-            value = await self._agents.ask(task.target, dict(task.inputs), **options)
-        except HostGoneError as error:
-            raise StepError("refused", error.message) from error
-        except HostLostError as error:
-            raise StepError("lost", error.message) from error
-        except NotFoundError as error:
-            raise StepError("refused", error.message) from error
-        except AgentError as error:
-            raise StepError("error", error.message) from error
-        except UnavailableError as error:
-            if error.code != HostLostError.default_code:
-                raise step_error(error) from error
-            # broken off in its midst, as where its machine ends: nobody knows how far it came
-            raise StepError("lost", error.message) from error
+            target, options = await self._whom(task)
+            value = await self._agents.ask(
+                target, dict(task.inputs), message_id=message_id, **options
+            )
+        except asyncio.CancelledError as cancelled:
+            # one that is not told goes on, for its result is what the next orchestrator hopes for
+            if CLOSING not in cancelled.args:
+                await self._withdraw(task, message_id)
+            raise
         except IroncliwError as error:
-            raise step_error(error) from error
+            raise _failed(error) from error
         return Done.of(value, task)
 
-    def _method(self, task: StepTask) -> str | None:
-        """Of an agent that is meant by its name: what is named, or the only one that it has."""
-        method: str | None = task.options.get("method")
-        if method is None and task.target in self._agents.registry:
-            capabilities = [*self._agents.registry.get(task.target).capabilities]
-            if len(capabilities) == 1:
-                method = capabilities[0]
-        return method
+    async def _whom(self, task: StepTask) -> tuple[str, dict[str, Any]]:
+        """Target and options of the question."""
+        options, registry = _options(task), self._agents.registry
+        names_agent = task.options.get("by") == "name" and options["capability"] is None
+        if task.place != "private" and not names_agent:
+            return task.target, options
+        wait = options["wait_seconds"]
+        listing = await self._agents.look_up(task.target, wait, unknown_seconds=wait)
+        if names_agent:
+            options["capability"] = only_capability(registry, task.target)
+        if task.place != "private":
+            return task.target, options
+        # by its name: another one that comes up meanwhile may be elsewhere
+        agent = agent_at_home(registry, task.target, listing, options["strategy"])
+        if not listing.by_name:
+            options["capability"] = task.target
+        return agent, options
+
+    async def _withdraw(self, task: StepTask, message_id: str) -> None:
+        """Have the agent leave off, before what undoes the step is begun.
+
+        Raises:
+            StepError: nobody knows whether it has.
+        """
+        if not await self._agents.withdraw(message_id, WITHDRAW_SECONDS):
+            raise StepError(
+                "lost", f"agent step {task.step!r} was told to stop and may still be at it"
+            )
 
 
-def _options(task: StepTask) -> Mapping[str, Any]:
+def _failed(error: IroncliwError) -> StepError:
+    match error:
+        case HostGoneError() | NotFoundError():
+            return StepError("refused", error.message)
+        case HostLostError():
+            return StepError("lost", error.message)
+        case UnavailableError() if error.code == HostLostError.default_code:
+            # broken off in its midst, as where its machine ends: nobody knows how far it came
+            return StepError("lost", error.message)
+        case AgentError():
+            return StepError("error", error.message)
+        case _:
+            return step_error(error)
+
+
+def _options(task: StepTask) -> dict[str, Any]:
     options = task.options
     return {
+        "capability": options.get("method"),
         "strategy": options.get("strategy", _DEFAULT_STRATEGY),
         "wait_seconds": options.get("wait_seconds", 0.0),
         "priority": task.priority,
-        "deadline_seconds": task.timeout_seconds or _LONGEST_SECONDS,
+        "deadline_seconds": _seconds_left(task),
     }
 
 
-def declares_idempotent(registry: Registry, target: str) -> bool:
-    """Whether every agent that has a capability declares it idempotent, running now or not."""
-    found = registry.offering(target)
-    return bool(found) and all(entry.capabilities[target].idempotent for entry in found)
+def _seconds_left(task: StepTask) -> float:
+    seconds = task.timeout_seconds or _LONGEST_SECONDS
+    if task.deadline is not None:
+        seconds = min(seconds, task.deadline - time.time())
+    return max(seconds, _SHORTEST_SECONDS)

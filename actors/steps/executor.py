@@ -2,6 +2,9 @@
 
     task -> inputs without references -> place -> executor of its kind -> result, or a reference
 
+Functions are handed references as they are: they read results where they run, which may be larger
+than what this process should hold.
+
 The parts are given, so that all of it runs without Ray in a test.
 """
 
@@ -22,7 +25,7 @@ from actors.router import Machine, Routed, Router
 from actors.routing import LOCAL, RouterPolicy
 from actors.situation import WAIT, Ready
 from actors.steps.kinds import Done, KindExecutor, result_of, step_error
-from actors.workflow.tasks import StepError, StepResult, StepTask
+from actors.workflow.tasks import READS_RESULTS, StepError, StepResult, StepTask
 from ironcliw.errors import IroncliwError, NotFoundError
 from ironcliw.schemas.workflows import StepKind
 
@@ -30,6 +33,10 @@ logger = logging.getLogger(__name__)
 
 # They answer where the policy has no say: the service, the agent or the job finds its own place.
 _ROUTED: frozenset[StepKind] = frozenset({"function"})
+
+
+AgentIsIdempotent = Callable[[str, Mapping[str, Any]], bool]
+"""Target and options of an agent step -> whether what it asks for is declared idempotent."""
 
 
 class Observer(Protocol):
@@ -62,7 +69,7 @@ class StepExecutor:
         machine: Machine,
         log: DecisionLog | None = None,
         *,
-        agent_is_idempotent: Callable[[str], bool] = lambda target: False,
+        agent_is_idempotent: AgentIsIdempotent = lambda target, options: False,
         home: str | None = None,
         observer: Observer | None = None,
     ) -> None:
@@ -116,10 +123,10 @@ class StepExecutor:
         self._routed[task.key, task.attempt] = routed
         return None
 
-    def is_idempotent(self, kind: StepKind, target: str) -> bool:
+    def is_idempotent(self, kind: StepKind, target: str, options: Mapping[str, Any]) -> bool:
         """What the function or the capability declares; an unknown one declares nothing."""
         if kind == "agent":
-            return self._agent_is_idempotent(target)
+            return self._agent_is_idempotent(target, options)
         try:
             return kind == "function" and find(target).idempotent
         except NotFoundError:
@@ -142,12 +149,15 @@ class StepExecutor:
             done = await self._kinds[task.kind].run(
                 await self._resolved(task), place, lambda node: self.started_at(*attempt, node)
             )
-            return await self._kept(task, done, begun)
+            try:
+                return await self._kept(task, done, begun)
+            except IroncliwError as error:
+                raise step_error(error).after_work() from error
         finally:
             del self._nodes[attempt]
 
     async def _resolved(self, task: StepTask) -> StepTask:
-        if not has_reference(task.inputs):
+        if task.kind in READS_RESULTS or not has_reference(task.inputs):
             return task
         resolved = await asyncio.to_thread(self._results.resolve, task.workflow_id, task.inputs)
         return replace(task, inputs=resolved)

@@ -23,9 +23,10 @@ from ray.exceptions import (
 )
 
 from actors.functions import StepContext, find
+from actors.results import addresses_in
 from actors.routing import LOCAL, SPOT
 from actors.steps.kinds import Done, result_of, step_error
-from actors.steps.worker import FunctionAnswer, FunctionCall, answer_call
+from actors.steps.worker import FunctionAnswer, FunctionCall, answer_call, read_result
 from actors.workflow.tasks import StepError, StepTask
 from cluster.config import GROUP_LABEL, SPOT_TYPE
 from ironcliw.actor_settings import ActorsSettings
@@ -47,6 +48,7 @@ class FunctionCalls:
         settings: Modules, and what a call books.
         spot_environment: Runtime environment of calls in the cloud: the code they need.
         control: Handle of the control actor, for calls whose node is not known beforehand.
+        results_url: The folder of results by reference, as the head reaches it.
     """
 
     def __init__(
@@ -54,11 +56,15 @@ class FunctionCalls:
         settings: ActorsSettings,
         spot_environment: Mapping[str, Any] | None = None,
         control: Any = None,
+        results_url: str = "",
     ) -> None:
         self._settings = settings
+        self._results_url = results_url
         self._spot_environment = dict(spot_environment or {})
         self._control = control
         self._task = ray.remote(max_retries=0)(answer_call)
+        # it may run as often as it takes; the results do not change
+        self._read = ray.remote(num_cpus=0, resources=_ON_HEAD)(read_result)
 
     async def run(self, task: StepTask, place: str, started: Callable[[str], None]) -> Done:
         """See `actors.steps.kinds.KindExecutor`."""
@@ -70,9 +76,12 @@ class FunctionCalls:
             self._settings.modules,
             self._settings.result_bytes,
             result_of(task),
+            self._results_url,
         )
-        control = self._control if place == SPOT else None
-        reference = self._task.options(**options).remote(call, control)
+        control, contents = None, []
+        if place == SPOT:
+            control, contents = self._control, self._brought(task)
+        reference = self._task.options(**options).remote(call, control, *contents)
         try:
             answer: FunctionAnswer = await reference
         except asyncio.CancelledError:
@@ -85,6 +94,13 @@ class FunctionCalls:
             raise answer.error
         assert answer.content is not None
         return Done(answer.content, answer.node, place, answer.seconds, answer.peak_bytes)
+
+    def _brought(self, task: StepTask) -> list[Any]:
+        """Results that the call is handed by reference, read on the head: Ray carries them."""
+        return [
+            self._read.remote(self._results_url, task.workflow_id, address)
+            for address in addresses_in(task.inputs)
+        ]
 
     def _options(self, task: StepTask, place: str) -> dict[str, Any]:
         try:

@@ -37,6 +37,7 @@ from actors.steps.kinds import Done, parse_block
 from actors.workflow.tasks import StepError, StepTask
 from ironcliw.actor_settings import ActorsSettings
 from ironcliw.schemas.base import Request
+from ironcliw.schemas.workflows import Place
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
@@ -108,21 +109,31 @@ class HttpCall:
             StepError: it breaks a rule, nobody answers, or the answer is an error.
         """
         request = _first(parse_block(HttpForm, task), task.key)
-        for _ in range(_MOST_REDIRECTS + 1):
-            response = await self._send(request)
-            target = response.headers.get("location")
-            if response.status_code not in _REDIRECTS or target is None:
-                return Done.of(_result(response), task, place=LOCAL)
-            request = _redirected(request, response.status_code, target)
+        acted = False
+        try:
+            for _ in range(_MOST_REDIRECTS + 1):
+                response = await self._send(request, task.place)
+                target = response.headers.get("location")
+                if response.status_code not in _REDIRECTS or target is None:
+                    return Done.of(_result(response), task, place=LOCAL)
+                # it was carried out, and what came of it stands elsewhere
+                acted |= _becomes_get(request, response.status_code)
+                request = _redirected(request, response.status_code, target)
+        except StepError as error:
+            error.acted |= acted
+            raise
         raise StepError(
-            "error", f"{request.url}: more than {_MOST_REDIRECTS} redirects", retryable=False
+            "error",
+            f"{request.url}: more than {_MOST_REDIRECTS} redirects",
+            retryable=False,
+            acted=acted,
         )
 
-    async def _send(self, request: _Request) -> httpx.Response:
+    async def _send(self, request: _Request, place: Place) -> httpx.Response:
         parts = parse_url(request.url)
         check_host(parts, self._settings.http_hosts)
         error: httpx.HTTPError | None = None
-        for address in await self._addresses(parts):
+        for address in await self._addresses(parts, place):
             try:
                 return await self._ask(request, parts, address)
             except (httpx.ConnectError, httpx.ConnectTimeout) as failed:
@@ -136,7 +147,7 @@ class HttpCall:
         why = "no address" if error is None else _why(error)
         raise StepError("refused", f"{host} cannot be reached: {why}") from error
 
-    async def _addresses(self, parts: SplitResult) -> list[Address]:
+    async def _addresses(self, parts: SplitResult, place: Place) -> list[Address]:
         host, port = host_and_port(parts)
         private = is_listed(host, port, parts.scheme, self._settings.http_private_hosts)
         try:
@@ -144,7 +155,16 @@ class HttpCall:
         except (OSError, UnicodeError) as error:
             raise StepError("refused", f"the name {host!r} cannot be resolved: {error}") from error
         # one bad address is reason enough: whoever answers for the name chose all of them
-        return [check_address(host, text, private_allowed=private) for text in found]
+        addresses = [check_address(host, text, private_allowed=private) for text in found]
+        for address in addresses:
+            if place == "private" and not address.is_loopback:
+                raise StepError(
+                    "invalid",
+                    f"the step's place is private, and {host} is at {address}, which is not this "
+                    "machine; give the step another place if its data may leave the head",
+                    retryable=False,
+                )
+        return addresses
 
     async def _ask(self, request: _Request, parts: SplitResult, address: Address) -> httpx.Response:
         host, port = host_and_port(parts)
@@ -183,6 +203,7 @@ class HttpCall:
                     "oversized",
                     f"{_shown(parts)} answers with more than actors.http_response_bytes={most}",
                     retryable=False,
+                    acted=True,
                 )
         return bytes(content)
 
@@ -246,13 +267,16 @@ def _redirected(request: _Request, status: int, target: str) -> _Request:
     if host_and_port(before) != host_and_port(after):
         headers = {name: text for name, text in headers.items() if name not in _SECRET_HEADERS}
     turned = replace(request, url=after.geturl(), headers=headers)
-    as_get = (status == 303 and request.method != "HEAD") or (
-        status in {301, 302} and request.method == "POST"
-    )
-    if not as_get:
+    if not _becomes_get(request, status):
         return turned
     kept = {name: text for name, text in headers.items() if name != "content-type"}
     return replace(turned, method="GET", headers=kept, content=None)
+
+
+def _becomes_get(request: _Request, status: int) -> bool:
+    return (status == 303 and request.method != "HEAD") or (
+        status in {301, 302} and request.method == "POST"
+    )
 
 
 def _result(response: httpx.Response) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class Done:
         try:
             return cls(to_json(value, result_of(task)), **facts)
         except RequestError as error:
-            raise StepError("invalid", error.message, retryable=False) from error
+            raise StepError("invalid", error.message, retryable=False, acted=True) from error
 
 
 class KindExecutor(Protocol):
@@ -63,7 +63,7 @@ class KindExecutor(Protocol):
         """One attempt; cancelled, it stops the work before it returns.
 
         Args:
-            task: Its inputs hold no references any more.
+            task: Its inputs hold no references any more, but for kinds of `READS_RESULTS`.
             place: `local` or `spot`, as the policy chose.
             started: To be told the node's id when that is known; it need not be.
 

@@ -5,8 +5,9 @@
 runs `python -m train sft --config ... --set lora_rank=8 --json` and gives what it prints as JSON.
 `config` may hold the configuration itself, which is then written to a file of the step's own. The
 job's id is made from the step's key, so a step that is started again finds the job that runs and
-waits for it; a job that failed is followed by one with the next number. A run that is submitted
-again goes on from its last checkpoint, as `train` promises.
+waits for it; a job that failed is followed by one with the next number. A step that is cancelled
+stops its job, but not where the orchestrator ends: the next one waits for it. A run that is
+submitted again goes on from its last checkpoint, as `train` promises.
 """
 
 from __future__ import annotations
@@ -25,12 +26,15 @@ from pydantic import Field, StrictStr
 
 from actors.routing import LOCAL
 from actors.steps.kinds import Done, parse_block
-from actors.workflow.tasks import StepError, StepTask
+from actors.steps.train_words import check_words
+from actors.workflow.tasks import CLOSING, StepError, StepTask
+from ironcliw.errors import IroncliwError
 from ironcliw.schemas.base import Request
 
 _POLL_SECONDS = 1.0
 _TAIL_BYTES = 2000
 _CONFIGURED = frozenset({"sft", "dpo", "embed", "eval", "tune"})
+_TRAINING = frozenset({"sft", "dpo", "embed", "tune"})
 _OPTION = re.compile(r"[A-Za-z0-9_.-]+")
 
 
@@ -79,27 +83,51 @@ class TrainJobs:
         jobs: Of the head.
         folder: Where configurations are written that a definition holds itself.
         poll_seconds: How often a job is asked for.
+        has_cloud: Whether training may find its place in the cloud.
     """
 
-    def __init__(self, jobs: Jobs, folder: Path, poll_seconds: float = _POLL_SECONDS) -> None:
+    def __init__(
+        self,
+        jobs: Jobs,
+        folder: Path,
+        poll_seconds: float = _POLL_SECONDS,
+        *,
+        has_cloud: bool = False,
+    ) -> None:
         self._jobs = jobs
         self._folder = folder
         self._poll_seconds = poll_seconds
+        self._has_cloud = has_cloud
 
     async def run(self, task: StepTask, place: str, started: Callable[[str], None]) -> Done:
         """See `actors.steps.kinds.KindExecutor`; training finds its own place."""
         form = parse_block(TrainForm, task)
+        if task.place == "private" and self._has_cloud:
+            _keep_home(form)
+        beginning = asyncio.create_task(asyncio.to_thread(self._begin, task, form))
+        # where nobody waits for it any more, nobody need hear of its error
+        beginning.add_done_callback(lambda begun: begun.cancelled() or begun.exception())
         try:
-            job = await asyncio.to_thread(self._begin, task, form)
             try:
+                # a thread goes on whatever becomes of us, and may start the job yet
+                job = await asyncio.shield(beginning)
                 await self._wait(job)
-            except asyncio.CancelledError:
-                await asyncio.to_thread(self._jobs.stop, job)
+            except asyncio.CancelledError as cancelled:
+                if CLOSING not in cancelled.args:
+                    await self._stop(beginning)
                 raise
             output = await asyncio.to_thread(self._jobs.output, job)
         except ConnectionError as error:
             raise StepError("lost", f"Ray's job service does not answer: {error}") from error
         return Done.of({"job": job, "result": last_json(output)}, task, place=LOCAL)
+
+    async def _stop(self, beginning: asyncio.Task[str]) -> None:
+        """End the job, also one that is only being started."""
+        try:
+            job = await beginning
+        except IroncliwError:
+            return  # there is none
+        await asyncio.to_thread(self._jobs.stop, job)
 
     def _begin(self, task: StepTask, form: TrainForm) -> str:
         """The job that runs or has succeeded; a new one where there is none."""
@@ -137,6 +165,7 @@ class TrainJobs:
                     "invalid", f"train.set: {name!r} is no key such as data.max_length", False
                 )
             words += ["--set", f"{name}={_text(value)}"]
+        check_words(form.recipe, form.arguments)
         return shlex.join([*words, *form.arguments, "--json"])
 
     def _written(self, task: StepTask, config: Mapping[str, Any]) -> Path:
@@ -145,6 +174,30 @@ class TrainJobs:
         path = self._folder / f"{job_id(task.key)}.yaml"
         path.write_text(json.dumps(config, indent=1), encoding="utf-8")
         return path
+
+
+def _keep_home(form: TrainForm) -> None:
+    """Refuse a private step whose work may be done in the cloud.
+
+    Raises:
+        StepError: it may.
+    """
+    if form.recipe in _TRAINING:
+        written = form.config if isinstance(form.config, dict) else {}
+        if form.set.get("placement", written.get("placement")) != "local":
+            raise StepError(
+                "invalid",
+                f"the step's place is private, and {form.recipe} may train in the cloud; add "
+                "`set: {placement: local}`",
+                retryable=False,
+            )
+    if any(word.partition("=")[0] == "--teacher" for word in form.arguments):
+        raise StepError(
+            "invalid",
+            "the step's place is private, and a teacher may be served in the cloud; label the rows "
+            "beforehand, or give the step another place",
+            retryable=False,
+        )
 
 
 def job_id(key: str) -> str:

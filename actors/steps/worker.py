@@ -12,14 +12,14 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 
 from actors.functions import StepContext, check_arguments, find, load_modules, running_step
-from actors.results import check_size, to_json
+from actors.results import Results, check_size, has_reference, resolved, to_json
 from actors.steps.kinds import step_error
 from actors.workflow.tasks import StepError
 from ironcliw.errors import IroncliwError
@@ -40,6 +40,7 @@ class FunctionCall:
         modules: Where functions are registered.
         most_bytes: Its result may have so many bytes of JSON.
         what: Names the result in messages.
+        results_url: The folder of results by reference, where this process reaches it.
     """
 
     name: str
@@ -48,6 +49,7 @@ class FunctionCall:
     modules: tuple[str, ...]
     most_bytes: int
     what: str
+    results_url: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +71,23 @@ class FunctionAnswer:
     peak_bytes: int | None
 
 
-def answer_call(call: FunctionCall, started: Any = None) -> FunctionAnswer:
+def read_result(results_url: str, workflow_id: str, address: str) -> bytes:
+    """The JSON of a result by reference; the body of a Ray task on the head, for calls elsewhere.
+
+    Raises:
+        IroncliwError: see `Results.read`.
+    """
+    return Results(results_url, 0, 0).read(workflow_id, address)
+
+
+def answer_call(call: FunctionCall, started: Any = None, *contents: bytes) -> FunctionAnswer:
     """Run a call in this process; the body of the Ray task.
 
     Args:
         call: What to run.
         started: Handle of the control actor, told where the call runs; None: nobody is.
+        contents: JSON of the results by reference in its inputs, in their order; none: they are
+            read here.
     """
     node = ray.get_runtime_context().get_node_id()
     if started is not None:
@@ -83,7 +96,7 @@ def answer_call(call: FunctionCall, started: Any = None) -> FunctionAnswer:
     content, error = None, None
     try:
         load_modules(call.modules)
-        content = _run(call)
+        content = _run(call, contents)
     except IroncliwError as failed:
         error = step_error(failed)
     # the boundary to code of the user; SystemExit would end the worker and look like a crash
@@ -93,16 +106,31 @@ def answer_call(call: FunctionCall, started: Any = None) -> FunctionAnswer:
     return FunctionAnswer(content, error, node, seconds, peak if peak > before else None)
 
 
-def _run(call: FunctionCall) -> bytes:
+def _run(call: FunctionCall, contents: Sequence[bytes] = ()) -> bytes:
     found = find(call.name)
-    check_arguments(call.name, call.inputs)
+    inputs = _inputs(call, contents)
+    check_arguments(call.name, inputs)
     with running_step(call.context):
-        value = found.call(**call.inputs)
+        value = found.call(**inputs)
         if inspect.isawaitable(value):
             value = asyncio.run(_awaited(value))
-    content = to_json(value, call.what)
-    check_size(content, call.most_bytes, call.what)
+    try:
+        content = to_json(value, call.what)
+        check_size(content, call.most_bytes, call.what)
+    except IroncliwError as error:
+        raise step_error(error).after_work() from error
     return content
+
+
+def _inputs(call: FunctionCall, contents: Sequence[bytes]) -> dict[str, Any]:
+    if contents:
+        brought = iter(contents)
+        return {name: resolved(each, lambda _: next(brought)) for name, each in call.inputs.items()}
+    if not has_reference(call.inputs):
+        return dict(call.inputs)
+    results = Results(call.results_url, 0, 0)
+    resolved_here: dict[str, Any] = results.resolve(call.context.workflow_id, call.inputs)
+    return resolved_here
 
 
 async def _awaited(value: Any) -> Any:

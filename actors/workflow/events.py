@@ -5,7 +5,7 @@
 | submitted | |
 | step_started | idempotent |
 | step_completed | value or reference and size; node, place, seconds, peak_bytes where known |
-| step_failed, step_timed_out | error; retry_at where another attempt follows |
+| step_failed, step_timed_out | error; retry_at where another attempt follows; acted |
 | step_skipped | |
 | step_uncertain | error |
 | step_released | |
@@ -18,8 +18,9 @@
 | completed | output |
 
 `step_released` is a user's retry, `step_waived` a user's skip, `step_cancelled` an attempt that was
-stopped because the workflow fails or is cancelled. An error is `{kind, message}`, of a workflow
-also `step` and `item`.
+stopped because the workflow fails or is cancelled. `acted` says that a step had done its work when
+its result was refused, so that it is undone with the others. An error is `{kind, message}`, of a
+workflow also `step` and `item`.
 """
 
 from __future__ import annotations

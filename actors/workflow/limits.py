@@ -20,7 +20,8 @@ class Limits:
         result_bytes: Of one step's, or one item's, value; executors keep larger ones by reference.
         total_bytes: Of all values of one workflow.
         inputs_bytes: Of what a workflow is submitted with.
-        call_bytes: Of the values that one attempt is handed.
+        call_bytes: Of the values that one attempt is handed, each as often as it is named.
+        referenced_bytes: Of results by reference that a step reads where it runs.
         output_bytes: Of the workflow's output.
         items: Of one fan-out.
         losses: A step whose process or machine was lost so often fails: it may be what kills them.
@@ -31,6 +32,7 @@ class Limits:
     total_bytes: int = 32 * 1024 * 1024
     inputs_bytes: int = 1024 * 1024
     call_bytes: int = 8 * 1024 * 1024
+    referenced_bytes: int = 1024 * 1024 * 1024
     output_bytes: int = 1024 * 1024
     items: int = 10_000
     losses: int = 10

@@ -18,7 +18,8 @@ from actors.workflow.events import Event
 from actors.workflow.graph import Definition
 from actors.workflow.limits import FORMER_ITEMS, Limits
 from actors.workflow.openings import open_step
-from actors.workflow.references import NO_ITEM, Scope
+from actors.workflow.references import NO_ITEM, Reference, Scope
+from actors.workflow.sizes import Size
 from actors.workflow.units import StepRun, Unit
 from actors.workflow.waiting import Waiting
 from ironcliw.schemas.workflows import StepStatus, WorkflowStatus
@@ -50,6 +51,7 @@ class Machine:
         steps: In the order of the definition.
         left: Steps that have not ended.
         size: Bytes of all values.
+        sizes: Of what references give, as far as somebody has asked: a memo.
         due: Steps that end without running, with kind and data of the event that says so.
         startable: Units that may be started, in order.
         fresh: Those of them that nobody has taken yet.
@@ -86,6 +88,7 @@ class Machine:
         self.steps = [StepRun(step) for step in definition.steps]
         self.left = len(self.steps)
         self.size = 0
+        self.sizes: dict[Reference, Size] = {}
         self.due: dict[int, tuple[Literal["skipped", "failed", "completed"], dict[str, Any]]] = {}
         self.startable: dict[Unit, None] = {}
         self.fresh: dict[Unit, None] = {}
@@ -233,7 +236,7 @@ class Machine:
 
     def _failed(self, unit: Unit, event: Event) -> None:
         unit.error = error = event.data["error"]
-        if error["kind"] in _UNKNOWN:
+        if error["kind"] in _UNKNOWN or event.data.get("acted"):
             self._note_effect(unit)
         if error["kind"] == "lost":
             unit.losses += 1

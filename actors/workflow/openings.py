@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from actors.workflow.references import Scope
+from actors.workflow.sizes import check_rendered
 from actors.workflow.tasks import REFERENCE_KEY, StepError
 from actors.workflow.units import StepRun
 
+MOST_BYTES = 32 * 1024 * 1024
+"""Of a list that is put together from several values. No setting: a replay must judge alike."""
 Ends = tuple[Literal["skipped", "failed", "completed"], dict[str, Any]]
 
 
@@ -32,6 +35,9 @@ def open_step(run: StepRun, scope: Scope, most_items: int) -> Ends | None:
 def _items(run: StepRun, scope: Scope, most_items: int) -> list[Any] | None:
     if run.step.for_each is None:
         return None
+    if len(run.step.for_each.references) > 1:  # one alone gives what there is already
+        what = f"`for_each` of step {run.step.name!r}"
+        check_rendered(run.step.for_each, scope, MOST_BYTES, what)
     found = run.step.for_each.render(scope)
     if found is None:  # of a step that was skipped
         return []

@@ -13,10 +13,13 @@ from typing import Any, Literal
 from actors.workflow.events import Event
 from actors.workflow.machine import Machine
 from actors.workflow.retry_delays import delay_after_loss, retry_delay
+from actors.workflow.shown import showable
+from actors.workflow.sizes import check_rendered
 from actors.workflow.tasks import StepError, StepResult
 from actors.workflow.units import Unit
 from actors.workflow.values import as_json, by_reference
 
+_OUTPUT = "the workflow's output"
 _UNCOUNTED = ("moved", "restarted")
 _UNKNOWN = ("lost", "timeout", *_UNCOUNTED)
 
@@ -47,7 +50,7 @@ def succeed(
     try:
         data = _result(machine, unit, result)
     except StepError as error:
-        return fail(machine, unit, attempt, error, now)
+        return fail(machine, unit, attempt, error.after_work(), now)
     kind: Literal["step_completed", "compensation_completed"]
     kind = "compensation_completed" if unit.undo else "step_completed"
     event = Event(kind, now, unit.step.name, unit.item, attempt, data)
@@ -109,6 +112,8 @@ def _ended(
     retry_at: float | None,
 ) -> Event:
     data: dict[str, Any] = {"error": _told(error)}
+    if error.acted:
+        data["acted"] = True
     if retry_at is not None:
         data["retry_at"] = retry_at
     what = "timed_out" if error.failure == "timeout" else "failed"
@@ -117,7 +122,7 @@ def _ended(
 
 
 def _told(error: StepError) -> dict[str, Any]:
-    return {"kind": error.failure, "message": error.message}
+    return {"kind": error.failure, "message": showable(error.message)}
 
 
 def _retry_at(machine: Machine, unit: Unit, error: StepError, now: float) -> float | None:
@@ -128,6 +133,8 @@ def _retry_at(machine: Machine, unit: Unit, error: StepError, now: float) -> flo
         if losses >= machine.limits.losses:
             return None
         return now + delay_after_loss(machine.limits, losses)
+    if error.acted and not unit.idempotent:
+        return None
     if not error.retryable or unit.failures + 1 >= unit.call.retry.attempts:
         return None
     seed = f"{machine.id}/{unit.prefix}/{unit.step.name}/{unit.item}/{unit.attempt}"
@@ -194,9 +201,9 @@ def _due(machine: Machine, now: float) -> Event | None:
 
 def _end(machine: Machine, now: float) -> Event:
     try:
-        rendered = machine.definition.output.render(machine.scope())
-        limit = machine.limits.output_bytes
-        output, _ = as_json(rendered, limit, "the workflow's output", marks=True)
+        template, limit = machine.definition.output, machine.limits.output_bytes
+        check_rendered(template, machine.scope(), limit, _OUTPUT)
+        output, _ = as_json(template.render(machine.scope()), limit, _OUTPUT, marks=True)
     except StepError as error:
         # all steps have done their work: nothing is undone for a mistake in the last line
         return Event("failed", now, data={"error": _told(error)})

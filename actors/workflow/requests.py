@@ -57,14 +57,20 @@ def resume(machine: Machine, now: float) -> list[Event]:
 def retry(machine: Machine, step: str, item: int | None, now: float) -> list[Event]:
     """Runs an uncertain step again, or one that waits for its next attempt at once.
 
+    Args:
+        machine: Of the workflow.
+        step: Name of the step.
+        item: Of a fan-out; None: all its items that are uncertain.
+        now: Unix seconds.
+
     Raises:
         NotFoundError: There is no such step or item.
         ConflictError: It is not uncertain and does not wait.
     """
-    unit = _unit(machine, step, item, "retried")
-    kind: EventKind = "compensation_released" if unit.undo else "step_released"
-    event = Event(kind, now, unit.step.name, unit.item, unit.attempt)
-    return applied(machine, [event], now)
+    units = _units(machine, step, item, "retried")
+    kind: EventKind = "compensation_released" if units[0].undo else "step_released"
+    events = [Event(kind, now, step, unit.item, unit.attempt) for unit in units]
+    return applied(machine, events, now)
 
 
 def skip(machine: Machine, step: str, item: int | None, value: Any, now: float) -> list[Event]:
@@ -73,7 +79,7 @@ def skip(machine: Machine, step: str, item: int | None, value: Any, now: float) 
     Args:
         machine: Of the workflow.
         step: Name of the step.
-        item: Of a fan-out.
+        item: Of a fan-out; None: all its items that are uncertain.
         value: What it is taken to have given: JSON.
         now: Unix seconds.
 
@@ -82,15 +88,15 @@ def skip(machine: Machine, step: str, item: int | None, value: Any, now: float) 
         ConflictError: It is not uncertain and does not wait.
         RequestError: The value is no JSON, or too large.
     """
-    unit = _unit(machine, step, item, "skipped")
+    units = _units(machine, step, item, "skipped")
     try:
         value, size = as_json(value, machine.limits.result_bytes, "the value")
     except StepError as error:
         raise RequestError(error.message, param="value") from error
-    kind: EventKind = "compensation_waived" if unit.undo else "step_waived"
+    kind: EventKind = "compensation_waived" if units[0].undo else "step_waived"
     data = {"value": value, "size": size}
-    event = Event(kind, now, unit.step.name, unit.item, unit.attempt, data)
-    return applied(machine, [event], now)
+    events = [Event(kind, now, step, unit.item, unit.attempt, data) for unit in units]
+    return applied(machine, events, now)
 
 
 def _refuse_when_ended(machine: Machine, what: str) -> None:
@@ -101,7 +107,8 @@ def _refuse_when_ended(machine: Machine, what: str) -> None:
         )
 
 
-def _unit(machine: Machine, step: str, item: int | None, what: str) -> Unit:
+def _units(machine: Machine, step: str, item: int | None, what: str) -> list[Unit]:
+    """One or more."""
     _refuse_when_ended(machine, f"have a step {what}")
     index = machine.definition.by_name.get(step)
     if index is None:
@@ -109,19 +116,27 @@ def _unit(machine: Machine, step: str, item: int | None, what: str) -> Unit:
         raise NotFoundError(
             f"workflow {machine.id} has no step {step!r}; its steps: {known}", param="step"
         )
-    unit = machine.unit(step, item, undo=machine.goal is not None)
-    run = machine.steps[index]
-    if unit is None and machine.goal is None and run.items is not None:
+    undo, run = machine.goal is not None, machine.steps[index]
+    unit = machine.unit(step, item, undo=undo)
+    if unit is not None and unit.status in ("uncertain", "waiting"):
+        return [unit]
+    if run.items is not None and item is None:
+        if found := [each for each in machine.uncertain if each.step.name == step]:
+            return sorted(found, key=lambda each: each.item or 0)
+        raise ConflictError(
+            f"none of the {len(run.items)} items of step {step!r} is uncertain; one that waits for "
+            f"its next attempt can be {what}: give `item`",
+            code="step_not_uncertain",
+        )
+    if unit is None and not undo and run.items is not None:
         raise NotFoundError(
             f"step {step!r} has {len(run.items)} items: give `item`, from 0 to "
             f"{len(run.items) - 1}, not {item}",
             param="item",
         )
-    if unit is None or unit.status not in ("uncertain", "waiting"):
-        status = "not uncertain" if unit is None else unit.status
-        raise ConflictError(
-            f"step {step!r} is {status}: only an uncertain step, or one that waits for its next "
-            f"attempt, can be {what}",
-            code="step_not_uncertain",
-        )
-    return unit
+    status = "not uncertain" if unit is None else unit.status
+    raise ConflictError(
+        f"step {step!r} is {status}: only an uncertain step, or one that waits for its next "
+        f"attempt, can be {what}",
+        code="step_not_uncertain",
+    )

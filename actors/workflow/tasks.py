@@ -25,8 +25,13 @@ going away. oversized: a value is larger than the limit. refused: nothing was st
 nobody has the capability). restarted: the orchestrator was restarted while it ran. timeout: it ran
 past its time."""
 
+CLOSING = "closing"
+"""With this message an attempt is cancelled because the orchestrator ends, and not its workflow."""
 REFERENCE_KEY = "$reference"
 """Inputs hold `{"$reference": URI}` in place of a result that is kept outside of the store."""
+READS_RESULTS: frozenset[StepKind] = frozenset({"function"})
+"""Steps of these kinds read such results where they run; for others the executor does, so what
+they are handed counts in full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +111,8 @@ class StepError(IroncliwError):
         message: What was given, which rule it broke, what to do.
         retryable: Whether another attempt may succeed; its retry policy says how many there are.
         retry_after: Seconds before which another attempt is of no use.
+        acted: The work was done, and its result is what cannot be used: it is undone as a step
+            that succeeded, and done again only where that is harmless.
     """
 
     default_code = "step_failed"
@@ -117,20 +124,28 @@ class StepError(IroncliwError):
         retryable: bool = True,
         *,
         retry_after: float | None = None,
+        acted: bool = False,
     ) -> None:
         super().__init__(message)
         self.failure: FailureKind = kind
         self.retryable = retryable
         self.retry_after = retry_after
+        self.acted = acted
+
+    def after_work(self) -> StepError:
+        """The same error, of an attempt that has done its work."""
+        self.acted = True
+        return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self.failure, self.message, self.retryable, self.retry_after)
+        fields = (self.failure, self.message, self.retryable, self.retry_after, self.acted)
+        return _rebuild, fields
 
 
 def _rebuild(
-    kind: FailureKind, message: str, retryable: bool, retry_after: float | None
+    kind: FailureKind, message: str, retryable: bool, retry_after: float | None, acted: bool
 ) -> StepError:
-    return StepError(kind, message, retryable, retry_after=retry_after)
+    return StepError(kind, message, retryable, retry_after=retry_after, acted=acted)
 
 
 class Executor(Protocol):
@@ -139,13 +154,20 @@ class Executor(Protocol):
     async def run(self, task: StepTask) -> StepResult:
         """Runs one attempt to its end. Cancelled, it stops the work before it returns.
 
+        Where the cancellation's message is `CLOSING`, work that can outlive the orchestrator is let
+        go on: the next one finds it, or its user does.
+
         Raises:
             StepError: The attempt failed.
         """
         ...
 
-    def is_idempotent(self, kind: StepKind, target: str) -> bool:
-        """What the function or capability declares, for steps whose definition does not say."""
+    def is_idempotent(self, kind: StepKind, target: str, options: Mapping[str, Any]) -> bool:
+        """What the function or capability declares, for steps whose definition does not say.
+
+        Args:
+            kind: As of `StepTask`; `target` and `options` likewise.
+        """
         ...
 
     def node_of(self, task: StepTask) -> str | None:

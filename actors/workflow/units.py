@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from actors.workflow.graph import Call, Step
+from actors.workflow.sizes import kept_bytes
 from ironcliw.schemas.workflows import StepStatus
 
 
@@ -102,6 +103,7 @@ class StepRun:
         under_way: See `admitted`.
         output: Once it has ended.
         size: Bytes of the output.
+        kept: Bytes of what it holds by reference.
         error: Why the step as a whole failed.
         finished_at: When it ended, in Unix seconds.
     """
@@ -111,6 +113,7 @@ class StepRun:
         "error",
         "finished_at",
         "items",
+        "kept",
         "open",
         "output",
         "remaining",
@@ -131,7 +134,7 @@ class StepRun:
         self.admitted = 0
         self.under_way = 0
         self.output: Any = None
-        self.size = 0
+        self.size = self.kept = 0
         self.error: Mapping[str, Any] | None = None
         self.finished_at: float | None = None
 
@@ -173,4 +176,5 @@ class StepRun:
             self.units[0].value if self.items is None else [unit.value for unit in self.units]
         )
         self.size = sum(unit.size for unit in self.units)
+        self.kept = sum(kept_bytes(unit.value) for unit in self.units)
         self.finished_at = at

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from actors.workflow.shown import why_not_shown
 from actors.workflow.tasks import REFERENCE_KEY, StepError
 
 _MARK = f'"{REFERENCE_KEY}":'
@@ -20,7 +21,8 @@ def as_json(value: Any, limit: int, what: str, *, marks: bool = False) -> tuple[
         marks: Whether it may hold marks of results by reference.
 
     Raises:
-        StepError: It is no JSON (`invalid`) or too large (`oversized`).
+        StepError: It is no JSON, or such that no answer can show it (`invalid`), or too large
+            (`oversized`).
     """
     if value is None or value is True or value is False:
         return value, 5
@@ -46,7 +48,15 @@ def as_json(value: Any, limit: int, what: str, *, marks: bool = False) -> tuple[
             f"{what} has a key {REFERENCE_KEY!r}, which marks results by reference: rename it",
             retryable=False,
         )
-    return json.loads(text), len(text)
+    read = json.loads(text)
+    if (why := why_not_shown(read)) is not None:
+        raise StepError(
+            "invalid",
+            f"{what} cannot be shown ({why}): give whole numbers of 64 bits at most, or as texts, "
+            "texts that are valid Unicode, and at most 200 levels",
+            retryable=False,
+        )
+    return read, len(text)
 
 
 def by_reference(uri: str, size: int | None) -> dict[str, Any]:

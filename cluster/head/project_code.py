@@ -106,9 +106,22 @@ def publish(code: ProjectCode) -> None:
 
 def is_published(code: ProjectCode) -> bool:
     """Whether workers can have this very code; needs a connection to Ray."""
+    return exists(code.uri)
+
+
+def exists(uri: str) -> bool:
+    """Whether Ray's control service has an archive; needs a connection to Ray."""
     from ray._private.runtime_env.packaging import package_exists
 
-    return bool(package_exists(code.uri))
+    return bool(package_exists(uri))
+
+
+def fetch(uri: str) -> bytes | None:
+    """An archive as workers are given it; None: Ray's control service has it no more."""
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    data: bytes | None = _internal_kv_get(uri)
+    return data
 
 
 def hold(uri: str) -> None:
@@ -132,9 +145,7 @@ async def keep(
 
 
 def _renew(uri: str, packages: Iterable[str] = PACKAGES) -> None:
-    from ray._private.runtime_env.packaging import package_exists
-
-    if package_exists(uri):
+    if exists(uri):
         hold(uri)
     elif (code := pack(packages)).uri == uri:
         publish(code)

@@ -53,7 +53,7 @@ def explained(
             + "; a step with one place to go to is not logged, and neither is one when "
             "routing.log_decisions is off"
         )
-    return [_page(state_dir, row._mapping) for row in rows]
+    return [_page(state_dir, row._asdict()) for row in rows]
 
 
 def status_of(settings: Settings, connection: Connection, now: float) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ironcliw.errors import DataError
 from rl.features import DIGEST
@@ -107,7 +108,11 @@ def _decisions(
     rows: Sequence[tuple[LoggedDecision, Mapping[str, Any], float]],
     workflows: Mapping[str, LoggedWorkflow],
 ) -> Decisions:
-    learned, base, propensity, supported, features = [], [], [], [], []
+    learned: list[int] = []
+    base: list[int] = []
+    propensity: list[float] = []
+    supported: list[bool] = []
+    features: list[npt.NDArray[np.float64]] = []
     for decision, details, _ in rows:
         own, other = details["chosen_by_policy"], details["shadow_chosen"]
         mine, theirs = (own, other) if details["by"] == "learned" else (other, own)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from actors.tables import actors_router_states as states
 from ironcliw.errors import ConflictError
@@ -44,12 +45,19 @@ def write_standing(connection: Connection, standing: Standing, version: int) -> 
         "version": version + 1, "updated_at": time.time(), "state": to_json(standing),
     }  # fmt: skip
     if version == 0:
-        connection.execute(insert(states).values(name=NAME, **values))
+        try:
+            connection.execute(insert(states).values(name=NAME, **values))
+        except IntegrityError as error:
+            raise _changed() from error
         return 1
     where = (states.c.name == NAME) & (states.c.version == version)
     if connection.execute(update(states).where(where).values(values)).rowcount == 0:
-        raise ConflictError("the standing of routing was changed meanwhile; ask again")
+        raise _changed()
     return version + 1
+
+
+def _changed() -> ConflictError:
+    return ConflictError("the standing of routing was changed meanwhile; ask again")
 
 
 def change(connection: Connection, work: Callable[[Standing], Standing]) -> Standing:

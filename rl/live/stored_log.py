@@ -35,7 +35,7 @@ def stored_log(connection: Connection, since: float, until: float) -> Log:
     where = (decisions.c.at >= since) & (decisions.c.at < until)
     rows = connection.execute(select(decisions).where(where).order_by(decisions.c.at))
     return Log(
-        tuple(_decision(row._mapping) for row in rows),
+        tuple(_decision(row._asdict()) for row in rows),
         tuple(_workflows(connection, since, until)),
         _fleet(connection, since, until),
     )
@@ -192,7 +192,9 @@ def _fleet(connection: Connection, since: float, until: float) -> LoggedFleet:
     rows = connection.execute(
         select(table).where((table.c.ended_at.is_(None)) | (table.c.ended_at >= begin))
     ).all()
-    intervals, ordered, prices = [], {}, []
+    intervals: list[tuple[float, float]] = []
+    ordered: dict[str, datetime | None] = {}
+    prices: list[float] = []
     for row in rows:
         ordered[row.name] = row.reserved_at
         start = row.started_at or row.created_at

@@ -45,6 +45,7 @@ class Plan:
         minutes: Of training.
         seed: Of it.
         days: Of each regime, in the report.
+        is_quick: A few days alone, for finding a broken path.
     """
 
     policy: Path
@@ -52,6 +53,7 @@ class Plan:
     minutes: float
     seed: int
     days: int
+    is_quick: bool = False
 
 
 def train_policy(
@@ -84,12 +86,12 @@ def train_policy(
         "training",
     )  # fmt: skip
     policy = load_policy(plan.policy)
-    tell(f"trained {policy.digest[:12]}; now every policy on {plan.days} days of each regime")
-    clairvoyant = max(1, min(24, plan.days // 4))
+    tell(f"trained {policy.digest[:12]}; now every policy on the days of each regime")
+    searched = str(max(1, min(24, plan.days // 4)))
+    size = ["--quick"] if plan.is_quick else ["--days", str(plan.days), "--clairvoyant", searched]
     _run(
-        ["report", *_each("--regime", [*regimes, *HELD_OUT]), "--policy", str(plan.policy),
-         "--days", str(plan.days), "--clairvoyant", str(clairvoyant), "--work",
-         str(folder / "report"), "--out", str(plan.report)],
+        ["report", *_each("--regime", [*regimes, *HELD_OUT]), "--policy", str(plan.policy), *size,
+         "--work", str(folder / "report"), "--out", str(plan.report)],
         "the report",
     )  # fmt: skip
     return {

@@ -84,6 +84,9 @@ class Upkeep:
                 await self.round()
             except IroncliwError as error:
                 logger.warning("the standing of routing cannot be followed for now: %s", error)
+            # the boundary of a task that nobody waits for: it would end without a word
+            except Exception:
+                logger.exception("the standing of routing cannot be followed for now")
             await asyncio.sleep(FOLLOW_SECONDS)
 
     async def round(self) -> None:

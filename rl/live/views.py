@@ -7,11 +7,13 @@ looks after idle machines by itself, and its ledger promises money for a whole r
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from actors.situation import (
+    STALE_SECONDS,
     HomeFacts,
     MachineFacts,
     MoneyFacts,
@@ -54,7 +56,6 @@ PRIORITIES = {"critical": 2.0, "high": 1.5, "normal": 1.0, "low": 0.7}
 NO_DEADLINE_SECONDS = 4 * 3600.0
 """A workflow without a deadline counts as having one so far away that it is never missed."""
 NO_CAP_DOLLARS = 1000.0
-STALE_SECONDS = 60.0
 FORCED_SECONDS = 3600.0
 """A step that nothing is allowed for but to wait is started after it, at the place it may go to."""
 _SETTLING_SECONDS = 15.0
@@ -116,7 +117,7 @@ class LiveViews:
         money = self._money(situation.money, views, at)
         views += [None] * (MACHINES - len(views))
         view = View(
-            now=at % 86_400.0,
+            now=_after_midnight(at),
             step=self._step(situation.step, situation.money, at),
             home=home,
             machines=views,
@@ -236,6 +237,12 @@ class LiveViews:
         )
 
 
+def _after_midnight(at: float) -> float:
+    """Seconds of local time: the simulator's days are those of the head's user."""
+    local = time.localtime(at)
+    return 3600.0 * local.tm_hour + 60.0 * local.tm_min + local.tm_sec
+
+
 def boot_seconds(money: MoneyFacts | None) -> float:
     """Mean of what a machine takes to start, as the simulator believes it."""
     boots = () if money is None else money.boots
@@ -253,8 +260,7 @@ def _restricted(view: View, situation: Situation, nodes: tuple[str, ...]) -> Liv
     """With what the running system refuses beside the guardrails."""
     assert view.step is not None
     most = min(MACHINES, situation.most_machines)
-    machine_gb = max((one.memory_gb for one in situation.machines), default=30.0)
-    limits = Limits(machines=most, machine_gb=machine_gb)
+    limits = Limits(machines=most, machine_gb=situation.machine_gb)
     reasons = refusals(view, limits)
 
     def refuse(action: int, reason: str) -> None:

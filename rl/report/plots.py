@@ -13,7 +13,7 @@ from rl.report.timeline import AT_HOME, Timeline
 from rl.statistics import Interval
 
 HOUR = 3600.0
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     # identifiers and dates would differ from run to run; text stays text, so files are small
     "svg.hashsalt": "ironcliw",
     "svg.fonttype": "none",

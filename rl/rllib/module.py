@@ -36,8 +36,10 @@ class ScoringModule(TorchRLModule, ValueFunctionAPI):
 
     def setup(self) -> None:
         """Called once by RLlib."""
-        hidden = int(self.model_config["hidden"])
-        self.tau, self.reach = (float(self.model_config[name]) for name in ("tau", "reach"))
+        given = self.model_config
+        assert isinstance(given, dict)
+        hidden = int(given["hidden"])
+        self.tau, self.reach = float(given["tau"]), float(given["reach"])
         self.scorer = Scorer([hidden, hidden])
         self.critic = nn.Sequential(
             nn.Linear(len(CONTEXT), hidden), nn.Tanh(), nn.Linear(hidden, 1)
@@ -74,4 +76,4 @@ class ScoringModule(TorchRLModule, ValueFunctionAPI):
 def _parts(observation: Tensor) -> tuple[Tensor, Tensor]:
     """(B, WIDTH) -> (B, C), (B, A, F)."""
     context = observation[..., : len(CONTEXT)]
-    return context, observation[..., len(CONTEXT) :].unflatten(-1, (ACTIONS, len(OPTION)))
+    return context, observation[..., len(CONTEXT) :].reshape(*observation.shape[:-1], ACTIONS, -1)

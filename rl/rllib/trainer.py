@@ -187,8 +187,9 @@ class RllibTrainer:
             module_class=ScoringModule,
             model_config={name: getattr(settings, name) for name in ("hidden", "tau", "reach")},
         )
+        begun: Any = PPOConfig  # whose methods have types, and whose constructor has none
         return (
-            PPOConfig()
+            begun()
             .environment(Decisions, env_config=given, disable_env_checking=True)
             .env_runners(
                 num_env_runners=settings.runners,

@@ -11,6 +11,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from actors.lease import wait_for_lease
 from actors.orchestrator import Orchestrator
 from actors.results import Results
 from actors.routing import Option, PlacementPolicy
-from actors.steps.agent_call import AgentCalls, declares_idempotent
+from actors.steps.agent_call import AgentCalls
+from actors.steps.agent_choice import declares_idempotent
 from actors.steps.executor import StepExecutor
 from ironcliw.store import Store
 
@@ -122,7 +124,7 @@ async def main(url: str, folder: Path) -> None:
             Results(str(folder / "results"), 1000, 10_000),
             PlacementPolicy(),
             Facts(),
-            agent_is_idempotent=lambda target: declares_idempotent(bench.system.registry, target),
+            agent_is_idempotent=partial(declares_idempotent, bench.system.registry),
         )
         orchestrator = Orchestrator(journal, executor)
         await orchestrator.start()

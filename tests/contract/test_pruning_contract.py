@@ -160,13 +160,13 @@ async def test_old_files_of_steps_go(
     journal: Counting, results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "configs"
-    await pruner(journal, results, files=folder).prune()  # there is none yet
+    await pruner(journal, results, folders=[folder]).prune()  # there is none yet
     folder.mkdir()
     (folder / "one.yaml").write_text("{}")
     age = (folder / "one.yaml").stat().st_mtime
     for days, stays in ((29, True), (31, False)):
         later = Pruner(
-            journal, results, 30, folder, clock=lambda d=days: age + d * DAY, pause_seconds=0.0
+            journal, results, 30, [folder], clock=lambda d=days: age + d * DAY, pause_seconds=0.0
         )
         await later.prune()
         assert (folder / "one.yaml").exists() is stays

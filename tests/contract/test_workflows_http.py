@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
 from actors import functions
+from actors.commands_workflow import workflow
 from actors.functions import function
 from ironcliw.client import AsyncClient, Client
 from ironcliw.errors import (
@@ -143,6 +146,21 @@ def test_a_missing_input(client: Client) -> None:
     with pytest.raises(RequestError, match="needs the input 'who'") as caught:
         client.submit_workflow(definition)
     assert caught.value.param == "inputs.who"
+
+
+@pytest.mark.parametrize("value", [2**70, "\ud800"])
+@pytest.mark.parametrize("where", ["definition", "inputs"])
+def test_what_could_never_be_shown_is_not_taken(
+    server: HttpService, value: Any, where: str
+) -> None:
+    given = value if where == "definition" else "${inputs.x}"
+    step = {"function": "work.echo", "with": {"x": given}}
+    definition = {"name": "a", "inputs": {"x": {}}, "steps": {"a": step}}
+    inputs = {} if where == "definition" else {"x": value}
+    body = json.dumps({"definition": definition, "inputs": inputs})
+    answer = httpx.post(server.url + "/v1/workflows", content=body)
+    assert answer.status_code == 400, answer.text
+    assert httpx.get(server.url + "/v1/workflows").json()["data"] == []
 
 
 @pytest.mark.parametrize(
@@ -315,6 +333,64 @@ def test_keys_need_the_scope_and_see_their_own(server: HttpService, client: Clie
         for look in (two.workflow, two.cancel_workflow, lambda id_: next(two.workflow_events(id_))):
             with pytest.raises(NotFoundError, match="there is no workflow"):
                 look(mine.id)
+
+
+LARGE = {"name": "large", "steps": {"one": {"function": "work.echo", "with": {"x": "y" * 200}}}}
+
+
+def test_a_large_result_is_read_by_its_owner(
+    server: HttpService, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = client.wait_for_workflow(client.submit_workflow(LARGE).id, seconds=20)
+    address = done.output["$reference"]
+    assert client.workflow_result(done.output) == {"x": "y" * 200}
+    assert client.workflow_result(address) == {"x": "y" * 200}
+    with pytest.raises(NotFoundError, match="is gone from"):
+        client.workflow_result(f"result:{done.id}/{'0' * 64}")
+    with pytest.raises(RequestError, match=r"is no result by reference; give what an output holds"):
+        client.workflow_result({"x": 1})
+    with pytest.raises(RequestError, match="is no address of a result"):
+        client.request("GET", f"/v1/workflows/{done.id}/results/mine")
+    monkeypatch.setenv("IRONCLIW_CLIENT__BASE_URL", server.url)
+    told = CliRunner().invoke(workflow, ["result", address, "--out", str(tmp_path / "r.json")])
+    assert told.exit_code == 0, told.output
+    assert json.loads((tmp_path / "r.json").read_text()) == {"x": "y" * 200}
+    secret = ApiKeys(server.service._store).create("other", [Scope.WORKFLOW])[1]
+    server.service.keys.refresh()
+    with Client(base_url=server.url, api_key=secret) as other:
+        with pytest.raises(NotFoundError, match="there is no workflow"):
+            other.workflow_result(address)
+
+
+ASKS = {"name": "asks", "steps": {"ask": {"decide": {"input": "x", "labels": ["a", "b"]}}}}
+TRAINS = {"name": "trains", "steps": {"one": {"train": {"recipe": "publish"}}}}
+UNDOES = {"name": "undoes", "steps": {"one": calls("work.echo", compensate=ASKS["steps"]["ask"])}}
+
+
+@pytest.mark.parametrize(
+    ("scopes", "definition", "why"),
+    [
+        ([Scope.WORKFLOW], ASKS, "steps.ask: a step of the kind 'decide' needs the scope infer"),
+        ([Scope.WORKFLOW], UNDOES, "steps.one.compensate: a step of the kind 'decide' needs"),
+        ([Scope.WORKFLOW, Scope.INFER], ASKS, None),
+        ([Scope.WORKFLOW, Scope.INFER], TRAINS, "needs the scope admin, and this key has infer, w"),
+        ([Scope.ADMIN], TRAINS, None),
+        (None, TRAINS, None),
+    ],
+)
+def test_a_workflow_does_what_its_submitter_might_do_itself(
+    server: HttpService, scopes: list[Scope] | None, definition: Any, why: str | None
+) -> None:
+    keys = ApiKeys(server.service._store)
+    secret = None if scopes is None else keys.create("somebody", scopes)[1]
+    server.service.keys.refresh()
+    with Client(base_url=server.url, api_key=secret) as somebody:
+        if why is None:
+            assert somebody.submit_workflow(definition).name == definition["name"]
+            return
+        with pytest.raises(PermissionDeniedError, match=why) as caught:
+            somebody.submit_workflow(definition)
+        assert caught.value.status == 403
 
 
 def test_the_same_for_asyncio(server: HttpService) -> None:

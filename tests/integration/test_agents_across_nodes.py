@@ -38,10 +38,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
 @contextmanager
 def agents_of(home: Home) -> Iterator[Client]:
     """A driver that has joined the head."""
+    # Ray reads them when it is imported, which the driver begins with
+    joining = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(home.head.state / "token")}
+    joining["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "1"
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.integration.agents_driver"],
         cwd=ROOT,
-        env=home.head.environment | {"PYTHONPATH": str(ROOT)},
+        env=home.head.environment | joining | {"PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

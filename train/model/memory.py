@@ -24,7 +24,8 @@ F width of the feed-forward layers, b bytes of a number in the run's precision:
 With sharding over N workers: W b / N and P (...) / N, of which 8 more for the sum of a step and
 FSDP2's own copy; and what is gathered at a time: embedding and head, and 2 layers' weights, whose
 gradients are there three times in float32 (as computed, as sent, as received) where they are
-trained. Shards keep no gradient of their own.
+trained. Embedding and head are there twice while they are gathered, before there are activations.
+Shards keep no gradient of their own.
 
 It is an estimate and not a bound: allocators keep some more.
 """
@@ -135,7 +136,7 @@ def estimate(
             weights=-(-weights // workers),
             trained=-(-trained * (_TRAINED_BYTES + _COPIED_BYTES) // workers),
             activations=activations,
-            gathered=_gathered(sizes, config, number),
+            gathered=_gathered(sizes, config, number, activations),
         )
     # full: the allocator keeps what the weights were read into; adapters: cast for the products
     beside = 4 if not config.use_lora else number % 4
@@ -144,15 +145,16 @@ def estimate(
     return Need(weights, held, activations, loading)
 
 
-def _gathered(sizes: ModelSizes, config: TrainingConfig, number: int) -> int:
-    """Of what is whole on every worker for a while."""
+def _gathered(sizes: ModelSizes, config: TrainingConfig, number: int, activations: int) -> int:
+    """Of what is whole on every worker for a while, so far as it is there with activations."""
     shared = sizes.outside_layers
     layer = (sizes.weights - shared) // max(1, sizes.layers)
     of_layer = _LAYERS_GATHERED * layer * number
+    first = (2 * shared + layer) * number - activations
     if config.use_lora:
-        return shared * number + of_layer
+        return max(shared * number + of_layer, first)
     # the embedding's gradient is there when the layers' are gone
-    return shared * number + max(of_layer, layer * number) + 3 * max(layer, shared) * 4
+    return max(shared * number + of_layer + 3 * max(layer, shared) * 4, first)
 
 
 def check_memory(

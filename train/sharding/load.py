@@ -18,6 +18,7 @@ from train.model import packed_attention
 from train.model.adapters import add_adapters
 from train.model.fused import fuse
 from train.model.load import BaseModel, drop_nothing
+from train.sharding.gathers import InPlaceAllGather
 from train.sharding.skeleton import (
     build_skeleton,
     layers_of,
@@ -189,6 +190,8 @@ def _cut(
     for part in parts:
         sums.append(OrderedReduceScatter(turn))
         part.set_custom_reduce_scatter(sums[-1])
+        if device.type == "cpu":
+            part.set_custom_all_gather(InPlaceAllGather())
     # not `to_empty`, which would untie what shares its weights, and forget the adapters' values
     replace_parameters(
         root, lambda each: torch.empty_like(each, device=device) if each.is_meta else each

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +18,8 @@ from actors.journal import Journal
 from actors.orchestrator import Orchestrator
 from actors.results import Results
 from actors.routing import Option, PlacementPolicy
-from actors.steps.agent_call import AgentCalls, declares_idempotent
+from actors.steps.agent_call import AgentCalls
+from actors.steps.agent_choice import declares_idempotent
 from actors.steps.executor import StepExecutor
 from ironcliw.schemas.workflows import WorkflowView
 from ironcliw.store import Store
@@ -98,7 +101,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
                 Results(str(tmp_path / "results"), 1000, 10_000),
                 PlacementPolicy(),
                 Facts(),
-                agent_is_idempotent=lambda name: declares_idempotent(bench.system.registry, name),
+                agent_is_idempotent=partial(declares_idempotent, bench.system.registry),
             )
             orchestrator = Orchestrator(journal, executor)
             await orchestrator.start()
@@ -127,7 +130,7 @@ async def test_the_method_of_a_named_agent_may_be_left_out_where_there_is_one(
     assert (await cluster.run({"name": "single"})).output == "the only one"
     await cluster.bench.start(Writer, name="writer")
     failed = await cluster.run({"name": "writer"})
-    assert "capabilities alone (fail, lock, once, redo, write)" in why(failed)
+    assert why(failed).endswith("say which by `method`: fail, lock, once, redo, write")
 
 
 async def test_a_capability_that_nobody_has_fails_or_is_waited_for_by_choice(
@@ -190,8 +193,24 @@ async def test_an_agent_whose_process_ends_is_asked_again_where_that_is_harmless
 async def test_what_is_declared_counts_while_an_agent_is_away(cluster: Cluster) -> None:
     await cluster.bench.start(Writer, name="writer")
     registry = cluster.bench.system.registry
-    assert declares_idempotent(registry, "write")
-    assert not declares_idempotent(registry, "once")
-    assert not declares_idempotent(registry, "fly")
+    assert declares_idempotent(registry, "write", {})
+    assert not declares_idempotent(registry, "once", {})
+    assert not declares_idempotent(registry, "fly", {})
     cluster.bench.system._watching.restart("writer", "a test")
-    assert declares_idempotent(registry, "write")
+    assert declares_idempotent(registry, "write", {})
+
+
+async def test_what_a_move_breaks_off_in_its_midst_is_not_done_again_by_itself(
+    cluster: Cluster,
+) -> None:
+    await cluster.bench.start(Writer, name="writer")
+    once = await cluster.submit("once")
+    await until(lambda: Writer.begun == ["once"])
+    # waits in the mailbox, so that it may be done elsewhere
+    second = await cluster.submit("once")
+    await until(lambda: cluster.bench.system.describe("writer")["load"] == 2)
+    await cluster.bench.system.node_leaving("local", time.time() + 0.1)
+    assert (await cluster.orchestrator.wait(once.id, 20)).status == "uncertain"
+    Writer.gate.set()
+    assert (await cluster.orchestrator.wait(second.id, 20)).output == "once"
+    assert Writer.begun == ["once"] * 2

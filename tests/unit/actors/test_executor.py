@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from actors.steps.executor import StepExecutor
 from actors.steps.kinds import Done
 from actors.tables import actors_decisions
 from actors.workflow.tasks import REFERENCE_KEY, StepError, StepTask
-from ironcliw.errors import OverloadedError, RequestError
+from ironcliw.errors import OverloadedError, RequestError, StoreError
 from ironcliw.store import Store
 
 LOCAL_AND_SPOT = (Option("local"), Option("spot"))
@@ -80,7 +81,7 @@ class Bench:
             policy or PlacementPolicy(),
             self.facts,
             log,
-            agent_is_idempotent=lambda target: target == "reader",
+            agent_is_idempotent=lambda target, options: options == {"method": target},
             home="head",
             observer=self.told,
         )
@@ -109,21 +110,44 @@ async def test_a_large_result_is_a_reference_that_the_next_step_reads(bench: Ben
     value = {"text": "x" * 200}
     first = await bench.run(inputs=value)
     assert (first.value, first.size) == (None, 211)
-    await bench.run(inputs={"before": {REFERENCE_KEY: first.reference, "size": first.size}})
+    reference = {REFERENCE_KEY: first.reference, "size": first.size}
+    await bench.run(kind="http", inputs={"before": reference})
     assert bench.echo.calls[-1][0].inputs == {"before": value}
+
+
+async def test_a_function_reads_large_results_where_it_runs(bench: Bench) -> None:
+    reference = {REFERENCE_KEY: "result:w/" + "0" * 64, "size": 60_000_000}
+    bench.echo.error = StepError("error", "the call was made")
+    with pytest.raises(StepError, match="the call was made"):
+        await bench.run(inputs={"before": reference})
+    assert bench.echo.calls[-1][0].inputs == {"before": reference}
 
 
 async def test_a_result_over_the_limit_fails_for_good(bench: Bench) -> None:
     with pytest.raises(StepError, match=r"the result of step s has 1\d\d\d bytes") as caught:
         await bench.run(inputs={"text": "x" * 1000})
     assert (caught.value.failure, caught.value.retryable) == ("oversized", False)
+    assert caught.value.acted
     assert bench.told.attempts == [("function", "local", "oversized")]
 
 
 async def test_a_result_that_is_no_json(bench: Bench) -> None:
     with pytest.raises(StepError, match="set is not JSON serializable") as caught:
         await bench.run(inputs={"a": {1, 2}})
-    assert caught.value.failure == "invalid"
+    assert (caught.value.failure, caught.value.acted) == ("invalid", True)
+
+
+async def test_a_step_whose_result_cannot_be_written_has_acted(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise StoreError("no space left on the device")
+
+    monkeypatch.setattr(bench.results, "keep", full)
+    with pytest.raises(StepError, match="no space left") as caught:
+        await bench.run(inputs={"text": "x" * 200})
+    assert (caught.value.failure, caught.value.acted) == ("error", True)
+    assert pickle.loads(pickle.dumps(caught.value)).acted, "as it comes from another process"
 
 
 @pytest.mark.parametrize(
@@ -274,9 +298,10 @@ def test_what_declares_itself_idempotent(bench: Bench, monkeypatch: pytest.Monke
     function("again", idempotent=True)(json.dumps)
     function("once")(json.loads)
     known = bench.executor.is_idempotent
-    assert [known("function", name) for name in ("again", "once", "unknown")] == [
+    assert [known("function", name, {}) for name in ("again", "once", "unknown")] == [
         True,
         False,
         False,
     ]
-    assert (known("agent", "reader"), known("agent", "writer")) == (True, False)
+    asked = [known("agent", "reader", {"method": method}) for method in ("reader", "writer")]
+    assert asked == [True, False]

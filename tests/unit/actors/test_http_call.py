@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -249,7 +250,35 @@ def test_an_answer_over_the_limit(ask: Ask, server: Server) -> None:
     server.replies["/big"] = (200, {}, b"x" * 5000)
     with pytest.raises(StepError, match=r"more than actors\.http_response_bytes=2000") as caught:
         ask(url="http://HOST/big", most=2000)
-    assert caught.value.failure == "oversized"
+    assert (caught.value.failure, caught.value.acted) == ("oversized", True)
+
+
+def test_what_was_done_before_a_redirect_is_not_forgotten(ask: Ask, server: Server) -> None:
+    server.replies["/order"] = (303, {"location": "/orders/1"}, b"")
+    server.replies["/orders/1"] = (500, {}, b"no")
+    for method, acted in (("POST", True), ("HEAD", False)):
+        with pytest.raises(StepError, match="the answer is 500") as caught:
+            ask(url="http://HOST/order", method=method)
+        assert caught.value.acted is acted
+
+
+def test_a_private_step_asks_this_machine_alone(server: Server) -> None:
+    url = f"http://api.test:{server.port}/"
+    host = f"api.test:{server.port}"
+    settings = ActorsSettings(http_hosts=(host,), http_private_hosts=(host,))
+    private = replace(task(url=url), place="private")
+
+    def ask_at(address: str) -> None:
+        call = HttpCall(settings, resolver=Names(api_test=[address]))
+        asyncio.run(call.run(private, "local", lambda node: None))
+
+    with pytest.raises(
+        StepError, match=r"place is private, and api\.test is at 10\.1\.2\.3"
+    ) as caught:
+        ask_at("10.1.2.3")
+    assert not caught.value.retryable
+    ask_at("127.0.0.1")
+    assert len(server.received) == 1
 
 
 def test_nobody_listens(ask: Ask, server: Server) -> None:

@@ -6,13 +6,14 @@ import asyncio
 import json
 import shlex
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from actors.steps.train_job import JobState, TrainJobs, job_id, last_json
-from actors.workflow.tasks import StepError, StepTask
+from actors.workflow.tasks import CLOSING, StepError, StepTask
 
 
 class FakeJobs:
@@ -85,6 +86,21 @@ def test_a_configuration_of_the_definition_is_written_to_a_file(tmp_path: Path) 
     assert path.parent == tmp_path / "new"
 
 
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        ("publish", ["run", "name"]),
+        ("merge", ["run", "--to", "folder", "--precision=bf16"]),
+        ("head", ["--data", "a", "--data", "b", "--to", "here"]),
+    ],
+)
+def test_arguments_of_a_recipe(tmp_path: Path, recipe: str, words: list[str]) -> None:
+    jobs = FakeJobs(JobState.SUCCEEDED)
+    run(jobs, tmp_path, recipe=recipe, arguments=words)
+    [command] = jobs.commands.values()
+    assert command == ["python", "-m", "train", recipe, *words, "--json"]
+
+
 def test_a_step_that_starts_again_finds_the_job_that_runs(tmp_path: Path) -> None:
     jobs = FakeJobs(JobState.SUCCEEDED, polls=5)
     jobs.submit(job_id("w/s") + "-1", "python -m train by-the-one-before")
@@ -119,6 +135,73 @@ def test_a_cancelled_step_stops_its_job(tmp_path: Path) -> None:
     assert jobs.stopped == list(jobs.commands)
 
 
+@pytest.mark.parametrize(
+    ("inputs", "why"),
+    [
+        ({"recipe": "sft", "config": "a.yaml"}, "place is private, and sft may train in the cloud"),
+        ({"recipe": "sft", "config": {"placement": "auto"}}, "may train in the cloud"),
+        ({"recipe": "head", "arguments": ["--teacher", "m"]}, "a teacher may be served in the"),
+        ({"recipe": "sft", "config": "a.yaml", "set": {"placement": "local"}}, None),
+        ({"recipe": "dpo", "config": {"placement": "local"}}, None),
+        ({"recipe": "merge", "arguments": ["run"]}, None),
+    ],
+)
+@pytest.mark.parametrize("has_cloud", [True, False])
+def test_a_private_step_trains_at_home(
+    tmp_path: Path, inputs: dict[str, Any], why: str | None, has_cloud: bool
+) -> None:
+    jobs = FakeJobs(JobState.SUCCEEDED)
+    train = TrainJobs(jobs, tmp_path, 0.001, has_cloud=has_cloud)
+    private = replace(task(**inputs), place="private")
+    if why is not None and has_cloud:
+        with pytest.raises(StepError, match=why) as caught:
+            asyncio.run(train.run(private, "local", lambda node: None))
+        assert not caught.value.retryable
+    else:
+        asyncio.run(train.run(private, "local", lambda node: None))
+    assert len(jobs.commands) == (0 if why is not None and has_cloud else 1)
+
+
+def test_a_job_that_is_only_being_started_is_stopped_too(tmp_path: Path) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    class Slow(FakeJobs):
+        def submit(self, job: str, command: str) -> None:
+            begun.set()
+            go.wait(10)
+            super().submit(job, command)
+
+    jobs = Slow(polls=10**6)
+
+    async def cancel() -> None:
+        train = TrainJobs(jobs, tmp_path, poll_seconds=0.001)
+        running = asyncio.create_task(train.run(task(recipe="merge"), "local", lambda node: None))
+        await asyncio.to_thread(begun.wait, 5)
+        running.cancel("turned")
+        await asyncio.sleep(0.01)
+        go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    asyncio.run(cancel())
+    assert list(jobs.commands) == jobs.stopped != []
+
+
+def test_a_job_outlives_the_orchestrator(tmp_path: Path) -> None:
+    jobs = FakeJobs(polls=10**6)
+
+    async def close() -> None:
+        train = TrainJobs(jobs, tmp_path, poll_seconds=0.001)
+        running = asyncio.create_task(train.run(task(recipe="merge"), "local", lambda node: None))
+        await asyncio.to_thread(jobs.asked.wait, 5)
+        running.cancel(CLOSING)
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    asyncio.run(close())
+    assert jobs.stopped == []
+
+
 def test_nobody_answers(tmp_path: Path) -> None:
     jobs = FakeJobs()
     jobs.away = True
@@ -134,6 +217,18 @@ def test_nobody_answers(tmp_path: Path) -> None:
         ({"recipe": "sft"}, "sft needs a file or a mapping"),
         ({"recipe": "merge", "set": {"a b": 1}}, "'a b' is no key"),
         ({"recipe": "merge", "argument": []}, r"train\.argument: .*did you mean 'arguments'"),
+        *(
+            ({"recipe": recipe, "arguments": words.split()}, why)
+            for recipe, words, why in (
+                ("publish", "run name --hub owner/x --public", "cannot have '--hub' .*: none"),
+                ("publish", "run --public", "cannot have '--public'"),
+                ("publish", "run name more", "cannot have 'more' .*2 words"),
+                ("export", "run --to here --force", "cannot have '--force' .*--quantization, --to"),
+                ("merge", "run --to --force", "cannot have '--force' .--to needs a value"),
+                ("merge", "run --to", "cannot have '' .--to needs a value"),
+                ("head", "--publish=a --force=1", "cannot have '--force=1'"),
+            )
+        ),
     ],
 )
 def test_a_block_that_is_wrong(tmp_path: Path, inputs: dict[str, Any], why: str) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from rl.live.log import Log, LoggedFleet, LoggedStep, LoggedWorkflow
 
 from actors.routing import Option
 from benchmarks import routing_replay as replay
 from benchmarks.harness import BenchmarkError
 from benchmarks.routing_validation import Half, compare, main, off, render
 from benchmarks.routing_work import AT_ONCE, ByLength, Piece, Script, compute, scripts
+from rl.live.log import Log, LoggedFleet, LoggedStep, LoggedWorkflow
 
 AT_HOME, ON_MACHINE, START = 0.3, 0.7, 12.0
 EPOCH = 1.8e9
@@ -51,7 +51,7 @@ def _half(count: int, gap: float = 30.0) -> Half:
 
 
 def test_what_is_beside_a_function_is_found() -> None:
-    fitted = replay.fit(_half(12).log, 60.0)
+    fitted = replay.fit(_half(12).log)
     assert fitted.at_home == pytest.approx(AT_HOME, abs=1e-3)
     assert fitted.on_machine == pytest.approx(ON_MACHINE, abs=1e-3)
     assert fitted.start == pytest.approx(START, abs=1e-3)
@@ -70,7 +70,7 @@ def test_what_ran_alone_is_simulated_to_the_second() -> None:
 
 def test_what_is_off_is_told() -> None:
     first, second = _half(12), _half(12)
-    slow = replay.fit(first.log, 60.0)
+    slow = replay.fit(first.log)
     slow = replay.Fitted(slow.at_home + 5.0, slow.on_machine, slow.start, slow.idle)
     real = replay.measured(second.log, second.scripts)
     model = replay.simulated(second.log, second.scripts, slow)
@@ -90,8 +90,8 @@ def test_short_steps_wait_for_each_other_at_home() -> None:
 def test_a_log_without_machines_or_long_steps_cannot_be_fitted() -> None:
     plan = [Script(0.0, ANSWER)]
     log = Log((), (_ran(plan[0], 0, 0.0),))
-    with pytest.raises(BenchmarkError, match="no step ran on a machine; run for longer"):
-        replay.fit(log, 60.0)
+    with pytest.raises(BenchmarkError, match=r"no step ran on a machine .*; run for longer"):
+        replay.fit(log)
 
 
 def test_the_script_is_the_same_again_and_has_both_places() -> None:

@@ -46,7 +46,7 @@ class Scripted:
             self.running -= 1
         return found if isinstance(found, StepResult) else StepResult(found)
 
-    def is_idempotent(self, kind: StepKind, target: str) -> bool:
+    def is_idempotent(self, kind: StepKind, target: str, options: Mapping[str, Any]) -> bool:
         return target in self._idempotent
 
     def node_of(self, task: StepTask) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -91,3 +92,35 @@ async def test_an_executor_that_is_cancelled_from_outside_counts_as_lost() -> No
     outcome = told[0][1]
     assert isinstance(outcome, StepError)
     assert outcome.failure == "lost"
+
+
+async def test_an_executor_that_breaks_may_have_done_the_work() -> None:
+    async def breaks(task: StepTask) -> None:
+        raise ZeroDivisionError("a bug")
+
+    attempts, told = attempts_of(Scripted({"breaks": breaks}))
+    attempts.start("me", task("breaks"))
+    await until(lambda: bool(told))
+    outcome = told[0][1]
+    assert isinstance(outcome, StepError)
+    assert (outcome.message, outcome.acted) == ("ZeroDivisionError: a bug", True)
+
+
+@pytest.mark.parametrize("reason", ["turned", "closing"])
+async def test_an_executor_hears_why_it_is_to_stop(reason: Any) -> None:
+    heard: list[Any] = []
+
+    async def listens(task: StepTask) -> None:
+        try:
+            async with asyncio.timeout(50):
+                await asyncio.to_thread(time.sleep, 0.1)
+        except asyncio.CancelledError as cancelled:
+            heard.extend(cancelled.args)
+            raise
+
+    attempts, _ = attempts_of(Scripted({"listens": listens}))
+    attempt = attempts.start("me", task("listens"))
+    await asyncio.sleep(0.01)
+    attempts.stop(attempt, reason)
+    await until(lambda: len(attempts) == 0)
+    assert heard == [reason]

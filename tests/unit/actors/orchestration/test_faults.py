@@ -12,6 +12,7 @@ from sqlalchemy import Connection, update
 from actors.journal import Journal
 from actors.lease import acquire
 from actors.tables import actors_workflows
+from actors.workflow.calls import task_of
 from actors.workflow.tasks import StepTask
 from actors.workflow_records import events_after
 from ironcliw.errors import LeaseLostError, StoreError, UnavailableError
@@ -134,3 +135,22 @@ async def test_a_workflow_that_cannot_be_read_is_left_as_it_is(
     with pytest.raises(StoreError, match="cannot be rebuilt"):
         await orchestrator.cancel(broken.id)
     assert [view.status for view in await orchestrator.list()] == ["uncertain", "running"]
+
+
+async def test_a_step_that_cannot_be_put_together_ends_alone(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(machine: Any, unit: Any, *more: Any) -> StepTask:
+        if machine.definition.name == "flow":
+            raise MemoryError
+        return task_of(machine, unit, *more)
+
+    monkeypatch.setattr("actors.orchestration.engine.task_of", no_room)
+    orchestrator = await start(Scripted())
+    view = await orchestrator.submit(FLOW)
+    fine = await orchestrator.submit({**FLOW, "name": "fine"})
+    ended = await orchestrator.wait(view.id, 20)
+    assert ended.status == "failed"
+    assert ended.error is not None
+    assert ended.error.message == "it cannot be started: MemoryError: "
+    assert (await orchestrator.wait(fine.id, 20)).status == "completed"

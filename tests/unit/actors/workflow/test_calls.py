@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -78,8 +81,78 @@ def test_inputs_have_a_limit() -> None:
     machine = machine_of(call_bytes=100)
     end(machine, machine.take(0.0), "x" * 60)
     [unit] = machine.take(0.0)
-    with pytest.raises(StepError, match="step 'b' would be handed 124 bytes") as caught:
+    with pytest.raises(StepError, match="step 'b' would be handed 128 bytes") as caught:
         task_of(machine, unit, False, "normal")
     assert caught.value.failure == "oversized"
     machine.limits = Limits()
     assert task_of(machine, unit, False, "normal").inputs["prompt"].startswith('me: ["xxx')
+
+
+def one_step(**call: Any) -> Machine:
+    return submitted({"name": "one", "inputs": {"text": {}}, "steps": {"a": call}})
+
+
+def submitted(flow: dict[str, Any]) -> Machine:
+    definition = define(flow)
+    inputs = definition.bind({"text": "x" * 1_000_000})
+    machine = Machine("wf-1", definition, inputs, created_at=0.0)
+    outcomes.submit(machine, 0.0)
+    return machine
+
+
+@contextmanager
+def little_memory() -> Iterator[None]:
+    """What would be put together has 200 MB."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < 40_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("prompt", ["${inputs.text}" * 200, ["${inputs.text}"] * 200])
+def test_a_value_counts_as_often_as_it_is_named(prompt: Any) -> None:
+    machine = one_step(generate={"prompt": prompt})
+    [unit] = machine.take(0.0)
+    with little_memory(), pytest.raises(StepError, match="'a' would be handed 9000018 bytes or"):
+        task_of(machine, unit, False, "normal")
+
+
+@pytest.mark.parametrize("key", ["output", "for_each"])
+def test_an_output_and_a_list_are_measured_before_they_are_put_together(key: str) -> None:
+    named = ["${inputs.text}" * 200]
+    more = {"for_each": named} if key == "for_each" else {"when": False}
+    flow = {"name": "one", "inputs": {"text": {}}, "steps": {"a": {"function": "f", **more}}}
+    with little_memory():
+        machine = submitted(flow if key == "for_each" else {**flow, "output": named})
+    assert (machine.finished, (machine.error or {})["kind"]) == ("failed", "oversized")
+    assert "bytes as JSON or more, the most is" in (machine.error or {})["message"]
+
+
+LARGE = {
+    "name": "large",
+    "steps": {
+        "large": {"function": "f", "for_each": [1, 2]},
+        "reads": {"function": "f", "with": {"all": "${steps.large}"}},
+        "asks": {"embed": {"input": "${steps.large[1]}"}},
+    },
+}
+
+
+def test_results_by_reference_count_where_they_are_read() -> None:
+    definition = define(LARGE)
+    machine = Machine("wf-1", definition, {}, created_at=0.0)
+    outcomes.submit(machine, 0.0)
+    for unit in machine.take(0.0):
+        outcomes.start(machine, unit, False, 0.0)
+        kept = StepResult(reference=f"result:wf-1/{unit.item}", size=60_000_000)
+        outcomes.succeed(machine, unit, 1, kept, 0.0)
+    units = {unit.step.name: unit for unit in machine.take(0.0)}
+    task = task_of(machine, units["reads"], False, "normal")
+    assert task.inputs["all"][1] == {"$reference": "result:wf-1/1", "size": 60_000_000}
+    with pytest.raises(StepError, match=r"'asks' would be handed 600000.. bytes"):
+        task_of(machine, units["asks"], False, "normal")
+    machine.limits = Limits(referenced_bytes=100_000_000)
+    with pytest.raises(StepError, match="'reads' would be handed 120000000 bytes or more"):
+        task_of(machine, units["reads"], False, "normal")

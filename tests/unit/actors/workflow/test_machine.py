@@ -405,6 +405,8 @@ def test_after_a_restart_what_ran_goes_on_or_is_uncertain() -> None:
         ({1, 2}, "invalid", "no JSON value"),
         (float("nan"), "invalid", "no JSON value"),
         (object(), "invalid", "no JSON value"),
+        (2**70, "invalid", "cannot be shown (Integer exceeds 64-bit range)"),
+        (["\ud800"], "invalid", "cannot be shown (str is not valid UTF-8"),
         ("x" * 200, "oversized", "has 202 bytes as JSON, the most is 100"),
         ({REFERENCE_KEY: "file:///etc"}, "invalid", "marks results by reference"),
     ],
@@ -417,6 +419,35 @@ def test_a_result_that_cannot_be_kept_fails_the_step(value: Any, kind: str, mess
     assert error is not None
     assert error.kind == kind
     assert message in error.message
+
+
+def test_a_step_whose_result_cannot_be_kept_is_undone_as_one_that_succeeded() -> None:
+    charge = {**FUNCTION, "compensate": UNDO, "retry": {"attempts": 3}}
+    run = Run({"charge": charge}, limits=Limits(result_bytes=100))
+    run.start()
+    assert run.succeed("charge", "x" * 200) == ["step_failed"]
+    assert run.start() == ["undo charge"]
+    assert run.machine.steps[0].unit(None).attempt == 1
+
+
+@pytest.mark.parametrize("idempotent", [False, True])
+def test_what_has_acted_is_done_again_only_where_that_is_harmless(idempotent: bool) -> None:
+    run = Run({"a": {**FUNCTION, "retry": {"attempts": 3}}})
+    run.start(idempotent=idempotent)
+    full = StepError("error", "the disk is full", acted=True)
+    events = outcomes.fail(run.machine, run.unit("a"), 1, full, 0.0)
+    assert ("retry_at" in events[0].data) is idempotent
+    assert run.machine.finished == (None if idempotent else "failed")
+
+
+def test_an_error_can_be_shown_whatever_its_words_are() -> None:
+    run = Run({"a": FUNCTION})
+    run.start()
+    wrong = StepError("error", "no file caf\udce9.txt")
+    run.note(outcomes.fail(run.machine, run.unit("a"), 1, wrong, 0.0))
+    error = run.view().error
+    assert error is not None
+    assert error.message == r"no file caf\udce9.txt"
 
 
 def test_all_results_together_have_a_limit() -> None:
@@ -463,8 +494,8 @@ def test_what_cannot_be_asked_is_refused() -> None:
     machine = run.machine
     with pytest.raises(NotFoundError, match="wf-1 has no step 'x'; its steps: a, b"):
         requests.retry(machine, "x", None, 0.0)
-    with pytest.raises(NotFoundError, match=r"step 'b' has 2 items: give `item`.*not None"):
-        requests.retry(machine, "b", None, 0.0)
+    with pytest.raises(NotFoundError, match=r"step 'b' has 2 items: give `item`.*not 2"):
+        requests.retry(machine, "b", 2, 0.0)
     with pytest.raises(ConflictError, match="step 'a' is running: only an uncertain step"):
         requests.skip(machine, "a", None, None, 0.0)
     run.fail("a", "lost")
@@ -503,3 +534,41 @@ def test_a_waiting_step_may_be_retried_at_once_or_skipped() -> None:
     run.note(requests.skip(run.machine, "a", None, "by hand", 2.0))
     assert (run.status, run.machine.output) == ("completed", "by hand")
     assert run.machine.wake_at() is None
+
+
+def items_that_were_lost() -> Run:
+    steps = {"a": {**FUNCTION, "for_each": "${inputs.list}", "compensate": UNDO}}
+    run = Run(steps, inputs=[1, 2, 3, 4])
+    run.start()
+    run.succeed("a[1]", "fine")
+    for lost in ("a[3]", "a[0]", "a[2]"):
+        run.fail(lost, "lost")
+    assert run.status == "uncertain"
+    return run
+
+
+def test_without_an_item_all_that_are_uncertain_are_run_again() -> None:
+    run = items_that_were_lost()
+    assert run.note(requests.retry(run.machine, "a", None, 1.0)) == ["step_released"] * 3
+    assert run.start() == ["a[0]", "a[2]", "a[3]"]
+    with pytest.raises(ConflictError, match="none of the 4 items of step 'a' is uncertain; one"):
+        requests.retry(run.machine, "a", None, 1.0)
+
+
+def test_without_an_item_all_that_are_uncertain_are_skipped() -> None:
+    run = items_that_were_lost()
+    skipped = run.note(requests.skip(run.machine, "a", None, "by hand", 1.0))
+    assert skipped == ["step_waived"] * 3 + ["completed"]
+    assert run.machine.output == ["by hand", "fine", "by hand", "by hand"]
+
+
+def test_compensations_of_items_are_run_again_together_too() -> None:
+    run = items_that_were_lost()
+    requests.cancel(run.machine, 1.0)
+    for _ in range(4):
+        run.start()
+        [unit] = run.machine.active
+        run.fail(name(unit), "lost")
+    assert run.status == "uncertain"
+    events = requests.retry(run.machine, "a", None, 2.0)
+    assert [event.item for event in events] == [0, 1, 2, 3]

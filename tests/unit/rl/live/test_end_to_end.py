@@ -170,6 +170,8 @@ async def test_the_standing_is_changed_by_compare_and_set(tmp_path: Path) -> Non
             write_standing(connection, replace(standing, waits_for="x"), version)
             with pytest.raises(ConflictError, match="was changed meanwhile; ask again"):
                 write_standing(connection, standing, version)
+            with pytest.raises(ConflictError, match="was changed meanwhile; ask again"):
+                write_standing(connection, standing, 0)
 
 
 async def test_samples_come_from_the_log_and_say_why_others_do_not(tmp_path: Path) -> None:

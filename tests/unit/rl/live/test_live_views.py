@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -82,6 +83,16 @@ def test_machines_are_ordered_and_carry_what_runs_there() -> None:
     assert (third.state, third.ready_in) == ("booting", 60.0)
 
 
+def test_the_hour_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "EST5")
+    time.tzset()
+    try:
+        assert seen().view.now == (NOW - 5 * 3600) % 86_400
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
 def test_money_and_risk() -> None:
     money = seen(money=replace(MONEY, losses=3, exposed_hours=60.0, boots=(30.0,) * 3)).view.money
     assert money.hazard_per_hour == pytest.approx(0.04)
@@ -107,6 +118,7 @@ def test_money_and_risk() -> None:
          "the ledger would"),
         ({"step": {"memory_gb": 9.0}}, HOME, "its memory may not fit beside the reserve"),
         ({"step": {"deadline": NOW - 1.0}}, WAIT, "its deadline has passed, and it has a place"),
+        ({"machines": (), "machine_gb": 1.9}, BUY, "its memory may not fit on the machine"),
         ({"most_machines": 1, "step": {"memory_gb": 29.0}}, BUY,
          "there are as many machines as may be"),
     ],

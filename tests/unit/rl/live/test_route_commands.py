@@ -12,11 +12,9 @@ import pytest
 
 from ironcliw import console
 from ironcliw.cli import main
-from rl.live import training
 from rl.live.log import lines_of, read_log
 from rl.policy import NumpyPolicy, policy_path
 from rl.policy_file import load_policy, save_policy
-from rl.promotion import Standing
 from tests.unit.rl.live.logs import log_of
 from tests.unit.rl.live.situations import policy_of
 from tests.unit.rl.live.worlds import world
@@ -179,7 +177,7 @@ def test_training_goes_from_the_log_to_a_policy_and_a_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commands = Commands()
-    monkeypatch.setattr(training.subprocess, "run", commands)
+    monkeypatch.setattr("rl.live.training.subprocess.run", commands)
     path = tmp_path / "log.jsonl"
     path.write_text("\n".join(lines_of(log_of())), encoding="utf-8")
     words = ("train", "--log", str(path), "--minutes", "1", "--days", "12", "--install")
@@ -190,11 +188,8 @@ def test_training_goes_from_the_log_to_a_policy_and_a_report(
     assert str(tmp_path / "routing" / "calibrated.toml") in trained
     assert trained[trained.index("--minutes") + 1] == "1.0"
     assert reported[reported.index("--policy") + 1] == found["policy"]
-    standing: Standing = told(capsys, "status")["standing"]
-    assert (standing["stage"], standing["policy"]) == (  # type: ignore[index]
-        "shadow",
-        found["digest"],
-    )
+    standing = told(capsys, "status")["standing"]
+    assert (standing["stage"], standing["policy"]) == ("shadow", found["digest"])
     commands.fail = "train"
     assert run(*words) == console.EXIT_FAILED
     assert "error: training failed: it is held out" in capsys.readouterr().err
@@ -204,7 +199,7 @@ def test_training_without_a_log_uses_what_is_shipped(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commands = Commands()
-    monkeypatch.setattr(training.subprocess, "run", commands)
+    monkeypatch.setattr("rl.live.training.subprocess.run", commands)
     assert run("train", "--minutes", "1") == 0
     assert commands.words[0].count("--regime") == 3
     assert "the shipped regimes are trained on: the decision log holds 0" in capsys.readouterr().err

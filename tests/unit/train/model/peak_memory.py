@@ -1,5 +1,5 @@
-"""The peak of a run's memory, measured in a process of its own: `python -m
-tests.unit.train.model.peak_memory FOLDER JSON` prints measured and estimated bytes as JSON.
+"""The peak of a run's memory, measured in processes of its own: `python -m
+tests.unit.train.model.peak_memory FOLDER MODEL JSON RANK` prints measured and estimated bytes.
 
 What is imported before the run is not counted: the libraries' own memory is no part of the need.
 """
@@ -23,18 +23,31 @@ ROW_TOKENS = 256
 
 
 def measure(folder: Path, model: Path, **changes: Any) -> dict[str, Any]:
-    """Measured and estimated bytes of a run of three steps."""
-    done = subprocess.run(
-        [sys.executable, "-m", __name__, str(folder), str(model), json.dumps(changes)],
-        # as a run's workers have it: what the allocator keeps is part of the peak
-        env={**os.environ, ALLOCATOR: run_environment({})[ALLOCATOR]},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    """Measured and estimated bytes of a run of three steps; of several workers the largest."""
+    words = [sys.executable, "-m", __name__, str(folder), str(model), json.dumps(changes)]
+    # as a run's workers have it: what the allocator keeps is part of the peak
+    in_pieces = "sharding" in changes
+    allocator = run_environment({}, in_pieces=in_pieces)[ALLOCATOR]
+    environment = {**os.environ, ALLOCATOR: allocator}
+    workers = [
+        subprocess.Popen(
+            [*words, str(rank)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(changes.get("workers", 1))
+    ]
+    try:
+        told = [worker.communicate(timeout=240) for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+    for worker, (_, errors) in zip(workers, told, strict=True):
+        assert worker.returncode == 0, errors[-3000:]
+    found: list[dict[str, Any]] = [json.loads(printed.splitlines()[-1]) for printed, _ in told]
+    return max(found, key=lambda each: int(each["measured"]))
 
 
 def make_large_model(folder: Path, **changes: Any) -> Path:
@@ -80,11 +93,26 @@ def _rows(pairs: bool) -> Any:
     return TokenizedData.of_rows(made, [(0, at + 1) for at in range(24)], ["rows.jsonl"])
 
 
-def main(folder: Path, model: Path, changes: dict[str, Any]) -> None:
+def _meet(folder: Path, rank: int, workers: int) -> Any:
+    """The workers of a run; None: there is one."""
+    if workers == 1:
+        return None
+    import torch
+
+    from train.loop.reduce import ProcessGroup
+
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=workers
+    )
+    return ProcessGroup()
+
+
+def main(folder: Path, model: Path, changes: dict[str, Any], rank: int) -> None:
     import peft  # noqa: F401
     import torch
     import transformers.models.llama.modeling_llama  # noqa: F401
 
+    import train.sharding.assembly  # noqa: F401
     from tests.unit.train.tiny import make_job
     from train.model.load import choose_device, choose_dtype
     from train.model.memory import estimate
@@ -101,15 +129,17 @@ def main(folder: Path, model: Path, changes: dict[str, Any]) -> None:
     assert sizes is not None
     wide = choose_dtype(job.config.precision, choose_device())
     dtype = wide if job.config.use_lora else torch.float32
-    need = estimate(sizes, job.config, dtype)
+    need = estimate(sizes, job.config, dtype, job.config.workers)
+    group = _meet(folder, rank, job.config.workers)
     base = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew, proc(5)
-    work(job)
-    outcome = json.loads((Path(job.uri) / "outcome.json").read_text())
-    assert outcome["outcome"] == "finished", outcome
+    work(job, group)
+    if rank == 0:
+        outcome = json.loads((Path(job.uri) / "outcome.json").read_text())
+        assert outcome["outcome"] == "finished", outcome
     found = {"measured": _status("VmHWM") - base, **dataclasses.asdict(need), "total": need.total}
     sys.stdout.write(json.dumps(found) + "\n")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]), int(sys.argv[4]))

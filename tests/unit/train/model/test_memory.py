@@ -107,6 +107,7 @@ def test_the_example_of_seven_billion_fits_a_spot_machine(tmp_path: Path) -> Non
         check_memory(run.model_name, sizes, plain, FP32, available - 2 * 2**30)
 
 
+_PIECES = {"sharding": {"mode": "fsdp"}, "shards": 2, "workers": 2}
 CASES: tuple[dict[str, Any], ...] = (
     {"use_lora": False},
     {"use_lora": False, "gradient_checkpointing": True},
@@ -118,6 +119,9 @@ CASES: tuple[dict[str, Any], ...] = (
     {"lora_rank": 16, "preference": {}},
     {"lora_rank": 16, "quantization": "nf4"},
     {"lora_rank": 16, "precision": "bf16", "quantization": "nf4"},
+    {"lora_rank": 16, **_PIECES},
+    {"lora_rank": 16, "precision": "bf16", **_PIECES},
+    {"use_lora": False, **_PIECES},
 )
 _OF_ANY_RUN = 20 * 2**20
 """Of the headroom: what a run of any size was seen to use."""
@@ -136,7 +140,7 @@ def test_packed_weights() -> None:
     need = estimate(LARGE, config(quantization="nf4"), BF16)
     linear = LARGE.weights - 2 * 32000 * 4096
     assert sum(LARGE.linear) == linear
-    unpacked = 4096 * 11008 * (8 + 2)
+    unpacked = 4096 * 11008 * (6 + 2)
     assert need.weights == 2 * 2 * 32000 * 4096 + linear * 9 // 16 + unpacked
     assert need.loading == 2 * LARGE.weights
 
@@ -179,6 +183,10 @@ def test_pieces_of_a_model_need_less_the_more_workers_there_are() -> None:
     frozen = estimate(LARGE, config(sharding={"mode": "fsdp"}), BF16, 4)
     assert frozen.weights == LARGE.weights // 2
     assert frozen.gathered == 2 * (shared + 2 * layer)
+    # with few activations most is held when embedding and head have just been gathered
+    few = {"sharding": {"mode": "fsdp"}, "micro_batch_tokens": 16}
+    need = estimate(LARGE, config(**few), BF16, 4)
+    assert need.activations + need.gathered == 2 * (2 * shared + layer)
 
 
 def test_the_message_says_how_many_workers_would_do() -> None:

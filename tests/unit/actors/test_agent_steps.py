@@ -1,0 +1,228 @@
+"""Agent steps: whom they ask, until when, and that they leave off when they are told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from actors.agent import Agent, capability
+from actors.agents.bench import AgentBench
+from actors.steps import agent_call
+from actors.steps.agent_call import AgentCalls
+from actors.steps.agent_choice import declares_idempotent
+from actors.steps.kinds import Done
+from actors.workflow.tasks import CLOSING, StepError, StepTask
+from tests.unit.actors.agents.waiting import until
+
+
+class Clerk(Agent):
+    """Notes what it begins with and what it was broken off at; `gate` holds it up."""
+
+    begun: list[str]
+    broken_off: list[str]
+    gate: threading.Event
+
+    @capability("file")
+    async def file(self, body: dict[str, Any]) -> str:
+        self.begun.append(body["name"])
+        try:
+            await asyncio.sleep(body.get("seconds", 0.0))
+        except asyncio.CancelledError:
+            self.broken_off.append(body["name"])
+            raise
+        return f"filed {body['name']}"
+
+    @capability("stamp")
+    def stamp(self, body: dict[str, Any]) -> str:
+        self.begun.append(body["name"])
+        self.gate.wait(20)
+        return "stamped"
+
+
+class Roamer(Agent):
+    @capability("file")
+    async def file(self, body: dict[str, Any]) -> str:
+        return "from somewhere"
+
+
+class Reader(Agent):
+    @capability("look", idempotent=True)
+    async def look(self, body: Any) -> None:
+        pass
+
+
+class Both(Reader):
+    @capability("write")
+    async def write(self, body: Any) -> None:
+        pass
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> None:
+    Clerk.begun, Clerk.broken_off, Clerk.gate = [], [], threading.Event()
+
+
+def task(target: str = "file", changes: dict[str, Any] | None = None, **inputs: Any) -> StepTask:
+    return StepTask("w", "s", None, 1, "agent", target, inputs, "w/s", **(changes or {}))
+
+
+async def run(bench: AgentBench, task: StepTask) -> Done:
+    return await AgentCalls(bench.system).run(task, "local", lambda node: None)
+
+
+async def begun(bench: AgentBench, task: StepTask) -> asyncio.Task[Done]:
+    """A step that an agent works on."""
+    running = asyncio.create_task(run(bench, task))
+    await until(lambda: task.inputs["name"] in Clerk.begun)
+    return running
+
+
+async def test_a_cancelled_step_has_left_off_when_it_ends() -> None:
+    async with AgentBench() as bench:
+        await bench.start(Clerk, name="clerk")
+        running = await begun(bench, task(name="a", seconds=60.0))
+        running.cancel("turned")
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert Clerk.broken_off == ["a"]
+        records = bench.system.registry.get("clerk").records
+        await until(lambda: "file" in records)
+        assert records["file"].failures == 0, "it is no fault of the agent's"
+
+
+async def test_a_message_that_waits_is_taken_back() -> None:
+    async with AgentBench() as bench:
+        await bench.start(Clerk, name="clerk")
+        first = await begun(bench, task(name="a", seconds=0.3))
+        second = asyncio.create_task(run(bench, task(name="b")))
+        await until(lambda: bench.system.describe("clerk")["load"] == 2)
+        second.cancel("turned")
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        assert json.loads((await first).content) == "filed a"
+        assert json.loads((await run(bench, task(name="c"))).content) == "filed c"
+        assert Clerk.begun == ["a", "c"]
+
+
+async def test_a_message_that_waits_for_room_is_taken_back() -> None:
+    async with AgentBench() as bench:
+        options = {"mailbox": 1, "overflow": "wait"}
+        await bench.start(Clerk, name="clerk", options=options)
+        first = await begun(bench, task(name="a", seconds=0.5))
+        waiting = [asyncio.create_task(run(bench, task(name=name))) for name in "bc"]
+        await until(lambda: bench.system.describe("clerk")["load"] == 2)
+        await asyncio.sleep(0.05)  # and the third has come as far as it can
+        waiting[1].cancel("turned")
+        with pytest.raises(asyncio.CancelledError):
+            await waiting[1]
+        await first
+        await waiting[0]
+        await run(bench, task(name="d"))
+        assert Clerk.begun == ["a", "b", "d"]
+
+
+async def test_a_message_that_comes_after_it_was_withdrawn_is_not_taken() -> None:
+    async with AgentBench() as bench:
+        await bench.start(Clerk, name="clerk")
+        assert await bench.system.withdraw("early", 1.0)
+        with pytest.raises(Exception, match="was withdrawn by its sender"):
+            await bench.ask("file", {"name": "a"}, message_id="early")
+        assert Clerk.begun == []
+
+
+async def test_a_thread_that_goes_on_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with AgentBench() as bench:
+        await bench.start(Clerk, name="clerk")
+        running = await begun(bench, task("stamp", name="a"))
+        monkeypatch.setattr(agent_call, "WITHDRAW_SECONDS", 0.05)
+        running.cancel("turned")
+        with pytest.raises(StepError, match="was told to stop and may still be at it") as caught:
+            await running
+        assert caught.value.failure == "lost"
+        Clerk.gate.set()
+
+
+async def test_a_thread_that_ends_in_time_has_been_stopped() -> None:
+    async with AgentBench() as bench:
+        await bench.start(Clerk, name="clerk")
+        running = await begun(bench, task("stamp", name="a"))
+        running.cancel("turned")
+        await asyncio.sleep(0.05)
+        assert not running.done(), "what undoes the step would begin too early"
+        Clerk.gate.set()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+
+async def test_an_orchestrator_that_ends_does_not_break_agents_off() -> None:
+    async with AgentBench() as bench:
+        await bench.start(Clerk, name="clerk")
+        running = await begun(bench, task(name="a", seconds=0.1))
+        running.cancel(CLOSING)
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert json.loads((await run(bench, task(name="b"))).content) == "filed b"
+        assert Clerk.broken_off == []
+
+
+async def test_the_workflows_deadline_is_the_agents() -> None:
+    async with AgentBench() as bench:
+        await bench.start(Clerk, name="clerk")
+        soon = {"deadline": time.time() + 0.2, "timeout_seconds": 50.0}
+        with pytest.raises(StepError) as caught:
+            await run(bench, task(changes=soon, name="a", seconds=60.0))
+        assert caught.value.failure == "timeout"
+        assert Clerk.broken_off == ["a"]
+
+
+async def test_a_private_step_asks_agents_that_never_leave_the_head() -> None:
+    private = {"place": "private"}
+    async with AgentBench() as bench:
+        await bench.start(Roamer, name="roamer", options={"place": "any"})
+        for target in ("file", "roamer"):
+            with pytest.raises(StepError, match=r"may be in the cloud: roamer \(any\)") as caught:
+                await run(bench, task(target, private, name="a"))
+            assert not caught.value.retryable
+        assert Clerk.begun == []
+        await bench.start(Clerk, name="keeper", options={"place": "private"})
+        for name in "abcdefgh":
+            done = await run(bench, task(changes=private, name=name))
+            assert json.loads(done.content) == f"filed {name}"
+
+
+async def test_an_agent_that_is_named_does_the_only_thing_that_it_can() -> None:
+    by_name = {"options": {"by": "name"}}
+    async with AgentBench() as bench:
+        await bench.start(Roamer, name="one")
+        await bench.start(Clerk, name="several")
+        done = await run(bench, task("one", by_name))
+        assert json.loads(done.content) == "from somewhere"
+        with pytest.raises(StepError, match=r"several capabilities: say which .*: file, stamp"):
+            await run(bench, task("several", by_name))
+        method = {"options": {"by": "name", "method": "file"}}
+        assert json.loads((await run(bench, task("several", method, name="a"))).content)
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "expected"),
+    [
+        ("look", {"by": "capability"}, True),
+        ("nobody-has", {"by": "capability"}, False),
+        ("reader", {"by": "name"}, True),
+        ("both", {"by": "name"}, False),
+        ("both", {"by": "name", "method": "look"}, True),
+        ("both", {"by": "name", "method": "write"}, False),
+        ("both", {"by": "name", "method": "unknown"}, False),
+        ("nobody", {"by": "name", "method": "look"}, False),
+    ],
+)
+async def test_what_an_agent_declares(target: str, options: dict[str, Any], expected: bool) -> None:
+    async with AgentBench() as bench:
+        await bench.start(Reader, name="reader")
+        await bench.start(Both, name="both")
+        assert declares_idempotent(bench.system.registry, target, options) is expected
