@@ -209,14 +209,9 @@ class Cell:
             self._resolve(waiting, withdrawn())
             self._pump()
             return True
-        for future, job in self._jobs.items():
-            if job.message.id == message_id:
-                if not job.capability.plain:
-                    job.instead = withdrawn()
-                    future.cancel()
-                job.recall(withdrawn())
-                await asyncio.wait([future], timeout=seconds)
-                return future.done()
+        if (begun := self._jobs.break_off(message_id, withdrawn())) is not None:
+            await asyncio.wait([begun], timeout=seconds)
+            return begun.done()
         if message_id in self._answers:  # it waits for room in the mailbox
             self._unwanted.add(message_id)
         return True

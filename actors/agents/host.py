@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from actors.agent import Agent, Listener
+from actors.agent import Agent
 from actors.agents.answers import LateAnswers
 from actors.agents.cell import Cell
 from actors.agents.directory import Directory
@@ -19,12 +19,12 @@ from actors.agents.messages import (
     Message,
     MovedError,
     Parcel,
-    Priority,
     from_parcel,
     to_parcel,
     withdrawn,
 )
 from actors.agents.options import AgentOptions
+from actors.agents.outside import OutsideOf
 from actors.agents.packing import pack
 from actors.agents.reports import AgentReport
 from actors.agents.states import state_from_bytes, state_to_bytes
@@ -78,32 +78,6 @@ class HandedOver:
     state: bytes | None = None
     parcels: list[Parcel] = field(default_factory=list)
     topics: list[str] = field(default_factory=list)
-
-
-class _Outside:
-    """An agent's way to the others: the post office of its process, in the agent's name."""
-
-    def __init__(self, name: str, exchange: Exchange, cell: Callable[[], Cell]) -> None:
-        self.name = name
-        self._exchange = exchange
-        self._cell = cell
-
-    async def ask(self, target: str, body: Any, **options: Any) -> Any:
-        return await self._exchange.ask(target, body, sender=self.name, **options)
-
-    async def send(self, target: str, body: Any, **options: Any) -> None:
-        await self._exchange.send(target, body, sender=self.name, **options)
-
-    async def publish(self, topic: str, body: Any, *, priority: Priority | str) -> int:
-        return await self._exchange.publish(topic, body, priority=priority, sender=self.name)
-
-    async def subscribe(self, topic: str, listener: Listener) -> None:
-        self._cell().listen(topic, listener)
-        await self._exchange.subscribe(topic, self.name, on=True)
-
-    async def unsubscribe(self, topic: str) -> None:
-        await self._exchange.subscribe(topic, self.name, on=False)
-        self._cell().listen(topic, None)
 
 
 def load_agent_class(class_name: str) -> type[Agent]:
@@ -166,7 +140,7 @@ class Host:
         except Exception as error:  # boundary: the user's class
             raise _could_not(spec.name, "be made", error) from error
         cell = Cell(spec.name, agent, spec.options, self._threads)
-        agent._outside = _Outside(spec.name, self.exchange, lambda: cell)
+        agent._outside = OutsideOf(spec.name, self.exchange, lambda: cell)
         # before it is started: it may ask, and be asked, at once
         self._cells[spec.name] = cell
         try:

@@ -145,6 +145,22 @@ class Jobs(dict[asyncio.Future[Any], Job]):
         """
         return [job.message for job in self.values() if job.recall(why)]
 
+    def break_off(self, message_id: str, why: IroncliwError) -> asyncio.Future[Any] | None:
+        """Break a message's work off, if it can be; what has its end, or None: there is none.
+
+        Args:
+            message_id: of it.
+            why: what whoever asked is told.
+        """
+        for future, job in self.items():
+            if job.message.id == message_id:
+                if not job.capability.plain:
+                    job.instead = why
+                    future.cancel()
+                job.recall(why)
+                return future
+        return None
+
     def break_off_idempotent(self, moved: IroncliwError, asked: Container[str]) -> None:
         """Break off what is asked for again elsewhere, if it can be.
 

@@ -25,8 +25,9 @@ from actors.agents.lookups import Lookups
 from actors.agents.messages import DEFAULT_SECONDS, Priority, checked_name, new_id
 from actors.agents.options import Capability
 from actors.agents.records import AgentStore
-from actors.agents.rows import from_row, to_row
+from actors.agents.rows import from_row
 from actors.agents.running import Running
+from actors.agents.starting import Starting
 from actors.agents.watching import Watching
 from actors.handover import hand_over_host
 from actors.message_records import MessageRow
@@ -34,7 +35,6 @@ from actors.registry import AgentStatus, Entry, Registry
 from actors.selection import Candidate
 from actors.supervisor import RestartPolicy, Supervisor
 from ironcliw.errors import (
-    ConflictError,
     IroncliwError,
     RequestError,
     StoreError,
@@ -92,6 +92,9 @@ class AgentSystem:
             poll_seconds,
             self.figures,
         )
+        self._starting = Starting(
+            self.registry, hosts, store, self._running, self._watching, self._clock
+        )
         self._deliveries = Deliveries(store, self.exchange, self._most_attempts, self.figures)
 
     async def start(self) -> None:
@@ -146,49 +149,8 @@ class AgentSystem:
             AgentError: the agent raised while it was made or started.
             UnavailableError: there is no machine for it.
         """
-        checked_name(spec.name, "an agent")
-        entry = Entry(spec, capabilities, AgentStatus.STARTING, self._clock())
-        old = self._enter(entry)
-        self._hosts.keep_code(spec.environment)
-        try:
-            # before it runs: it must not be forgotten by a head that ends now
-            await self._store.save(to_row(entry))
-            await self._running.start(spec.name)
-        except BaseException:  # cancelled, too: a start that failed leaves all as it was
-            await self._take_back(entry, old)
-            raise
-        self._watching.started(spec.name)
+        entry = await self._starting.start(spec, capabilities)
         return entry.as_json()
-
-    def _enter(self, entry: Entry) -> Entry | None:
-        """Enter an agent, in place of one of its name that failed; returns that one."""
-        old = self.registry.get(entry.name) if entry.name in self.registry else None
-        if old is None or old.status is not AgentStatus.FAILED:
-            self.registry.add(entry)  # says what is wrong
-            return None
-        self._watching.forget(entry.name)
-        self._running.last_words.drop_parcels(entry.name)
-        self.registry.remove(entry.name)
-        try:
-            self.registry.add(entry)
-        except ConflictError:
-            self.registry.add(old)
-            raise
-        return old
-
-    async def _take_back(self, entry: Entry, old: Entry | None) -> None:
-        if entry.name not in self.registry or self.registry.get(entry.name) is not entry:
-            return  # somebody has stopped it meanwhile
-        self.registry.remove(entry.name)
-        try:
-            if old is None:
-                await self._store.remove(entry.name)
-            else:  # it keeps its last state, and may be started again from it
-                self.registry.add(old)
-                await self._store.save(to_row(old))
-        except StoreError as error:
-            words = "agent %s did not start, and the next head will try again: %s"
-            logger.error(words, entry.name, error)
 
     async def restart_agent(self, name: str) -> dict[str, Any]:
         """Start an agent that was given up, or that runs, anew from its last state.
