@@ -50,7 +50,7 @@ def test_one_that_turns_stands_never_still(loop: asyncio.AbstractEventLoop) -> N
 def test_it_counts_from_the_first_question(loop: asyncio.AbstractEventLoop) -> None:
     clock, gate = Clock(), threading.Event()
     pulse = Pulse(loop, clock)
-    loop.call_soon_threadsafe(gate.wait)
+    loop.call_soon_threadsafe(gate.wait, 10)
     for _ in range(3):
         pulse.ask()
         clock.now += 1.0
