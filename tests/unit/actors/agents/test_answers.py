@@ -51,6 +51,7 @@ async def test_one_that_still_asks_is_not_forgotten(monkeypatch: pytest.MonkeyPa
     for _ in range(30):
         assert await late.collect("a") == []
         late.forget_the_gone()
+        assert "a" in late._senders
     waiting = asyncio.create_task(late.collect("a"))
     await asyncio.sleep(0)
     late.keep("a", "1", (True, "x"))

@@ -35,6 +35,9 @@ async def test_one_that_gives_up_has_no_place() -> None:
         await first
     room.let_in()
     await second
+    with pytest.raises(TimeoutError):
+        await room.turn(0.01)
+    assert not room
 
 
 async def test_one_that_is_let_in_and_gives_up_lets_the_next_in() -> None:
