@@ -283,6 +283,24 @@ async def test_urgent_steps_go_first_and_no_more_run_than_may(start: Start) -> N
     assert executor.most == 1
 
 
+async def test_a_clock_that_steps_back_changes_no_order(start: Start) -> None:
+    release, now = asyncio.Event(), 1e9
+
+    async def held(task: StepTask) -> None:
+        await release.wait()
+
+    executor = Scripted({"held": held})
+    orchestrator = await start(executor, clock=lambda: now, max_running=1)
+    views = []
+    for name in ("first", "second", "third"):
+        views.append(await orchestrator.submit(flow(**{name: call("held")})))
+        now -= 3600.0
+    release.set()
+    for view in views:
+        await orchestrator.wait(view.id, 20)
+    assert executor.names() == ["first", "second", "third"]
+
+
 async def test_a_crowd_of_items_lets_others_in_between(start: Start) -> None:
     executor = Scripted()
     orchestrator = await start(executor, max_running=1)
