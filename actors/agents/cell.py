@@ -215,10 +215,6 @@ class Cell:
         Returns:
             Whether nothing is done for it any more; a thread cannot be broken off.
         """
-        if (waiting := self.mailbox.remove(message_id)) is not None:
-            self._resolve(waiting, withdrawn())
-            self._pump()
-            return True
         for future, job in self._jobs.items():
             if job.message.id == message_id:
                 if not job.capability.plain:
@@ -226,7 +222,7 @@ class Cell:
                     future.cancel()
                 await asyncio.wait([future], timeout=seconds)
                 return future.done()
-        if message_id in self._answers:  # it waits for room in the mailbox
+        if message_id in self._answers:  # it waits in the mailbox, or for room there
             self._unwanted.add(message_id)
         return True
 
@@ -321,7 +317,6 @@ class Cell:
             if message is None:
                 break
             if message.id in self._unwanted:
-                self._unwanted.discard(message.id)
                 self._resolve(message, withdrawn())
                 continue
             self._begin(message, self._capability(message))
@@ -380,6 +375,7 @@ class Cell:
 
     def _resolve(self, message: Message, error: BaseException | None, value: Any = None) -> None:
         answer = self._answers.pop(message.id, None)
+        self._unwanted.discard(message.id)
         if answer is None:
             if error is not None:
                 self._unheard += 1

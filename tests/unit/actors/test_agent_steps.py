@@ -176,7 +176,8 @@ async def test_the_workflows_deadline_is_the_agents() -> None:
         await bench.start(Clerk, name="clerk")
         soon = {"deadline": time.time() + 0.2, "timeout_seconds": 50.0}
         with pytest.raises(StepError) as caught:
-            await run(bench, task(changes=soon, name="a", seconds=60.0))
+            async with asyncio.timeout(10):
+                await run(bench, task(changes=soon, name="a", seconds=60.0))
         assert caught.value.failure == "timeout"
         assert Clerk.broken_off == ["a"]
 
