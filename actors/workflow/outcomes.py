@@ -20,6 +20,7 @@ from actors.workflow.units import Unit
 from actors.workflow.values import as_json, by_reference
 
 _OUTPUT = "the workflow's output"
+_REFUSED = ("invalid", "oversized")
 _UNCOUNTED = ("moved", "restarted")
 _UNKNOWN = ("lost", "timeout", *_UNCOUNTED)
 
@@ -80,9 +81,16 @@ def _result(machine: Machine, unit: Unit, result: StepResult) -> dict[str, Any]:
 
 
 def fail(machine: Machine, unit: Unit, attempt: int, error: StepError, now: float) -> list[Event]:
-    """An attempt failed: it is tried again, ends its step, or waits for its user."""
+    """An attempt failed: it is tried again, ends its step, or waits for its user.
+
+    A compensation that did its work has completed: nobody needs what it gave.
+    """
     if not _is_current(unit, attempt):
         return []
+    if unit.undo and error.acted and error.failure in _REFUSED:
+        data = {"value": None, "size": 0}
+        done = Event("compensation_completed", now, unit.step.name, unit.item, attempt, data)
+        return applied(machine, [done], now)
     return applied(machine, [_failure(machine, unit, attempt, error, now)], now)
 
 

@@ -430,6 +430,16 @@ def test_a_step_whose_result_cannot_be_kept_is_undone_as_one_that_succeeded() ->
     assert run.machine.steps[0].unit(None).attempt == 1
 
 
+def test_a_compensation_has_completed_whatever_it_gives() -> None:
+    run = Run({"charge": {**FUNCTION, "compensate": UNDO}, "b": {**FUNCTION, "after": ["charge"]}})
+    run.start()
+    run.succeed("charge")
+    requests.cancel(run.machine, 1.0)
+    run.start()
+    assert run.succeed("undo charge", float("nan")) == ["compensation_completed", "cancelled"]
+    assert run.step("charge").compensation == "completed"
+
+
 @pytest.mark.parametrize("idempotent", [False, True])
 def test_what_has_acted_is_done_again_only_where_that_is_harmless(idempotent: bool) -> None:
     run = Run({"a": {**FUNCTION, "retry": {"attempts": 3}}})
