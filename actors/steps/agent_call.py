@@ -111,7 +111,8 @@ class AgentCalls:
         """
         if not await self._agents.withdraw(message_id, WITHDRAW_SECONDS):
             raise StepError(
-                "lost", f"agent step {task.step!r} was told to stop and may still be at it"
+                "unstopped",
+                f"the agent of step {task.step!r} was told to stop and may still be at it",
             )
 
 

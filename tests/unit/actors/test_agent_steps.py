@@ -144,7 +144,7 @@ async def test_a_thread_that_goes_on_is_told_of(monkeypatch: pytest.MonkeyPatch)
         running.cancel("turned")
         with pytest.raises(StepError, match="was told to stop and may still be at it") as caught:
             await running
-        assert caught.value.failure == "lost"
+        assert caught.value.failure == "unstopped"
         Clerk.gate.set()
 
 
