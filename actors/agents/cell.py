@@ -205,14 +205,10 @@ class Cell:
         Returns:
             Whether nothing is done for it any more; a thread cannot be broken off.
         """
-        if (waiting := self.mailbox.remove(message_id)) is not None:
-            self._resolve(waiting, withdrawn())
-            self._pump()
-            return True
         if (begun := self._jobs.break_off(message_id, withdrawn())) is not None:
             await asyncio.wait([begun], timeout=seconds)
             return begun.done()
-        if message_id in self._answers:  # it waits for room in the mailbox
+        if message_id in self._answers:  # it waits in the mailbox, or for room there
             self._unwanted.add(message_id)
         return True
 
@@ -300,7 +296,6 @@ class Cell:
             if message is None:
                 break
             if message.id in self._unwanted:
-                self._unwanted.discard(message.id)
                 self._resolve(message, withdrawn())
                 continue
             self._begin(message, self._capability(message))
@@ -353,6 +348,7 @@ class Cell:
 
     def _resolve(self, message: Message, error: BaseException | None, value: Any = None) -> None:
         answer = self._answers.pop(message.id, None)
+        self._unwanted.discard(message.id)
         if answer is None:
             if error is not None and not isinstance(error, MovedError):
                 self._unheard += 1

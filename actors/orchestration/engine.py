@@ -235,7 +235,16 @@ class Engine:
 
     def _launch(self, live: LiveWorkflow, unit: Unit, task: StepTask) -> None:
         if self.error is None:
-            live.attempts[self._attempts.start(unit, task)] = None
+            live.attempts[self._attempts.start(unit, task, self)] = None
+
+    def leave(self) -> None:
+        """An attempt only waits for a while; see `actors.workflow.seats`."""
+        self._running -= 1
+        self._dispatch_soon()
+
+    def take(self) -> None:
+        """It goes on."""
+        self._running += 1
 
     def _stop_attempts(self, live: LiveWorkflow) -> None:
         for attempt in list(live.attempts):

@@ -10,6 +10,7 @@ import pytest
 
 from actors.orchestrator import Orchestrator
 from actors.workflow.limits import Limits
+from actors.workflow.seats import without_seat
 from actors.workflow.tasks import StepError, StepTask
 from actors.workflow_records import events_after
 from ironcliw.errors import (
@@ -446,3 +447,26 @@ async def test_open_workflows_are_counted(start: Start) -> None:
 async def _output(orchestrator: Orchestrator, workflow_id: str, step: str) -> Any:
     view = await orchestrator.get(workflow_id, with_outputs=True)
     return next(each.output for each in view.steps if each.name == step)
+
+
+async def test_what_only_waits_keeps_nobody_from_starting(start: Start) -> None:
+    there = asyncio.Event()
+
+    async def waits(task: StepTask) -> str:
+        with without_seat():
+            await there.wait()
+        return "met"
+
+    executor = Scripted({"waits": waits})
+    orchestrator = await start(executor, max_running=2)
+    waiting = [await orchestrator.submit(flow(a=call("waits"))) for _ in range(5)]
+    await until(lambda: executor.running == 5)
+    assert orchestrator.running == 0
+    other = await orchestrator.submit(flow(a=call("f")))
+    assert (await orchestrator.wait(other.id, 20)).status == "completed"
+    cancelled = await orchestrator.cancel(waiting[0].id)
+    assert (await orchestrator.wait(cancelled.id, 20)).status == "cancelled"
+    there.set()
+    for view in waiting[1:]:
+        assert (await orchestrator.wait(view.id, 20)).output == "met"
+    assert orchestrator.running == 0
