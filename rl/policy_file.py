@@ -159,7 +159,7 @@ def _policy(
     count = int(page["layers"])
     return PolicyFile(
         layers=tuple((arrays[f"weight_{one}"], arrays[f"bias_{one}"]) for one in range(count)),
-        guard=Guard(*(arrays[name] for name in _GUARD), float(page["limit"])),
+        guard=Guard(**{name: arrays[name] for name in _GUARD}, limit=float(page["limit"])),
         tau=float(page["tau"]),
         margin=float(page["margin"]),
         reach=float(page["reach"]),

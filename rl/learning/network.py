@@ -81,8 +81,8 @@ def averaged(members: Sequence[Sequence[Layer]]) -> tuple[Layer, ...]:
         weights = [member[number][0] for member in members]
         biases = [member[number][1] for member in members]
         if number == depth - 1:
-            weight = np.concatenate(weights, axis=0) / len(members)
-            found.append((weight, np.mean(biases, axis=0, dtype=np.float32)))
+            mean = np.stack(biases).mean(axis=0).astype(np.float32)
+            found.append((np.concatenate(weights, axis=0) / np.float32(len(members)), mean))
             continue
         weight = np.concatenate(weights, axis=1) if number == 0 else _diagonal(weights)
         found.append((weight, np.concatenate(biases)))
@@ -135,7 +135,7 @@ def fit(labels: Labels, plan: Training, price: float, member: int) -> tuple[Scor
             batch = torch.from_numpy(shuffled[start : start + plan.batch])
             loss = (data.losses(scorer, batch) * weights[batch]).mean()
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(scorer.parameters(), 1.0)
             optimizer.step()
             schedule.step()

@@ -58,7 +58,7 @@ def _seen(days: Sequence[Day], policy: Greedy, reach: float) -> tuple[list[Float
         while (decision := simulation.next_decision()) is not None:
             view, mask = decision.view, decision.mask
             costs = policy.costs(view, mask)
-            found = weighed(costs, view, reach)
+            found = weighed(costs, view, reach, machines=True)
             if len(found) > 1:
                 context, of_options = features(view, mask, costs)
                 contexts.append(context)
