@@ -22,7 +22,7 @@ T = TypeVar("T")
 EXPORT_SECONDS = 5.0
 COUNT_SECONDS = 60.0
 _PAUSE_FACTOR = 100.0
-"""What has ended is counted in the store, which reads all of it: for a hundredth of the time at most,
+"""What has ended is counted in the store, which reads all of it: a hundredth of the time at most,
 and once a minute at least."""
 
 
