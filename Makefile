@@ -65,7 +65,7 @@ prove-resume: setup ## kills small runs of training some 300 times and compares 
 prove-workflows: setup ## kills whatever runs a thousand workflows, for ten minutes, and counts what became of them
 	$(PY) -m benchmarks.workflow_proof
 
-report-routing: setup ## every routing policy on held-out days, with goals and pictures; POLICIES="FILE ..."; twenty minutes
+report-routing: setup ## every routing policy on held-out days, with goals and pictures; POLICIES="FILE ..."; half an hour
 	$(PY) -m benchmarks.routing_report $(if $(POLICIES),--policy $(POLICIES))
 
 validate-routing: setup ## the routing simulator against a scripted run of a real head; half an hour

@@ -211,6 +211,7 @@ class Agent:
 
         Raises:
             NotFoundError, OverloadedError, UnavailableError: as `ask`; nothing was sent.
+            DeadlineExceededError: the agent's process did not say whether it took the message.
         """
         await self._world.send(
             target,

@@ -79,7 +79,9 @@ def load_agents(connection: Connection) -> list[AgentRow]:
 
 
 def save_snapshot(connection: Connection, agent: str, state: bytes, at: float) -> None:
-    """Keeps the state of an agent in place of an older one; a newer one stays.
+    """Keeps the state of an agent in place of the one that was there.
+
+    What is saved last counts, whatever clocks say: one process saves, and in order.
 
     Args:
         connection: In a transaction.
@@ -87,13 +89,10 @@ def save_snapshot(connection: Connection, agent: str, state: bytes, at: float) -
         state: What the agent has made of itself.
         at: When, in seconds since 1970.
     """
-    query = select(snapshots.c.at).where(snapshots.c.agent == agent)
-    known = connection.execute(query).scalar_one_or_none()
-    if known is None:
-        connection.execute(insert(snapshots), {"agent": agent, "at": at, "state": state})
-    elif known <= at:
-        change = update(snapshots).where(snapshots.c.agent == agent)
-        connection.execute(change, {"at": at, "state": state})
+    values = {"at": at, "state": state}
+    change = update(snapshots).where(snapshots.c.agent == agent)
+    if connection.execute(change, values).rowcount == 0:
+        connection.execute(insert(snapshots), {"agent": agent, **values})
 
 
 def load_snapshot(connection: Connection, agent: str) -> tuple[bytes, float] | None:

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from sqlalchemy import Connection, bindparam, delete, update
+from sqlalchemy import Connection, bindparam, delete, select, update
 
 from actors.routing import Choice, Option
 from actors.tables import actors_decisions
@@ -30,6 +30,7 @@ MOST_WAITING = 10_000
 """Rows and outcomes that wait while the store cannot be written; beyond it the oldest are lost."""
 _DAY = 86_400.0
 _PRUNE_SECONDS = 3_600.0
+_ASKED_AT_ONCE = 500
 
 
 class Writer(Protocol):
@@ -112,6 +113,7 @@ class DecisionLog:
         self._rows: dict[str, dict[str, Any]] = {}
         self._outcomes: dict[str, dict[str, Any]] = {}
         self._pruned = -math.inf
+        self._is_doubtful = False
         self.lost = 0
 
     def note(self, decided: Decided) -> str | None:
@@ -147,11 +149,15 @@ class DecisionLog:
         rows, self._rows = self._rows, {}
         outcomes, self._outcomes = self._outcomes, {}
         before = now - self._keep_seconds if prune else None
+        doubtful = self._is_doubtful
         try:
-            await self._writer.commit(lambda c: _write(c, list(rows.values()), outcomes, before))
+            await self._writer.commit(lambda c: _write(c, rows, outcomes, before, doubtful))
         except BaseException:  # cancelled, too: what was not written is kept for the next time
             self._rows, self._outcomes = rows | self._rows, outcomes | self._outcomes
+            # it may have been committed all the same, if the server went away meanwhile
+            self._is_doubtful = True
             raise
+        self._is_doubtful = False
         if prune:
             self._pruned = now
 
@@ -172,12 +178,17 @@ class DecisionLog:
 
 def _write(
     connection: Connection,
-    rows: list[dict[str, Any]],
+    rows: Mapping[str, dict[str, Any]],
     outcomes: Mapping[str, Mapping[str, Any]],
     before: float | None,
+    doubtful: bool,
 ) -> None:
-    if rows:
-        connection.execute(actors_decisions.insert(), rows)
+    known_ids = _written(connection, list(rows)) if doubtful else set()
+    if new := [row for id_, row in rows.items() if id_ not in known_ids]:
+        connection.execute(actors_decisions.insert(), new)
+    # of those that were written before, the outcome may have come since
+    told = {id_: rows[id_]["outcome"] for id_ in known_ids if rows[id_]["outcome"] is not None}
+    outcomes = {**told, **outcomes}
     if outcomes:
         known = update(actors_decisions).where(actors_decisions.c.id == bindparam("decision"))
         connection.execute(
@@ -186,3 +197,11 @@ def _write(
         )
     if before is not None:
         connection.execute(delete(actors_decisions).where(actors_decisions.c.at < before))
+
+
+def _written(connection: Connection, ids: list[str]) -> set[str]:
+    found: set[str] = set()
+    for first in range(0, len(ids), _ASKED_AT_ONCE):
+        some = actors_decisions.c.id.in_(ids[first : first + _ASKED_AT_ONCE])
+        found.update(connection.execute(select(actors_decisions.c.id).where(some)).scalars())
+    return found

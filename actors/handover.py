@@ -11,7 +11,6 @@ import asyncio
 import logging
 
 from actors.agents.link import HostLostError
-from actors.agents.records import AgentStore
 from actors.agents.running import Place, Running
 from actors.agents.watching import Watching
 from actors.registry import AgentStatus, Entry, Registry
@@ -32,7 +31,6 @@ async def hand_over_host(
     registry: Registry,
     running: Running,
     watching: Watching,
-    store: AgentStore,
 ) -> None:
     """Move all agents of a host.
 
@@ -40,9 +38,8 @@ async def hand_over_host(
         place: marked as leaving.
         seconds: until the end of its machine.
         registry: knows who is there.
-        running: knows the hosts, and keeps messages.
+        running: knows the hosts, and keeps states and messages.
         watching: starts the agents again.
-        store: keeps their states.
     """
     host = place.handle.name
     entries = registry.on_host(host)
@@ -53,7 +50,7 @@ async def hand_over_host(
 
     async def move(entry: Entry) -> None:
         try:
-            await _hand_over(place, entry, finish, registry, running, store)
+            await _hand_over(place, entry, finish, registry, running)
         # boundary: what fails for one agent must not keep the others
         except Exception as error:  # noqa: BLE001 - logged below
             # it goes on from its last state, as after a sudden end
@@ -74,14 +71,12 @@ async def _hand_over(
     finish: float,
     registry: Registry,
     running: Running,
-    store: AgentStore,
 ) -> None:
     async with asyncio.timeout(finish + _ANSWER_SECONDS):
         handed = await place.handle.hand_over(entry.name, finish)
     if _is_there(entry, registry):
-        running.carry(entry.name, handed.parcels)
-        if handed.state is not None:
-            await store.save_snapshots({entry.name: handed.state})
+        running.last_words.carry(entry.name, handed.parcels)
+        await running.last_words.keep(entry.name, handed.state)
 
 
 def _is_there(entry: Entry, registry: Registry) -> bool:

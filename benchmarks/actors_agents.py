@@ -76,7 +76,8 @@ def agent_rows(options: Options) -> list[Row]:
             f"lookup from another process, {count:,} agents of one capability, p50",
             "ms",
             Samples.of([1000 * percentile(seconds, 0.5)]),
-            goal=Goal(_LOOKUP_MS, at_most=True),
+            # of so many; fewer prove nothing about it
+            goal=Goal(_LOOKUP_MS, at_most=True) if count == AGENTS else None,
             note=f"what it knows is {REMEMBER_SECONDS:g} s old at most; "
             f"asking the registry takes {1000 * max(seconds):.1f} ms",
         ),

@@ -1,8 +1,8 @@
 """A scripted run of the real system, simulated: the same workflows, times fitted to another run.
 
-What is fitted comes from a first run: what a step needs beside its function at home and on a
-machine, and how long a machine takes to start. The second run is then simulated with the same
-policy, and its mean flow time, deadlines and machine hours are compared.
+What is fitted comes from other parts of the run: what a step needs beside its function at home and
+on a machine, and how long one takes to start. The rest is then simulated with the same policy, and
+its mean flow time, deadlines and machine hours are compared.
 """
 
 from __future__ import annotations
@@ -57,26 +57,25 @@ class Figures:
     workflows: int
 
 
-def fit(log: Log) -> Fitted:
-    """From the log of a first run.
+def fit(logs: Sequence[Log]) -> Fitted:
+    """From the logs of some parts of a run.
 
     Raises:
-        BenchmarkError: it has no step at one of the two places.
+        BenchmarkError: they have no step at one of the two places.
     """
-    steps = [one for workflow in log.workflows for one in _ran(workflow)]
-    home = [step for step in steps if step.place == "local"]
-    away = [step for step in steps if step.place == "spot"]
-    # mean flow times are sums of means, so means are taken, of what had nobody to wait for
-    alone = [step.beside for step in home if _beside_it(step, home) < AT_ONCE]
-    starts, warm, lags = list[float](), list[float](), list[float]()
-    for begin, end in log.fleet.intervals:
-        there = sorted(
-            (one for one in away if begin <= one.ended <= end), key=lambda one: one.ready
-        )
-        if there:
-            starts.append(there[0].beside)
-            warm += [one.beside for one in there[1:] if one.ready >= there[0].began]
-            lags.append(end - max(one.ended for one in there))
+    alone, starts, warm, lags = list[float](), list[float](), list[float](), list[float]()
+    for log in logs:
+        steps = [one for workflow in log.workflows for one in _ran(workflow)]
+        home = [step for step in steps if step.place == "local"]
+        # mean flow times are sums of means, so means are taken, of what had nobody to wait for
+        alone += [step.beside for step in home if _beside_it(step, home) < AT_ONCE]
+        away = sorted((one for one in steps if one.place == "spot"), key=lambda one: one.ready)
+        for begin, end in log.fleet.intervals:
+            there = [one for one in away if begin <= one.ended <= end]
+            if there:
+                starts.append(there[0].beside)
+                warm += [one.beside for one in there[1:] if one.ready >= there[0].began]
+                lags.append(end - max(one.ended for one in there))
     if not alone or not warm:
         where = "at home" if not alone else "on a machine that was there already"
         raise BenchmarkError(f"no step ran {where}; run for longer")
@@ -86,6 +85,17 @@ def fit(log: Log) -> Fitted:
         on_machine=on_machine,
         start=max(0.0, statistics.fmean(starts) - on_machine),
         idle=statistics.fmean(lags),
+    )
+
+
+def pooled(parts: Sequence[Figures]) -> Figures:
+    """Of several parts: means over all their workflows, the sum of their machines' hours."""
+    count = sum(one.workflows for one in parts)
+    return Figures(
+        sum(one.flow * one.workflows for one in parts) / count,
+        sum(one.met * one.workflows for one in parts) / count,
+        sum(one.machine_hours for one in parts),
+        count,
     )
 
 

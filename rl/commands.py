@@ -38,7 +38,7 @@ def train(
         Path | None, typer.Option(metavar="FILE", help="The document; beside the policy.")
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="A minute and a few days: does it work at all?")
+        bool, typer.Option("--quick", help="A short training and a few days: does it work at all?")
     ] = False,
     log: LogFile = None,
     install: Annotated[

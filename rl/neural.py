@@ -91,7 +91,7 @@ class Learned:
     def opinion(self, view: View, mask: Sequence[bool]) -> Opinion:
         """The choice and what led to it."""
         costs = self.greedy.costs(view, mask)
-        found = weighed(costs, view, self.policy.reach)
+        found = weighed(costs, view, self.policy.reach, self.policy.machines)
         cheapest = min(range(ACTIONS), key=costs.__getitem__)
         self.counts.decisions += 1
         opinion = Opinion(cheapest, cheapest, costs)
@@ -135,9 +135,18 @@ class Learned:
         return ""
 
 
-def weighed(costs: Sequence[float], view: View, reach: float) -> list[int]:
-    """Actions that are weighed: allowed, and not believed to cost much more than the cheapest."""
+def weighed(costs: Sequence[float], view: View, reach: float, machines: bool) -> list[int]:
+    """Actions that are weighed: allowed, and not believed to cost much more than the cheapest.
+
+    Args:
+        costs: By the expected-cost policy.
+        view: At the decision.
+        reach: USD over the cheapest, for a decision about a step.
+        machines: Whether a decision about machines is weighed at all.
+    """
     if view.step is None:
+        if not machines:
+            return []
         return [action for action in range(ACTIONS) if costs[action] < math.inf]
     most = min(costs) + reach
     return [action for action in range(ACTIONS) if costs[action] <= most]

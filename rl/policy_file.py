@@ -67,6 +67,8 @@ class PolicyFile:
         margin: Scores by which another choice than the expected-cost policy's must be better.
         reach: USD; options that are believed to cost so much more than the cheapest are left out.
         parameters: Of the expected-cost policy.
+        machines: Whether it decides about buying early and giving back too; if not, the
+            expected-cost policy does.
         training: What it was trained on, for people; values that JSON can hold.
         digest: SHA-256 of all of it, in hexadecimal; "" until it is saved.
     """
@@ -77,6 +79,7 @@ class PolicyFile:
     margin: float
     reach: float
     parameters: GreedyParameters
+    machines: bool = False
     training: Mapping[str, Any] = field(default_factory=dict)
     schema: str = DIGEST
     digest: str = ""
@@ -161,6 +164,7 @@ def _policy(
         margin=float(page["margin"]),
         reach=float(page["reach"]),
         parameters=GreedyParameters.of(page["parameters"]),
+        machines=bool(page["machines"]),
         training=page["training"],
         schema=str(page["schema"]),
         digest=digest,
@@ -184,6 +188,7 @@ def _page(policy: PolicyFile) -> str:
             "margin": policy.margin,
             "reach": policy.reach,
             "limit": policy.guard.limit,
+            "machines": policy.machines,
             "parameters": asdict(policy.parameters),
             "training": dict(policy.training),
         },

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from typing import Any
 
 from actors.agent import Agent, Listener
+from actors.agents.jobs import Job, Jobs
 from actors.agents.mailbox import Mailbox, Overflow
-from actors.agents.messages import Message, MovedError, withdrawn
+from actors.agents.messages import DEFAULT_SECONDS, Message, MovedError, withdrawn
 from actors.agents.options import AgentOptions, Capability
 from actors.agents.reports import AgentReport
-from actors.agents.work import Job, Tallies, call, what_it_raised
+from actors.agents.room import Room
+from actors.agents.work import Tallies, call, what_it_raised
 from ironcliw.errors import (
     DeadlineExceededError,
     IroncliwError,
@@ -49,10 +50,10 @@ class Cell:
         self._threads = threads
         self._loop = asyncio.get_running_loop()
         self._answers: dict[str, asyncio.Future[Any]] = {}
-        self._jobs: dict[asyncio.Future[Any], Job] = {}
+        self._jobs = Jobs()
         self._busy: dict[str, int] = {}
         self._listeners: dict[str, Listener] = {}
-        self._room: deque[asyncio.Future[None]] = deque()
+        self._room = Room()
         self._unwanted: set[str] = set()
         self._one_ended = asyncio.Event()
         self._held = False  # begin with nothing more
@@ -79,24 +80,25 @@ class Cell:
 
     async def _post_later(self, message: Message, answer: asyncio.Future[Any]) -> Any:
         try:
-            await self._put_when_there_is_room(message)
+            await self._put_when_there_is_room(message, None)
             return await answer
         finally:
             self._answers.pop(message.id, None)
+            self._unwanted.discard(message.id)
 
     def accept(self, message: Message) -> asyncio.Future[None] | None:
         """Put a message into the mailbox, whose answer nobody wants.
 
         Returns:
-            None: it is there. Else the mailbox is full and its senders wait; the future is done
-            when it is there.
+            None: it is there. Else the mailbox is full and its senders wait, for half a minute at
+            most; the future is done when it is there.
 
         Raises:
             OverloadedError, MovedError, RequestError: as `post`.
         """
         if self._put(message):
             return None
-        return asyncio.ensure_future(self._put_when_there_is_room(message))
+        return asyncio.ensure_future(self._put_when_there_is_room(message, DEFAULT_SECONDS))
 
     def listen(self, topic: str, listener: Listener | None) -> None:
         """Have what is published under a topic given to a coroutine; None: no longer."""
@@ -112,15 +114,13 @@ class Cell:
 
     def report(self) -> AgentReport:
         """How it fares; its tallies begin anew."""
-        now = self._loop.time()
-        overdue = [now - job.limit for job in self._jobs.values() if job.limit is not None]
         since = self._full, self._expired, self._unheard
         self._full = self._expired = self._unheard = 0
         return AgentReport(
             self.name,
             len(self.mailbox),
             len(self._jobs),
-            max(0.0, *overdue) if overdue else 0.0,
+            self._jobs.overdue_seconds(self._loop.time()),
             self.failed or self._complaint(),
             self._tallies.take(),
             tuple(self._listeners),
@@ -142,12 +142,14 @@ class Cell:
     @property
     def in_thread(self) -> bool:
         """Whether a plain method runs now, so that the state may be between two of its values."""
-        return any(job.capability.plain for job in self._jobs.values())
+        return self._jobs.in_thread
 
     async def finish(self, seconds: float) -> None:
         """Take nothing more; return when all that is there is dealt with, or after `seconds`."""
-        self._refuse(UnavailableError(f"agent {self.name!r} is being stopped", code="stopping"))
+        stopping = UnavailableError(f"agent {self.name!r} is being stopped", code="stopping")
+        self._refuse(stopping)
         await self._quiet(seconds, lambda: self.idle)
+        self._jobs.recall(stopping)
 
     async def hold(self, seconds: float) -> list[Message]:
         """Take nothing more and begin with nothing more; finish what was begun.
@@ -165,30 +167,18 @@ class Cell:
         moved = MovedError(f"agent {self.name!r} is moving to another process", retry_after=0.1)
         self._held = True
         self._refuse(moved)
-        self._break_off_idempotent(moved)
-        rest = []
+        self._jobs.break_off_idempotent(moved, self._answers)
+        rest = self._unasked(self._jobs.recall(moved))
         for message in self.mailbox.drain():
             if message.id in self._answers:
                 self._resolve(message, moved)
             else:
                 rest.append(message)
         await self._quiet(seconds, lambda: not self._jobs)
-        return [*self._begin_anew(moved), *rest]
+        return [*self._unasked(self._jobs.begin_anew(moved)), *rest]
 
-    def _begin_anew(self, moved: MovedError) -> list[Message]:
-        """What did not end in time and is begun anew elsewhere: by us where nobody asks for it."""
-        unended = [job for job in self._jobs.values() if job.capability.idempotent]
-        for job in unended:
-            job.moved = moved
-        return [job.message for job in unended if job.message.id not in self._answers]
-
-    def _break_off_idempotent(self, moved: MovedError) -> None:
-        for future, job in self._jobs.items():
-            # a thread cannot be broken off, and what nobody asks for again would be lost
-            if job.capability.idempotent and not job.capability.plain:
-                if job.message.id in self._answers:
-                    job.moved = moved
-                    future.cancel()
+    def _unasked(self, messages: list[Message]) -> list[Message]:
+        return [message for message in messages if message.id not in self._answers]
 
     async def close(self, reason: str) -> None:
         """Break off whatever is there; the senders are told."""
@@ -215,27 +205,16 @@ class Cell:
         Returns:
             Whether nothing is done for it any more; a thread cannot be broken off.
         """
-        if (waiting := self.mailbox.remove(message_id)) is not None:
-            self._resolve(waiting, withdrawn())
-            self._pump()
-            return True
-        for future, job in self._jobs.items():
-            if job.message.id == message_id:
-                if not job.capability.plain:
-                    job.moved = withdrawn()
-                    future.cancel()
-                await asyncio.wait([future], timeout=seconds)
-                return future.done()
-        if message_id in self._answers:  # it waits for room in the mailbox
+        if (begun := self._jobs.break_off(message_id, withdrawn())) is not None:
+            await asyncio.wait([begun], timeout=seconds)
+            return begun.done()
+        if message_id in self._answers:  # it waits in the mailbox, or for room there
             self._unwanted.add(message_id)
         return True
 
     def _refuse(self, error: IroncliwError) -> None:
         self._refusal = error
-        while self._room:
-            waiting = self._room.popleft()
-            if not waiting.done():
-                waiting.set_exception(error)
+        self._room.refuse(error)
 
     async def _quiet(self, seconds: float, condition: Callable[[], bool]) -> None:
         with contextlib.suppress(TimeoutError):
@@ -262,18 +241,14 @@ class Cell:
         self._pump()
         return True
 
-    async def _put_when_there_is_room(self, message: Message) -> None:
+    async def _put_when_there_is_room(self, message: Message, longest: float | None) -> None:
         while True:
-            place: asyncio.Future[None] = self._loop.create_future()
-            self._room.append(place)
             left = None if message.deadline is None else message.deadline - self._loop.time()
+            limits = [limit for limit in (left, longest) if limit is not None]
             try:
-                await asyncio.wait_for(place, left)
+                await self._room.turn(min(limits, default=None))
             except TimeoutError:
                 raise self._overloaded("there was no room before the deadline") from None
-            finally:
-                if place in self._room:
-                    self._room.remove(place)
             if self._refusal is not None:
                 raise self._refusal
             if self.mailbox.full:
@@ -321,27 +296,20 @@ class Cell:
             if message is None:
                 break
             if message.id in self._unwanted:
-                self._unwanted.discard(message.id)
                 self._resolve(message, withdrawn())
                 continue
             self._begin(message, self._capability(message))
-        while self._room and not self.mailbox.full:
-            waiting = self._room.popleft()
-            if not waiting.done():
-                waiting.set_result(None)
-                break  # it puts its message first, and then wakes the next
+        if not self.mailbox.full:
+            self._room.let_in()  # it puts its message first, and then wakes the next
 
     def _begin(self, message: Message, capability: Capability) -> None:
-        now = self._loop.time()
-        job = Job(message, capability, now, capability.timeout_seconds)
+        job = Job(message, capability, self._loop.time())
         lane = capability.lane
         self._busy[lane] = self._busy.get(lane, 0) + 1
         future: asyncio.Future[Any]
         if capability.plain:
             method = getattr(self.agent, capability.method)
-            future = self._loop.run_in_executor(self._threads, method, message.body)
-            if job.limit is not None:
-                job.alarm = self._loop.call_at(job.limit, self._ring, message)
+            future = job.begin_in_thread(method, self._threads, self._loop, self._ring)
         else:
             coroutine = call(job, self._handler(message, capability))
             future = self._loop.create_task(coroutine, name=f"agent:{self.name}")
@@ -357,15 +325,15 @@ class Cell:
         result: Awaitable[Any] = getattr(self.agent, capability.method)(message.body)
         return result
 
-    def _ring(self, message: Message) -> None:
+    def _ring(self, job: Job) -> None:
         """A thread cannot be broken off: its asker is told, its lane stays busy until it ends."""
-        self._resolve(message, _too_late(self.name, "its method is still at it"))
+        if not job.recall(_too_late(self.name, "no thread was free for its method")):
+            self._resolve(job.message, _too_late(self.name, "its method is still at it"))
 
     def _ended(self, future: asyncio.Future[Any]) -> None:
         job = self._jobs.pop(future)
         self._one_ended.set()
-        if job.alarm is not None:
-            job.alarm.cancel()
+        job.silence()
         lane = job.capability.lane
         if (busy := self._busy[lane] - 1) > 0:
             self._busy[lane] = busy
@@ -380,8 +348,9 @@ class Cell:
 
     def _resolve(self, message: Message, error: BaseException | None, value: Any = None) -> None:
         answer = self._answers.pop(message.id, None)
+        self._unwanted.discard(message.id)
         if answer is None:
-            if error is not None:
+            if error is not None and not isinstance(error, MovedError):
                 self._unheard += 1
                 what = message.capability or "on_message"
                 logger.warning("agent %s: a message for %s failed: %s", self.name, what, error)

@@ -3,7 +3,7 @@
 A message is committed before its sender is told so; it is counted as delivered, in the store,
 before an agent sees it; and it is done when the agent's method has returned. So whatever ends in
 between, it is given again, and one that ends its agent's process each time is found out by its
-count of deliveries.
+count of deliveries. A store that is away is waited for: what was not committed has not happened.
 """
 
 from __future__ import annotations
@@ -12,19 +12,22 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from actors.agents.directory import DurableSend
 from actors.agents.exchange import Exchange
 from actors.agents.figures import Figures
 from actors.agents.messages import Priority, checked_name
+from actors.agents.recipients import Recipients
 from actors.agents.records import AgentStore
 from actors.message_records import MessageRow
 from ironcliw.errors import (
     IroncliwError,
     OverloadedError,
     RequestError,
+    StoreError,
 )
 
 logger = logging.getLogger(__name__)
@@ -33,9 +36,9 @@ ATTEMPT_SECONDS = 600.0
 """How long an agent may be at a durable message that has no deadline."""
 LARGEST_BODY = 1_000_000
 """Bytes of JSON."""
-_TOGETHER = 64
-"""Messages to one recipient that are on their way at once."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 30.0
+_LONGEST_STORE_PAUSE = 5.0
+_PASSED = "its deadline has passed"
 
 
 class Deliveries:
@@ -58,8 +61,8 @@ class Deliveries:
         self._store = store
         self._exchange = exchange
         self._most_attempts = most_attempts
+        self._recipients = Recipients(exchange.memory)
         self._figures = figures
-        self._slots: dict[str, asyncio.Semaphore] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def start(self) -> None:
@@ -115,6 +118,7 @@ class Deliveries:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._recipients.close()
 
     def _carry(self, row: MessageRow) -> None:
         if row.id not in self._tasks:
@@ -123,48 +127,79 @@ class Deliveries:
             task.add_done_callback(lambda _: self._tasks.pop(row.id, None))
 
     async def _deliver(self, row: MessageRow) -> None:
-        slots = self._slots.setdefault(row.recipient, asyncio.Semaphore(_TOGETHER))
-        attempts, times = row.attempts, 0
-        last = row.error
+        try:
+            await self._deliver_until_done(row)
+        except (_PoisonError, RequestError) as error:
+            await self._bury(row, str(error))
+
+    async def _deliver_until_done(self, row: MessageRow) -> None:
+        attempts, times, last = row.attempts, 0, row.error
         while True:
-            async with slots:
-                try:
-                    counts = False  # what goes wrong before the agent has it is no attempt
-                    await self._exchange.memory.look_up(row.recipient)
-                    seconds = _seconds_left(row)
-                    self._check_attempts(row, attempts, last)
-                    await self._store.delivered(row.id)
-                    counts = True
-                    await self._hand_over(row, seconds, attempts)
-                    await self._store.done(row.id)
+            await self._wait_for_recipient(row)
+            self._check_attempts(row, attempts, last)
+            async with self._recipients.turn(row.recipient, row.priority):
+                if not await self._recipients.is_there(row.recipient):
+                    continue  # it has gone while this one waited; that is no attempt
+                error = await self._attempt(row, attempts)
+                if error is None:
                     return
-                except (_PoisonError, RequestError) as error:
-                    await self._bury(row, str(error))
-                    return
-                except IroncliwError as error:
-                    counts = counts and not isinstance(error, OverloadedError)
-                    attempts, times, last = attempts + counts, times + 1, str(error)
-                    pause = _pause(times)
-                    logger.info("durable message %s waits %.1f s: %s", row.id, pause, error)
-                    await self._store.again(row.id, last, counts=counts)
-                    try:
-                        self._check_attempts(row, attempts, last)
-                    except _PoisonError as poison:
-                        await self._bury(row, str(poison))
-                        return
+                counts = not isinstance(error, OverloadedError)
+                attempts, times, last = attempts + counts, times + 1, str(error)
+                pause = _pause(times)
+                logger.info("durable message %s waits %.1f s: %s", row.id, pause, error)
+                await self._note(row, partial(self._store.again, row.id, last, counts=counts))
+            self._check_attempts(row, attempts, last)
             await asyncio.sleep(pause)
+
+    async def _wait_for_recipient(self, row: MessageRow) -> None:
+        _seconds_left(row)  # or it is too late already
+        left = None if row.deadline is None else row.deadline - time.time()
+        try:
+            async with asyncio.timeout(left):
+                await self._recipients.wait_for(row.recipient)
+        except TimeoutError:
+            raise _PoisonError(_PASSED) from None
+
+    async def _attempt(self, row: MessageRow, attempts: int) -> IroncliwError | None:
+        """Give an agent the message; returns why it was not done.
+
+        Raises:
+            RequestError, _PoisonError: it will never be.
+        """
+        await self._note(row, partial(self._store.delivered, row.id))
+        try:
+            await self._hand_over(row, attempts)
+        except RequestError:
+            raise
+        except IroncliwError as error:
+            return error
+        await self._note(row, partial(self._store.done, row.id))
+        return None
+
+    async def _note(self, row: MessageRow, work: Callable[[], Awaitable[None]]) -> None:
+        """Have the store note something of a message, for as long as it takes it to come back."""
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                await work()
+                return
+            except StoreError as error:
+                words = "durable message %s waits %.1f s for the store: %s"
+                logger.error(words, row.id, pause, error)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_STORE_PAUSE)
 
     def _check_attempts(self, row: MessageRow, attempts: int, last: str | None) -> None:
         if attempts >= self._most_attempts(row.recipient):
             times = f"delivered {attempts} times" if attempts != 1 else "delivered once"
             raise _PoisonError(f"it was {times} without success; the last error: {last}")
 
-    async def _hand_over(self, row: MessageRow, seconds: float, attempts: int) -> None:
+    async def _hand_over(self, row: MessageRow, attempts: int) -> None:
         await self._exchange.ask(
             row.recipient,
             row.body["body"],
             capability=row.body["capability"],
-            deadline_seconds=seconds,
+            deadline_seconds=_seconds_left(row),
             priority=Priority(row.priority),
             sender=row.sender,
             durable=True,
@@ -173,7 +208,7 @@ class Deliveries:
 
     async def _bury(self, row: MessageRow, why: str) -> None:
         logger.error("durable message %s for %s is a dead letter: %s", row.id, row.recipient, why)
-        await self._store.dead(row.id, why)
+        await self._note(row, partial(self._store.dead, row.id, why))
         self._figures.dead_letters += 1
 
 
@@ -186,7 +221,7 @@ def _seconds_left(row: MessageRow) -> float:
         return ATTEMPT_SECONDS
     left = row.deadline - time.time()
     if left <= 0:
-        raise _PoisonError("its deadline has passed")
+        raise _PoisonError(_PASSED)
     return min(left, ATTEMPT_SECONDS)
 
 

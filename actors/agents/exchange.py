@@ -7,6 +7,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from actors.agents.cell import Cell
@@ -33,6 +34,8 @@ from ironcliw.errors import (
 
 _GRACE = 0.05
 """The agent breaks off at the deadline and says what it was at; that is waited for so long."""
+_ANSWER_SECONDS = 2.0
+"""A full mailbox refuses what was sent after `DEFAULT_SECONDS`; that is waited for so long."""
 _TRIES = 4
 """How often an idempotent message is sent where processes end under it."""
 
@@ -102,9 +105,9 @@ class Exchange:
         )
         try:
             async with asyncio.timeout_at(deadline + _GRACE):
-                cell = self._cells.get(target)
-                if cell is not None:
-                    return await cell.post(message)
+                if (cell := self._cells.get(target)) is not None:
+                    with suppress(MovedError):  # it is looked up like any other
+                        return await cell.post(message)
                 return await self._ask(target, message, strategy, wait_seconds)
         except TimeoutError:
             raise DeadlineExceededError(
@@ -137,8 +140,10 @@ class Exchange:
                 breaker.ended(self._loop.time(), failed=_counts(error))
                 raise
             except asyncio.CancelledError:
-                # the deadline: no answer is a failure like another
-                breaker.failed(self._loop.time())
+                if message.expired(self._loop.time()):  # no answer is a failure like another
+                    breaker.failed(self._loop.time())
+                else:  # whoever asked has given up
+                    breaker.leave()
                 raise
             else:
                 breaker.succeeded()
@@ -181,24 +186,33 @@ class Exchange:
         await self._send(target, message)
 
     async def _send(self, target: str, message: Message) -> None:
-        cell = self._cells.get(target)
-        if cell is not None:
-            if (later := cell.accept(message)) is not None:
-                await later
-            return
+        try:
+            async with asyncio.timeout(DEFAULT_SECONDS + _ANSWER_SECONDS):
+                if (cell := self._cells.get(target)) is not None:
+                    with suppress(MovedError):  # it is looked up like any other
+                        if (later := cell.accept(message)) is not None:
+                            await later
+                        return
+                await self._send_somewhere(target, message)
+        except TimeoutError:
+            raise DeadlineExceededError(
+                f"{target!r} has not said within {DEFAULT_SECONDS:g} s that it took the message; "
+                "it may have, or still do so"
+            ) from None
+
+    async def _send_somewhere(self, target: str, message: Message) -> None:
         asked = message.capability
-        async with asyncio.timeout(DEFAULT_SECONDS):
-            for attempt in range(10_000):
-                found = await self._choose(target, message, asked, "least_loaded", 0.0)
-                try:
-                    await self._post(found, message, wants_reply=False)
-                    return
-                except (MovedError, HostGoneError):
-                    self.memory.forget(target)
-                    await asyncio.sleep(min(0.02 * 2**attempt, 0.5))
-                except HostLostError:
-                    self.memory.forget(target)
-                    raise
+        for attempt in range(10_000):  # bounded by the time around it
+            found = await self._choose(target, message, asked, "least_loaded", 0.0)
+            try:
+                await self._post(found, message, wants_reply=False)
+                return
+            except (MovedError, HostGoneError):
+                self.memory.forget(target)
+                await asyncio.sleep(min(0.02 * 2**attempt, 0.5))
+            except HostLostError:
+                self.memory.forget(target)
+                raise
 
     async def publish(
         self,

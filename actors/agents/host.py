@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from actors.agent import Agent, Listener
+from actors.agent import Agent
+from actors.agents.answers import LateAnswers
 from actors.agents.cell import Cell
 from actors.agents.directory import Directory
 from actors.agents.exchange import Exchange
@@ -20,14 +19,15 @@ from actors.agents.messages import (
     Message,
     MovedError,
     Parcel,
-    Priority,
     from_parcel,
     to_parcel,
     withdrawn,
 )
 from actors.agents.options import AgentOptions
+from actors.agents.outside import OutsideOf
 from actors.agents.packing import pack
 from actors.agents.reports import AgentReport
+from actors.agents.states import state_from_bytes, state_to_bytes
 from actors.breaker import OpenCircuit
 from cluster.names import load_by_name
 from ironcliw.errors import AgentError, IroncliwError, RequestError, SettingsError
@@ -36,8 +36,6 @@ logger = logging.getLogger(__name__)
 
 LINGER_SECONDS = 0.002
 """A call waits so long for the answers to its messages; those that take longer are collected."""
-COLLECT_SECONDS = 10.0
-"""After which a sender that waits for late answers is told that there are none yet."""
 STOP_SECONDS = 2.0
 """For an agent's `on_stop`, and for a coroutine that does not want to be broken off."""
 FETCH_SECONDS = 2.0
@@ -82,32 +80,6 @@ class HandedOver:
     topics: list[str] = field(default_factory=list)
 
 
-class _Outside:
-    """An agent's way to the others: the post office of its process, in the agent's name."""
-
-    def __init__(self, name: str, exchange: Exchange, cell: Callable[[], Cell]) -> None:
-        self.name = name
-        self._exchange = exchange
-        self._cell = cell
-
-    async def ask(self, target: str, body: Any, **options: Any) -> Any:
-        return await self._exchange.ask(target, body, sender=self.name, **options)
-
-    async def send(self, target: str, body: Any, **options: Any) -> None:
-        await self._exchange.send(target, body, sender=self.name, **options)
-
-    async def publish(self, topic: str, body: Any, *, priority: Priority | str) -> int:
-        return await self._exchange.publish(topic, body, priority=priority, sender=self.name)
-
-    async def subscribe(self, topic: str, listener: Listener) -> None:
-        self._cell().listen(topic, listener)
-        await self._exchange.subscribe(topic, self.name, on=True)
-
-    async def unsubscribe(self, topic: str) -> None:
-        await self._exchange.subscribe(topic, self.name, on=False)
-        self._cell().listen(topic, None)
-
-
 def load_agent_class(class_name: str) -> type[Agent]:
     """The class that "module:Class" names.
 
@@ -143,8 +115,7 @@ class Host:
         self.exchange = Exchange(name, directory, connect, self._cells)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="agent")
         self._loop = asyncio.get_running_loop()
-        self._late: defaultdict[str, list[tuple[str, Outcome]]] = defaultdict(list)
-        self._news: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._late = LateAnswers()
         self._withdrawn: dict[str, None] = {}
 
     async def start_agent(self, spec: AgentSpec, state: bytes | None) -> None:
@@ -169,7 +140,7 @@ class Host:
         except Exception as error:  # boundary: the user's class
             raise _could_not(spec.name, "be made", error) from error
         cell = Cell(spec.name, agent, spec.options, self._threads)
-        agent._outside = _Outside(spec.name, self.exchange, lambda: cell)
+        agent._outside = OutsideOf(spec.name, self.exchange, lambda: cell)
         # before it is started: it may ask, and be asked, at once
         self._cells[spec.name] = cell
         try:
@@ -232,6 +203,9 @@ class Host:
         return found
 
     def _state_of(self, cell: Cell) -> bytes | None:
+        if cell.in_thread:
+            logger.warning("agent %s: a method is at its state, the last good one stays", cell.name)
+            return None
         try:
             return state_to_bytes(cell.agent.snapshot())
         except Exception:  # boundary: the user's method; what it cannot save is lost, and said
@@ -280,21 +254,13 @@ class Host:
 
     def _keeper(self, sender: str, id_: str) -> Callable[[asyncio.Future[Any]], None]:
         def keep(future: asyncio.Future[Any]) -> None:
-            self._late[sender].append((id_, _outcome(future)))
-            self._news[sender].set()
+            self._late.keep(sender, id_, _outcome(future))
 
         return keep
 
     async def collect(self, sender: str) -> list[tuple[str, Outcome]]:
         """See `Remote.collect`."""
-        if not self._late.get(sender):
-            self._news[sender].clear()
-            try:
-                async with asyncio.timeout(COLLECT_SECONDS):
-                    await self._news[sender].wait()
-            except TimeoutError:
-                return []
-        return self._late.pop(sender, [])
+        return await self._late.collect(sender)
 
     async def withdraw(self, message_id: str, seconds: float) -> bool:
         """Do nothing more for a message, also if it comes only now.
@@ -316,12 +282,13 @@ class Host:
         """Return when nobody has late answers to fetch any more, or after two seconds."""
         deadline = self._loop.time() + FETCH_SECONDS
         # no event for it: this is at the end of a process alone
-        while any(self._late.values()) and self._loop.time() < deadline:  # noqa: ASYNC110
+        while self._late.waiting and self._loop.time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         await asyncio.sleep(_ON_THE_WAY_SECONDS)
 
     def report(self) -> list[AgentReport]:
-        """How the agents fare."""
+        """How the agents fare. To be called every second or so: it also tidies up."""
+        self._late.forget_the_gone()
         return [cell.report() for cell in self._cells.values()]
 
     def circuits(self) -> list[OpenCircuit]:
@@ -344,8 +311,7 @@ class Host:
             await cell.close("was lost with its process")
         self._cells.clear()
         self.exchange.close()
-        for event in self._news.values():
-            event.set()
+        self._late.wake()
 
     async def close(self) -> None:
         """Stop all agents at once."""
@@ -353,30 +319,6 @@ class Host:
             await self._end(cell, "was stopped with its process")
         self.exchange.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
-
-
-def state_to_bytes(state: Any) -> bytes | None:
-    """What `Agent.snapshot` gave, for the store.
-
-    Raises:
-        RequestError: it is neither bytes nor something that JSON can write.
-    """
-    if state is None:
-        return None
-    if isinstance(state, bytes | bytearray):
-        return b"b" + bytes(state)
-    try:
-        return b"j" + json.dumps(state).encode()
-    except (TypeError, ValueError) as error:
-        raise RequestError(
-            f"snapshot() gave {type(state).__name__}, which cannot be stored ({error}); give bytes,"
-            " or numbers, texts, lists and dicts"
-        ) from error
-
-
-def state_from_bytes(state: bytes) -> Any:
-    """What `state_to_bytes` was given."""
-    return state[1:] if state[:1] == b"b" else json.loads(state[1:])
 
 
 def _could_not(name: str, what: str, error: Exception) -> AgentError:

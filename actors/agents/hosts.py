@@ -193,7 +193,9 @@ class LocalHandle:
         await self._alive().drop_agent(name, reason)
 
     async def hand_over(self, name: str, seconds: float) -> HandedOver:
-        return await self._alive().hand_over(name, seconds)
+        handed = await self._alive().hand_over(name, seconds)
+        self._check_it_lived()
+        return handed
 
     async def snapshots(self, names: list[str]) -> dict[str, bytes]:
         return self._alive().snapshots(names)

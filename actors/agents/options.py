@@ -63,7 +63,8 @@ def capability(
         name: of the capability; several agents may offer the same.
         concurrency: how many of its messages are worked on at once.
         idempotent: doing it twice is as good as once.
-        timeout_seconds: the longest it may take once begun.
+        timeout_seconds: the longest it may take once begun. A coroutine is broken off then; a plain
+            method cannot be, and its agent is started again if it goes on much longer.
 
     Raises:
         SettingsError: a figure is out of range.

@@ -21,6 +21,7 @@ import ray
 from actors.agents.directory import Directory
 from actors.agents.host import AgentSpec, HandedOver, Host
 from actors.agents.messages import Parcel
+from actors.agents.pulse import Pulse
 from actors.agents.ray_calls import RayRemote
 from actors.agents.remote_directory import RemoteDirectory
 from actors.agents.reports import AgentReport, HostReport
@@ -55,7 +56,7 @@ class HostActor:
         directory: Directory = RemoteDirectory(ControlLink())
         self._host = Host(name, directory, RayRemote.named)
         self._node = ray.get_runtime_context().get_node_id()
-        self._answered_at = time.monotonic()
+        self._pulse = Pulse(self._loop)
         self._handover = _handover()
         if memory_limit_gb is not None:
             limit_memory(memory_limit_gb)
@@ -114,14 +115,15 @@ class HostActor:
     @ray.method(concurrency_group=SUPERVISION)
     async def report(self) -> HostReport:
         """How the host fares, also while its event loop stands still."""
+        self._pulse.ask()
         asked = asyncio.run_coroutine_threadsafe(self._agents(), self._loop)
         blocked, by, agents = 0.0, None, list[AgentReport]()
         try:
             async with asyncio.timeout(_LOOP_ANSWERS_SECONDS):
                 agents = await asyncio.wrap_future(asked)
-            self._answered_at = time.monotonic()
         except TimeoutError:
-            blocked = time.monotonic() - self._answered_at
+            # it may have turned and stand still since, in what it was asked for the report
+            blocked = max(self._pulse.still_seconds, _LOOP_ANSWERS_SECONDS)
             by = self._culprit()
         return HostReport(
             self._name,

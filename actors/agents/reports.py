@@ -5,6 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import dataclass, field
 
+REPORT_SECONDS = 3.0
+"""How long a host may take to say how it fares."""
 BOUNDS = (0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0)
 """Seconds: how long messages took is told as counts between these."""
 

@@ -8,17 +8,21 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from actors.agents.hosts import HOME_PLACES, HostHandle, HostPlan, Hosts
+from actors.agents.last_words import LastWords
 from actors.agents.link import HostLostError
-from actors.agents.messages import Parcel
 from actors.agents.records import AgentStore
+from actors.agents.reports import REPORT_SECONDS, HostReport
 from actors.agents.rows import options_json
-from actors.registry import AgentStatus, Entry, Registry
-from ironcliw.errors import SettingsError, UnavailableError
+from actors.registry import Entry, Registry
+from actors.supervisor import BLOCKED_SECONDS
+from ironcliw.errors import SettingsError, StoreError, UnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +31,8 @@ LIGHT_AGENTS = 500
 _LAST_WORD_SECONDS = 1.0
 """For an agent that was started on a machine that is going away."""
 _RELEASE_SECONDS = 5.0
+_STORE_PAUSE_SECONDS = 1.0
+_ASK_AGAIN_SECONDS = 0.5
 
 
 @dataclass(eq=False, slots=True)
@@ -38,12 +44,25 @@ class Place:
         kind: machine and environment of agents that may share it; None: it is one agent's own.
         leaving: its machine ends, nobody is put there any more.
         silent_polls: how often in a row it did not report.
+        in_motion: agents that are being started or stopped there just now.
     """
 
     handle: HostHandle
     kind: tuple[str, str] | None
     leaving: bool = False
     silent_polls: int = 0
+    in_motion: Counter[str] = field(default_factory=Counter)
+
+    @contextmanager
+    def moving(self, name: str) -> Iterator[None]:
+        """An agent is being started or stopped there: nobody may wonder that it runs."""
+        self.in_motion[name] += 1
+        try:
+            yield
+        finally:
+            self.in_motion[name] -= 1
+            if not self.in_motion[name]:
+                del self.in_motion[name]
 
 
 class Running:
@@ -74,17 +93,7 @@ class Running:
         self._cloud = cloud
         self._numbers = itertools.count()
         self._launching: dict[tuple[str, str], asyncio.Lock] = {}
-        self._carried: dict[str, tuple[float, list[Parcel]]] = {}
-
-    def carry(self, name: str, parcels: list[Parcel]) -> None:
-        """Keep what an agent had accepted at its old place until it has been started again."""
-        if parcels:
-            self._carried[name] = time.monotonic(), [*self._take_carried(name), *parcels]
-
-    def forget(self, name: str) -> None:
-        """An agent is gone for good, and with it the messages that were kept for it."""
-        if lost := len(self._take_carried(name)):
-            logger.warning("agent %s is stopped before it had moved: %d messages lost", name, lost)
+        self.last_words = LastWords(store)
 
     async def start(self, name: str) -> None:
         """Start an agent on a host, from its last state, with the messages that were kept for it.
@@ -98,13 +107,17 @@ class Running:
 
     async def _start(self, entry: Entry) -> bool:
         """False: the machine goes away, and the agent with it."""
-        name = entry.name
         place = await self._place_for(entry)
-        state = await self._store.snapshot(name)
+        with place.moving(entry.name):
+            return await self._start_at(place, entry)
+
+    async def _start_at(self, place: Place, entry: Entry) -> bool:
+        name = entry.name
         try:
+            state = await self.last_words.state_of(name)
             await place.handle.start_agent(entry.spec, state)
             # before anybody can find it there: what is newer comes after them
-            if parcels := self._take_carried(name):
+            if parcels := self.last_words.take_parcels(name):
                 await place.handle.replay(parcels)
         except HostLostError:
             if place.leaving:
@@ -125,14 +138,6 @@ class Running:
         if self.places.get(place.handle.name) is not place:
             raise HostLostError(f"host {place.handle.name} ended while agent {name!r} was started")
         self._registry.placed(name, place.handle.name, place.handle.node)
-        await self._store.change(
-            name,
-            status=AgentStatus.RUNNING.value,
-            node=place.handle.node,
-            restarts=entry.restarts,
-            isolated=entry.spec.options.isolated,
-            options=options_json(entry.spec),
-        )
         return True
 
     async def _take_back(self, name: str, place: Place) -> None:
@@ -141,25 +146,36 @@ class Running:
             handed = await place.handle.hand_over(name, _LAST_WORD_SECONDS)
         except HostLostError:
             return  # it has its state and its messages of before, or they went with the machine
-        self.carry(name, handed.parcels)
-        if handed.state is not None:
-            await self._store.save_snapshots({name: handed.state})
+        self.last_words.carry(name, handed.parcels)
+        await self.last_words.keep(name, handed.state)
 
-    def _take_carried(self, name: str) -> list[Parcel]:
-        """With the deadlines that are left."""
-        since, parcels = self._carried.pop(name, (0.0, []))
-        waited = time.monotonic() - since
-        for parcel in parcels:
-            if parcel.seconds_left is not None:
-                parcel.seconds_left = max(0.0, parcel.seconds_left - waited)
-        return parcels
+    async def note(self, name: str) -> None:
+        """Have the store know how an agent is; a store that is away, as soon as it is back."""
+        while name in self._registry:
+            entry = self._registry.get(name)
+            try:
+                await self._store.change(
+                    name,
+                    status=entry.status.value,
+                    node=entry.node,
+                    restarts=entry.restarts,
+                    isolated=entry.spec.options.isolated,
+                    options=options_json(entry.spec),
+                )
+                await self.last_words.save_kept(name)
+                if not self.last_words.is_unsaved(name):
+                    return
+            except StoreError as error:
+                logger.error("the store does not take that agent %s is so: %s", name, error)
+            await asyncio.sleep(_STORE_PAUSE_SECONDS)
 
     async def find_again(self) -> None:
         """Take up the hosts that an earlier system has left, with the agents that they run."""
-        for handle in await self._hosts.find():
-            try:
-                report = await handle.report()
-            except HostLostError:
+        handles = await self._hosts.find()
+        reports = await asyncio.gather(*map(_report_of, handles))
+        for handle, report in zip(handles, reports, strict=True):
+            if report is None:
+                await handle.kill()
                 continue
             names = [one.name for one in report.agents]
             own = [self._registry.get(name) for name in names if name in self._registry]
@@ -235,6 +251,25 @@ class Running:
             if one.host is not None and _where(one.host) == "local"
         )
         return "local" if at_home + options.memory_gb <= self._home_memory_gb else "spot"
+
+
+async def _report_of(handle: HostHandle) -> HostReport | None:
+    """What a host runs; None: it does not say.
+
+    One whose event loop stands still may only be busy. It is asked again for as long as the watch
+    would.
+    """
+    try:
+        async with asyncio.timeout(BLOCKED_SECONDS + REPORT_SECONDS):
+            while (report := await handle.report()).blocked_seconds:
+                if report.blocked_seconds >= BLOCKED_SECONDS:
+                    logger.warning("host %s is not taken up: it blocks", handle.name)
+                    return None
+                await asyncio.sleep(_ASK_AGAIN_SECONDS)
+            return report
+    except (TimeoutError, HostLostError) as error:
+        logger.warning("host %s is not taken up: %s", handle.name, str(error) or "no answer")
+        return None
 
 
 def _where(host: str) -> str:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from actors.agents.bell import Bell
 from actors.agents.delivery import Deliveries
 from actors.agents.directory import DurableSend, Listing
 from actors.agents.exchange import Exchange
@@ -22,25 +21,31 @@ from actors.agents.figures import Figures, Standing
 from actors.agents.host import AgentSpec
 from actors.agents.hosts import HostHandle, Hosts
 from actors.agents.link import HostLostError
+from actors.agents.lookups import Lookups
 from actors.agents.messages import DEFAULT_SECONDS, Priority, checked_name, new_id
 from actors.agents.options import Capability
 from actors.agents.records import AgentStore
-from actors.agents.rows import from_row, to_row
+from actors.agents.rows import from_row
 from actors.agents.running import Running
+from actors.agents.starting import Starting
 from actors.agents.watching import Watching
 from actors.handover import hand_over_host
 from actors.message_records import MessageRow
 from actors.registry import AgentStatus, Entry, Registry
 from actors.selection import Candidate
 from actors.supervisor import RestartPolicy, Supervisor
-from ironcliw.errors import IroncliwError, NotFoundError, RequestError, UnavailableError
+from ironcliw.errors import (
+    IroncliwError,
+    RequestError,
+    StoreError,
+    UnavailableError,
+)
 
 logger = logging.getLogger(__name__)
 
 MOST_ATTEMPTS = 5
 """Deliveries of a durable message to a capability that nobody offers now."""
 _ANSWER_SECONDS = 2.0  # for the way there and back
-_WAITING = frozenset({AgentStatus.STARTING, AgentStatus.RESTARTING, AgentStatus.MOVING})
 
 
 class AgentSystem:
@@ -72,7 +77,7 @@ class AgentSystem:
         self._store = store
         self._hosts = hosts
         self._clock = clock
-        self._bell = Bell()
+        self._lookups = Lookups(self.registry)
         self.figures = Figures()
         self._running = Running(
             self.registry, hosts, store, home_memory_gb=home_memory_gb, cloud=cloud
@@ -87,8 +92,10 @@ class AgentSystem:
             poll_seconds,
             self.figures,
         )
+        self._starting = Starting(
+            self.registry, hosts, store, self._running, self._watching, self._clock
+        )
         self._deliveries = Deliveries(store, self.exchange, self._most_attempts, self.figures)
-        self.registry.on_change = self._bell.ring
 
     async def start(self) -> None:
         """Take up the agents of an earlier system: those that run, and those that should."""
@@ -142,24 +149,7 @@ class AgentSystem:
             AgentError: the agent raised while it was made or started.
             UnavailableError: there is no machine for it.
         """
-        checked_name(spec.name, "an agent")
-        entry = Entry(spec, capabilities, AgentStatus.STARTING, self._clock())
-        if spec.name in self.registry:
-            if self.registry.get(spec.name).status is not AgentStatus.FAILED:
-                self.registry.add(entry)  # says what is wrong
-            self._watching.forget(spec.name)
-            self._running.forget(spec.name)
-            self.registry.remove(spec.name)
-        self.registry.add(entry)
-        self._hosts.keep_code(spec.environment)
-        try:
-            # before it runs: it must not be forgotten by a head that ends now
-            await self._store.save(to_row(entry))
-            await self._running.start(spec.name)
-        except BaseException:  # cancelled, too: a start that failed leaves no entry behind
-            self.registry.remove(spec.name)
-            await self._store.remove(spec.name)
-            raise
+        entry = await self._starting.start(spec, capabilities)
         return entry.as_json()
 
     async def restart_agent(self, name: str) -> dict[str, Any]:
@@ -187,10 +177,16 @@ class AgentSystem:
         entry = self.registry.get(name)
         self._watching.forget(name)
         await self._halt(entry, seconds)
+        try:
+            await self._store.remove(name)
+        except StoreError as error:
+            if name in self.registry:
+                why = f"it has stopped, and the store does not forget it: {error}; stop it again"
+                self.registry.mark(name, AgentStatus.FAILED, why)
+            raise
+        self._running.last_words.forget(name)
         if name in self.registry:
             self.registry.remove(name)
-        self._running.forget(name)
-        await self._store.remove(name)
 
     async def _halt(self, entry: Entry, seconds: float) -> None:
         """Stop an agent where it runs, and keep its state."""
@@ -200,11 +196,11 @@ class AgentSystem:
         host, name = place.handle, entry.name
         self.registry.mark(name, AgentStatus.RESTARTING, "it is being stopped")
         try:
-            state = await host.stop_agent(name, seconds)
+            with place.moving(name):
+                state = await host.stop_agent(name, seconds)
         except HostLostError:
             state = None  # it has stopped
-        if state is not None:
-            await self._store.save_snapshots({name: state})
+        await self._running.last_words.keep(name, state)
         if place.kind is None:
             await self._running.release(host.name)
 
@@ -213,9 +209,7 @@ class AgentSystem:
         place = self._running.places.get(host)
         if place is not None:
             place.leaving = True
-            await hand_over_host(
-                place, seconds, self.registry, self._running, self._watching, self._store
-            )
+            await hand_over_host(place, seconds, self.registry, self._running, self._watching)
             self.figures.forget(host)
 
     async def node_leaving(self, node: str, deadline: float) -> None:
@@ -237,26 +231,7 @@ class AgentSystem:
         self, target: str, wait_seconds: float = 0.0, *, unknown_seconds: float = 0.0
     ) -> Listing:
         """See `Directory.look_up`. One that was given up is not waited for."""
-        asked = time.monotonic()
-        while True:
-            turn = self._bell.turn
-            try:
-                return self.registry.look_up(target)
-            except (NotFoundError, UnavailableError) as error:
-                if isinstance(error, NotFoundError):
-                    patience = unknown_seconds
-                else:
-                    patience = wait_seconds if self._comes_back(target) else 0.0
-                left = asked + patience - time.monotonic()
-                if left <= 0:
-                    raise
-            await self._bell.next(turn, left)
-
-    def _comes_back(self, target: str) -> bool:
-        statuses = [
-            one.status for one in self.registry if one.name == target or target in one.capabilities
-        ]
-        return any(status in _WAITING for status in statuses)
+        return await self._lookups.look_up(target, wait_seconds, unknown_seconds)
 
     async def subscribers(self, topic: str) -> tuple[Candidate, ...]:
         """See `Directory.subscribers`."""

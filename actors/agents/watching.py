@@ -5,28 +5,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from actors.agents.figures import Cause, Figures
 from actors.agents.hosts import HostHandle
 from actors.agents.link import HostLostError
 from actors.agents.records import AgentStore
-from actors.agents.reports import HostReport
+from actors.agents.reports import REPORT_SECONDS, HostReport
 from actors.agents.running import Place, Running
 from actors.breaker import OpenCircuit
 from actors.registry import AgentStatus, Registry
 from actors.supervisor import Step, Supervisor, judge, to_blame
-from ironcliw.errors import IroncliwError, UnavailableError
+from ironcliw.errors import IroncliwError, StoreError, UnavailableError
 
 logger = logging.getLogger(__name__)
 
-REPORT_SECONDS = 3.0
-"""How long a host may take to say how it fares."""
 SILENT_POLLS = 3
 """A host that was silent so often in a row is taken for lost."""
 _NO_MACHINE_SECONDS = 5.0
+_Answer = TypeVar("_Answer")
 
 
 class Watching:
@@ -61,6 +60,7 @@ class Watching:
         self._figures = figures
         self._restarts: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._looking: set[Place] = set()
         self._last: dict[str, HostReport] = {}
         self._saved_at: dict[str, float] = {}
 
@@ -81,6 +81,10 @@ class Watching:
         status = AgentStatus.MOVING if cause == "moved" else AgentStatus.RESTARTING
         self._registry.mark(name, status, why)
         self._again(name, self._bring_back(name))
+
+    def started(self, name: str) -> None:
+        """Somebody has started an agent: have the store know."""
+        self._again(name, self._running.note(name))
 
     def forget(self, name: str) -> None:
         """An agent is being stopped."""
@@ -140,40 +144,62 @@ class Watching:
                 self._registry.mark(name, AgentStatus.RESTARTING, why)
 
     async def _start_until_it_runs(self, name: str) -> None:
-        """Start an agent; a machine that is not there is waited for."""
+        """Start an agent; a machine or a store that is not there is waited for."""
         while True:
             try:
                 await self._running.start(name)
-                return
+                break
             except HostLostError:
                 raise  # it may be the agent that ends its process
             except UnavailableError as error:
-                logger.warning("agent %s waits for a machine: %s", name, error)
+                logger.warning("agent %s waits: %s", name, error)
                 self._registry.mark(name, AgentStatus.RESTARTING, str(error))
                 await asyncio.sleep(_NO_MACHINE_SECONDS)
+        await self._running.note(name)
 
     async def _give_up(self, name: str, why: str) -> None:
         reason = f"given up after too many failures; the last: {why}"
         logger.error("agent %s: %s; start it again with `ironcliw agents start`", name, reason)
         self._registry.mark(name, AgentStatus.FAILED, reason)
-        await self._store.change(name, status=AgentStatus.FAILED.value, node=None)
+        await self._running.note(name)
 
     async def _watch(self) -> None:
         while True:
-            started = time.monotonic()
-            looks = [self._look(place) for place in list(self._running.places.values())]
-            for result in await asyncio.gather(*looks, return_exceptions=True):
-                if isinstance(result, Exception):
-                    # boundary: one host's trouble must not end the watch over the others
-                    logger.error("a host could not be looked after", exc_info=result)
-            await asyncio.sleep(max(0.0, self._poll_seconds - (time.monotonic() - started)))
+            for place in list(self._running.places.values()):
+                # each by itself: one that is slow to answer must not keep us from the others
+                if place not in self._looking:
+                    self._looking.add(place)
+                    self.spawn(self._look_after(place))
+            await asyncio.sleep(self._poll_seconds)
 
-    async def _look(self, place: Place) -> None:
+    async def _look_after(self, place: Place) -> None:
+        handle = place.handle
+        try:
+            why = await self._look(place)
+            if why is not None and self._running.places.get(handle.name) is place:
+                await self.lost(handle.name, why)
+        except Exception:
+            # boundary: one host's trouble must not end the watch
+            logger.exception("host %s could not be looked after", handle.name)
+        finally:
+            self._looking.discard(place)
+
+    async def _look(self, place: Place) -> str | None:
+        """See to a host and its agents; returns why the host must be given up, if it must."""
+        try:
+            await self._see_to(place)
+        except HostLostError as error:
+            return str(error)
+        except TimeoutError:
+            place.silent_polls += 1
+            return "it does not answer" if place.silent_polls >= SILENT_POLLS else None
+        place.silent_polls = 0
+        return None
+
+    async def _see_to(self, place: Place) -> None:
         handle = place.handle
         expected = [entry.name for entry in self._registry.on_host(handle.name)]
-        report = await self._report_of(place)
-        if report is None:
-            return
+        report = await _within(handle.report())
         self._figures.add(report)
         if not report.blocked_seconds:
             self._last[handle.name] = report
@@ -189,22 +215,8 @@ class Watching:
         if handle.name in self._running.places and not report.blocked_seconds:
             reported = [one.name for one in report.agents]
             self._miss(handle.name, set(expected).difference(reported))
+            await self._drop_strangers(place, set(reported).difference(expected))
             await self._save(handle, reported)
-
-    async def _report_of(self, place: Place) -> HostReport | None:
-        try:
-            async with asyncio.timeout(REPORT_SECONDS):
-                report = await place.handle.report()
-        except HostLostError as error:
-            await self.lost(place.handle.name, str(error))
-            return None
-        except TimeoutError:
-            place.silent_polls += 1
-            if place.silent_polls >= SILENT_POLLS:
-                await self.lost(place.handle.name, "it does not say how it fares")
-            return None
-        place.silent_polls = 0
-        return report
 
     def _miss(self, host: str, names: set[str]) -> None:
         for name in names:
@@ -218,9 +230,19 @@ class Watching:
             await self.lost(handle.name, verdict.kill, verdict.to_blame)
             return
         for name, why in verdict.to_blame.items():
-            if name in self._registry and self._registry.get(name).host == handle.name:
-                await handle.drop_agent(name, f"failed: {why}")
+            if self._is_on(name, handle):
+                await _within(handle.drop_agent(name, f"failed: {why}"))
                 self.failed(name, why)
+
+    async def _drop_strangers(self, place: Place, names: set[str]) -> None:
+        """End what runs there and was not put there: its start was broken off too late."""
+        for name in names:
+            if not place.in_motion[name] and not self._is_on(name, place.handle):
+                logger.warning("host %s runs agent %s, which it must not", place.handle.name, name)
+                await _within(place.handle.drop_agent(name, "does not belong here"))
+
+    def _is_on(self, name: str, handle: HostHandle) -> bool:
+        return name in self._registry and self._registry.get(name).host == handle.name
 
     async def circuits(self) -> dict[str, list[OpenCircuit]]:
         """Host -> the circuits that are open there; one that does not answer is left out."""
@@ -247,15 +269,25 @@ class Watching:
 
     async def _save(self, handle: HostHandle, names: list[str]) -> None:
         now = time.monotonic()
-        due = []
-        for name in names:
-            if name in self._registry:
-                every = self._registry.get(name).spec.options.snapshot_seconds
-                if every is not None and now - self._saved_at.setdefault(name, now) >= every:
-                    self._saved_at[name] = now
-                    due.append(name)
-        if due and (states := await handle.snapshots(due)):
-            await self._store.save_snapshots(states)
+        due = [name for name in names if self._is_due(name, now)]
+        if not due:
+            return
+        states = await _within(handle.snapshots(due))
+        # one that has moved meanwhile has saved a newer one
+        states = {name: state for name, state in states.items() if self._is_on(name, handle)}
+        try:
+            await _within(self._running.last_words.save(states))
+        except (StoreError, TimeoutError) as error:
+            said = str(error) or "it does not answer"
+            logger.error("the store does not take states of %d agents: %s", len(states), said)
+            return  # they are due again at the next look
+        self._saved_at.update(dict.fromkeys(due, now))
+
+    def _is_due(self, name: str, now: float) -> bool:
+        if name not in self._registry:
+            return False
+        every = self._registry.get(name).spec.options.snapshot_seconds
+        return every is not None and now - self._saved_at.setdefault(name, now) >= every
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Have something done meanwhile; `close` breaks it off."""
@@ -265,10 +297,19 @@ class Watching:
         task.add_done_callback(self._tasks.discard)
 
 
+async def _within(answer: Awaitable[_Answer]) -> _Answer:
+    """What somebody answers.
+
+    Raises:
+        TimeoutError: it takes too long.
+    """
+    async with asyncio.timeout(REPORT_SECONDS):
+        return await answer
+
+
 async def _circuits_of(handle: HostHandle) -> list[OpenCircuit]:
     try:
-        async with asyncio.timeout(REPORT_SECONDS):
-            return await handle.circuits()
+        return await _within(handle.circuits())
     except (TimeoutError, UnavailableError) as error:
         logger.info("host %s does not tell of its circuits: %s", handle.name, error)
         return []

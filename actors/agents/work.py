@@ -7,45 +7,9 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any
 
-from actors.agents.messages import Message
-from actors.agents.options import Capability
+from actors.agents.jobs import Job
 from actors.agents.reports import Tally
 from ironcliw.errors import AgentError, DeadlineExceededError, IroncliwError, UnavailableError
-
-
-class Job:
-    """A message that is being worked on.
-
-    Args:
-        message: it.
-        capability: what it asks for.
-        started: moment of the monotonic clock.
-        timeout_seconds: the longest that it may take; None: until the message's deadline.
-
-    Attributes:
-        limit: moment until which it may take; None: for ever.
-        alarm: of a plain method, what tells its asker at the limit.
-        moved: it is broken off so that it can be begun anew elsewhere.
-    """
-
-    __slots__ = ("alarm", "capability", "limit", "message", "moved", "started")
-
-    def __init__(
-        self,
-        message: Message,
-        capability: Capability,
-        started: float,
-        timeout_seconds: float | None,
-    ) -> None:
-        self.message = message
-        self.capability = capability
-        self.started = started
-        self.limit = message.deadline
-        if timeout_seconds is not None:
-            end = started + timeout_seconds
-            self.limit = end if self.limit is None else min(self.limit, end)
-        self.alarm: asyncio.TimerHandle | None = None
-        self.moved: IroncliwError | None = None
 
 
 async def call(job: Job, work: Awaitable[Any]) -> Any:
@@ -74,7 +38,7 @@ def what_it_raised(future: asyncio.Future[Any], job: Job, agent: str) -> Ironcli
     An error with the code "agent_broken" says that the agent itself is of no use any more.
     """
     if future.cancelled():
-        return job.moved or UnavailableError(
+        return job.instead or UnavailableError(
             f"agent {agent!r} was stopped while it worked on {job.capability.name!r}",
             code="agent_lost",
         )

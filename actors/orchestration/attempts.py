@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 from collections.abc import Callable, Iterator
 from typing import Generic, Literal, TypeVar
 
+from actors.workflow.seats import SEAT, Seat
 from actors.workflow.tasks import Executor, StepError, StepResult, StepTask
 
 _log = logging.getLogger(__name__)
@@ -67,12 +69,15 @@ class Attempts(Generic[Owner]):
     def __iter__(self) -> Iterator[Attempt[Owner]]:
         return iter(list(self._running))
 
-    def start(self, owner: Owner, task: StepTask) -> Attempt[Owner]:
-        """Hands the task to the executor."""
+    def start(self, owner: Owner, task: StepTask, seat: Seat | None = None) -> Attempt[Owner]:
+        """Hands the task to the executor, which may give up the seat while it only waits."""
         loop = asyncio.get_running_loop()
         attempt = Attempt(owner, task)
         self._running[attempt] = None
-        attempt._work = loop.create_task(self._executor.run(task))
+        context = contextvars.copy_context()
+        if seat is not None:
+            context.run(SEAT.set, seat)
+        attempt._work = loop.create_task(self._executor.run(task), context=context)
         attempt._work.add_done_callback(lambda work: self._done(attempt, work))
         if task.timeout_seconds is not None:
             attempt._timer = loop.call_later(task.timeout_seconds, self.stop, attempt, "timeout")

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from actors.orchestration.attempts import Attempt, Attempts, Outcome
 from actors.orchestration.commits import Commits, Journal
@@ -28,9 +30,24 @@ from ironcliw.errors import UnavailableError
 
 _log = logging.getLogger(__name__)
 _MOST_PLANS = 256
-Entry = tuple[LiveWorkflow, Unit, float]
-"""A unit that may be started, and since when."""
 Committed = Callable[[str, list[Event]], None]
+
+
+class Entry(NamedTuple):
+    """A unit that may be started.
+
+    Attributes:
+        live: its workflow.
+        unit: it.
+        since: Unix time since which it may.
+        came: the same by the monotonic clock. It is queued by this one: when the other steps back,
+            all that is newer would go first.
+    """
+
+    live: LiveWorkflow
+    unit: Unit
+    since: float
+    came: float
 
 
 class Engine:
@@ -102,7 +119,7 @@ class Engine:
             live.record((), lambda: self._stop_attempts(live))
         now = self._clock()
         for unit in machine.take(now):
-            self._push((live, unit, now))
+            self._push(Entry(live, unit, now, time.monotonic()))
         self._wake_ups.set(live, machine.wake_at())
         if machine.finished is not None:
             live.record((), lambda: self._retire(live))
@@ -160,14 +177,14 @@ class Engine:
     def _dispatch(self) -> None:
         self._is_dispatching = False
         while self._queue and self._running < self._options.max_running and not self._is_closing:
-            live, unit, since = self._queue.pop()
-            live.queued -= 1
-            if live.machine.may_start(unit):
-                self._start(live, unit, since)
+            entry = self._queue.pop()
+            entry.live.queued -= 1
+            if entry.live.machine.may_start(entry.unit):
+                self._start(entry)
 
     def _push(self, entry: Entry) -> None:
-        live, _, since = entry
-        self._queue.push(entry, live.facts.priority, since, live.queued + live.running)
+        live = entry.live
+        self._queue.push(entry, live.facts.priority, entry.came, live.queued + live.running)
         live.queued += 1
 
     def _ask_again(self) -> None:
@@ -178,19 +195,19 @@ class Engine:
     def _must_wait(self, entry: Entry, task: StepTask) -> bool:
         if self._gate is None:
             return False
-        live, unit, since = entry
-        definition = live.machine.definition
+        unit, definition = entry.unit, entry.live.machine.definition
         plan = self._plans.get(definition.digest)
         if plan is None:
             if len(self._plans) >= _MOST_PLANS:
                 self._plans.clear()
             plan = self._plans[definition.digest] = plan_of(definition)
-        again = self._gate.admit(task, Ready(since, plan, unit.step.index, unit.losses))
+        again = self._gate.admit(task, Ready(entry.since, plan, unit.step.index, unit.losses))
         if again is not None:
             self._holding.hold(entry, again)
         return again is not None
 
-    def _start(self, live: LiveWorkflow, unit: Unit, since: float) -> None:
+    def _start(self, entry: Entry) -> None:
+        live, unit = entry.live, entry.unit
         machine, now, call = live.machine, self._clock(), unit.call
         try:
             declared = call.idempotent
@@ -207,7 +224,7 @@ class Engine:
             why = f"it cannot be started: {type(error).__name__}: {error}"
             self.advance(live, outcomes.refuse(machine, unit, StepError("error", why), now))
             return
-        if self._must_wait((live, unit, since), task):
+        if self._must_wait(entry, task):
             return
         self._running += 1
         live.running += 1
@@ -218,7 +235,16 @@ class Engine:
 
     def _launch(self, live: LiveWorkflow, unit: Unit, task: StepTask) -> None:
         if self.error is None:
-            live.attempts[self._attempts.start(unit, task)] = None
+            live.attempts[self._attempts.start(unit, task, self)] = None
+
+    def leave(self) -> None:
+        """An attempt only waits for a while; see `actors.workflow.seats`."""
+        self._running -= 1
+        self._dispatch_soon()
+
+    def take(self) -> None:
+        """It goes on."""
+        self._running += 1
 
     def _stop_attempts(self, live: LiveWorkflow) -> None:
         for attempt in list(live.attempts):

@@ -16,7 +16,7 @@ from actors.workflow.limits import Limits
 from actors.workflow.machine import Machine
 from actors.workflow.views import Facts
 from actors.workflow_records import EventRow, WorkflowRow, events_after, load, load_open
-from ironcliw.errors import IroncliwError, StoreError
+from ironcliw.errors import StoreError
 from ironcliw.schemas.workflows import FINISHED, Failure, WorkflowView
 
 _log = logging.getLogger(__name__)
@@ -27,11 +27,11 @@ def load_all_open(connection: Connection, limits: Limits) -> list[LiveWorkflow]:
     lives = []
     for row, events in load_open(connection):
         try:
-            machine = replay(row, events, limits)
+            machine, facts = replay(row, events, limits)
         except StoreError as error:
             _log.error("%s; it stays as it is in the store", error)
             continue
-        lives.append(LiveWorkflow(machine, facts_of(row), is_stored=True))
+        lives.append(LiveWorkflow(machine, facts, is_stored=True))
     return lives
 
 
@@ -43,11 +43,11 @@ def load_one(connection: Connection, workflow_id: str, limits: Limits) -> tuple[
         StoreError: Its events cannot be read.
     """
     row = load(connection, workflow_id)
-    return replay(row, events_after(connection, workflow_id), limits), facts_of(row)
+    return replay(row, events_after(connection, workflow_id), limits)
 
 
-def replay(row: WorkflowRow, events: Iterable[EventRow], limits: Limits) -> Machine:
-    """The state after those events.
+def replay(row: WorkflowRow, events: Iterable[EventRow], limits: Limits) -> tuple[Machine, Facts]:
+    """The state after those events, and what is known beside them.
 
     Raises:
         StoreError: They do not fit together: they were changed, or written by a newer release.
@@ -64,12 +64,13 @@ def replay(row: WorkflowRow, events: Iterable[EventRow], limits: Limits) -> Mach
         for event in events:
             kind: Any = event.kind
             machine.apply(Event(kind, event.at, event.step, event.item, event.attempt, event.data))
-    except (IroncliwError, LookupError, AssertionError) as error:
+        return machine, facts_of(row)
+    # boundary: what stands in a row may be anything, and must not keep the others from going on
+    except Exception as error:
         raise StoreError(
             f"workflow {row.id} cannot be rebuilt from its events ({type(error).__name__}: "
             f"{error}): they were changed, or written by a newer release"
         ) from error
-    return machine
 
 
 def facts_of(row: WorkflowRow) -> Facts:

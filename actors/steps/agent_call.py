@@ -4,8 +4,9 @@
     with: {text: "..."}              # what its method is given, as one object
 
 `agent: {capability: summarise, wait_seconds: 30}` waits for an agent that is not there yet; without
-it a capability that nobody has fails the attempt at once. `agent: {name: writer, method: edit}`
-means one agent; `method` may be left out where it has one capability alone.
+it a capability that nobody has fails the attempt at once. One that waits does not count among the
+steps that run at once. `agent: {name: writer, method: edit}` means one agent; `method` may be left
+out where it has one capability alone.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from actors.agents.messages import new_id
 from actors.registry import Registry
 from actors.steps.agent_choice import agent_at_home, only_capability
 from actors.steps.kinds import Done, step_error
+from actors.workflow.seats import without_seat
 from actors.workflow.tasks import CLOSING, StepError, StepTask
 from ironcliw.errors import AgentError, IroncliwError, NotFoundError, UnavailableError
 
@@ -82,14 +84,16 @@ class AgentCalls:
         return Done.of(value, task)
 
     async def _whom(self, task: StepTask) -> tuple[str, dict[str, Any]]:
-        """Target and options of the question."""
+        """Target and options of the question, once somebody is there for it."""
         options, registry = _options(task), self._agents.registry
-        names_agent = task.options.get("by") == "name" and options["capability"] is None
-        if task.place != "private" and not names_agent:
-            return task.target, options
-        wait = options["wait_seconds"]
-        listing = await self._agents.look_up(task.target, wait, unknown_seconds=wait)
-        if names_agent:
+        with without_seat():
+            listing = await self._agents.look_up(
+                task.target,
+                options["deadline_seconds"],
+                unknown_seconds=min(options["wait_seconds"], options["deadline_seconds"]),
+            )
+        options["deadline_seconds"] = _seconds_left(task)
+        if task.options.get("by") == "name" and options["capability"] is None:
             options["capability"] = only_capability(registry, task.target)
         if task.place != "private":
             return task.target, options
@@ -107,7 +111,8 @@ class AgentCalls:
         """
         if not await self._agents.withdraw(message_id, WITHDRAW_SECONDS):
             raise StepError(
-                "lost", f"agent step {task.step!r} was told to stop and may still be at it"
+                "unstopped",
+                f"the agent of step {task.step!r} was told to stop and may still be at it",
             )
 
 

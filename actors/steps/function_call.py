@@ -78,9 +78,8 @@ class FunctionCalls:
             result_of(task),
             self._results_url,
         )
-        control, contents = None, []
-        if place == SPOT:
-            control, contents = self._control, self._brought(task)
+        control = self._control if place == SPOT else None
+        contents = self._brought(task) if place == SPOT else []
         reference = self._task.options(**options).remote(call, control, *contents)
         try:
             answer: FunctionAnswer = await reference

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
@@ -22,6 +23,8 @@ CACHED = 256
 """Definitions that are kept."""
 
 _cache: OrderedDict[bytes, Definition] = OrderedDict()
+# submissions read on the event loop, workflows from the store in a thread of the journal
+_lock = threading.Lock()
 
 
 def define(source: Mapping[str, Any] | WorkflowForm) -> Definition:
@@ -39,15 +42,22 @@ def define(source: Mapping[str, Any] | WorkflowForm) -> Definition:
         source = source.model_dump(by_alias=True, exclude_unset=True)
     text = _text(source)
     digest = hashlib.sha256(text).digest()
-    found = _cache.get(digest)
+    found = _cached(digest)
     if found is None:
         found = read(json.loads(text), digest.hex())
-        _cache[digest] = found
-        if len(_cache) > CACHED:
-            _cache.popitem(last=False)
-    else:
-        _cache.move_to_end(digest)
+        with _lock:
+            _cache[digest] = found
+            if len(_cache) > CACHED:
+                _cache.popitem(last=False)
     return found
+
+
+def _cached(digest: bytes) -> Definition | None:
+    with _lock:
+        found = _cache.get(digest)
+        if found is not None:
+            _cache.move_to_end(digest)
+        return found
 
 
 def _text(source: Mapping[str, Any]) -> bytes:

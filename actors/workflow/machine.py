@@ -25,7 +25,7 @@ from actors.workflow.waiting import Waiting
 from ironcliw.schemas.workflows import StepStatus, WorkflowStatus
 
 Goal = Literal["failed", "cancelled"]
-_UNKNOWN = ("lost", "moved", "restarted", "timeout")
+_UNKNOWN = ("lost", "moved", "restarted", "timeout", "unstopped")
 """Failures after which nobody knows whether the step had its effect."""
 
 
@@ -108,7 +108,7 @@ class Machine:
             return self.finished
         if self.goal is None and self.paused:
             return "paused"
-        if self.uncertain and self.is_idle and (self.goal is None or self.undo is not None):
+        if self.uncertain and self.is_idle:
             return "uncertain"
         if self.goal is not None:
             return "failing" if self.goal == "failed" else "cancelling"
@@ -181,7 +181,8 @@ class Machine:
                 self._end_whole(self.steps[self.definition.by_name[event.step]], what, event)
             else:
                 _UNIT_EVENTS[what](self, unit, event)
-        if self.goal is not None and self.undo is None and not self.active:
+        # one that may still be at it would be undone too early
+        if self.goal is not None and self.undo is None and not (self.active or self.uncertain):
             self._plan_undo()
 
     def _submitted(self, event: Event) -> None:

@@ -20,8 +20,9 @@ from actors.workflow.units import Unit
 from actors.workflow.values import as_json, by_reference
 
 _OUTPUT = "the workflow's output"
+_REFUSED = ("invalid", "oversized")
 _UNCOUNTED = ("moved", "restarted")
-_UNKNOWN = ("lost", "timeout", *_UNCOUNTED)
+_UNKNOWN = ("lost", "timeout", "unstopped", *_UNCOUNTED)
 
 
 def submit(machine: Machine, now: float) -> list[Event]:
@@ -80,9 +81,16 @@ def _result(machine: Machine, unit: Unit, result: StepResult) -> dict[str, Any]:
 
 
 def fail(machine: Machine, unit: Unit, attempt: int, error: StepError, now: float) -> list[Event]:
-    """An attempt failed: it is tried again, ends its step, or waits for its user."""
+    """An attempt failed: it is tried again, ends its step, or waits for its user.
+
+    A compensation that did its work has completed: nobody needs what it gave.
+    """
     if not _is_current(unit, attempt):
         return []
+    if unit.undo and error.acted and error.failure in _REFUSED:
+        data = {"value": None, "size": 0}
+        done = Event("compensation_completed", now, unit.step.name, unit.item, attempt, data)
+        return applied(machine, [done], now)
     return applied(machine, [_failure(machine, unit, attempt, error, now)], now)
 
 
@@ -93,14 +101,16 @@ def refuse(machine: Machine, unit: Unit, error: StepError, now: float) -> list[E
 
 def _failure(machine: Machine, unit: Unit, attempt: int, error: StepError, now: float) -> Event:
     turned = machine.goal is not None and not unit.undo
-    if turned:
-        return _ended(machine, unit, attempt, error, now, None)
-    if error.failure in _UNKNOWN and not unit.idempotent:
-        data = {"error": _told(error)}
-        kind: Literal["step_uncertain", "compensation_uncertain"]
-        kind = "compensation_uncertain" if unit.undo else "step_uncertain"
-        return Event(kind, now, unit.step.name, unit.item, attempt, data)
-    return _ended(machine, unit, attempt, error, now, _retry_at(machine, unit, error, now))
+    retry_at = None if turned else _retry_at(machine, unit, error, now)
+    is_unknown = error.failure in _UNKNOWN and not (turned or unit.idempotent)
+    # what undoes it would follow, and it may still be at it
+    is_held = error.failure == "unstopped" and retry_at is None and unit.can_be_undone
+    if not (is_unknown or is_held):
+        return _ended(machine, unit, attempt, error, now, retry_at)
+    data = {"error": _told(error)}
+    kind: Literal["step_uncertain", "compensation_uncertain"]
+    kind = "compensation_uncertain" if unit.undo else "step_uncertain"
+    return Event(kind, now, unit.step.name, unit.item, attempt, data)
 
 
 def _ended(

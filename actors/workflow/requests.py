@@ -68,6 +68,12 @@ def retry(machine: Machine, step: str, item: int | None, now: float) -> list[Eve
         ConflictError: It is not uncertain and does not wait.
     """
     units = _units(machine, step, item, "retried")
+    if machine.goal is not None and not units[0].undo:
+        raise ConflictError(
+            f"workflow {machine.id} is to be undone, and step {step!r} may still be at it: skip it "
+            "when it has ended",
+            code="workflow_failing",
+        )
     kind: EventKind = "compensation_released" if units[0].undo else "step_released"
     events = [Event(kind, now, step, unit.item, unit.attempt) for unit in units]
     return applied(machine, events, now)
@@ -116,7 +122,7 @@ def _units(machine: Machine, step: str, item: int | None, what: str) -> list[Uni
         raise NotFoundError(
             f"workflow {machine.id} has no step {step!r}; its steps: {known}", param="step"
         )
-    undo, run = machine.goal is not None, machine.steps[index]
+    undo, run = machine.undo is not None, machine.steps[index]
     unit = machine.unit(step, item, undo=undo)
     if unit is not None and unit.status in ("uncertain", "waiting"):
         return [unit]

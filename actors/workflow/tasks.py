@@ -15,7 +15,7 @@ from ironcliw.schemas.base import Priority
 from ironcliw.schemas.workflows import Place, StepKind
 
 FailureKind = Literal[
-    "error", "invalid", "lost", "moved", "oversized", "refused", "restarted", "timeout"
+    "error", "invalid", "lost", "moved", "oversized", "refused", "restarted", "timeout", "unstopped"
 ]
 """Why an attempt failed.
 
@@ -23,7 +23,7 @@ error: the work ran and raised. invalid: its inputs or its definition cannot be 
 process or node is gone and nobody knows how far it came. moved: it was taken off a node that is
 going away. oversized: a value is larger than the limit. refused: nothing was started (no capacity,
 nobody has the capability). restarted: the orchestrator was restarted while it ran. timeout: it ran
-past its time."""
+past its time. unstopped: it was told to stop and may still be at it."""
 
 CLOSING = "closing"
 """With this message an attempt is cancelled because the orchestrator ends, and not its workflow."""

@@ -83,6 +83,11 @@ class Unit:
         return self.step.compensate
 
     @property
+    def can_be_undone(self) -> bool:
+        """Whether something undoes it."""
+        return self.step.compensate is not None and not self.undo
+
+    @property
     def prefix(self) -> str:
         """With which the kinds of its events begin."""
         return "compensation" if self.undo else "step"

@@ -25,7 +25,7 @@ from rl.learning.plan import Training
 from rl.neural import weighed
 from rl.regime import Regime
 from rl.simulator import Simulation
-from rl.view import ACTIONS
+from rl.view import ACTIONS, View
 from rl.workload import make_day
 
 FIRST_DAY = 500_000_000  # from which on the rounds use none
@@ -111,6 +111,9 @@ class Windows(gymnasium.Env[Floats, np.int64]):
         """True for actions that are allowed and within reach."""
         return self._mask
 
+    def _weighed(self, costs: Sequence[float], view: View) -> list[int]:
+        return weighed(costs, view, self._plan.reach, self._plan.machines)
+
     def _walk(self, simulation: Simulation) -> bool:
         """Let the expected-cost policy have the day; keep its costs, and one of its decisions."""
         times, spent, seen = [0.0], [(0.0, 0.0)], 0
@@ -119,7 +122,7 @@ class Windows(gymnasium.Env[Floats, np.int64]):
             times.append(world.now)
             spent.append(world.spent_at(world.now))
             costs = self._greedy.costs(decision.view, decision.mask)
-            if len(weighed(costs, decision.view, self._plan.reach)) > 1:
+            if len(self._weighed(costs, decision.view)) > 1:
                 seen += 1
                 if self.np_random.integers(seen) == 0:  # each of them with the same chance
                     self._simulation = branch(simulation)
@@ -143,7 +146,7 @@ class Windows(gymnasium.Env[Floats, np.int64]):
         """Go on to a decision with more than one option, or to the window's end."""
         while (decision := self._simulation.next_decision(self._end)) is not None:
             costs = self._greedy.costs(decision.view, decision.mask)
-            if len(weighed(costs, decision.view, self._plan.reach)) > 1:
+            if len(self._weighed(costs, decision.view)) > 1:
                 return
             self._simulation.take(costs.index(min(costs)))
 
@@ -155,6 +158,6 @@ class Windows(gymnasium.Env[Floats, np.int64]):
         view, mask = decision.view, decision.mask
         costs = self._greedy.costs(view, mask)
         self._mask = np.zeros(ACTIONS, dtype=np.bool_)
-        self._mask[weighed(costs, view, self._plan.reach)] = True
+        self._mask[self._weighed(costs, view)] = True
         context, options = features(view, mask, costs)
         return np.concatenate([context, options.ravel()])

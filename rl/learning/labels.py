@@ -138,7 +138,7 @@ def _of_day(
         view, mask = decision.view, decision.mask
         taken = policy.choose(view, mask)
         costs = greedy.costs(view, mask)
-        options = weighed(costs, view, plan.reach)
+        options = weighed(costs, view, plan.reach, plan.machines)
         if len(options) > 1 and taken in options and _is_chosen(costs, plan, random):
             others = [one for one in options if one != taken]
             count = min(plan.alternatives, len(others))

@@ -27,6 +27,8 @@ class Training:
         horizon: Seconds after which a choice's cost is counted no further.
         tau: USD that a score of 1 stands for.
         reach: USD over the cheapest option, beyond which options are not weighed.
+        machines: Whether decisions about machines are learned too. What one of them changes is a
+            tenth of a cent, the deviation of a label some ten cents.
         margins: Of scores, tried on days of validation.
         width: Units of each of the two hidden layers of a member.
         members: Networks that are averaged.
@@ -44,21 +46,22 @@ class Training:
     seed: int = 0
     rounds: int = 2
     decisions: int = 20_000
-    randomised: float = 0.4
-    labelled: float = 0.3
+    randomised: float = 0.25
+    labelled: float = 0.1
     explored: float = 0.1
     alternatives: int = 3
-    horizon: float = 7200.0
+    horizon: float = 3600.0
     tau: float = 0.02
     reach: float = 0.15
-    margins: tuple[float, ...] = (0.1, 0.3, 0.8)
-    width: int = 64
-    members: int = 3
-    epochs: int = 12
+    machines: bool = False
+    margins: tuple[float, ...] = (0.5, 0.7, 1.0)
+    width: int = 32
+    members: int = 8
+    epochs: int = 6
     batch: int = 512
     rate: float = 1e-3
-    huber: float = 10.0
-    decay: float = 0.01
+    huber: float = 1.5
+    decay: float = 0.1
     validation: int = 60
     ppo_steps: int = 60_000
     most_dollars: float = 1.05
@@ -92,15 +95,17 @@ class Training:
                 )
             try:
                 found[name] = tuple(map(float, value)) if kinds[name] is tuple else value
-                wrong = kinds[name] is int and not isinstance(value, int)
+                wrong = kinds[name] in (int, bool) and type(value) is not kinds[name]
                 if kinds[name] is float:
                     found[name] = float(value)
             except (TypeError, ValueError):
                 wrong = True
-            if wrong or isinstance(value, bool | str):
+            if wrong or (isinstance(value, bool | str) and kinds[name] is not bool):
                 raise SettingsError(
-                    f"{where}: training value {name} is {value!r}; it must be a number"
-                    + ("s' list" if kinds[name] is tuple else "")
+                    f"{where}: training value {name} is {value!r}; it must be "
+                    + {tuple: "a list of numbers", bool: "true or false"}.get(
+                        kinds[name], "a whole number" if kinds[name] is int else "a number"
+                    )
                 )
         return cls(**found)
 

@@ -154,6 +154,7 @@ def fitted_policy(
         margin=plan.margins[0],
         reach=plan.reach,
         parameters=parameters,
+        machines=plan.machines,
     )
 
 

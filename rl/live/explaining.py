@@ -42,7 +42,9 @@ def explained(
         NotFoundError: there is none of that id.
     """
     table = decisions
-    query = select(table).where(or_(table.c.id.startswith(id_), table.c.workflow_id == id_))
+    query = select(table).where(
+        or_(table.c.id.startswith(id_, autoescape=True), table.c.workflow_id == id_)
+    )
     if step is not None:
         query = query.where(table.c.step == step)
     rows = connection.execute(query.order_by(table.c.at)).all()

@@ -86,7 +86,9 @@ class Board:
     def gap_closed(self, policy: str, regime: str | None = None) -> Interval:
         """Share of the way from the base to the search that a policy has gone."""
         base, best = (self.known(name, "cost", regime) for name in (BASE, CLAIRVOYANT))
-        return Interval.of((base - self.known(policy, "cost", regime)) / (base - best))
+        # on few days the search may find nothing better, and then nothing is closed
+        gap, own = base - best, base - self.known(policy, "cost", regime)
+        return Interval.of(np.where(gap > 1e-9, own / np.maximum(gap, 1e-9), 0.0))
 
     def regret(self, policy: str, regime: str) -> Interval:
         """USD a day above the search."""

@@ -59,4 +59,4 @@ def test_answers_keep_to_the_document(document: Any) -> None:
 
         answer_keeps_to_it()
     assert "/v1/chat/completions" in tested
-    assert len(tested) == 22
+    assert len(tested) == 23

@@ -25,7 +25,7 @@ from serve.keyring import KeyRing
 from serve.keys import ApiKeys, Scope, api_keys
 
 ROOT = Path(__file__).parents[2]
-HEADS = {"actors_0001", "cluster_0002", "serve_0002"}
+HEADS = {"actors_0002", "cluster_0002", "serve_0002"}
 
 
 def revisions(store: Store) -> set[str]:
@@ -73,7 +73,7 @@ def test_an_unknown_revision_is_refused_and_nothing_is_touched(store: Store) -> 
         connection.execute(
             text(f"UPDATE alembic_version SET version_num = 'serve_9999' WHERE {where}")
         )
-    known = r"serve_9999.*knows up to actors_0001, cluster_0002, serve_0002.*upgrade"
+    known = r"serve_9999.*knows up to actors_0002, cluster_0002, serve_0002.*upgrade"
     with pytest.raises(NewerFormatError, match=known):
         store.migrate()
     assert revisions(store) == (HEADS - {"serve_0002"}) | {"serve_9999"}

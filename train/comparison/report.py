@@ -56,6 +56,8 @@ def _suite(result: SuiteResult) -> dict[str, Any]:
 def as_markdown(config: ComparisonConfig, results: Sequence[SuiteResult]) -> str:
     """A page: a table of measures and one of win rates for each suite."""
     page = [f"# {config.name}", "", f"Base: {config.model_name}.", ""]
+    if config.adapters:
+        page += [*(f"- {name}: `{where}`" for name, where in config.adapters.items()), ""]
     for result in results:
         page += [f"## {result.name}", "", f"{result.rows} rows of {result.kind}.", ""]
         page += _markdown(*measures_table(result))

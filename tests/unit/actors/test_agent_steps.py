@@ -16,6 +16,7 @@ from actors.steps import agent_call
 from actors.steps.agent_call import AgentCalls
 from actors.steps.agent_choice import declares_idempotent
 from actors.steps.kinds import Done
+from actors.workflow.seats import SEAT
 from actors.workflow.tasks import CLOSING, StepError, StepTask
 from tests.unit.actors.agents.waiting import until
 
@@ -143,7 +144,7 @@ async def test_a_thread_that_goes_on_is_told_of(monkeypatch: pytest.MonkeyPatch)
         running.cancel("turned")
         with pytest.raises(StepError, match="was told to stop and may still be at it") as caught:
             await running
-        assert caught.value.failure == "lost"
+        assert caught.value.failure == "unstopped"
         Clerk.gate.set()
 
 
@@ -175,7 +176,8 @@ async def test_the_workflows_deadline_is_the_agents() -> None:
         await bench.start(Clerk, name="clerk")
         soon = {"deadline": time.time() + 0.2, "timeout_seconds": 50.0}
         with pytest.raises(StepError) as caught:
-            await run(bench, task(changes=soon, name="a", seconds=60.0))
+            async with asyncio.timeout(10):
+                await run(bench, task(changes=soon, name="a", seconds=60.0))
         assert caught.value.failure == "timeout"
         assert Clerk.broken_off == ["a"]
 
@@ -226,3 +228,29 @@ async def test_what_an_agent_declares(target: str, options: dict[str, Any], expe
         await bench.start(Reader, name="reader")
         await bench.start(Both, name="both")
         assert declares_idempotent(bench.system.registry, target, options) is expected
+
+
+class Counted:
+    """A seat that is looked at."""
+
+    def __init__(self) -> None:
+        self.taken = True
+
+    def leave(self) -> None:
+        self.taken = False
+
+    def take(self) -> None:
+        self.taken = True
+
+
+async def test_a_step_whose_agent_is_not_there_has_no_seat() -> None:
+    async with AgentBench() as bench:
+        seat = Counted()
+        SEAT.set(seat)
+        waiting = {"options": {"by": "capability", "wait_seconds": 20.0}}
+        running = asyncio.create_task(run(bench, task(changes=waiting, name="a", seconds=0.2)))
+        await until(lambda: not seat.taken)
+        await bench.start(Clerk, name="clerk")
+        await until(lambda: "a" in Clerk.begun)
+        assert seat.taken
+        await running

@@ -293,6 +293,47 @@ async def test_old_decisions_are_dropped_and_a_store_that_is_away_loses_none(
     store.close()
 
 
+class Doubtful:
+    """A journal whose first commit is made, and not told of."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self.commits = 0
+
+    async def commit(self, work: Callable[[Any], Any]) -> Any:
+        self.commits += 1
+        done = await self._journal.commit(work)
+        if self.commits == 1:
+            raise StoreError("the server went away")
+        return done
+
+
+async def test_a_commit_that_was_made_all_the_same_is_not_made_twice(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'state.db'}")
+    store.migrate()
+    journal = Journal(store)
+    log = DecisionLog(Doubtful(journal), keep_days=1.0)
+    bench = Bench(tmp_path, Loaded(), log)
+    bench.echo.hold = asyncio.Event()
+    running = asyncio.create_task(bench.run())
+    await bench.echo.begun.wait()
+    with pytest.raises(StoreError, match="went away"):
+        await log.flush()
+    bench.echo.hold.set()
+    await running
+    await bench.run(attempt=2)
+    await log.flush()
+    await bench.run(attempt=3)
+    await log.flush()
+    with store.read() as connection:
+        rows = connection.execute(select(actors_decisions).order_by(actors_decisions.c.at)).all()
+    assert [(row.attempt, row.outcome["outcome"]) for row in rows] == [
+        *((1, "ok"), (2, "ok"), (3, "ok"))
+    ]
+    await journal.close()
+    store.close()
+
+
 def test_what_declares_itself_idempotent(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(functions, "_registered", {})
     function("again", idempotent=True)(json.dumps)

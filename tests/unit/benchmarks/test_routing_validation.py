@@ -7,7 +7,7 @@ import pytest
 from actors.routing import Option
 from benchmarks import routing_replay as replay
 from benchmarks.harness import BenchmarkError
-from benchmarks.routing_validation import Half, compare, main, off, render
+from benchmarks.routing_validation import Part, compare, main, off, render
 from benchmarks.routing_work import AT_ONCE, ByLength, Piece, Script, compute, scripts
 from rl.live.log import Log, LoggedFleet, LoggedStep, LoggedWorkflow
 
@@ -40,18 +40,18 @@ def _ran(script: Script, number: int, start: float) -> LoggedWorkflow:
     return LoggedWorkflow(str(number), "routing", created, "completed", 2, tuple(steps), now)
 
 
-def _half(count: int, gap: float = 30.0) -> Half:
+def _part(count: int, gap: float = 30.0) -> Part:
     """Reports, the first of which has to wait for a machine, and answers."""
     plan = [Script(gap * number, REPORT if number % 2 == 0 else ANSWER) for number in range(count)]
     log = [_ran(one, number, START if number == 0 else 0.0) for number, one in enumerate(plan)]
     long = [step for one in log for step in one.steps if step.place == "spot"]
     assert long[0].started_at and long[-1].ended_at
     machine = (long[0].started_at, long[-1].ended_at + 63.0)
-    return Half(plan, Log((), tuple(log), LoggedFleet((machine,), 0, (10.0,), 0.06)))
+    return Part(plan, Log((), tuple(log), LoggedFleet((machine,), 0, (10.0,), 0.06)))
 
 
 def test_what_is_beside_a_function_is_found() -> None:
-    fitted = replay.fit(_half(12).log)
+    fitted = replay.fit([_part(12).log])
     assert fitted.at_home == pytest.approx(AT_HOME, abs=1e-3)
     assert fitted.on_machine == pytest.approx(ON_MACHINE, abs=1e-3)
     assert fitted.start == pytest.approx(START, abs=1e-3)
@@ -59,18 +59,18 @@ def test_what_is_beside_a_function_is_found() -> None:
 
 
 def test_what_ran_alone_is_simulated_to_the_second() -> None:
-    fitted, real, model = compare(_half(12), _half(12))
+    fitted, real, model = compare([_part(12)], [_part(12), _part(12)])
     assert model.flow == pytest.approx(real.flow, abs=0.01)
     assert model.met == real.met
     assert model.machine_hours == pytest.approx(real.machine_hours, rel=0.01)
-    assert model.workflows == 12
+    assert model.workflows == 24
     text = render(fitted, real, model, {"date": "today"})
     assert text.count("| yes |") == 3 and "- date: today" in text
 
 
 def test_what_is_off_is_told() -> None:
-    first, second = _half(12), _half(12)
-    slow = replay.fit(first.log)
+    first, second = _part(12), _part(12)
+    slow = replay.fit([first.log])
     slow = replay.Fitted(slow.at_home + 5.0, slow.on_machine, slow.start, slow.idle)
     real = replay.measured(second.log, second.scripts)
     model = replay.simulated(second.log, second.scripts, slow)
@@ -91,7 +91,7 @@ def test_a_log_without_machines_or_long_steps_cannot_be_fitted() -> None:
     plan = [Script(0.0, ANSWER)]
     log = Log((), (_ran(plan[0], 0, 0.0),))
     with pytest.raises(BenchmarkError, match=r"no step ran on a machine .*; run for longer"):
-        replay.fit(log)
+        replay.fit([log])
 
 
 def test_the_script_is_the_same_again_and_has_both_places() -> None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from ironcliw.errors import DataError
-from rl.offpolicy import CLIP, Decisions, effective_size, fold_of, gain_of
+from rl.offpolicy import CLIP, Decisions, _clustered_error, effective_size, fold_of, gain_of
 
 ACTIONS = 3
 WIDTH = 4
@@ -80,11 +80,11 @@ def test_without_a_difference_there_is_no_gain() -> None:
 
 
 def test_decisions_that_depend_on_each_other_widen_the_interval() -> None:
-    rows = log_of(3)[0]
-    alone = replace(rows, cluster=np.arange(len(rows.action)))
-    shared = replace(rows, cluster=np.zeros(len(rows.action), dtype=np.int64) + rows.cluster // 100)
-    both = [gain_of(one) for one in (alone, shared)]
-    assert both[0].high - both[0].low != both[1].high - both[1].low
+    parts = np.repeat(np.random.default_rng(0).standard_normal(500), 4)
+    alone = _clustered_error(parts, np.arange(2000))
+    four = _clustered_error(parts, np.repeat(np.arange(500), 4))
+    assert alone == pytest.approx(1 / np.sqrt(2000), rel=0.1)
+    assert four == pytest.approx(2 * alone, rel=0.01), "2000 that say what 500 say"
 
 
 def small(rows: Decisions, count: int) -> Decisions:

@@ -165,9 +165,13 @@ async def test_one_that_keeps_failing_is_isolated_and_then_given_up(bench: Agent
     with pytest.raises(UnavailableError, match="agent 'sickly' is failed"):
         await bench.ask("sickly", 1, capability="count")
     assert bench.system.describe("neighbour")["restarts"] == 0
+
     # the store remembers, also for the next head
-    [row] = [row for row in await bench.store.agents() if row.name == "sickly"]
-    assert (row.status, row.isolated) == ("failed", True)
+    async def remembered() -> bool:
+        [row] = [row for row in await bench.store.agents() if row.name == "sickly"]
+        return (row.status, row.isolated) == ("failed", True)
+
+    await until(remembered)
     # somebody may start it again
     await bench.system.restart_agent("sickly")
     await until(lambda: bench.system.describe("sickly")["status"] == "running")

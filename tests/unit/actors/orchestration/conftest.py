@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,12 @@ async def start(store: Store) -> AsyncIterator[Start]:
         *,
         lease: Lease | None = None,
         change: Callable[[Journal], Any] = lambda journal: journal,
+        clock: Callable[[], float] = time.time,
         **options: Any,
     ) -> Orchestrator:
         journal = Journal(store, lease=lease)
         orchestrator = Orchestrator(
-            change(journal), executor, options=OrchestratorOptions(**options)
+            change(journal), executor, clock, OrchestratorOptions(**options)
         )
         opened.append((orchestrator, journal))
         await orchestrator.start()

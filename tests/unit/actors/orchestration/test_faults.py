@@ -11,7 +11,7 @@ from sqlalchemy import Connection, update
 
 from actors.journal import Journal
 from actors.lease import acquire
-from actors.tables import actors_workflows
+from actors.tables import actors_workflow_events, actors_workflows
 from actors.workflow.calls import task_of
 from actors.workflow.tasks import StepTask
 from actors.workflow_records import events_after
@@ -154,3 +154,48 @@ async def test_a_step_that_cannot_be_put_together_ends_alone(
     assert ended.error is not None
     assert ended.error.message == "it cannot be started: MemoryError: "
     assert (await orchestrator.wait(fine.id, 20)).status == "completed"
+
+
+@pytest.mark.parametrize(
+    "column",
+    [{"priority": 9}, {"inputs": 7}, {"inputs": "text"}, {"definition": {"name": 1}}],
+    ids=["priority", "inputs", "text", "definition"],
+)
+async def test_one_row_that_cannot_be_read_stops_nobody_else(
+    start: Start, store: Store, caplog: pytest.LogCaptureFixture, column: dict[str, Any]
+) -> None:
+    executor = Scripted({"f": forever})
+    orchestrator = await start(executor)
+    flow = {"name": "f", "inputs": {"x": {}}, "steps": {"a": {"function": "f"}}}
+    flow["steps"]["b"] = {"function": "f", "when": "${inputs.x} == null"}  # type: ignore[index]
+    broken = await orchestrator.submit(flow)
+    fine = await orchestrator.submit(FLOW)
+    await until(lambda: executor.running == 3)
+    await orchestrator.close()
+    with store.write() as connection:
+        chosen = update(actors_workflows).where(actors_workflows.c.id == broken.id)
+        connection.execute(chosen.values(**column))
+    orchestrator = await start(Scripted())
+    assert (await orchestrator.get(fine.id)).status == "uncertain"
+    assert f"workflow {broken.id} cannot be rebuilt from its events" in caplog.text
+    with pytest.raises(StoreError, match="cannot be rebuilt"):
+        await orchestrator.get(broken.id)
+
+
+async def test_an_event_that_cannot_be_read_stops_nobody_else(
+    start: Start, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    executor = Scripted({"f": forever})
+    orchestrator = await start(executor)
+    broken = await orchestrator.submit(FLOW)
+    fine = await orchestrator.submit(FLOW)
+    await until(lambda: executor.running == 2)
+    await orchestrator.close()
+    with store.write() as connection:
+        chosen = update(actors_workflow_events).where(
+            actors_workflow_events.c.workflow_id == broken.id
+        )
+        connection.execute(chosen.values(data=[1], step="a", kind="step_failed"))
+    orchestrator = await start(Scripted())
+    assert (await orchestrator.get(fine.id)).status == "uncertain"
+    assert f"workflow {broken.id} cannot be rebuilt from its events" in caplog.text

@@ -10,6 +10,7 @@ import pytest
 
 from actors.orchestrator import Orchestrator
 from actors.workflow.limits import Limits
+from actors.workflow.seats import without_seat
 from actors.workflow.tasks import StepError, StepTask
 from actors.workflow_records import events_after
 from ironcliw.errors import (
@@ -283,6 +284,24 @@ async def test_urgent_steps_go_first_and_no_more_run_than_may(start: Start) -> N
     assert executor.most == 1
 
 
+async def test_a_clock_that_steps_back_changes_no_order(start: Start) -> None:
+    release, now = asyncio.Event(), 1e9
+
+    async def held(task: StepTask) -> None:
+        await release.wait()
+
+    executor = Scripted({"held": held})
+    orchestrator = await start(executor, clock=lambda: now, max_running=1)
+    views = []
+    for name in ("first", "second", "third"):
+        views.append(await orchestrator.submit(flow(**{name: call("held")})))
+        now -= 3600.0
+    release.set()
+    for view in views:
+        await orchestrator.wait(view.id, 20)
+    assert executor.names() == ["first", "second", "third"]
+
+
 async def test_a_crowd_of_items_lets_others_in_between(start: Start) -> None:
     executor = Scripted()
     orchestrator = await start(executor, max_running=1)
@@ -428,3 +447,26 @@ async def test_open_workflows_are_counted(start: Start) -> None:
 async def _output(orchestrator: Orchestrator, workflow_id: str, step: str) -> Any:
     view = await orchestrator.get(workflow_id, with_outputs=True)
     return next(each.output for each in view.steps if each.name == step)
+
+
+async def test_what_only_waits_keeps_nobody_from_starting(start: Start) -> None:
+    there = asyncio.Event()
+
+    async def waits(task: StepTask) -> str:
+        with without_seat():
+            await there.wait()
+        return "met"
+
+    executor = Scripted({"waits": waits})
+    orchestrator = await start(executor, max_running=2)
+    waiting = [await orchestrator.submit(flow(a=call("waits"))) for _ in range(5)]
+    await until(lambda: executor.running == 5)
+    assert orchestrator.running == 0
+    other = await orchestrator.submit(flow(a=call("f")))
+    assert (await orchestrator.wait(other.id, 20)).status == "completed"
+    cancelled = await orchestrator.cancel(waiting[0].id)
+    assert (await orchestrator.wait(cancelled.id, 20)).status == "cancelled"
+    there.set()
+    for view in waiting[1:]:
+        assert (await orchestrator.wait(view.id, 20)).output == "met"
+    assert orchestrator.running == 0

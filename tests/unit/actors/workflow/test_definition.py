@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import itertools
 import re
+import threading
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from actors.workflow import definition as module
 from actors.workflow.definition import MAX_BYTES, define
 from actors.workflow.tasks import REFERENCE_KEY
 from ironcliw.errors import RequestError, RequestTooLargeError
@@ -229,3 +233,27 @@ def test_only_the_first_problems_are_told() -> None:
     steps = {f"s{index}": {"function": "f", "place": "moon"} for index in range(8)}
     with pytest.raises(RequestError, match=r"step 's4', .*; and 3 more$"):
         define({"name": "d", "steps": steps})
+
+
+def test_definitions_are_read_in_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Hasty(OrderedDict[bytes, Any]):
+        """Lets another thread in where it hurts most."""
+
+        def get(self, key: bytes, default: Any = None) -> Any:
+            found = super().get(key, default)
+            if threading.current_thread() is not threading.main_thread():
+                looked.set()
+                changed.wait(0.2)
+            return found
+
+    looked, changed = threading.Event(), threading.Event()
+    flows = [{"name": name, "steps": {"a": {"function": "f"}}} for name in ("one", "two")]
+    monkeypatch.setattr(module, "_cache", Hasty())
+    monkeypatch.setattr(module, "CACHED", 1)
+    module.define(flows[0])
+    with ThreadPoolExecutor(1) as pool:
+        again = pool.submit(module.define, flows[0])
+        looked.wait(5)
+        module.define(flows[1])  # it takes the place of the first
+        changed.set()
+        assert again.result(5).name == "one"

@@ -430,6 +430,16 @@ def test_a_step_whose_result_cannot_be_kept_is_undone_as_one_that_succeeded() ->
     assert run.machine.steps[0].unit(None).attempt == 1
 
 
+def test_a_compensation_has_completed_whatever_it_gives() -> None:
+    run = Run({"charge": {**FUNCTION, "compensate": UNDO}, "b": {**FUNCTION, "after": ["charge"]}})
+    run.start()
+    run.succeed("charge")
+    requests.cancel(run.machine, 1.0)
+    run.start()
+    assert run.succeed("undo charge", float("nan")) == ["compensation_completed", "cancelled"]
+    assert run.step("charge").compensation == "completed"
+
+
 @pytest.mark.parametrize("idempotent", [False, True])
 def test_what_has_acted_is_done_again_only_where_that_is_harmless(idempotent: bool) -> None:
     run = Run({"a": {**FUNCTION, "retry": {"attempts": 3}}})
@@ -562,13 +572,61 @@ def test_without_an_item_all_that_are_uncertain_are_skipped() -> None:
     assert run.machine.output == ["by hand", "fine", "by hand", "by hand"]
 
 
-def test_compensations_of_items_are_run_again_together_too() -> None:
+def test_without_an_item_a_compensation_that_is_uncertain_is_run_again() -> None:
     run = items_that_were_lost()
     requests.cancel(run.machine, 1.0)
-    for _ in range(4):
-        run.start()
-        [unit] = run.machine.active
-        run.fail(name(unit), "lost")
-    assert run.status == "uncertain"
-    events = requests.retry(run.machine, "a", None, 2.0)
-    assert [event.item for event in events] == [0, 1, 2, 3]
+    assert run.start() == ["undo a[2]"], "one at a time, the last that may have had an effect first"
+    run.fail("undo a[2]", "lost")
+    assert run.note(requests.retry(run.machine, "a", None, 2.0)) == ["compensation_released"]
+    assert run.start() == ["undo a[2]"]
+
+
+def test_what_may_still_be_at_it_is_not_undone_before_somebody_says_so() -> None:
+    run = Run({"a": {**FUNCTION, "compensate": UNDO}, "b": {**FUNCTION, "compensate": UNDO}})
+    run.start()
+    run.succeed("b")
+    requests.cancel(run.machine, 1.0)
+    assert run.fail("a", "unstopped") == ["step_uncertain"]
+    assert (run.status, run.start(), run.step("a").status) == ("uncertain", [], "uncertain")
+    with pytest.raises(ConflictError, match="step 'a' may still be at it: skip it when it has"):
+        requests.retry(run.machine, "a", None, 2.0)
+    assert run.note(requests.skip(run.machine, "a", None, None, 2.0)) == ["step_waived"]
+    assert run.start() == ["undo a"]
+    run.succeed("undo a")
+    assert run.start() == ["undo b"]
+    assert run.succeed("undo b") == ["compensation_completed", "cancelled"]
+
+
+def test_what_nothing_undoes_need_not_have_stopped() -> None:
+    run = Run({"a": FUNCTION})
+    run.start()
+    requests.cancel(run.machine, 1.0)
+    assert run.fail("a", "unstopped") == ["step_failed", "cancelled"]
+
+
+def test_what_may_still_be_at_it_when_its_time_is_over_is_uncertain() -> None:
+    run = Run({"a": {**FUNCTION, "retry": {"attempts": 2}}, "b": FUNCTION})
+    run.start()
+    assert run.fail("a", "unstopped") == ["step_uncertain"]
+    run.note(requests.cancel(run.machine, 1.0))
+    run.stop()
+    assert run.status == "cancelled", "it is as any other of which nobody knows"
+
+
+def test_an_idempotent_step_that_may_still_be_at_it_is_tried_again_and_held_at_its_end() -> None:
+    run = Run({"a": {**FUNCTION, "compensate": UNDO, "retry": {"attempts": 2}}})
+    run.start(idempotent=True)
+    assert run.fail("a", "unstopped") == ["step_failed"]
+    run.now = 100.0
+    assert run.start(idempotent=True) == ["a"]
+    assert run.fail("a", "unstopped") == ["step_uncertain"]
+
+
+def test_a_step_that_may_have_acted_once_is_undone_after_its_last_failure() -> None:
+    run = Run({"a": {**FUNCTION, "compensate": UNDO, "retry": {"attempts": 2}}})
+    run.start(idempotent=True)
+    run.fail("a", "unstopped")
+    run.now = 100.0
+    run.start(idempotent=True)
+    assert run.fail("a", "error") == ["step_failed"]
+    assert run.start() == ["undo a"]

@@ -40,6 +40,9 @@ def test_the_step_is_what_its_author_and_the_fit_say() -> None:
     assert step.cloud_seconds > step.home_seconds
     assert step.after_seconds == pytest.approx(50.0 * math.exp(0.5 * 0.7**2))
     assert (step.fan_out, step.waited, step.deadline_in) == (1, 1.0, 1000.0)
+    far = seen(step={"deadline": NOW + 1e6}).view.step
+    assert far is not None
+    assert far.deadline_in == NO_DEADLINE_SECONDS, "training has seen none beyond"
     last = seen(step={"ready": Ready(NOW, PLAN, 1, losses=2)}).view.step
     assert last is not None
     assert (last.after_seconds, last.fan_out, last.spot_losses) == (0.0, 0, 2)

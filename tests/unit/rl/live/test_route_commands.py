@@ -12,6 +12,7 @@ import pytest
 
 from ironcliw import console
 from ironcliw.cli import main
+from rl.__main__ import _parser
 from rl.live.log import lines_of, read_log
 from rl.policy import NumpyPolicy, policy_path
 from rl.policy_file import load_policy, save_policy
@@ -166,6 +167,7 @@ class Commands:
     def __call__(self, command: list[str], **_: Any) -> Any:
         words = command[3:]
         self.words.append(words)
+        _parser().parse_args(words)  # ends the process where the command knows no such option
         if self.fail == words[0]:
             return subprocess.CompletedProcess(command, 1, stderr="x\nerror: it is held out\n")
         if words[0] == "train":
