@@ -376,7 +376,10 @@ def test_a_large_result_is_read_by_its_owner(
             other.workflow_result(address)
 
 
-ASKS = {"name": "asks", "steps": {"ask": {"decide": {"input": "x", "labels": ["a", "b"]}}}}
+ASKS: dict[str, Any] = {
+    "name": "asks",
+    "steps": {"ask": {"decide": {"input": "x", "labels": ["a", "b"]}}},
+}
 TRAINS = {"name": "trains", "steps": {"one": {"train": {"recipe": "publish"}}}}
 UNDOES = {"name": "undoes", "steps": {"one": calls("work.echo", compensate=ASKS["steps"]["ask"])}}
 
