@@ -131,6 +131,9 @@ def show(
         for step in view.steps
     ]
     console.write_table(("step", "kind", "status", "attempts", "items", "time", "error"), rows)
+    if outputs:
+        for step in view.steps:
+            console.write_line(f"{step.name}: {json.dumps(step.output)}")
     if view.output is not None:
         console.write_line(f"output: {json.dumps(view.output)}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
@@ -20,7 +21,9 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 EXPORT_SECONDS = 5.0
 COUNT_SECONDS = 60.0
-"""What has ended is counted in the store so often: that reads all of it."""
+_PAUSE_FACTOR = 100.0
+"""What has ended is counted in the store, which reads all of it: a hundredth of the time at most,
+and once a minute at least."""
 
 
 class Reader(Protocol):
@@ -99,8 +102,12 @@ class Exporter:
     async def run(self) -> None:
         """Export until cancelled."""
         while True:
+            begun = time.monotonic()
             await self.count()
-            for _ in range(int(COUNT_SECONDS / EXPORT_SECONDS)):
+            again = begun + min(_PAUSE_FACTOR * (time.monotonic() - begun), COUNT_SECONDS)
+            self.export()
+            await asyncio.sleep(EXPORT_SECONDS)
+            while time.monotonic() < again:
                 self.export()
                 await asyncio.sleep(EXPORT_SECONDS)
 

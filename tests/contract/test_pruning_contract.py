@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -157,17 +158,14 @@ async def test_messages_that_are_done_go_and_dead_letters_stay(
     assert counts == {"done": 1, "dead": 1, "queued": 1}
 
 
-async def test_old_files_of_steps_go(
-    journal: Counting, results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_old_files_of_steps_go(journal: Counting, results: Results, tmp_path: Path) -> None:
     folder = tmp_path / "configs"
     await pruner(journal, results, folders=[folder]).prune()  # there is none yet
     folder.mkdir()
     (folder / "one.yaml").write_text("{}")
     age = (folder / "one.yaml").stat().st_mtime
     for days, stays in ((29, True), (31, False)):
-        later = Pruner(
-            journal, results, 30, [folder], clock=lambda d=days: age + d * DAY, pause_seconds=0.0
-        )
+        clock = partial(float, age + days * DAY)
+        later = Pruner(journal, results, 30, [folder], clock=clock, pause_seconds=0.0)
         await later.prune()
         assert (folder / "one.yaml").exists() is stays

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from actors import functions
-from actors.commands_workflow import workflow
+from actors.commands_workflow import show, workflow
 from actors.functions import function
 from ironcliw.client import AsyncClient, Client
 from ironcliw.errors import (
@@ -300,6 +300,20 @@ def test_the_status_tells_who_leads(server: HttpService, world: World) -> None:
     assert "workflows and agents: a head leads those of this store" in degraded
 
 
+def test_the_command_shows_what_steps_gave(
+    server: HttpService,
+    client: Client,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("IRONCLIW_CLIENT__BASE_URL", server.url)
+    done = client.wait_for_workflow(client.submit_workflow(ECHO).id, seconds=20)
+    show(done.id)
+    assert "one: " not in capsys.readouterr().out
+    show(done.id, outputs=True)
+    assert 'one: {"x": 1}\noutput: {"x": 1}\n' in capsys.readouterr().out
+
+
 def test_a_server_without_one_says_so(tmp_path: Path) -> None:
     with running(tmp_path / "bare") as service:
         answer = httpx.get(service.url + "/v1/workflows")
@@ -362,7 +376,10 @@ def test_a_large_result_is_read_by_its_owner(
             other.workflow_result(address)
 
 
-ASKS = {"name": "asks", "steps": {"ask": {"decide": {"input": "x", "labels": ["a", "b"]}}}}
+ASKS: dict[str, Any] = {
+    "name": "asks",
+    "steps": {"ask": {"decide": {"input": "x", "labels": ["a", "b"]}}},
+}
 TRAINS = {"name": "trains", "steps": {"one": {"train": {"recipe": "publish"}}}}
 UNDOES = {"name": "undoes", "steps": {"one": calls("work.echo", compensate=ASKS["steps"]["ask"])}}
 

@@ -134,13 +134,20 @@ async def test_the_method_of_a_named_agent_may_be_left_out_where_there_is_one(
 
 
 async def test_a_capability_that_nobody_has_fails_or_is_waited_for_by_choice(
-    cluster: Cluster,
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failed = await cluster.run("write")
     assert "no agent is named 'write' or offers it" in why(failed)
     patient = {"capability": "write", "wait_seconds": 20}
+    asked, look_up = asyncio.Event(), cluster.bench.system.look_up
+
+    async def note(*words: Any, **options: Any) -> Any:
+        asked.set()
+        return await look_up(*words, **options)
+
+    monkeypatch.setattr(cluster.bench.system, "look_up", note)
     waiting = await cluster.submit(patient)
-    await until(lambda: cluster.orchestrator.running == 1)
+    await asked.wait()
     await cluster.bench.start(Writer)
     assert (await cluster.orchestrator.wait(waiting.id, 20)).output == "a!"
     failed = await cluster.run({"capability": "fly", "wait_seconds": 0.05})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -160,3 +161,31 @@ def test_a_circuit_that_has_closed_is_told_as_such(series: dict[str, Series]) ->
     figures.add(host(circuits=("translate",)))
     figures.forget("h")
     assert not figures.open_circuits()
+
+
+async def test_the_store_is_counted_as_often_as_that_is_cheap(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("actors.exporter.EXPORT_SECONDS", 0.01)
+    counted = Counter[str]()
+
+    async def rounds(seconds: float) -> Counter[str]:
+        class Slow(Store):
+            async def read(self, work: Callable[[Any], Any]) -> Any:
+                counted["reads"] += 1
+                await asyncio.sleep(seconds)
+                return {}
+
+        told: Any = Told()
+        exporter = Exporter(
+            Slow(), Workflows(), Agents(), told, told, lambda: counted.update(["exports"])
+        )
+        counted.clear()
+        running = asyncio.create_task(exporter.run())
+        while counted["exports"] < 5:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        running.cancel()
+        return counted
+
+    assert (await rounds(0.0))["reads"] > 2
+    assert (await rounds(0.05))["reads"] == 2, "of workflows and of messages, once"
