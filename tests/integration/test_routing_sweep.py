@@ -29,7 +29,7 @@ sys.exit(code)
 """
 TRAINER = '''
 """A training whose state is a number: it shows what is done again."""
-import os, signal
+import os, signal, time
 from pathlib import Path
 
 def train(values, folder, rounds, tell):
@@ -44,6 +44,8 @@ def train(values, folder, rounds, tell):
         once = Path(values["once"])
         if number == 2 and values["kills"] and not once.exists():
             once.touch()
+            if values["kills"] == "sweep":
+                time.sleep(13)  # Tune notes the sweep's state every ten seconds
             driver = int(once.with_suffix(".pid").read_text())
             os.kill(driver if values["kills"] == "sweep" else os.getpid(), signal.SIGKILL)
 '''
