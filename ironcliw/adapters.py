@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -28,6 +27,7 @@ from ironcliw.adapter_record import (
     check_name,
     describe,
 )
+from ironcliw.durable import sync
 from ironcliw.errors import ConflictError, ModelLoadError, StoreError
 
 __all__ = [
@@ -163,13 +163,13 @@ def _copy_local(adapter: PublishedAdapter, target: Path) -> bool:
             f"says {adapter.digest}; they were changed since: train or publish again"
         )
     for name in ADAPTER_FILES:
-        _sync(target / name)
+        sync(target / name)
     return True
 
 
 def _write_record(file: Path, record: PublishedAdapter) -> None:
     file.write_text(json.dumps(record.encode(), indent=1) + "\n", encoding="utf-8")
-    _sync(file)
+    sync(file)
 
 
 def _rename(work: Path, target: Path) -> bool:
@@ -180,16 +180,8 @@ def _rename(work: Path, target: Path) -> bool:
         if target.exists():
             return False
         raise
-    _sync(target.parent)
+    sync(target.parent)
     return True
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _read(folder: Path) -> PublishedAdapter:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
+from ironcliw.durable import sync
 from ironcliw.errors import ConflictError, NotFoundError, StoreError
 from ironcliw.migrations import BRANCHES, Revisions
 from ironcliw.store import Store
@@ -40,9 +41,9 @@ def backup(path: Path, target: Path) -> None:
                 source.backup(copy)  # all pages in one step, which is one snapshot
                 copy.execute("PRAGMA journal_mode=DELETE")  # one file, without a log beside it
                 _require_sound(copy, path)
-            _sync(draft)
+            sync(draft)
             os.link(draft, target)  # unlike a rename it replaces nothing
-        _sync(target.parent)
+        sync(target.parent)
     except (OSError, sqlite3.Error) as error:
         raise StoreError(f"{path} cannot be copied to {target}: {error}") from error
 
@@ -76,7 +77,7 @@ def restore(path: Path, source: Path) -> Path | None:
         with _draft(path.parent) as draft:
             shutil.copyfile(source, draft)
             _require_ours(draft, source)
-            _sync(draft)
+            sync(draft)
             return _replace(path, draft)
     except OSError as error:
         raise StoreError(f"{source} cannot be put in the place of {path}: {error}") from error
@@ -91,7 +92,7 @@ def _replace(path: Path, draft: Path) -> Path | None:
     for ending in ("-wal", "-shm"):  # left only beside a damaged file; they would spoil the new one
         Path(f"{path}{ending}").unlink(missing_ok=True)
     os.replace(draft, path)  # at every moment there is one store or the other
-    _sync(path.parent)
+    sync(path.parent)
     return kept
 
 
@@ -169,12 +170,3 @@ def _draft(folder: Path) -> Iterator[Path]:
     finally:
         for ending in ("", "-wal", "-shm", "-journal"):
             Path(f"{name}{ending}").unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    """Has a file, or the names in a folder, written to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

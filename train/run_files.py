@@ -29,10 +29,10 @@ import fsspec
 from fsspec.implementations.arrow import ArrowFSWrapper
 
 from ironcliw.buckets import below, connect
+from ironcliw.durable import sync
 from ironcliw.errors import CheckpointError, StoreError
 from ironcliw.retries import Retry, one_line
 from ironcliw.settings import Settings
-from train.checkpoint.disk import sync_file, sync_folder
 
 Result = TypeVar("Result")
 
@@ -112,9 +112,9 @@ class RunFiles:
                 new = Path(f"{target}.{secrets.token_hex(4)}.new")
                 try:
                     new.write_bytes(content)
-                    sync_file(new)
+                    sync(new)
                     new.replace(target)
-                    sync_folder(new.parent)
+                    sync(new.parent)
                 except BaseException:
                     # a full disk must not fill up with what was begun
                     with contextlib.suppress(OSError):
@@ -149,8 +149,8 @@ class RunFiles:
             else:
                 self.upload_file(file, f"{name}/{file.name}")
         if self.is_local:
-            self._written(lambda: sync_folder(Path(target)), name)
-            self._written(lambda: sync_folder(Path(target).parent), name)
+            self._written(lambda: sync(Path(target)), name)
+            self._written(lambda: sync(Path(target).parent), name)
 
     def upload_file(self, file: Path, name: str) -> None:
         """Copy a local file into the run.
@@ -163,7 +163,7 @@ class RunFiles:
         def put() -> None:
             self._files.put_file(str(file), target)
             if self.is_local:
-                sync_file(Path(target))
+                sync(Path(target))
 
         self._written(put, name)
 

@@ -78,36 +78,6 @@ def remove_if_abandoned(path: Path) -> bool:
         os.close(handle)
 
 
-def sync_file(path: Path) -> None:
-    """Make a file that was written durable; its name is when its folder is synced.
-
-    Raises:
-        OSError: there is no room after all, or the disk is broken.
-    """
-    sync_folder(path)  # the system opens and syncs both alike
-
-
-def sync_folder(path: Path) -> None:
-    """Make the names in a folder durable."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        sync(handle)
-    finally:
-        os.close(handle)
-
-
-def sync(handle: int) -> None:
-    """To the medium: on macOS fsync stops at the drive's own cache."""
-    full = getattr(fcntl, "F_FULLFSYNC", None)
-    if full is None:
-        os.fsync(handle)
-        return
-    try:
-        fcntl.fcntl(handle, full)
-    except OSError:  # a file system that lacks it, such as a network's
-        os.fsync(handle)
-
-
 def reason(error: OSError) -> str:
     """What went wrong, and what to do about it."""
     hint = _HINTS.get(error.errno or 0)

@@ -21,14 +21,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from ironcliw.durable import sync, sync_handle
 from ironcliw.errors import CheckpointError, DamagedCheckpointError
-from train.checkpoint.disk import (
-    made_and_locked,
-    reason,
-    remove_if_abandoned,
-    sync,
-    sync_folder,
-)
+from train.checkpoint.disk import made_and_locked, reason, remove_if_abandoned
 from train.checkpoint.faults import Faults
 from train.checkpoint.files import Part
 from train.checkpoint.manifest import MANIFEST, FileEntry
@@ -167,11 +162,11 @@ class LocalFolder:
         """
         partial, reach = self._partial(name), self._faults.reach
         self._write_file(partial / MANIFEST, [memoryview(manifest)], "manifest")
-        sync_folder(partial)
+        sync(partial)
         reach("partial-folder-fsynced")
         partial.rename(self._root / name)
         reach("renamed")
-        sync_folder(self._root)
+        sync(self._root)
         reach("root-fsynced")
 
     def remove(self, name: str) -> None:
@@ -206,7 +201,7 @@ class LocalFolder:
                 digest.update(block)
                 self._faults.reach("block-written")
             self._faults.reach(f"{kind}-written")
-            sync(file.fileno())
+            sync_handle(file.fileno())
         self._faults.reach(f"{kind}-fsynced")
         return digest.hexdigest()
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from ironcliw.durable import sync
 from ironcliw.errors import ConflictError, ModelLoadError, StoreError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -131,18 +131,10 @@ def _replace(work: Path, target: Path, before: Path) -> None:
         if before.exists():
             before.rename(target)
         raise
-    _sync_one(target.parent)
+    sync(target.parent)
 
 
 def _sync(path: Path) -> None:
     for each in sorted(path.rglob("*")) if path.is_dir() else ():
-        _sync_one(each)
-    _sync_one(path)
-
-
-def _sync_one(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        sync(each)
+    sync(path)

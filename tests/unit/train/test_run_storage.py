@@ -110,8 +110,7 @@ def test_the_outcome_is_written_when_all_it_tells_of_is_durable(
             before.extend(synced)
         return real(self, target)
 
-    for name in ("sync_file", "sync_folder"):
-        monkeypatch.setattr(f"train.run_files.{name}", synced.append)
+    monkeypatch.setattr("train.run_files.sync", synced.append)
     monkeypatch.setattr(Path, "replace", replace)
     work(job)
     run = Path(job.uri)
@@ -140,7 +139,7 @@ def test_a_disk_that_is_full_at_the_end_costs_no_result(
             raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("train.run_files.sync_file", sync)
+        patch.setattr("train.run_files.sync", sync)
         work(broken)
     assert not list(Path(broken.uri).rglob("*.new"))
     if full == OUTCOME:
