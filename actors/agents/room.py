@@ -34,7 +34,7 @@ class Room:
         try:
             async with asyncio.timeout(seconds):
                 await place
-        except BaseException:
+        except BaseException:  # cancelled or late: the place is given on
             if place in self._waiting:
                 self._waiting.remove(place)
             elif not place.cancelled() and place.exception() is None:
