@@ -179,9 +179,10 @@ async def compose(
         executor if router.may_wait else None,
     )  # fmt: skip
     router.waiting = lambda: orchestrator.queued
-    # before the workflows go on, whose steps ask them
-    await agents.start()
-    await orchestrator.start()
+    # known before the workflows go on, whose steps ask them, and wait until they are found: a host
+    # that is slow to answer must not keep other steps from it
+    await agents.load()
+    await asyncio.gather(agents.start(), orchestrator.start())
 
     def count() -> None:
         metrics.on_counts(journal.counts.committed, journal.counts.transactions, log.lost)

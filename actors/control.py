@@ -51,7 +51,8 @@ class Control:
         self._made: Composition | None = None
         self._failed: IroncliwError | None = None
         self._waits = False
-        self._stopping = self._stopped = False
+        self._closing: asyncio.Task[None] | None = None
+        self._stopped = False
         self._started = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._store: Store | None = None
@@ -87,6 +88,10 @@ class Control:
         await self._open_door()
         await self._lead(store, lease)
 
+    @property
+    def _stopping(self) -> bool:
+        return self._closing is not None
+
     async def status(self) -> dict[str, Any]:
         """How workflows and agents stand, and who leads; also while this process does not."""
         error = None if self._failed is None else self._failed.message
@@ -104,11 +109,18 @@ class Control:
         return {"state": state, "leader": leader, "error": error}
 
     async def close(self) -> None:
-        """Bring to an end what can be; the process itself is ended by whoever asked for this."""
-        if self._stopping or self._made is None:
+        """Bring to an end what can be; the process itself is ended by whoever asked for this.
+
+        Whoever asks while it comes to an end waits for that, too, and cannot break it off.
+        """
+        if self._made is None:
             return
-        self._stopping = True
-        made, store, lease = self._made, self._store, self._lease
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(self._made))
+        await asyncio.shield(self._closing)
+
+    async def _close(self, made: Composition) -> None:
+        store, lease = self._store, self._lease
         assert store is not None, "it was composed with one"
         assert lease is not None, "it was composed with one"
         for task in self._tasks:

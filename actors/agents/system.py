@@ -76,6 +76,7 @@ class AgentSystem:
         self.exchange = Exchange(f"control-{new_id()}", self, hosts.connect)
         self._store = store
         self._hosts = hosts
+        self._loaded = False
         self._clock = clock
         self._lookups = Lookups(self.registry)
         self.figures = Figures()
@@ -87,7 +88,6 @@ class AgentSystem:
             self.registry,
             self._running,
             self._supervisor,
-            store,
             self.host_leaving,
             poll_seconds,
             self.figures,
@@ -97,8 +97,9 @@ class AgentSystem:
         )
         self._deliveries = Deliveries(store, self.exchange, self._most_attempts, self.figures)
 
-    async def start(self) -> None:
-        """Take up the agents of an earlier system: those that run, and those that should."""
+    async def load(self) -> None:
+        """Know the agents of an earlier system; whoever asks them waits until `start`."""
+        self._loaded = True
         for row in await self._store.agents():
             try:
                 self.registry.add(from_row(row))
@@ -106,6 +107,11 @@ class AgentSystem:
             except IroncliwError as error:
                 # boundary: a row that an older release wrote must not keep the others away
                 logger.error("agent %s is not taken up: %s", row.name, error)
+
+    async def start(self) -> None:
+        """Take up the agents of an earlier system: those that run, and those that should."""
+        if not self._loaded:
+            await self.load()
         await self._running.find_again()
         for entry in list(self.registry):
             if entry.status is AgentStatus.RESTARTING:
