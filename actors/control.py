@@ -71,6 +71,8 @@ class Control:
             self._store = store
             lease = await wait_for_lease(store, LEASE, _holder(), self._note_waiting)
             self._lease = lease
+            # already now: to find agents and workflows may take longer than the lease lasts
+            leading = asyncio.create_task(self._lead(store, lease))
             self._made = await compose(self._settings, store, lease, self._code_uri, _this_actor())
         except IroncliwError as error:
             self._failed = error
@@ -86,7 +88,7 @@ class Control:
         works = [*self._made.background(), self._until_another_leads(self._made)]
         self._tasks = [asyncio.create_task(work) for work in works]
         await self._open_door()
-        await self._lead(store, lease)
+        await leading
 
     @property
     def _stopping(self) -> bool:

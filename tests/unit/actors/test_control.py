@@ -1,4 +1,4 @@
-"""The end of the control actor: everybody who asks for it waits for it, and nobody breaks it off."""
+"""The end of the control actor: whoever asks for it waits for it, and nobody breaks it off."""
 
 from __future__ import annotations
 

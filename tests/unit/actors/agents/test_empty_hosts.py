@@ -70,8 +70,7 @@ async def looks(bench: AgentBench, times: int) -> None:
 async def test_not_while_an_agent_starts_there(bench: AgentBench) -> None:
     Idle.gate = asyncio.Event()
     starting = asyncio.create_task(bench.start(Idle, name="slow", options={"place": "spot"}))
-    while await no_host(bench):
-        await asyncio.sleep(0.01)
+    await until(bench.hosts.find)
     await looks(bench, 10)
     Idle.gate.set()
     await starting
@@ -85,8 +84,7 @@ async def test_one_that_is_stopped_while_it_starts_leaves_no_process(
     Idle.gate = asyncio.Event()
     own = {"place": "spot", "isolated": True}
     starting = asyncio.create_task(bench.start(Idle, name="a", options=own))
-    while await no_host(bench):
-        await asyncio.sleep(0.01)
+    await until(bench.hosts.find)
     await bench.system.stop_agent("a")
     Idle.gate.set()
     await asyncio.gather(starting, return_exceptions=True)
