@@ -6,6 +6,7 @@ head; agents are to go on after it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -70,7 +71,8 @@ class CodeCopies:
             draft.replace(path)
             sync(path.parent)
         except OSError as error:
-            draft.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                draft.unlink()
             raise ClusterError(
                 f"the code of an agent cannot be kept in {path.parent}: {error}; without it the "
                 "agent would not come back after `ironcliw down`"
