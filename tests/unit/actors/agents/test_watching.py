@@ -119,6 +119,20 @@ async def test_and_is_given_up_after_some_time(
         await until(lambda: bench.system.describe("stuck")["status"] == "running")
 
 
+async def test_one_that_reports_is_not_given_up_for_being_slow(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with AgentBench() as bench:
+        await bench.start(Plain, name="keeper")
+        await bench.start(Plain, name="stranger")
+        slow = await handle_of(bench, "stranger")
+        monkeypatch.setattr(slow, "drop_agent", never)
+        bench.system.registry.mark("stranger", AgentStatus.FAILED, "as a test has it")
+        await until(lambda: caplog.text.count("is slow: no answer") >= 5)
+        assert not slow.dead
+        assert bench.system.describe("keeper")["restarts"] == 0
+
+
 async def test_an_agent_whose_start_was_broken_off_does_not_stay() -> None:
     async with AgentBench() as bench:
         await bench.start(Plain, name="keeper")
