@@ -12,6 +12,7 @@ import pytest
 from actors.agent import Agent, capability
 from actors.agents import host, saving, watching
 from actors.agents.bench import AgentBench
+from actors.agents.cell import Cell
 from actors.agents.host import Snapshots
 from actors.agents.hosts import LocalHandle
 from actors.agents.records import MemoryStore
@@ -181,6 +182,28 @@ async def test_a_busy_agent_has_its_state_saved(bench: AgentBench) -> None:
         await until(lambda: saved(bench, "busy"))
         for worker in workers:
             worker.cancel()
+
+
+async def test_meanwhile_only_its_plain_methods_wait(bench: AgentBench) -> None:
+    await bench.start(Busy, name="busy", options=SOON)
+    working = asyncio.create_task(bench.ask("busy", 1.0, capability="work"))
+    cell = (await only_host(bench)).host._cells["busy"]
+    # both hands of "work" are not taken, and yet the second is held back
+    await until(lambda: saving_holds(cell))
+    waits = asyncio.create_task(bench.ask("busy", 0.01, capability="work"))
+    assert await bench.ask("busy", 1, capability="chat") == 1
+    assert not working.done()
+    assert not waits.done()
+    await asyncio.gather(working, waits)
+
+
+async def saving_holds(cell: Cell) -> bool:
+    """Whether plain methods are held back for longer than a turn of the event loop."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+        if not cell._plain_held:
+            return False
+    return True
 
 
 async def test_one_that_is_too_busy_goes_on_and_it_is_said(
