@@ -174,16 +174,20 @@ async def test_but_not_for_one_that_is_stopped_meanwhile(
 ) -> None:
     words = bench.system._running.last_words
     words.carry("a", [parcel(10.0)])
-    old, asked = await host_of(bench), asyncio.Event()
+    old, asked, ended = await host_of(bench), asyncio.Event(), asyncio.Event()
 
     async def stays(_: Any) -> None:
         asked.set()
-        await asyncio.Event().wait()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
 
     monkeypatch.setattr(old, "replay", stays)
     await bench.system.restart_agent("a")
     await asked.wait()
     await bench.system.stop_agent("a")
+    await ended.wait()
     assert words.take_parcels("a") == []
 
 
