@@ -76,6 +76,18 @@ def wait_for(folder: Path, *wanted: tuple[str, Any]) -> None:
         time.sleep(0.02)
 
 
+def wait_for_snapshot(store_url: str) -> None:
+    """Agents are looked at every second, so a state may come after the work is done."""
+    deadline = time.monotonic() + 20
+    with Store(store_url) as store:
+        while True:
+            with store.read() as connection:
+                if load_snapshot(connection, AGENT) is not None:
+                    return
+            assert time.monotonic() < deadline, "no state of the agent was kept"
+            time.sleep(0.05)
+
+
 def test_what_a_killed_process_has_begun_is_taken_up_by_the_next(
     store_url: str, tmp_path: Path
 ) -> None:
@@ -91,6 +103,7 @@ def test_what_a_killed_process_has_begun_is_taken_up_by_the_next(
         assert heir.told() == {"status": "uncertain"}
         heir.go_on()
         assert heir.told() == {"status": "completed", "output": "one two by hand"}
+        wait_for_snapshot(store_url)
     counts = Counter(done(tmp_path))
     assert counts["note", "one"] == counts["note", "one two by hand"] == 1, "done is done"
     assert (counts["redo", "two"], counts["once", "three"]) == (2, 1)
