@@ -251,13 +251,16 @@ class Opens:
 
 
 class Hangs:
+    """Its steps end when they are told."""
+
     def __init__(self) -> None:
         self.steps: list[str] = []
+        self.end = asyncio.Event()
 
     async def run(self, task: StepTask, place: str, started: Callable[[str], None]) -> Done:
         self.steps.append(task.step)
-        await asyncio.Event().wait()
-        raise AssertionError("unreachable")
+        await self.end.wait()
+        return Done.of(None, task)
 
 
 class Machine:
@@ -269,17 +272,17 @@ class Machine:
 
 
 class Held:
-    """A journal that commits nothing after the first until it is told."""
+    """A journal that commits nothing while it is held up."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self.count = 0
+        self.waiting = 0
         self.goes_on = asyncio.Event()
+        self.goes_on.set()
 
     async def commit(self, work: Callable[[Connection], Any]) -> Any:
-        self.count += 1
-        if self.count > 1:
-            await self.goes_on.wait()
+        self.waiting += not self.goes_on.is_set()
+        await self.goes_on.wait()
         return await self._journal.commit(work)
 
     async def read(self, work: Callable[[Connection], Any]) -> Any:
@@ -296,7 +299,10 @@ async def test_a_start_and_a_turn_that_share_a_commit_leave_no_ghost(
     await orchestrator.start()
     steps = flow(first={"function": "f"}, late={"function": "f"})
     sent = await orchestrator.submit(steps)
-    await until(lambda: held.count == 2)  # the start of `first`, which holds up what comes after
+    await until(lambda: hangs.steps == ["first"] and orchestrator.queued == 1)
+    held.goes_on.clear()
+    hangs.end.set()
+    await until(lambda: held.waiting == 1)  # the end of `first`, and what comes now goes together
     policy.is_open = True
     orchestrator.something_happened()
     await until(lambda: policy.placed == ["first", "late"])
