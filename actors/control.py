@@ -18,6 +18,7 @@ from typing import Any
 
 import ray
 
+from actors.background import keep_going
 from actors.composition import Composition, compose
 from actors.control_link import NOT_READY
 from actors.lease import RENEW_SECONDS, Lease, holder_of, wait_for_lease
@@ -85,7 +86,8 @@ class Control:
             return
         self._waits = False
         self._started.set()
-        works = [*self._made.background(), self._until_another_leads(self._made)]
+        works = [keep_going(name, work) for name, work in self._made.background().items()]
+        works.append(self._until_another_leads(self._made))
         self._tasks = [asyncio.create_task(work) for work in works]
         await self._open_door()
         await leading

@@ -214,6 +214,7 @@ class Router:
         places = places | {WAIT} if may_wait else places
         try:
             placement = _allowed(policy.place(self.situation(task, ready, may_wait)), places)
+            decision = self._note_placement(task, placement)
         # the boundary to a policy that is loaded by name and may be learned: a step must have a
         # place whatever is wrong with it
         except Exception:
@@ -221,7 +222,6 @@ class Router:
             if self.failures % _TOLD_EACH == 1:
                 logger.exception("routing policy %r failed; the rules decide", policy.name)
             return None
-        decision = self._note_placement(task, placement)
         if placement.place == WAIT:
             latest = self._clock() + LONGEST_WAIT_SECONDS
             again = latest if placement.ask_again_at is None else placement.ask_again_at

@@ -225,7 +225,10 @@ class Cell:
         if (begun := self._jobs.break_off(message_id, withdrawn())) is not None:
             await asyncio.wait([begun], timeout=seconds)
             return begun.done()
-        if message_id in self._answers:  # it waits in the mailbox, or for room there
+        if (message := self.mailbox.remove(message_id)) is not None:
+            self._resolve(message, withdrawn())
+            self._pump()  # whoever waits for its place has it
+        elif message_id in self._answers:  # it waits for room
             self._unwanted.add(message_id)
         return True
 
@@ -270,6 +273,9 @@ class Cell:
                 raise self._refusal
             if self.mailbox.full:
                 continue
+            if message.id in self._unwanted:
+                self._room.let_in()  # the next one, in its stead
+                raise withdrawn()
             self.mailbox.put(message, self._capability(message).lane)
             self._pump()
             return
@@ -313,9 +319,6 @@ class Cell:
             self.mailbox.expired.clear()
             if message is None:
                 break
-            if message.id in self._unwanted:
-                self._resolve(message, withdrawn())
-                continue
             self._begin(message, self._capability(message))
         if not self.mailbox.full:
             self._room.let_in()  # it puts its message first, and then wakes the next

@@ -19,6 +19,7 @@ from actors.agents.messages import Parcel
 from actors.agents.ray_calls import RayRemote, answer_of
 from actors.agents.ray_host import SUPERVISION, HostActor
 from actors.agents.reports import HostReport
+from actors.background import keep_going
 from actors.breaker import OpenCircuit
 from actors.control_link import NAMESPACE
 from cluster.config import GROUP_LABEL, SPOT_TYPE
@@ -100,9 +101,12 @@ class RayHosts:
         self._code.update(_packages(environment))
         if self._copies is not None:
             for uri in _packages(environment):
-                self._copies.touch(uri)
+                try:
+                    self._copies.touch(uri)
+                except OSError as error:  # at the next round of `_keep` it is tried again
+                    logger.warning("the copy of the code %s is not touched: %s", uri, error)
         if self._code and self._keeper is None:
-            self._keeper = asyncio.create_task(self._keep())
+            self._keeper = asyncio.create_task(keep_going("the holding of code", self._keep))
 
     async def _keep(self) -> None:
         while True:
@@ -114,7 +118,7 @@ class RayHosts:
         for uri in sorted(code):
             try:
                 await asyncio.to_thread(hold, uri)
-            except (RuntimeError, ClusterError) as error:
+            except (RuntimeError, RayError, OSError, ClusterError) as error:
                 # the control service restarts; at the next round it is there again
                 logger.warning("the code %s is not held for now: %s", uri, error)
 

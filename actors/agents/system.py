@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -255,19 +255,20 @@ class AgentSystem:
         """See `Agent.ask`."""
         return await self.exchange.ask(target, body, **options)
 
-    async def withdraw(self, message_id: str, seconds: float) -> bool:
-        """Have nothing more done for a message, wherever it is.
+    async def withdraw(self, message_id: str, hosts: Collection[str], seconds: float) -> bool:
+        """Have nothing more done for a message.
 
         Args:
             message_id: as it was given to `ask`.
+            hosts: those that may have it, as `ask` has told; no other one is asked.
             seconds: how long work that was begun may take to end.
 
         Returns:
-            Whether every host says so; a host that has ended does nothing any more.
+            Whether each of them says so; a host that has ended does nothing any more.
         """
-        hosts = [place.handle for place in self._running.places.values()]
-        answers = await asyncio.gather(*(_withdrawn(host, message_id, seconds) for host in hosts))
-        return all(answers)
+        places = [place for name in hosts if (place := self._running.places.get(name)) is not None]
+        asked = [_withdrawn(place.handle, message_id, seconds) for place in places]
+        return all(await asyncio.gather(*asked))
 
     async def send(self, target: str, body: Any = None, **options: Any) -> None:
         """See `Agent.send`."""

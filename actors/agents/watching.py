@@ -109,12 +109,22 @@ class Watching:
         def ended(task: asyncio.Task[None]) -> None:
             if self._restarts.get(name) is task:
                 del self._restarts[name]
+                if not task.cancelled() and (error := task.exception()) is not None:
+                    self._not_brought_back(name, error)
 
         old = self._restarts.get(name)
         task = self._restarts[name] = asyncio.create_task(work, name=f"restart:{name}")
         task.add_done_callback(ended)
         if old is not None:
             old.cancel()
+
+    def _not_brought_back(self, name: str, error: BaseException) -> None:
+        """A bug, of which nobody else would hear: the agent would be restarting for ever."""
+        logger.error("agent %s is not brought back", name, exc_info=error)
+        entry = self._registry.get(name) if name in self._registry else None
+        if entry is not None and entry.host is None:
+            why = f"it could not be brought back: {type(error).__name__}: {error}"
+            self._registry.mark(name, AgentStatus.FAILED, why)
 
     async def _bring_back(self, name: str) -> None:
         try:

@@ -118,6 +118,10 @@ class StepExecutor:
             routed = self.router.ask(task, ready, may_wait=True)
         except IroncliwError:
             return None  # `run` meets it again, and tells
+        # boundary: a fault in what places steps must not take one out of the queue
+        except Exception:
+            logger.exception("%s could not be asked about; it starts", task.key)
+            return None
         if routed.place == WAIT:
             return routed.ask_again_at
         self._routed[task.key, task.attempt] = routed
@@ -131,6 +135,15 @@ class StepExecutor:
             return kind == "function" and find(target).idempotent
         except NotFoundError:
             return False
+
+    def forget(self, task: StepTask) -> None:
+        """See `actors.workflow.tasks.Executor`: a place that `admit` gave and nobody took is free.
+
+        Where `run` was entered it has taken the place, and given it back itself.
+        """
+        routed = self._routed.pop((task.key, task.attempt), None)
+        if routed is not None:
+            self._end(task, routed, "cancelled", 0.0, {})
 
     def node_of(self, task: StepTask) -> str | None:
         """Where that attempt runs now."""
@@ -152,7 +165,12 @@ class StepExecutor:
             try:
                 return await self._kept(task, done, begun)
             except IroncliwError as error:
-                raise step_error(error).after_work() from error
+                if not task.is_compensation:
+                    raise step_error(error).after_work() from error
+                # what it was to undo is undone, and nobody needs what it gave
+                logger.warning("the result of compensation %s is not kept: %s", task.key, error)
+                seconds = time.monotonic() - begun
+                return StepResult(node=done.node, place=done.place, seconds=seconds)
         finally:
             del self._nodes[attempt]
 

@@ -18,6 +18,7 @@ from actors.functions import function
 from actors.journal import Journal
 from actors.results import Results
 from actors.routing import Choice, Option, PlacementPolicy
+from actors.situation import Placement, Ready, Situation
 from actors.steps.executor import StepExecutor
 from actors.steps.kinds import Done
 from actors.tables import actors_decisions
@@ -148,6 +149,18 @@ async def test_a_step_whose_result_cannot_be_written_has_acted(
         await bench.run(inputs={"text": "x" * 200})
     assert (caught.value.failure, caught.value.acted) == ("error", True)
     assert pickle.loads(pickle.dumps(caught.value)).acted, "as it comes from another process"
+
+
+async def test_what_undoes_a_step_has_done_so_whatever_becomes_of_its_result(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise StoreError("no space left on the device")
+
+    monkeypatch.setattr(bench.results, "keep", full)
+    result = await bench.run(inputs={"text": "x" * 200}, is_compensation=True)
+    assert (result.value, result.reference, result.place) == (None, None, "local")
+    assert bench.told.attempts == [("function", "local", "ok")]
 
 
 @pytest.mark.parametrize(
@@ -291,6 +304,39 @@ async def test_old_decisions_are_dropped_and_a_store_that_is_away_loses_none(
         assert [row.attempt for row in connection.execute(select(actors_decisions))] == [2]
     await journal.close()
     store.close()
+
+
+class Everywhere:
+    """Places all at home, or has them wait."""
+
+    name = "everywhere"
+
+    def __init__(self) -> None:
+        self.place_now = "local"
+
+    def place(self, situation: Situation) -> Placement:
+        return Placement(self.place_now, policy=self.name)
+
+
+def test_a_place_that_nobody_takes_is_free_again(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, Everywhere())
+    assert bench.executor.admit(task(), Ready(0.0)) is None
+    assert bench.executor.router.running("local") == 1
+    bench.executor.forget(task())
+    bench.executor.forget(task())
+    assert bench.executor.router.running("local") == 0
+    assert bench.told.attempts == [("function", "local", "cancelled")]
+
+
+def test_a_fault_in_what_is_known_of_the_machine_keeps_no_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> Sequence[Option]:
+        raise OSError("no such file: /proc/meminfo")
+
+    bench = Bench(tmp_path, Everywhere())
+    monkeypatch.setattr(bench.facts, "options", broken)
+    assert bench.executor.admit(task(), Ready(0.0)) is None
 
 
 class Doubtful:

@@ -110,6 +110,14 @@ def test_a_policy_may_name_a_machine() -> None:
     assert log.rows[0].policy == "says"
 
 
+def test_an_answer_that_cannot_be_noted_is_the_policys_fault() -> None:
+    odd: Any = (("home", True, "and more"),)
+    made, _, _, log = router(lambda _: replace(placed("spot"), options=odd))
+    assert ask(made).place == "local", "the rules decide"
+    assert made.failures == 1
+    assert [row.policy for row in log.rows] == ["placement"]
+
+
 def test_what_was_placed_is_there_until_it_has_ended() -> None:
     made, says, _, _ = router(lambda _: placed("spot", node="n1", index=1))
     ask(made, step="a")

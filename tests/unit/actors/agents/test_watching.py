@@ -366,3 +366,22 @@ async def test_nor_does_a_name_that_is_taken_strike_it_out() -> None:
         with pytest.raises(ConflictError, match="'a' would name both an agent and a capability"):
             await bench.start(Namesake, name="a")
         assert bench.system.describe("a")["status"] == "failed"
+
+
+async def test_a_bug_that_ends_a_restart_is_seen(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(_: Any) -> Any:
+        raise ValueError("a bug")
+
+    async with AgentBench() as bench:
+        await bench.start(Plain, name="a")
+        monkeypatch.setattr(bench.hosts, "launch", broken)
+        await (await handle_of(bench, "a")).kill()
+        await until(lambda: bench.system.describe("a")["status"] == "failed")
+        why = bench.system.describe("a")["reason"]
+        assert why == "it could not be brought back: ValueError: a bug"
+        assert "agent a is not brought back" in caplog.text
+        monkeypatch.undo()
+        await bench.system.restart_agent("a")
+        await until(lambda: bench.system.describe("a")["status"] == "running")
