@@ -100,7 +100,7 @@ class MachineFacts:
     Attributes:
         node: Ray's id; empty while it starts.
         state: `leaving` once it got notice.
-        since: When it was first seen.
+        since: When it was first seen; of one that starts, when it was ordered, if that is known.
         free_gb: That nothing on it has booked.
         idle_since: When it last had work; None: it has.
         done: Targets that it has run, so that what they load is there.
