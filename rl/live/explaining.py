@@ -15,12 +15,13 @@ from actors.tables import actors_decisions as decisions
 from ironcliw.errors import IroncliwError, NotFoundError
 from ironcliw.settings import Settings
 from rl.calibration.files import load_fit
-from rl.features import CONTEXT, DIGEST, OPTION
+from rl.features import CONTEXT, OPTION
 from rl.live.nightly import read_night
 from rl.live.state import read_standing
 from rl.neural import Learned, residuals
 from rl.policy import FIT_FILE, FOLDER, policy_path
 from rl.promotion import SHARES, Standing
+from rl.schema import DIGEST
 
 _DAY = 86_400.0
 _MOST = 5

@@ -14,10 +14,10 @@ import numpy.typing as npt
 from actors.routing import LOCAL, SPOT
 from actors.situation import WAIT as WAITS
 from actors.situation import Placement, Situation
-from rl.features import DIGEST
 from rl.guardrails import Limits
 from rl.live.exploring import Drawn
 from rl.live.views import LiveView
+from rl.schema import DIGEST
 from rl.view import ACTION_NAMES, BUY, FIRST_MACHINE, HOME, KEEP, WAIT
 
 STEP_ACTIONS = KEEP

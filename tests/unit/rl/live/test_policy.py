@@ -18,11 +18,12 @@ from actors.routing import load_policy
 from actors.situation import Placement, Situation, SituationPolicy
 from ironcliw.errors import DataError
 from ironcliw.settings import load_settings
-from rl.features import CONTEXT, DIGEST, OPTION
+from rl.features import CONTEXT, OPTION
 from rl.live.exploring import explore, propensity_of
 from rl.live.views import LiveViews
 from rl.policy import NumpyPolicy, policy_path
 from rl.promotion import Standing, fraction
+from rl.schema import DIGEST
 from rl.view import FIRST_MACHINE, HOME, WAIT
 from tests.unit.rl.live.situations import install, policy_of, run_of, situation_of
 
