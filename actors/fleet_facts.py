@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 
 from actors.situation import STALE_SECONDS, HomeFacts, MachineFacts, MoneyFacts
+from actors.step_memory import held_by_steps
 from cluster.config import GROUP_LABEL, SPOT_TYPE
 from cluster.control.report import ControllerReport, read_report
 from cluster.events import EventLog
@@ -70,6 +71,7 @@ class FleetFacts:
         self._money_at = float("-inf")
         self._home = (float("-inf"), _head())
         self._room = self._home[1].available_gb
+        self._held: dict[str, float] | None = None
         size = machine_type(settings.cloud.machine_type) if self.has_cloud else None
         memory = 0.0 if size is None else size.memory_gb * _GIBIBYTE - SYSTEM_GB
         cores = 1.0 if size is None else float(size.cpus)
@@ -85,7 +87,7 @@ class FleetFacts:
         now = self._clock()
         if not 0 <= now - self._home[0] < _MEMORY_SECONDS:
             self._home = (now, _head())
-        return self._home[1]
+        return replace(self._home[1], held_gb=self._held)
 
     def machines(self) -> Sequence[MachineFacts]:
         """See `actors.router.Fleet`; those that start come last."""
@@ -115,6 +117,7 @@ class FleetFacts:
         """Read once; whether something has changed that a step may wait for. Blocks."""
         now = self._clock()
         before = (self._state(), self.age < STALE_SECONDS)
+        self._held = held_by_steps()
         if self.has_cloud:
             self._machines = _joined(self._machines, now)
         if self.has_cloud and now - self._money_at >= MONEY_SECONDS:

@@ -85,12 +85,17 @@ class RunFacts:
 
 @dataclass(frozen=True, slots=True)
 class HomeFacts:
-    """The head: what it has, what is available now, and what runs there."""
+    """The head: what it has, what is available now, and what runs there.
+
+    Attributes:
+        held_gb: By the processes of steps, of each function that runs; None: not known.
+    """
 
     memory_gb: float
     available_gb: float
     cores: float
     runs: tuple[RunFacts, ...] = ()
+    held_gb: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,8 +58,8 @@ NO_DEADLINE_SECONDS = 4 * 3600.0
 NO_CAP_DOLLARS = 1000.0
 FORCED_SECONDS = 3600.0
 """A step that nothing is allowed for but to wait is started after it, at the place it may go to."""
-_SETTLING_SECONDS = 15.0
-"""A step that started so recently may not hold its memory yet."""
+_SETTLING_SECONDS, _SETTLING_SHARE = 15.0, 0.5
+"""A step that runs for less than that, and that share of its believed time, may hold more yet."""
 _TRANSFER_SECONDS = 0.5
 
 _NO_CLOUD = "there is no cloud: cloud.project is not set"
@@ -177,15 +177,20 @@ class LiveViews:
 
     def _home(self, home: HomeFacts, at: float) -> HomeView:
         runs = [self._run(run, HOME, at) for run in home.runs]
-        held = sum(run.memory_gb for run in runs)
-        settled = sum(
-            view.memory_gb
-            for view, run in zip(runs, home.runs, strict=True)
-            if at - run.since > _SETTLING_SECONDS
-        )
-        room = min(home.available_gb + settled, home.memory_gb)
+        believed = sum(run.memory_gb for run in runs)
+        held = self._settled(home, runs, at) if home.held_gb is None else _measured(home, runs)
+        room = min(home.available_gb + held, home.memory_gb)
         wanted = KINDS[KIND].cores * len(runs)
-        return HomeView(home.memory_gb, room, room - held, home.cores, wanted, runs, KIND)
+        return HomeView(home.memory_gb, room, room - believed, home.cores, wanted, runs, KIND)
+
+    def _settled(self, home: HomeFacts, views: Sequence[RunView], at: float) -> float:
+        """GB of runs that are taken to hold all that they will, where nobody has measured it."""
+        found = 0.0
+        for view, run in zip(views, home.runs, strict=True):
+            seconds = self.fit.seconds(run.target, HOME, run.expected_seconds).mean
+            if at - run.since > max(_SETTLING_SECONDS, _SETTLING_SHARE * seconds):
+                found += view.memory_gb
+        return found
 
     def _machine(
         self, machine: MachineFacts, target: str, money: MoneyFacts | None, at: float
@@ -235,6 +240,15 @@ class LiveViews:
             hour_of_priority=self._costs.hour_of_priority,
             miss=self._costs.miss,
         )
+
+
+def _measured(home: HomeFacts, views: Sequence[RunView]) -> float:
+    """GB that runs hold: of each function no more than is believed, so that none frees any."""
+    assert home.held_gb is not None
+    believed: dict[str, float] = {}
+    for view, run in zip(views, home.runs, strict=True):
+        believed[run.target] = believed.get(run.target, 0.0) + view.memory_gb
+    return sum(min(home.held_gb.get(target, 0.0), most) for target, most in believed.items())
 
 
 def _after_midnight(at: float) -> float:

@@ -43,6 +43,8 @@ class World:
         self.available = 10.0
         monkeypatch.setattr(fleet_facts, "_joined", lambda before, now: dict(self.nodes))
         monkeypatch.setattr(fleet_facts, "_head", lambda: HomeFacts(16.0, self.available, 8.0))
+        self.held = {"f": 0.5}
+        monkeypatch.setattr(fleet_facts, "held_by_steps", lambda: dict(self.held))
         self.facts = FleetFacts(self.settings, self.store, self.clock)
 
     def read(self, after: float = 2.0) -> bool:
@@ -77,6 +79,16 @@ def test_without_a_cloud_only_memory_matters(
     assert world.read()
     assert not world.read(), "told once"
     assert world.facts.money() is None
+    world.store.close()
+
+
+def test_what_steps_hold_is_part_of_the_head(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path, monkeypatch)
+    assert world.facts.home().held_gb is None, "nobody has looked yet"
+    world.read()
+    assert world.facts.home().held_gb == {"f": 0.5}
     world.store.close()
 
 

@@ -1,4 +1,4 @@
-"""What of the training by RLlib needs no RLlib: what is weighed, and checkpoints in their folder."""
+"""What of the training by RLlib needs no RLlib: what is weighed, and the folder of checkpoints."""
 
 from __future__ import annotations
 
