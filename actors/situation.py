@@ -46,18 +46,21 @@ class Ready:
         since: Unix seconds.
         plan: Of the workflow; None: not known.
         index: In the plan.
-        losses: Attempts that were lost with their machine.
     """
 
     since: float
     plan: Plan | None = None
     index: int = 0
-    losses: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class StepFacts:
-    """The step that a place is sought for; the fields are those of `StepTask` and `Ready`."""
+    """The step that a place is sought for: fields of `StepTask` and `Ready`, and its past.
+
+    Attributes:
+        losses: Machines that were lost under earlier attempts, with or without notice.
+        out_of_memory: Attempts that were ended for want of memory.
+    """
 
     workflow_id: str
     step: str
@@ -70,17 +73,20 @@ class StepFacts:
     expected_seconds: float | None
     deadline: float | None
     ready: Ready
+    losses: int = 0
+    out_of_memory: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """A step that has a place: it runs there, or is on its way."""
+    """A step that has a place: it runs there, or is on its way; see `StepFacts`."""
 
     target: str
     priority: Priority
     memory_gb: float | None
     expected_seconds: float | None
     since: float
+    out_of_memory: int = 0
 
 
 @dataclass(frozen=True, slots=True)

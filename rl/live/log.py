@@ -56,7 +56,7 @@ class LoggedStep:
         started_at: Of its last attempt; None: it never ran.
         seconds: That it ran, waiting not included; None: not known.
         place: `local` or `spot`.
-        losses: Attempts that were lost with their machine.
+        losses: Attempts that were lost with their process or machine, or taken off it.
     """
 
     name: str

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from sqlalchemy import Connection, select
 
+from actors.attempt_history import OUT_OF_MEMORY
 from actors.tables import actors_decisions as decisions
 from cluster.money.ledger import Ledger
 from cluster.money.prices import PriceTable
@@ -43,7 +44,6 @@ AGAIN_SECONDS = 3600.0
 """After a start, or a night whose work failed, until it is tried."""
 _DAY = 86_400.0
 _CENT = 0.01
-_OUT_OF_MEMORY = "OutOfMemoryError"
 
 
 class Journal(Protocol):
@@ -219,7 +219,7 @@ def _out_of_memory(connection: Connection, since: float) -> int:
         decisions.c.at >= since, decisions.c.outcome.is_not(None)
     )
     outcomes: list[dict[str, Any]] = list(connection.execute(query).scalars())
-    return sum(one.get("cause") == _OUT_OF_MEMORY for one in outcomes)
+    return sum(one.get("cause") == OUT_OF_MEMORY for one in outcomes)
 
 
 def _was_of_today(standing: Standing, now: float) -> bool:

@@ -7,6 +7,7 @@ looks after idle machines by itself, and its ledger promises money for a whole r
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from rl.calibration.fit import (
     PRIOR_HOURS,
     PRIOR_LOSSES,
     Fit,
+    LogNormal,
 )
 from rl.guardrails import Limits, refusals
 from rl.regime import Costs
@@ -58,6 +60,8 @@ NO_DEADLINE_SECONDS = 4 * 3600.0
 NO_CAP_DOLLARS = 1000.0
 FORCED_SECONDS = 3600.0
 """A step that nothing is allowed for but to wait is started after it, at the place it may go to."""
+MEMORY_GROWTH, MOST_GROWTHS = 1.5, 2
+"""Of a step's memory, each time that it was ended for want of it; no more often, or nothing fits."""
 _SETTLING_SECONDS, _SETTLING_SHARE = 15.0, 0.5
 """A step that runs for less than that, and that share of its believed time, may hold more yet."""
 _TRANSFER_SECONDS = 0.5
@@ -131,7 +135,7 @@ class LiveViews:
 
     def _step(self, step: StepFacts, money: MoneyFacts | None, at: float) -> StepView:
         fit, kind = self.fit, KINDS[KIND]
-        memory = fit.memory_gb(step.target, step.memory_gb)
+        memory = _grown(fit.memory_gb(step.target, step.memory_gb), step.out_of_memory)
         home = fit.seconds(step.target, HOME, step.expected_seconds)
         cloud = fit.seconds(step.target, CLOUD, step.expected_seconds)
         plan, index = step.ready.plan, step.ready.index
@@ -154,7 +158,7 @@ class LiveViews:
             deadline_in=min(left, NO_DEADLINE_SECONDS),
             after_seconds=0.0 if plan is None else self._path(plan)[index],
             waited=max(0.0, at - step.ready.since),
-            spot_losses=step.ready.losses,
+            spot_losses=step.losses,
             fan_out=0 if plan is None else len(plan.dependents[index]),
         )
 
@@ -172,8 +176,8 @@ class LiveViews:
     def _run(self, run: RunFacts, place: str, at: float) -> RunView:
         believed = self.fit.seconds(run.target, place, run.expected_seconds).mean
         left = max(believed - max(at - run.since, 0.0), 0.1 * believed)
-        memory = self.fit.memory_gb(run.target, run.memory_gb).p95
-        return RunView(left, memory, PRIORITIES[run.priority])
+        memory = _grown(self.fit.memory_gb(run.target, run.memory_gb), run.out_of_memory)
+        return RunView(left, memory.p95, PRIORITIES[run.priority])
 
     def _home(self, home: HomeFacts, at: float) -> HomeView:
         runs = [self._run(run, HOME, at) for run in home.runs]
@@ -240,6 +244,12 @@ class LiveViews:
             hour_of_priority=self._costs.hour_of_priority,
             miss=self._costs.miss,
         )
+
+
+def _grown(memory: LogNormal, out_of_memory: int) -> LogNormal:
+    """What is believed of a step that was ended for want of memory: more than of its function."""
+    growth = math.log(MEMORY_GROWTH) * min(out_of_memory, MOST_GROWTHS)
+    return LogNormal(memory.mu + growth, memory.sigma, memory.count)
 
 
 def _measured(home: HomeFacts, views: Sequence[RunView]) -> float:

@@ -43,7 +43,7 @@ def test_the_step_is_what_its_author_and_the_fit_say() -> None:
     far = seen(step={"deadline": NOW + 1e6}).view.step
     assert far is not None
     assert far.deadline_in == NO_DEADLINE_SECONDS, "training has seen none beyond"
-    last = seen(step={"ready": Ready(NOW, PLAN, 1, losses=2)}).view.step
+    last = seen(step={"ready": Ready(NOW, PLAN, 1), "losses": 2}).view.step
     assert last is not None
     assert (last.after_seconds, last.fan_out, last.spot_losses) == (0.0, 0, 2)
 
@@ -120,6 +120,19 @@ def test_the_hour_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+def test_a_step_that_ran_out_of_memory_is_believed_to_need_more() -> None:
+    sizes = []
+    for times in range(4):
+        live = seen(step={"memory_gb": 4.0, "out_of_memory": times})
+        assert live.view.step is not None
+        sizes.append(live.view.step.memory_p95_gb)
+        assert live.mask[HOME] == (sizes[-1] <= 8.5)
+    assert sizes == [pytest.approx(one) for one in (4.0, 6.0, 9.0, 9.0)]
+    runs = (run_of(memory_gb=4.0, out_of_memory=1),)
+    home = seen(home=HomeFacts(16.0, 10.0, 8.0, runs, {})).view.home
+    assert home.free_gb == pytest.approx(4.0), "and where it runs, as much is kept for it"
 
 
 def test_money_and_risk() -> None:
