@@ -61,7 +61,7 @@ NO_CAP_DOLLARS = 1000.0
 FORCED_SECONDS = 3600.0
 """A step that nothing is allowed for but to wait is started after it, at the place it may go to."""
 MEMORY_GROWTH, MOST_GROWTHS = 1.5, 2
-"""Of a step's memory, each time that it was ended for want of it; no more often, or nothing fits."""
+"""Of a step's memory, each time that it ran out of it; no more often, or nothing would fit."""
 _SETTLING_SECONDS, _SETTLING_SHARE = 15.0, 0.5
 """A step that runs for less than that, and that share of its believed time, may hold more yet."""
 _TRANSFER_SECONDS = 0.5

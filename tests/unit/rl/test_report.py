@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import routing_report
 from ironcliw.errors import DataError, SettingsError
 from rl.evaluate import BASE
 from rl.report import command, plan, runs
 from rl.report.board import Board, median_of
 from rl.report.contestants import CLAIRVOYANT, LITERAL, RULE_NAMES, Valuing, tuned
-from rl.report.goals import verdicts
+from rl.report.goals import Verdict, verdicts
 from rl.report.plan import Options, Plan
 from rl.report.runs import Store, columns_of, run_all
 from rl.report.speed import Speed
@@ -258,9 +259,22 @@ def test_what_is_asked_as_json(tmp_path: Path) -> None:
     words = ["--regime", str(LIGHT), "--days", "2", "--clairvoyant", "1", "--evaluations", "2"]
     words += ["--frontier", "1", "--processes", "1", "--work", str(tmp_path / "work")]
     arguments = parser.parse_args([*words, "--json", str(tmp_path / "goals.json")])
-    command.make(arguments, tmp_path / "out.md")
+    goals = command.make(arguments, tmp_path / "out.md")
     page = json.loads((tmp_path / "goals.json").read_text())
     assert {"what", "goal", "figure", "met"} == set(page[0])
+    assert [one["what"] for one in page] == [one.what for one in goals]
+    assert "decision p99, no torch imported" in {one.what for one in goals}
+
+
+def test_a_goal_of_time_that_is_missed_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goals = [Verdict("mean cost", "lower", "yes", True), Verdict("time", "<= 1 ms", "2 ms", False)]
+    monkeypatch.setattr(command, "make", lambda *given: goals)
+    words = ["--out", str(tmp_path / "out.md")]
+    assert routing_report.main(words) == 1
+    goals.pop()
+    assert routing_report.main(words) == 0
 
 
 @pytest.mark.parametrize("kind", ["baseline", "learned"])
