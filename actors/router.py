@@ -159,6 +159,7 @@ class Router:
         del workflow_id
         if any(getattr(event, "kind", "") == "submitted" for event in events):
             self._arrivals.append(self._clock())
+            self._forget_arrivals()  # a simple policy never asks how many they are
 
     # ------------------------------------------------------------------ deciding
 
@@ -263,8 +264,7 @@ class Router:
     def situation(self, task: StepTask, ready: Ready, may_wait: bool) -> Situation:
         """Everything about a step as it stands now."""
         now = self._clock()
-        while self._arrivals and self._arrivals[0] < now - _RECENT_SECONDS:
-            self._arrivals.popleft()
+        self._forget_arrivals()
         fleet = self._fleet
         home = self._head() if fleet is None else fleet.home()
         local = tuple(one.run for one in self._placed.values() if one.place == LOCAL)
@@ -282,6 +282,11 @@ class Router:
             most_machines=0 if fleet is None else fleet.most_machines,
             machine_gb=0.0 if fleet is None else fleet.new_machine.memory_gb,
         )
+
+    def _forget_arrivals(self) -> None:
+        oldest = self._clock() - _RECENT_SECONDS
+        while self._arrivals and self._arrivals[0] < oldest:
+            self._arrivals.popleft()
 
     def _head(self) -> HomeFacts:
         free, percent = self._machine.memory()

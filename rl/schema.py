@@ -24,7 +24,7 @@ from rl.view import (
 )
 from rl.work import KINDS
 
-_DECIMALS = 4
+_DECIMALS, _OF_DOLLARS = 4, 6
 """Machines differ in the last bits of exp and log, and no change that matters is smaller."""
 
 
@@ -35,13 +35,14 @@ def digest() -> str:
         mask = [(action < KEEP) == (view.step is not None) for action in range(ACTIONS)]
         costs = greedy.costs(view, mask)
         context, options = features(view, mask, costs)
-        lines += [_told(value) for value in (*costs, *context.tolist(), *options.ravel().tolist())]
+        lines += [_told(value, _OF_DOLLARS) for value in costs]
+        lines += [_told(value) for value in (*context.tolist(), *options.ravel().tolist())]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _told(value: float) -> str:
+def _told(value: float, decimals: int = _DECIMALS) -> str:
     """A number without its last digits; no sign before a zero."""
-    return f"{round(value, _DECIMALS) + 0.0:.{_DECIMALS}f}" if math.isfinite(value) else str(value)
+    return f"{round(value, decimals) + 0.0:.{decimals}f}" if math.isfinite(value) else str(value)
 
 
 def _views() -> Iterator[View]:

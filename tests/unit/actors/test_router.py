@@ -204,6 +204,19 @@ def test_arrivals_are_those_of_half_an_hour() -> None:
     assert [seen.arrivals for seen in says.seen] == [3, 0]
 
 
+def test_arrivals_do_not_pile_up_where_nobody_asks_for_them() -> None:
+    now = NOW
+    made = Router(PlacementPolicy(), Facts(), clock=lambda: now)
+
+    class Submitted:
+        kind = "submitted"
+
+    for number in range(100):
+        now += 60.0
+        made.note_events(f"w{number}", [Submitted()])
+    assert len(made._arrivals) == 31
+
+
 def test_losses_are_those_of_machines_and_want_of_memory_is_told_apart() -> None:
     made, says, _, _ = router(lambda _: placed("local"))
 

@@ -74,7 +74,7 @@ def test_a_checkpoint_that_was_not_finished_is_not_gone_on_from(tmp_path: Path) 
 def test_a_folder_belongs_to_one_training(tmp_path: Path) -> None:
     Checkpoints(str(tmp_path), {"seed": 1, "regimes": {"light": "ab"}, "margins": (0.5,)})
     Checkpoints(str(tmp_path), {"seed": 1, "regimes": {"light": "ab"}, "margins": (0.5,)})
-    message = r"holds a training with other values of regimes, reach; give this one a --folder"
+    message = r"holds a training with other values of reach, regimes; give this one a --folder"
     with pytest.raises(SettingsError, match=message):
         Checkpoints(
             str(tmp_path), {"seed": 1, "regimes": {"light": "cd"}, "margins": (0.5,), "reach": 0.1}

@@ -93,6 +93,8 @@ async def test_a_decision_is_explained(tmp_path: Path) -> None:
             assert explained(tmp_path, connection, page["id"][:12]) == [page]
             with pytest.raises(NotFoundError, match="no decision of '%' is logged"):
                 explained(tmp_path, connection, "%")
+            with pytest.raises(NotFoundError, match="no decision of '' is logged"):
+                explained(tmp_path, connection, "")
             with pytest.raises(NotFoundError, match="no decision of 'nobody' is logged for its"):
                 explained(tmp_path, connection, "nobody", "s")
     options = {option["name"]: option for option in page["options"]}
