@@ -85,6 +85,17 @@ def test_in_the_shadow_it_is_asked_and_as_default_it_decides(tmp_path: Path) -> 
     assert default.details["shadow"] == "home"
 
 
+def test_a_view_unlike_training_is_no_fall_back_where_nobody_was_to_decide(tmp_path: Path) -> None:
+    digest = install(tmp_path, policy_of(50.0, favourite=FIRST_MACHINE, wide=False))
+    told = [
+        router(tmp_path, Standing(stage, policy=digest)).place(situation_of()).details
+        for stage in ("shadow", "default")
+    ]
+    why = "the context lies beyond its range in training"
+    assert [one["outside"] for one in told] == [why, why]
+    assert [one["fallback"] for one in told] == ["", why]
+
+
 def test_a_canary_has_a_tenth_of_the_low_priority(tmp_path: Path) -> None:
     digest = install(tmp_path, policy_of(50.0, favourite=FIRST_MACHINE))
     policy = router(tmp_path, Standing("canary", policy=digest))
