@@ -167,7 +167,7 @@ def test_a_whole_day_by_the_learner_is_the_day_by_its_file(machines: bool) -> No
     asked, over = 0, False
     while not over:
         with torch.no_grad():
-            action = int(module.logits(torch.from_numpy(observation)).argmax())
+            action = int(module.logits(torch.from_numpy(observation)[None]).argmax())
         observation, _, over, _, info = env.step(np.int64(action))
         asked += 1
     learned = Learned(policy)
