@@ -195,7 +195,9 @@ class NumpyPolicy:
             return base
         acting, other = (learned, base) if wanted else (base, learned)
         acting.shadow = other.chosen
-        acting.scores, acting.fallback = learned.scores, acting.fallback or why
+        acting.scores, acting.outside = learned.scores, why
+        if wanted:  # in the shadow nobody has decided in its place
+            acting.fallback = acting.fallback or why
         acting.context, acting.options = learned.context, learned.options
         return acting
 

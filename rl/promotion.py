@@ -183,6 +183,12 @@ def rolled_back(standing: Standing, at: float, reason: str = "by its owner") -> 
     raise ConflictError("the rules of placement decide already; there is nothing below them")
 
 
+def begun_anew(at: float) -> Standing:
+    """In place of a standing that cannot be read: nothing is installed, the tuned one decides."""
+    reason = "by its owner, in place of a state of another release"
+    return _moved(Standing(), "off", at, reason)
+
+
 def restored(standing: Standing, at: float) -> Standing:
     """The tuned policy decides again where the rules did."""
     return standing if standing.base == "greedy" else _based(standing, "greedy", at, "by its owner")

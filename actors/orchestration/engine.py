@@ -202,7 +202,7 @@ class Engine:
             if len(self._plans) >= _MOST_PLANS:
                 self._plans.clear()
             plan = self._plans[definition.digest] = plan_of(definition)
-        again = self._gate.admit(task, Ready(entry.since, plan, unit.step.index, unit.losses))
+        again = self._gate.admit(task, Ready(entry.since, plan, unit.step.index))
         if again is not None:
             self._holding.hold(entry, again, entry.rank)
         return again is not None

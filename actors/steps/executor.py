@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 # They answer where the policy has no say: the service, the agent or the job finds its own place.
 _ROUTED: frozenset[StepKind] = frozenset({"function"})
 
+_MOVED = frozenset({"moved", "left"})
+"""With these messages an attempt is cancelled because its node goes away."""
 
 AgentIsIdempotent = Callable[[str, Mapping[str, Any]], bool]
 """Target and options of an agent step -> whether what it asks for is declared idempotent."""
@@ -98,6 +100,10 @@ class StepExecutor:
             result = await self._run(placed, routed.place, begun)
             outcome, facts = "ok", _measured(result)
             return result
+        except asyncio.CancelledError as error:
+            if error.args and error.args[0] in _MOVED:
+                outcome = "moved"
+            raise
         except IroncliwError as error:
             failed = step_error(error)
             outcome, facts = failed.failure, _exit(failed)
@@ -215,6 +221,8 @@ class StepExecutor:
         facts: Mapping[str, Any],
     ) -> None:
         self.router.ended((task.key, task.attempt))
+        if task.kind in _ROUTED:
+            self.router.note_outcome(task.key, routed.place, outcome, str(facts.get("cause", "")))
         if self._observer is not None:
             self._observer.on_attempt(task.kind, routed.place, outcome, seconds)
         if self._log is not None:

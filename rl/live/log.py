@@ -16,6 +16,11 @@ from typing import Any, NoReturn
 from ironcliw.errors import DataError
 
 FORMAT = 1
+_DETAILS = frozenset(
+    {"by", "chosen_by_policy", "context", "costs", "exploration", "option_features"}
+    | {"shadow_chosen", "stage"}
+)
+"""That a decision with features tells of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,7 @@ class LoggedStep:
         started_at: Of its last attempt; None: it never ran.
         seconds: That it ran, waiting not included; None: not known.
         place: `local` or `spot`.
-        losses: Attempts that were lost with their machine.
+        losses: Attempts that were lost with their process or machine, or taken off it.
     """
 
     name: str
@@ -194,8 +199,14 @@ def _row(line: str, where: str) -> dict[str, Any]:
     def refuse(name: str) -> NoReturn:
         raise ValueError(f"it holds {name}, which is no number")
 
+    def number(text: str) -> float:
+        value = float(text)
+        if not math.isfinite(value):  # such as 1e400
+            refuse(text)
+        return value
+
     try:
-        row = json.loads(line, parse_constant=refuse)
+        row = json.loads(line, parse_constant=refuse, parse_float=number)
     except ValueError as error:
         raise DataError(
             f"{where} is damaged: {error}; write the log again by `ironcliw route log --out FILE`"
@@ -213,9 +224,18 @@ def _decision(row: Mapping[str, Any]) -> LoggedDecision:
     _finite(found.at, "at")
     if not 0 < found.propensity <= 1:
         raise ValueError(f"propensity {found.propensity!r} is no probability above 0")
+    if found.details is not None:
+        _check_details(found.details)
     if len(found.mask) != len(found.options) or not 0 <= found.chosen < len(found.options):
         raise ValueError(f"option {found.chosen} of {len(found.options)}, masks {len(found.mask)}")
     return found
+
+
+def _check_details(details: Any) -> None:
+    if not isinstance(details, dict):
+        raise ValueError(f"details are {details!r}, which is no object")
+    if "schema" in details and (missing := sorted(_DETAILS - set(details))):
+        raise ValueError(f"details tell no {', '.join(missing)}")
 
 
 def _workflow(row: Mapping[str, Any]) -> LoggedWorkflow:
@@ -223,6 +243,11 @@ def _workflow(row: Mapping[str, Any]) -> LoggedWorkflow:
     values["steps"] = tuple(_step(one, index) for index, one in enumerate(row["steps"]))
     found = LoggedWorkflow(**values)
     _finite(found.created_at, "created_at")
+    for name in ("finished_at", "deadline"):
+        if getattr(found, name) is not None:
+            _finite(getattr(found, name), name)
+    if type(found.priority) is not int or not 0 <= found.priority <= 3:
+        raise ValueError(f"priority is {found.priority!r}; it is 0 for critical to 3 for low")
     return found
 
 
@@ -232,8 +257,9 @@ def _step(row: Mapping[str, Any], index: int) -> LoggedStep:
     if any(not 0 <= one < index for one in values["needs"]):
         raise ValueError(f"step {index} needs {values['needs']}, which do not all come before it")
     found = LoggedStep(**values)
-    if found.seconds is not None:
-        _finite(found.seconds, "seconds")
+    for name in ("seconds", "started_at", "ended_at", "peak_gb", "memory_gb", "expected_seconds"):
+        if getattr(found, name) is not None:
+            _finite(getattr(found, name), name)
     return found
 
 

@@ -36,6 +36,7 @@ from rl.policy import FIT_FILE, FOLDER, policy_path
 from rl.promotion import Signs, Standing, advance, watch
 
 NAME = "night"
+NICE = 10
 HISTORY_SECONDS = 60 * 86_400.0
 _BYTES_A_GB = 1_000_000_000
 
@@ -140,6 +141,7 @@ def _ratio(found: Judgement, standing: Standing, now: float) -> float | None:
 
 def main() -> int:
     """Do it with the settings on standard input."""
+    os.nice(NICE)  # the head decides, serves and runs steps meanwhile
     settings: Settings = pickle.load(sys.stdin.buffer)
     logs.configure(settings.log)
     with Store(settings.store_url) as store:

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ironcliw.errors import DataError
-from rl.features import DIGEST
 from rl.live.exploring import NEAR_DOLLARS, propensity_of
 from rl.live.log import Log, LoggedDecision, LoggedWorkflow
 from rl.live.record import STEP_ACTIONS
@@ -24,6 +23,7 @@ from rl.live.views import PRIORITIES
 from rl.offpolicy import Decisions, fold_of
 from rl.promotion import SHARES
 from rl.regime import Costs
+from rl.schema import DIGEST
 
 WINDOW_SECONDS = 3600.0
 _PRIORITY_NAMES = ("critical", "high", "normal", "low")

@@ -17,8 +17,10 @@ from actors.decision_log import DecisionLog
 from actors.functions import function
 from actors.journal import Journal
 from actors.results import Results
+from actors.router import Router
 from actors.routing import Choice, Option, PlacementPolicy
 from actors.situation import Placement, Ready, Situation
+from actors.situation import Placement, Situation
 from actors.steps.executor import StepExecutor
 from actors.steps.kinds import Done
 from actors.tables import actors_decisions
@@ -189,6 +191,33 @@ async def test_a_cancelled_attempt_is_counted_as_one(bench: Bench) -> None:
     with pytest.raises(asyncio.CancelledError):
         await running
     assert bench.told.attempts == [("function", "local", "cancelled")]
+
+
+@pytest.mark.parametrize(("reason", "losses"), [("moved", 1), ("left", 1), ("turned", 0)])
+async def test_an_attempt_that_is_taken_off_its_machine_has_lost_it(
+    tmp_path: Path, reason: str, losses: int
+) -> None:
+    seen: list[int] = []
+
+    class Away:
+        name = "away"
+
+        def place(self, situation: Situation) -> Placement:
+            seen.append(situation.step.losses)
+            return Placement("spot", options=(("home", True), ("machine 0", True)), index=1)
+
+    bench = Bench(tmp_path, Router(Away(), Facts()))
+    bench.echo.hold = asyncio.Event()
+    running = asyncio.create_task(bench.run())
+    await bench.echo.begun.wait()
+    running.cancel(reason)
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    bench.echo.hold.set()
+    await bench.run(attempt=2)
+    await bench.run(attempt=3)
+    assert seen == [0, losses, 0]
+    assert bench.told.attempts[0] == ("function", "spot", "moved" if losses else "cancelled")
 
 
 async def test_where_an_attempt_runs_is_known_while_it_runs(bench: Bench) -> None:

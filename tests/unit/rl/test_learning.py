@@ -202,6 +202,8 @@ def test_what_is_held_out_is_not_learned_from(tmp_path: Path) -> None:
         ("[training]\nmachines = 1", "machines is 1; it must be true or false"),
         ("[training]\ntau = 'much'", "tau is 'much'; it must be a number"),
         ("[training]\nmargins = 1", "margins is 1; it must be a list of numbers"),
+        ("[training]\nmargins = []", r"margins is \[\]; give one number from 0 at the least"),
+        ("[training]\nmargins = [0.5, -1.0]", r"margins is \[0.5, -1.0\]; give one number"),
         ("[training]\ntau = 0", "tau is 0; give a number above 0"),
         ("[training]\nminutes = nan", "minutes is nan; give a number from 0"),
         ("[training]\nmembers = 0", "members is 0; give 1 or more"),

@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
+from actors.tables import actors_router_states as states
 from ironcliw import console
 from ironcliw.cli import main
+from ironcliw.store import Store
 from rl.__main__ import _parser
+from rl.calibration.files import load_fit
 from rl.live.log import lines_of, read_log
 from rl.policy import NumpyPolicy, policy_path
 from rl.policy_file import load_policy, save_policy
@@ -61,6 +65,21 @@ def test_from_the_shadow_to_everywhere_and_back(
     assert run("rollback") == console.EXIT_BAD_REQUEST
     assert "there is nothing below them" in capsys.readouterr().err
     assert told(capsys, "rollback", "--restore")["base"] == "greedy"
+
+
+def test_rollback_writes_the_state_of_another_release_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("promote", str(policy_in(tmp_path)))
+    with Store(f"sqlite:///{tmp_path / 'state.db'}") as store, store.write() as connection:
+        connection.execute(update(states).values(state={"stage": "half", "mood": "good"}))
+    for words in (("status",), ("promote",), ("promote", str(policy_in(tmp_path)))):
+        assert run(*words) == console.EXIT_BAD_REQUEST
+        assert "`ironcliw route rollback` writes it anew" in capsys.readouterr().err
+    found = told(capsys, "rollback")
+    assert (found["stage"], found["base"], found["policy"]) == ("off", "greedy", "")
+    assert found["changes"][-1]["reason"] == "by its owner, in place of a state of another release"
+    assert told(capsys, "promote", str(policy_in(tmp_path)))["stage"] == "shadow"
 
 
 def test_status_before_and_after(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,10 +150,15 @@ def test_calibration_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str
     page = told(capsys, "calibrate", "--log", str(path))
     assert page["steps"] == 504
     assert set(page["replay"]) >= {"machines, USD", "objective, USD"}
-    assert (tmp_path / "routing" / "fit.json").exists()
+    own = tmp_path / "routing" / "fit.json"
+    assert not own.exists(), "a file's log is not this cluster's"
     assert run("calibrate", "--log", str(path)) == 0
-    assert "504 steps, 2 functions" in capsys.readouterr().out
-    assert "fit " in told(capsys, "status")["fit"]
+    captured = capsys.readouterr()
+    assert f"fit {page['digest'][:12]} of 504 steps, 2 functions" in captured.out
+    assert "the fit is written nowhere; give --out FILE" in captured.err
+    assert told(capsys, "calibrate", "--log", str(path), "--out", str(own)) == page
+    assert load_fit(own).digest == page["digest"]
+    assert told(capsys, "status")["fit"] == f"fit {page['digest'][:12]} of 504 steps"
 
 
 def test_calibration_without_enough_to_fit(
