@@ -136,8 +136,10 @@ class NumpyPolicy:
         """Take a new standing, and the policy that it names."""
         wanted = "" if standing.stage == "off" else standing.policy
         loaded = "" if self._learned is None else self._learned.policy.digest
+        if wanted != loaded or not wanted:
+            self.bad_file = ""  # of no file, or of another: it is nobody's alarm any more
         if wanted != loaded:
-            self.bad_file, self._learned, self.counts = "", None, Counts()
+            self._learned, self.counts = None, Counts()
             if wanted:
                 self._learned = self._load(wanted)
         self.standing = standing
