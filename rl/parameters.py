@@ -35,7 +35,7 @@ def load_parameters(path: Path = TUNED) -> GreedyParameters:
 
 
 def of_the_cloud(parameters: GreedyParameters, idle_seconds: float) -> GreedyParameters:
-    """For a system that gives idle machines back by itself: that is what a purchase pays at its end.
+    """For a system that gives idle machines back by itself, so that a purchase pays for it.
 
     Args:
         parameters: Tuned where the policy gives them back.
