@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from rl.baselines import AlwaysCloud
-from rl.calibration.as_live import AsLive, lived
+from rl.calibration.as_live import AsLive, has_room, lived
 from rl.calibration.days import ReplayDay, days_of_log
 from rl.calibration.fit import fit_log
 from rl.calibration.overhead import Overhead, overhead_of
@@ -21,6 +22,7 @@ from rl.live.log import Log, LoggedFleet, LoggedStep
 from rl.live.nightly import _ratio
 from rl.parameters import load_parameters, of_the_cloud
 from rl.promotion import Standing
+from rl.simulator import Order
 from rl.statistics import Ratio
 from rl.view import BUY, KEEP, PREWARM, View
 from tests.unit.rl.live.logs import BEGIN, DAY, PRICE, log_of
@@ -153,29 +155,33 @@ def test_steps_that_wait_for_others_hold_no_core() -> None:
 # ---------------------------------------------------------------------- the price of a policy
 
 
-class Eager:
-    """Buys and prewarms whenever it may."""
+class Watcher:
+    """The first that is allowed; notes what it could have done."""
 
-    name, order = "eager", "fifo"
+    name: str = "watcher"
+    order: Order = "fifo"
 
     def __init__(self) -> None:
-        self.masks: list[list[bool]] = []
+        self.could_prewarm = self.could_buy_beside = self.could_buy = False
 
-    def choose(self, view: View, mask: Any) -> int:
-        self.masks.append(list(mask))
-        wanted = (PREWARM, KEEP) if view.step is None else (BUY,)
-        return next((one for one in wanted if mask[one]), list(mask).index(True))
+    def choose(self, view: View, mask: Sequence[bool]) -> int:
+        step = view.step
+        self.could_prewarm |= mask[PREWARM]
+        self.could_buy |= mask[BUY]
+        beside = step is not None and any(has_room(one, step) for one in view.machines)
+        self.could_buy_beside |= beside and mask[BUY]
+        if step is None:
+            return KEEP
+        return BUY if mask[BUY] and not self.could_buy_beside else list(mask).index(True)
 
 
 def test_the_running_systems_limits_are_the_simulations() -> None:
-    free, bound = Eager(), Eager()
+    free, bound = Watcher(), Watcher()
     [day, *_] = true_days()
-    lived(day.day, free, IDLE)  # type: ignore[arg-type]
-    lived(day.day, AsLive(bound, IDLE), IDLE)  # type: ignore[arg-type]
-    assert any(mask[PREWARM] for mask in free.masks)
-    assert not any(mask[PREWARM] or mask[KEEP] for mask in bound.masks), "it is not asked"
-    bought = [sum(mask[BUY] for mask in one.masks) for one in (free, bound)]
-    assert bought[1] < bought[0], "not beside a machine that has room"
+    lived(day.day, free, IDLE)
+    lived(day.day, AsLive(bound, IDLE), IDLE)
+    assert (free.could_buy, free.could_prewarm, free.could_buy_beside) == (True, True, True)
+    assert (bound.could_buy, bound.could_prewarm, bound.could_buy_beside) == (True, False, False)
 
 
 def test_a_machine_is_paid_for_until_its_idle_time_is_over() -> None:
