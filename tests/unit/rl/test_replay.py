@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from rl.greedy import Greedy
 from rl.live.judging import judge
 from rl.live.log import Log, LoggedFleet, LoggedStep
 from rl.live.nightly import _ratio
+from rl.live.stored_log import _paused
 from rl.parameters import load_parameters, of_the_cloud
 from rl.promotion import Standing
 from rl.simulator import Order
@@ -135,6 +137,30 @@ def test_what_a_step_takes_beside_its_function_is_fitted() -> None:
         for step, more in zip(one.steps, other.steps, strict=True):
             assert more.home_seconds == pytest.approx(step.home_seconds + 2.0)
             assert more.cloud_mean == pytest.approx(step.cloud_mean + 3.0)
+
+
+def test_a_machines_first_step_has_waited_for_the_machine() -> None:
+    """Each machine runs a step that waits 90 s for it, and one that does not."""
+    steps = tuple(
+        LoggedStep("a", "function", "f", (), started_at=0.0, ended_at=ended, seconds=10.0,
+                   place="spot", node=f"n{node}")
+        for node in range(6)
+        for ended in (100.0, 111.0)
+        if node or ended < 105.0
+    )  # fmt: skip
+    first = (replace(steps[0], node=f"m{number}") for number in range(4))
+    log = replace(LOG, workflows=(replace(LOG.workflows[0], steps=(*steps, *first)),))
+    assert overhead_of(log).cloud == 101.0
+
+
+def test_pauses_are_summed_up_to_the_end() -> None:
+    told = [SimpleNamespace(kind=kind, at=at) for kind, at in (
+        ("paused", 1.0), ("paused", 2.0), ("step_started", 3.0), ("resumed", 5.0), ("resumed", 6.0),
+        ("paused", 9.0),
+    )]  # fmt: skip
+    assert _paused(told, 12.0) == 7.0
+    assert _paused(told[:-1], 12.0) == 4.0
+    assert _paused([], 12.0) == 0.0
 
 
 def _later(workflow: Any, seconds: float) -> Any:
