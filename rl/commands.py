@@ -249,10 +249,18 @@ def _kept(fit: Fit, path: Path | None) -> Fit:
 
 
 def _install(settings: Any, file: Path) -> Standing:
+    from rl.live.nightly import known
+    from rl.live.suitability import beyond_training
     from rl.live.training import installed
+    from rl.policy_file import load_policy
     from rl.promotion import install
 
     digest, now = installed(settings.state_dir, file), time.time()
+    for unlike in beyond_training(load_policy(file), known(settings)):
+        console.note(
+            f"this head is unlike those of its training, so it will decide nothing: {unlike}; "
+            "`ironcliw route train` makes one for this head"
+        )
     return _change(settings, lambda old: install(old, digest, now))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from ironcliw.errors import SettingsError
@@ -32,6 +32,16 @@ def load_parameters(path: Path = TUNED) -> GreedyParameters:
     if not isinstance(values, dict):
         raise SettingsError(f"{path} has no table [parameters]; write one by `python -m rl tune`")
     return GreedyParameters.of(values)
+
+
+def of_the_cloud(parameters: GreedyParameters, idle_seconds: float) -> GreedyParameters:
+    """For a system that gives idle machines back by itself, so that a purchase pays for it.
+
+    Args:
+        parameters: Tuned where the policy gives them back.
+        idle_seconds: After which the system does.
+    """
+    return replace(parameters, idle_seconds=idle_seconds, tail_seconds=idle_seconds)
 
 
 def written(parameters: GreedyParameters, tuned_on: Mapping[str, str], command: str) -> str:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from enum import Enum
 
-from rl.work import KINDS, Step, Workflow
+from rl.work import Step, Workflow
 
 _DONE = 1e-6  # seconds of work that count as none
 
@@ -97,14 +97,14 @@ class Site:
     def add(self, run: Run) -> None:
         """Start a step; the site must have been advanced."""
         self.runs.append(run)
-        self.cores_wanted += KINDS[run.task.step.kind].cores
+        self.cores_wanted += run.task.step.cores_wanted
         self.used_gb += run.task.step.memory_gb
 
     def remove(self, run: Run) -> None:
         """End a step; the site must have been advanced."""
         self.runs.remove(run)
         if self.runs:
-            self.cores_wanted -= KINDS[run.task.step.kind].cores
+            self.cores_wanted -= run.task.step.cores_wanted
             self.used_gb -= run.task.step.memory_gb
         else:
             self.cores_wanted = self.used_gb = 0.0  # without what adding floats left

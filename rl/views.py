@@ -91,7 +91,7 @@ class Beliefs:
             ready_in = max(5.0, self.boot_seconds() - (now - machine.bought_at))
             for task in machine.bound:
                 kind = KINDS[task.step.kind]
-                cores += kind.cores
+                cores += task.step.cores_wanted
                 used += max(task.step.memory_p95_gb, task.memory_floor)
                 longest = max(longest, kind.cold_cloud + self.cloud_seconds(task))
             busy = ready_in + longest * max(1.0, cores / site.cores) if machine.bound else 0.0
@@ -168,7 +168,7 @@ def _step(world: Mechanics, beliefs: Beliefs, task: Task) -> StepView:
         duration_sigma=step.duration_sigma,
         cold_home=0.0 if world.home_warm == step.kind else kind.cold_home,
         cold_cloud=kind.cold_cloud,
-        cores=kind.cores,
+        cores=step.cores_wanted,
         transfer_seconds=step.transfer_mb / world.day.megabytes_per_second,
         checkpointable=kind.checkpointable,
         private=step.private,

@@ -67,6 +67,7 @@ class Step:
         private: Whether it must stay at home.
         after_mean: Believed seconds from its end to the workflow's, on the longest path.
         before_mean: Believed seconds from the workflow's arrival to its start, likewise.
+        cores: That it keeps busy; None: its kind's.
     """
 
     number: int
@@ -87,6 +88,12 @@ class Step:
     private: bool
     after_mean: float
     before_mean: float
+    cores: float | None = None
+
+    @property
+    def cores_wanted(self) -> float:
+        """That it keeps busy."""
+        return KINDS[self.kind].cores if self.cores is None else self.cores
 
 
 @dataclass(frozen=True, slots=True)

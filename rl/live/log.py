@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -82,7 +82,11 @@ class LoggedStep:
 
 @dataclass(frozen=True, slots=True)
 class LoggedWorkflow:
-    """A workflow; `priority` is 0 for critical to 3 for low."""
+    """A workflow; `priority` is 0 for critical to 3 for low.
+
+    Attributes:
+        paused_seconds: That its owner held it back.
+    """
 
     id: str
     name: str
@@ -92,6 +96,7 @@ class LoggedWorkflow:
     steps: tuple[LoggedStep, ...]
     finished_at: float | None = None
     deadline: float | None = None
+    paused_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,17 +108,36 @@ class LoggedFleet:
         losses: Taken back.
         boots: Seconds from order to joining.
         price_per_hour: USD of one.
+        lost_at: Unix seconds of each loss; empty in files of earlier releases.
+        joined_at: Of each start, likewise.
     """
 
     intervals: tuple[tuple[float, float], ...] = ()
     losses: int = 0
     boots: tuple[float, ...] = ()
     price_per_hour: float = 0.0
+    lost_at: tuple[float, ...] = ()
+    joined_at: tuple[float, ...] = ()
 
     @property
     def hours(self) -> float:
         """That machines ran."""
         return sum(end - begin for begin, end in self.intervals) / 3600.0
+
+    def until(self, at: float) -> LoggedFleet:
+        """What had happened by then; where times are not known, the hours' share of it."""
+        intervals = tuple((begin, min(end, at)) for begin, end in self.intervals if begin < at)
+        cut = replace(self, intervals=intervals)
+        share = cut.hours / self.hours if self.hours > 0 else 0.0
+        losses, boots = round(share * self.losses), self.boots[: round(share * len(self.boots))]
+        lost = tuple(one for one in self.lost_at if one < at)
+        if len(self.lost_at) == self.losses:
+            losses = len(lost)
+        if len(self.joined_at) == len(self.boots):
+            times = zip(self.boots, self.joined_at, strict=True)
+            boots = tuple(boot for boot, joined in times if joined < at)
+        joined = tuple(one for one in self.joined_at if one < at)
+        return replace(cut, losses=losses, boots=boots, lost_at=lost, joined_at=joined)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +154,14 @@ class Log:
             tuple(one for one in self.decisions if one.at >= at),
             tuple(one for one in self.workflows if one.created_at >= at),
             self.fleet,
+        )
+
+    def until(self, at: float) -> Log:
+        """What was known by then: nothing of it may say what came later."""
+        return Log(
+            tuple(one for one in self.decisions if one.at < at),
+            tuple(one for one in self.workflows if (one.finished_at or math.inf) < at),
+            self.fleet.until(at),
         )
 
 
@@ -268,7 +300,11 @@ def _fleet(row: Mapping[str, Any]) -> LoggedFleet:
     if any(not begin <= end for begin, end in intervals):
         raise ValueError("a machine ended before it began")
     boots = tuple(float(one) for one in row["boots"])
-    return LoggedFleet(intervals, int(row["losses"]), boots, float(row["price_per_hour"]))
+    lost, joined = (
+        tuple(float(one) for one in row.get(name, ())) for name in ("lost_at", "joined_at")
+    )
+    price = float(row["price_per_hour"])
+    return LoggedFleet(intervals, int(row["losses"]), boots, price, lost, joined)
 
 
 def _finite(value: Any, name: str) -> None:

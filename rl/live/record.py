@@ -162,6 +162,7 @@ def _details(
             else [_rounded(row) for row in verdict.options[:STEP_ACTIONS].tolist()]
         ),
         "target": situation.step.target,
+        "item": situation.step.item,
         "nodes": list(live.nodes),
     }
 

@@ -26,7 +26,7 @@ from ironcliw.store import Store
 from rl.live.nightly import read_night
 from rl.live.state import change, read_standing
 from rl.policy import FIT_FILE, FOLDER
-from rl.promotion import BREACH, Signs, Standing, watch
+from rl.promotion import Signs, Standing, was_told, watch
 
 if TYPE_CHECKING:
     from rl.policy import NumpyPolicy
@@ -159,15 +159,13 @@ class Upkeep:
         changed = standing.changes[-1].at if standing.changes else 0.0
         since = max(changed, now - _DAY)
         killed = await self._journal.read(lambda connection: _out_of_memory(connection, since))
-        breaches = 0
+        passed: tuple[str, ...] = ()
         settings = self._policy.settings
         if settings is not None and settings.cloud.project is not None:
-            breaches = await asyncio.to_thread(_breaches, settings, now)
-        if _was_of_today(standing, now):
-            breaches = 0  # it has led to the last change
+            passed = await asyncio.to_thread(_passed, settings, now)
         return Signs(
             at=now,
-            breaches=breaches,
+            breaches=tuple(one for one in passed if not was_told(standing, one)),
             out_of_memory=killed,
             bad_numbers=counts.bad_numbers,
             slow=counts.is_slow,
@@ -222,17 +220,13 @@ def _out_of_memory(connection: Connection, since: float) -> int:
     return sum(one.get("cause") == OUT_OF_MEMORY for one in outcomes)
 
 
-def _was_of_today(standing: Standing, now: float) -> bool:
-    """Whether the last change was made because of today's spending."""
-    if not standing.changes or BREACH not in standing.changes[-1].reason:
-        return False
-    days = {datetime.fromtimestamp(at, UTC).date() for at in (standing.changes[-1].at, now)}
-    return len(days) == 1
-
-
-def _breaches(settings: Settings, now: float) -> int:
-    """Windows in which more was spent than the cap; the cent is for rounding."""
+def _passed(settings: Settings, now: float) -> tuple[str, ...]:
+    """The day and the month in which more was spent than the cap; the cent is for rounding."""
     moment = datetime.fromtimestamp(now, UTC)
     with Store(settings.store_url) as store:
         ledger = Ledger(store, PriceTable.of(settings.budget), settings.budget, lambda: moment)
-        return sum(one.cap is not None and one.spent > one.cap + _CENT for one in ledger.standing())
+        return tuple(
+            str(one.window)
+            for one in ledger.standing()
+            if one.cap is not None and one.spent > one.cap + _CENT
+        )

@@ -24,6 +24,7 @@ from actors.situation import (
     StepFacts,
 )
 from rl import critical_paths
+from rl.calibration.as_live import has_room
 from rl.calibration.fit import (
     CLOUD,
     HOME,
@@ -321,16 +322,10 @@ def _impossible(view: View, situation: Situation) -> Iterable[tuple[int, str]]:
         yield BUY, money.no_purchase
     if len(situation.machines) >= situation.most_machines > MACHINES:
         yield BUY, _MANY
-    if any(_has_room(one, step) for one in view.machines):
+    if any(has_room(one, step) for one in view.machines):
         yield BUY, _HAS_ROOM
     if situation.step.place == "spot":
         yield AT_HOME, _AWAY
-
-
-def _has_room(machine: MachineView | None, step: StepView) -> bool:
-    return (
-        machine is not None and machine.state != "leaving" and step.memory_p95_gb <= machine.free_gb
-    )
 
 
 def _force(reasons: list[str | None], step: StepView, situation: Situation) -> str:

@@ -20,7 +20,6 @@ from actors.results import Results
 from actors.router import Router
 from actors.routing import Choice, Option, PlacementPolicy
 from actors.situation import Placement, Ready, Situation
-from actors.situation import Placement, Situation
 from actors.steps.executor import StepExecutor
 from actors.steps.kinds import Done
 from actors.tables import actors_decisions

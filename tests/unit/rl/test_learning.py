@@ -141,6 +141,13 @@ def test_a_guard_lets_training_pass_and_little_else(light: Regime) -> None:
 
 def test_randomised_regimes_differ_and_can_be_had_again() -> None:
     assert randomised(1, 5) == randomised(1, 5)
+    heads = [randomised(1, number).home.memory_gb for number in range(200)]
+    assert 12.0 <= min(heads) < 16.0
+    assert 100.0 < max(heads) <= 128.0
+    costs = [randomised(1, number).costs for number in range(200)]
+    assert min(one.day_dollars for one in costs) < 0.4
+    assert any(one.day_dollars >= 10.0 for one in costs), "a cap by the month alone is 25 USD"
+    assert any(one.month_dollars < 2.0 * one.day_dollars for one in costs)
     loads = [sum(randomised(1, number).arrivals.workflows_per_day) / 2 for number in range(200)]
     assert min(loads) < 10 < 40 < max(loads) <= 48
 

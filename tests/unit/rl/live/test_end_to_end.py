@@ -256,7 +256,8 @@ async def test_a_night_judges_the_policy_on_trial_and_promotes_nothing_too_soon(
             kept = read_night(connection)
     assert found.gain is not None
     assert found.gain.differing == found.gain.decisions == 40
-    assert "of equal weight, and 200 are needed" in found.gain.no_verdict
+    assert "of equal weight, and 50 are needed" in found.gain.no_verdict
+    assert (found.exposure.asked, found.exposure.workflows) == (40, 0)
     assert standing.stage == "shadow"
     assert standing.waits_for == "40 decisions in 0.0 days; it takes 1000, or 14 days"
     assert kept is not None

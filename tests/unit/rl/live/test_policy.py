@@ -154,6 +154,13 @@ def test_a_bad_file_is_told_and_the_tuned_policy_decides(
     assert sum(policy.counts.fallbacks.values()) == 1
 
 
+def test_a_bad_file_is_forgotten_with_its_policy(tmp_path: Path) -> None:
+    policy = router(tmp_path, Standing("default", policy="ab" * 32))
+    assert "cannot be read" in policy.bad_file
+    policy.stand(Standing("off", policy="ab" * 32))
+    assert policy.bad_file == "", "it decides nothing, so it is no alarm"
+
+
 def test_a_view_unlike_training_is_the_tuned_policys(tmp_path: Path) -> None:
     digest = install(tmp_path, policy_of(50.0, favourite=FIRST_MACHINE, wide=False))
     policy = router(tmp_path, Standing("default", policy=digest))
