@@ -78,7 +78,7 @@ class Simulation:
         limits: The guardrails' figures; the regime's own where it is left out.
         clairvoyant: Whether views hold the truth where a policy has beliefs.
         ranks: Of steps, by number: added to the logarithm of their urgency.
-        month_spent: USD of the month's cap that are gone when the day begins.
+        month_spent: The same of the day, where another is wanted.
         mechanics: What a day is run by: one that keeps a record, for a picture of it.
     """
 
@@ -90,14 +90,15 @@ class Simulation:
         limits: Limits | None = None,
         clairvoyant: bool = False,
         ranks: Mapping[int, float] | None = None,
-        month_spent: float = 0.0,
+        month_spent: float | None = None,
         mechanics: Callable[[Day, float], Mechanics] = Mechanics,
     ) -> None:
         spot = day.regime.spot
         self.day = day
         self.order = order
         self.limits = limits or Limits(machine_gb=spot.memory_gb, machines=spot.machines)
-        self.world = mechanics(day, month_spent)
+        spent = day.month_spent if month_spent is None else month_spent
+        self.world = mechanics(day, spent)
         self.beliefs = Beliefs(self.world, clairvoyant)
         self.decisions = 0
         self._ranks = ranks or {}
@@ -119,10 +120,8 @@ class Simulation:
                 task = self._queue.pop()
                 if task.state is State.WAITING and self._ask(task):
                     return self._current
-            if self.world.ask_about_machines:
-                self.world.ask_about_machines = False
-                if self._ask(None):
-                    return self._current
+            if self._concerns_machines() and self._ask(None):
+                return self._current
             if not self.world.step(until):
                 return None
             self._queue = self._in_order()
@@ -172,6 +171,15 @@ class Simulation:
                 return False
         self._current = Decision(view, reasons, task)
         return True
+
+    def _concerns_machines(self) -> bool:
+        """Whether what has happened may be a reason to buy or to stop one."""
+        world = self.world
+        asks = world.ask_about_machines
+        if world.steps_moved and not asks:
+            asks = self.beliefs.large_in() < math.inf  # sooner or later than it was believed
+        world.ask_about_machines = world.steps_moved = False
+        return asks
 
     def _in_order(self) -> list[Task]:
         """Steps to ask about, the first last."""

@@ -28,7 +28,8 @@ class Task:
     Attributes:
         parents_left: That have not ended.
         share: Of its work that is left, up to 1.
-        ready_at: When its last parent ended, or when it was lost.
+        ready_at: When its last parent ended, or when it was lost; not when the machine that it was
+            bound to never came.
         memory_floor: GB that it is known to need, once it ran out of memory.
         is_held: Whether it waits for something to happen before it is asked about again.
         is_timed: Whether it will be asked about again when it has waited too long.

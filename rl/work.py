@@ -119,6 +119,7 @@ class Day:
         history: (machines lost, hours that machines ran) before it, at its hazard.
         draws: For boot times and speeds, by zone, time and slot.
         until: When the simulation ends even if work is left.
+        month_spent: USD of the month's cap that are gone when the day begins.
     """
 
     regime: Regime
@@ -134,6 +135,7 @@ class Day:
     history: tuple[int, float]
     draws: Draws
     until: float
+    month_spent: float = 0.0
 
     def is_stocked_out(self, zone: int, now: float) -> bool:
         """Whether no machine is to be had in a zone, whoever asks."""
