@@ -11,8 +11,8 @@ HOUR = 3600.0
 DAY = 24 * HOUR
 LEAST_SECONDS = 60.0  # Compute Engine's least payment of a machine
 BORROWED = 1.0
-"""USD that a dollar costs beside itself once its day is over: the next day, whose work is not drawn,
-would have used it. Ours; without it what a policy puts off would be done on money from nowhere."""
+"""USD that a dollar costs beside itself once its day is over: the next day, whose work is not
+drawn, would have used it. Ours; without it what is put off would be done on money from nowhere."""
 
 
 class Ledger:

@@ -23,6 +23,7 @@ from rl.guardrails import Limits, checked, mask_of, refusals
 from rl.mechanics import Mechanics
 from rl.outcome import Outcome, outcome_of
 from rl.sites import State, Task
+from rl.urgency import Urgency
 from rl.view import (
     BUY,
     FIRST_MACHINE,
@@ -36,7 +37,9 @@ from rl.view import (
 from rl.views import Beliefs, view_of
 from rl.work import Day
 
-Order = Literal["urgent", "fifo"]
+Order = Literal["urgent", "fifo"] | Urgency
+"""The most urgent first, as `Urgency()` or another one has it, or who came first."""
+_URGENT = Urgency()
 
 
 class Policy(Protocol):
@@ -189,22 +192,11 @@ class Simulation:
         if len(tasks) < 2:
             return tasks
         now, ranks = self.world.now, self._ranks
-        return sorted(
-            tasks,
-            key=lambda task: (
-                _urgency(task, now) * math.exp(ranks.get(task.step.number, 0.0)),
-                -task.step.number,
-            ),
-        )
-
-
-def _urgency(task: Task, now: float) -> float:
-    """Weight by what is left of the workflow, and more as its deadline comes near."""
-    left = task.step.home_mean * task.share + task.step.after_mean
-    lateness = (now + left - task.workflow.deadline) / (60.0 + 0.5 * left)
-    risk = 1.0 / (1.0 + math.exp(min(abs(lateness), 40.0)))
-    # the slope of the logistic function: highest where the outcome is open
-    return task.workflow.priority * (1.0 / (10.0 + left) + 0.08 * risk * (1.0 - risk))
+        urgency = _URGENT if self.order == "urgent" else self.order
+        value = {one.number: urgency.of(one, now) for one in self.beliefs.others()}
+        for number in value.keys() & ranks.keys():
+            value[number] *= math.exp(ranks[number])
+        return sorted(tasks, key=lambda task: (value[task.step.number], -task.step.number))
 
 
 def simulate(day: Day, policy: Policy, **options: Any) -> Outcome:
