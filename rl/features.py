@@ -49,8 +49,10 @@ OPTION = (
     "is_allowed", "cost_over_least", "log_seconds", "free_after", "load_after", "is_warm",
     "log_busy", "log_idle", "ready_in", "slack",
 )  # fmt: skip
+REVISION = 2
+"""Raised when a name comes to mean another number: a policy of the old one is refused."""
 SCHEMA = (*CONTEXT, "|", *OPTION)
-DIGEST = hashlib.sha256("\n".join(SCHEMA).encode()).hexdigest()
+DIGEST = hashlib.sha256("\n".join((*SCHEMA, f"revision {REVISION}")).encode()).hexdigest()
 CLIP = 10.0
 
 Floats = npt.NDArray[np.float32]

@@ -1,8 +1,8 @@
 """The queue-aware policy: expected costs that know who else waits, what runs, and what is spent.
 
 It decides as the expected-cost policy does (`rl.greedy`: for each option the value of the time
-until the step's end, the chance of a missed deadline, dollars, what others lose), and adds what a day
-with more work than places turns on: in which order steps go, how long those ahead will hold the
+until the step's end, the chance of a missed deadline, dollars, what others lose), and adds what a
+day with more work than places turns on: in which order steps go, how long those ahead will hold the
 memory that is waited for, that a step beside a longer one delays nobody, that the head's memory has
 a price while others wait for it, that money spent in the morning is gone in the evening.
 """

@@ -66,7 +66,6 @@ class Step:
         transfer_mb: To bring to a machine before it starts there.
         private: Whether it must stay at home.
         after_mean: Believed seconds from its end to the workflow's, on the longest path.
-        before_mean: Believed seconds from the workflow's arrival to its start, likewise.
     """
 
     number: int
@@ -86,7 +85,6 @@ class Step:
     transfer_mb: float
     private: bool
     after_mean: float
-    before_mean: float
 
 
 @dataclass(frozen=True, slots=True)

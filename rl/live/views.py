@@ -173,7 +173,7 @@ class LiveViews:
         believed = self.fit.seconds(run.target, place, run.expected_seconds).mean
         left = max(believed - max(at - run.since, 0.0), 0.1 * believed)
         memory = self.fit.memory_gb(run.target, run.memory_gb).p95
-        return RunView(left, memory, PRIORITIES[run.priority])
+        return RunView(left, memory, PRIORITIES[run.priority], KINDS[KIND].cores, left)
 
     def _home(self, home: HomeFacts, at: float) -> HomeView:
         runs = [self._run(run, HOME, at) for run in home.runs]
@@ -209,6 +209,7 @@ class LiveViews:
             busy_seconds=ready_in + longest * slower if runs else 0.0,
             idle_seconds=max(idle, 0.0),
             warm={KIND} if target in machine.done else set(),
+            runs=runs,
         )
 
     def _money(
@@ -234,6 +235,7 @@ class LiveViews:
             ),
             hour_of_priority=self._costs.hour_of_priority,
             miss=self._costs.miss,
+            day_cap=float("inf") if facts.day_cap is None else facts.day_cap,
         )
 
 
