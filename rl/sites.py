@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from enum import Enum
 
+from rl.remaining import seconds_left
 from rl.work import KINDS, Step, Workflow
 
 _DONE = 1e-6  # seconds of work that count as none
@@ -65,8 +66,11 @@ class Run:
     believed: float
 
     def believed_left(self) -> float:
-        """Seconds at full rate; never less than a tenth of the belief, as it may be wrong."""
-        return max(self.believed - (self.total - self.left), 0.1 * self.believed)
+        """Seconds at full rate; the overhead is known, the work proper is believed."""
+        done, step = self.total - self.left, self.task.step
+        work = max(0.0, self.believed - self.overhead)
+        worked = max(0.0, done - self.overhead)
+        return max(0.0, self.overhead - done) + seconds_left(work, worked, step.duration_sigma)
 
     def progress(self) -> float:
         """Share of the work proper that is done."""

@@ -32,6 +32,7 @@ from rl.calibration.fit import (
 )
 from rl.guardrails import Limits, refusals
 from rl.regime import Costs
+from rl.remaining import seconds_left
 from rl.view import (
     ACTIONS,
     BUY,
@@ -170,8 +171,8 @@ class LiveViews:
         return known
 
     def _run(self, run: RunFacts, place: str, at: float) -> RunView:
-        believed = self.fit.seconds(run.target, place, run.expected_seconds).mean
-        left = max(believed - max(at - run.since, 0.0), 0.1 * believed)
+        believed = self.fit.seconds(run.target, place, run.expected_seconds)
+        left = seconds_left(believed.mean, at - run.since, believed.sigma)
         memory = self.fit.memory_gb(run.target, run.memory_gb).p95
         return RunView(left, memory, PRIORITIES[run.priority], KINDS[KIND].cores, left)
 

@@ -140,9 +140,9 @@ class Plan:
 
 _DECIDING = (
     "baselines", "beliefs", "bounds", "clairvoyant", "critical_paths", "draws", "events", "fleet",
-    "greedy", "guardrails", "ledger", "mechanics", "outcome", "pace", "regime", "shapes",
-    "simulator", "sites", "traces", "uniform_progress", "upcoming", "urgency", "view", "views",
-    "work", "workload",
+    "greedy", "guardrails", "ledger", "mechanics", "outcome", "pace", "regime", "remaining",
+    "shapes", "simulator", "sites", "traces", "uniform_progress", "upcoming", "urgency", "view",
+    "views", "work", "workload",
 )  # fmt: skip
 _DECIDING_LEARNED = ("features", "neural", "policy_file")
 

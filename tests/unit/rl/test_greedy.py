@@ -24,7 +24,7 @@ from rl.uniform_progress import UniformProgress
 from rl.view import ACTION_NAMES
 from rl.work import Day
 from rl.workload import make_day
-from tests.unit.rl.made_days import made_day, plain_regime, step
+from tests.unit.rl.made_days import made_day, step
 
 FOLDER = Path(__file__).parents[3] / "rl" / "regimes"
 

@@ -15,7 +15,7 @@ from rl.regime import load_regime
 from rl.sharing import shared_seconds, until_free
 from rl.simulator import Simulation, simulate
 from rl.urgency import Urgency
-from rl.view import BUY, HOME, WAIT, RunView, View, WaitingView
+from rl.view import BUY, HOME, KEEP, WAIT, RunView, View, WaitingView
 from rl.workload import make_day
 from tests.unit.rl.made_days import made_day, step
 
@@ -148,14 +148,17 @@ def test_costs_are_finite_where_allowed_and_days_stay_within_their_caps(name: st
 
 
 def test_a_large_step_to_come_is_foreseen_from_what_runs() -> None:
-    # 100 s believed, then a large one: at home it can never be
-    day = made_day([(50.0, [step(100, 1.0), step(60, 20.0, [0])])])
-    simulation, seen = Simulation(day), list[tuple[float, float]]()
-    while (decision := simulation.next_decision()) is not None:
-        seen.append((decision.view.now, decision.view.large_in))
-        simulation.take(HOME if decision.mask[HOME] else WAIT if decision.view.step else 6)
-        if decision.view.now > 100.0:
-            break
-    assert seen[0] == (50.0, pytest.approx(100.0))
-    # asked about the machines once more, as the step has begun
-    assert seen[1] == (50.0, pytest.approx(100.0))
+    # 10 s, then 100 s, then a large one: at home it can never be
+    steps = [step(10, 1.0), step(100, 1.0, [0]), step(60, 20.0, [1])]
+    simulation, seen = Simulation(made_day([(50.0, steps)])), list[tuple[bool, float, float]]()
+    while (decision := simulation.next_decision()) is not None and len(seen) < 4:
+        view = decision.view
+        seen.append((view.step is None, view.now, round(view.large_in, 6)))
+        simulation.take(HOME if view.step else KEEP)
+    # about each step, and about the machines as it has begun
+    assert seen == [
+        (False, 50.0, 110.0),
+        (True, 50.0, 110.0),
+        (False, 60.0, 100.0),
+        (True, 60.0, 100.0),
+    ]
