@@ -35,6 +35,7 @@ class Beliefs:
         self._money: MoneyView
         self._large_in = math.inf
         self._others: list[WaitingView] = []
+        self._known: dict[tuple[int, float, float], WaitingView] = {}
         self._left: dict[int, float] = {}
 
     def boot_seconds(self) -> float:
@@ -85,6 +86,7 @@ class Beliefs:
     def _machine(self, machine: Machine) -> MachineView:
         now, site = self.world.now, machine.site
         site.advance(now)
+        runs = self._runs(site)
         cores, used, ready_in, longest = site.cores_wanted, site.used_gb, 0.0, 0.0
         if not machine.is_ready:
             ready_in = max(5.0, self.boot_seconds() - (now - machine.bought_at))
@@ -95,7 +97,7 @@ class Beliefs:
                 longest = max(longest, kind.cold_cloud + self.cloud_seconds(task))
             busy = ready_in + longest * max(1.0, cores / site.cores) if machine.bound else 0.0
         else:
-            busy = site.busy_seconds()
+            busy = max((run.seconds_left for run in runs), default=0.0)
         idle = now - machine.idle_since if machine.is_ready and not site.runs else 0.0
         warm = machine.warm | {task.step.kind for task in machine.bound}
         return MachineView(
@@ -107,7 +109,7 @@ class Beliefs:
             busy_seconds=busy,
             idle_seconds=idle,
             warm=warm,
-            runs=self._runs(site),
+            runs=runs,
         )
 
     def _of_money(self) -> MoneyView:
@@ -148,14 +150,14 @@ class Beliefs:
 
     def _seconds_left(self) -> dict[int, float]:
         """Until the end of each step that has a place, by number."""
-        sites = [self.world.home, *(one.site for one in self.world.there())]
         found = {
-            run.task.step.number: self._work_left(run) / site.rate
-            for site in sites
-            for run in site.runs
+            run.task.step.number: view.seconds_left
+            for run, view in zip(self.world.home.runs, self._home.runs, strict=True)
         }
         for machine, view in zip(self.world.machines, self._machines, strict=True):
             if machine is not None and view is not None:
+                for run, seen in zip(machine.site.runs, view.runs, strict=True):
+                    found[run.task.step.number] = seen.seconds_left
                 for task in machine.bound:
                     found[task.step.number] = view.busy_seconds
         return found
@@ -181,6 +183,13 @@ class Beliefs:
         return longest_beside(task, self.world.active[task.workflow.number], self._left)
 
     def _waiting(self, task: Task) -> WaitingView:
+        key = (task.step.number, task.share, task.memory_floor)
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = self._seen_waiting(task)
+        return known
+
+    def _seen_waiting(self, task: Task) -> WaitingView:
         step, workflow = task.step, task.workflow
         memory = step.memory_gb if self.clairvoyant else step.memory_p95_gb
         return WaitingView(

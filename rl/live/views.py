@@ -172,7 +172,7 @@ class LiveViews:
 
     def _run(self, run: RunFacts, place: str, at: float) -> RunView:
         believed = self.fit.seconds(run.target, place, run.expected_seconds)
-        left = seconds_left(believed.mean, at - run.since, believed.sigma)
+        left = seconds_left(believed.median, at - run.since, believed.sigma)
         memory = self.fit.memory_gb(run.target, run.memory_gb).p95
         return RunView(left, memory, PRIORITIES[run.priority], KINDS[KIND].cores, left)
 
