@@ -43,7 +43,9 @@ def load_tuned(path: Path) -> GreedyParameters | QueueParameters:
         )
     if not isinstance(values, dict):
         raise SettingsError(f"{path} has no table [parameters]; write one by `python -m rl tune`")
-    return (QueueParameters if policy == "queue-aware" else GreedyParameters).of(values)
+    if policy == "queue-aware":
+        return QueueParameters.of(values)
+    return GreedyParameters.of(values)
 
 
 def _table(path: Path) -> dict[str, Any]:

@@ -192,7 +192,7 @@ class Simulation:
         if len(tasks) < 2:
             return tasks
         now, ranks = self.world.now, self._ranks
-        urgency = _URGENT if self.order == "urgent" else self.order
+        urgency = self.order if isinstance(self.order, Urgency) else _URGENT
         value = {one.number: urgency.of(one, now) for one in self.beliefs.others()}
         for number in value.keys() & ranks.keys():
             value[number] *= math.exp(ranks[number])

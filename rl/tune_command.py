@@ -74,11 +74,11 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _start(arguments: argparse.Namespace) -> GreedyParameters | QueueParameters:
-    kind = QueueParameters if arguments.policy == "queue-aware" else GreedyParameters
+    is_aware = arguments.policy == "queue-aware"
     if arguments.start is None:
-        return kind()
+        return QueueParameters() if is_aware else GreedyParameters()
     found = load_tuned(arguments.start)
-    if not isinstance(found, kind):
+    if isinstance(found, QueueParameters) != is_aware:
         raise SettingsError(
             f"{arguments.start} is not of the {arguments.policy} policy; give --policy as the file "
             "has it, or another file"

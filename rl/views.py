@@ -146,7 +146,8 @@ class Beliefs:
         return found
 
     def _work_left(self, run: Run) -> float:
-        return run.left if self.clairvoyant else run.believed_left()
+        # never 0: what has nothing left is idle, and may be stopped
+        return max(run.left if self.clairvoyant else run.believed_left(), 0.001)
 
     def _seconds_left(self) -> dict[int, float]:
         """Until the end of each step that has a place, by number."""

@@ -12,6 +12,7 @@ from rl.features import features
 from rl.queue_aware import QueueAware
 from rl.queue_parameters import QueueParameters
 from rl.regime import load_regime
+from rl.shapes import Draft
 from rl.sharing import shared_seconds, until_free
 from rl.simulator import Simulation, simulate
 from rl.urgency import Urgency
@@ -30,8 +31,8 @@ def _waiting(number: int, seconds: float, memory_gb: float = 1.0) -> WaitingView
     return WaitingView(number, memory_gb, seconds, 0.0, 1.0, 1e6, private=False)
 
 
-def _first(*workflows: tuple[float, list[object]]) -> View:
-    decision = Simulation(made_day(list(workflows))).next_decision()  # type: ignore[arg-type]
+def _first(*workflows: tuple[float, list[Draft]]) -> View:
+    decision = Simulation(made_day(list(workflows))).next_decision()
     assert decision is not None
     return decision.view
 
