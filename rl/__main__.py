@@ -21,10 +21,9 @@ from rl.clairvoyant import ALL_LEVERS
 from rl.evaluate import BASE, baselines, clairvoyance, days_of, evaluate, table
 from rl.learning.command import add_train
 from rl.neural import Learned
-from rl.parameters import TUNED, load_parameters, load_tuned
+from rl.parameters import TUNED, load_parameters, load_tuned, policy_of
 from rl.policy_file import load_policy
 from rl.regime import load_regime
-from rl.tuning import policy_of
 
 # Each has `add_arguments(parser)` and `run(arguments)`; what is heavy only the latter imports.
 _MODULES = {

@@ -9,11 +9,26 @@ from pathlib import Path
 from typing import Any
 
 from ironcliw.errors import SettingsError
-from rl.greedy import GreedyParameters
+from rl.greedy import Greedy, GreedyParameters
+from rl.queue_aware import NAME, QueueAware
 from rl.queue_parameters import QueueParameters
+from rl.simulator import Policy
 
 TUNED = Path(__file__).with_name("tuned_greedy.toml")
 POLICIES = ("greedy", "queue-aware")
+Parameters = GreedyParameters | QueueParameters
+
+
+def policy_of(parameters: Parameters, name: str | None = None) -> Policy:
+    """The policy whose parameters they are.
+
+    Args:
+        parameters: Of either.
+        name: In reports; its own without it.
+    """
+    if isinstance(parameters, GreedyParameters):
+        return Greedy(parameters, name=name or "greedy")
+    return QueueAware(parameters, name=name or NAME)
 
 
 def load_parameters(path: Path = TUNED) -> GreedyParameters:
@@ -29,7 +44,7 @@ def load_parameters(path: Path = TUNED) -> GreedyParameters:
     return found
 
 
-def load_tuned(path: Path) -> GreedyParameters | QueueParameters:
+def load_tuned(path: Path) -> Parameters:
     """Parameters of whichever policy a file is of.
 
     Raises:
@@ -59,9 +74,7 @@ def _table(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path} is not TOML: {error}") from error
 
 
-def written(
-    parameters: GreedyParameters | QueueParameters, tuned_on: Mapping[str, str], command: str
-) -> str:
+def written(parameters: Parameters, tuned_on: Mapping[str, str], command: str) -> str:
     """A file's text.
 
     Args:

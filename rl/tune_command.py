@@ -9,7 +9,7 @@ from pathlib import Path
 from ironcliw.errors import SettingsError
 from ironcliw.settings import load_settings
 from rl.greedy import GreedyParameters
-from rl.parameters import POLICIES, TUNED, load_parameters, load_tuned, written
+from rl.parameters import POLICIES, TUNED, Parameters, load_parameters, load_tuned, written
 from rl.queue_parameters import QueueParameters
 from rl.regime import Regime, load_regime
 from rl.sources import RandomisedDays, RegimeDays
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
     digests = {regime.name: regime.digest() for regime in regimes}
     command = _command(arguments)
 
-    def report(progress: Progress, centre: GreedyParameters | QueueParameters) -> None:
+    def report(progress: Progress, centre: Parameters) -> None:
         _write(arguments.out, written(centre, digests, command))
         sys.stdout.write(
             f"generation {progress.generation}: centre {progress.centre:.4f} of the base's cost on "
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
         tune(start, base, sources, search, report)
 
 
-def _start(arguments: argparse.Namespace) -> GreedyParameters | QueueParameters:
+def _start(arguments: argparse.Namespace) -> Parameters:
     is_aware = arguments.policy == "queue-aware"
     if arguments.start is None:
         return QueueParameters() if is_aware else GreedyParameters()

@@ -20,13 +20,12 @@ from typing import TypeVar
 import numpy as np
 
 from rl.cma import Array, Cma
-from rl.greedy import Greedy, GreedyParameters
-from rl.queue_aware import QueueAware
+from rl.greedy import GreedyParameters
+from rl.parameters import Parameters, policy_of
 from rl.queue_parameters import QueueParameters
-from rl.simulator import Policy, simulate
+from rl.simulator import simulate
 from rl.work import Day
 
-Parameters = GreedyParameters | QueueParameters
 Found = TypeVar("Found", GreedyParameters, QueueParameters)
 Source = Callable[[int], Day]
 """A day by its number; may be sent to another process."""
@@ -81,13 +80,6 @@ class Progress:
     centre: float
     best: float
     dollars: float
-
-
-def policy_of(parameters: Parameters, name: str | None = None) -> Policy:
-    """The policy whose parameters they are."""
-    if isinstance(parameters, GreedyParameters):
-        return Greedy(parameters, name=name or "greedy")
-    return QueueAware(parameters) if name is None else QueueAware(parameters, name=name)
 
 
 def tune(

@@ -144,7 +144,9 @@ _DECIDING = (
     "shapes", "simulator", "sites", "traces", "uniform_progress", "upcoming", "urgency", "view",
     "views", "work", "workload",
 )  # fmt: skip
-_DECIDING_LEARNED = ("features", "neural", "policy_file")
+_DECIDING_LEARNED = (
+    "features", "neural", "parameters", "policy_file", "queue_aware", "queue_parameters", "sharing",
+)  # fmt: skip
 
 
 @cache

@@ -13,7 +13,8 @@ import pytest
 
 from ironcliw.errors import DataError, SettingsError
 from rl.evaluate import BASE
-from rl.report import command, plan, runs
+from rl.parameters import load_parameters
+from rl.report import command, contestants, plan, runs
 from rl.report.board import Board, median_of
 from rl.report.contestants import CLAIRVOYANT, LITERAL, RULE_NAMES, Valuing, tuned
 from rl.report.goals import verdicts
@@ -264,9 +265,21 @@ def test_what_is_asked_as_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["baseline", "learned"])
 def test_all_sources_that_decide_are_in_the_key(kind: str) -> None:
     needed = "rl.baselines, rl.bounds, rl.clairvoyant, rl.uniform_progress, rl.workload"
-    needed += ", rl.neural" if kind == "learned" else ""
+    needed += ", rl.neural, rl.parameters" if kind == "learned" else ""
     code = f"import sys, {needed}; print(*(m for m in sys.modules if m.startswith('rl.')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     found = {name.removeprefix("rl.") for name in done.stdout.split()}
     more = plan._DECIDING_LEARNED if kind == "learned" else ()
     assert found == {*plan._DECIDING, *more}
+
+
+def test_a_tuned_policy_is_compared_as_a_learned_one_is(tmp_path: Path) -> None:
+    path = tmp_path / "aware.toml"
+    path.write_text('policy = "queue-aware"\n[parameters]\nration = 0.75\n')
+    one = contestants.learned([path], load_parameters())[0]
+    assert (one.name, one.policy().name) == ("learned aware", "learned aware")
+    path.write_text('policy = "queue-aware"\n[parameters]\nration = 0.5\n')
+    assert contestants.learned([path], load_parameters())[0].digest != one.digest
+    path.write_text('policy = "queue-aware"\n[parameters]\nluck = 0.5\n')
+    with pytest.raises(SettingsError, match="no parameter 'luck'"):
+        contestants.learned([path], load_parameters())
