@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 
 from rl.guardrails import RESERVE_GB
+from rl.look_ahead import MOST, ends_of_others
 from rl.queue_parameters import QueueParameters
 from rl.sharing import shared_seconds, until_free
 from rl.simulator import Order
@@ -37,6 +38,7 @@ NAME = "queue-aware"
 _MORNING, _WORKING_HOURS = 8.0, 15.0
 _STOCK_SECONDS = 1200.0  # after which a refusal tells little
 _REFUSAL_SECONDS = 45.0  # until one is heard
+_NEAR = 0.05  # USD over the cheapest, within which an option is looked at again
 _NO_MACHINE_SECONDS = 900.0  # to wait for one where none works
 
 
@@ -79,7 +81,28 @@ class QueueAware:
             costs[BUY] = self._purchase(view, step, price)
         if mask[WAIT]:
             costs[WAIT] = self._wait(view, step, price)
+        self._look_ahead(view, step, costs)
         return costs
+
+    def _look_ahead(self, view: View, step: StepView, costs: list[float]) -> None:
+        """Add what the others that wait would lose by each option that is near the cheapest."""
+        p = self.parameters
+        most = min(costs) + _NEAR
+        near = [action for action in range(KEEP) if costs[action] <= most]
+        if len(near) < 2 or len(view.others) < 2:
+            return
+        now, urgency = view.now, self._urgency
+        others = [one for one in view.others if one.number != step.number]
+        others.sort(key=lambda one: -urgency.of(one, now))
+        del others[MOST:]
+        found = {}
+        for action in near:
+            ends = ends_of_others(view, step, action, others)
+            worth = sum(one.priority * end for one, end in zip(others, ends, strict=True))
+            found[action] = p.look_ahead * view.money.hour_of_priority * worth / HOUR
+        least = min(found.values())
+        for action, lost in found.items():
+            costs[action] += lost - least
 
     # what an end is worth
 

@@ -43,6 +43,7 @@ class QueueParameters:
         idle_seconds: After which a machine without work is given back.
         idle_session: By which each workflow that came within half an hour makes that longer.
         prewarm: In starts of a machine, how early one is bought for a large step to come.
+        look_ahead: Of what the others that wait are believed to lose or gain by an option.
     """
 
     order_priority: float = 1.0
@@ -78,6 +79,7 @@ class QueueParameters:
     idle_seconds: float = 109.7
     idle_session: float = 0.05
     prewarm: float = 0.4652
+    look_ahead: float = 0.05
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -37,7 +37,7 @@ MOST_DOLLARS = 1.05
 _PENALTY = 2.0  # a percent above it is as bad as two percent of the objective
 _WIDE = frozenset(
     ("order_size", "beside_weight", "ahead", "crowding_cloud", "ration", "tail_shared", "stock",
-     "pace", "rent_memory", "rent_cores", "coming", "idle_session")
+     "pace", "rent_memory", "rent_cores", "coming", "idle_session", "look_ahead")
 )  # fmt: skip
 _WIDER = 3.0  # begin nearly off, so the search looks at other magnitudes
 

@@ -101,6 +101,7 @@ class WaitingView:
         number: Which.
         memory_gb: That it stays below in 19 of 20 cases.
         home_seconds: Believed work left at home.
+        cloud_seconds: The same on a machine.
         after_seconds: Believed, from its end to its workflow's.
         priority: Weight of its workflow's time.
         deadline: Of its workflow, seconds after midnight.
@@ -110,6 +111,7 @@ class WaitingView:
     number: int
     memory_gb: float
     home_seconds: float
+    cloud_seconds: float
     after_seconds: float
     priority: float
     deadline: float

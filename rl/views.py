@@ -197,6 +197,7 @@ class Beliefs:
             number=step.number,
             memory_gb=max(memory, task.memory_floor),
             home_seconds=self.home_seconds(task),
+            cloud_seconds=self.cloud_seconds(task),
             after_seconds=step.after_mean,
             priority=workflow.priority,
             deadline=workflow.deadline,

@@ -145,7 +145,8 @@ _DECIDING = (
     "views", "work", "workload",
 )  # fmt: skip
 _DECIDING_LEARNED = (
-    "features", "neural", "parameters", "policy_file", "queue_aware", "queue_parameters", "sharing",
+    "features", "look_ahead", "neural", "parameters", "policy_file", "queue_aware",
+    "queue_parameters", "sharing",
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from rl.features import features
+from rl.look_ahead import ends_of_others
 from rl.queue_aware import QueueAware
 from rl.queue_parameters import QueueParameters
 from rl.regime import load_regime
@@ -28,7 +29,7 @@ def _run(work: float, cores: float = 2.0, memory_gb: float = 1.0) -> RunView:
 
 
 def _waiting(number: int, seconds: float, memory_gb: float = 1.0) -> WaitingView:
-    return WaitingView(number, memory_gb, seconds, 0.0, 1.0, 1e6, private=False)
+    return WaitingView(number, memory_gb, seconds, seconds, 0.0, 1.0, 1e6, private=False)
 
 
 def _first(*workflows: tuple[float, list[Draft]]) -> View:
@@ -163,3 +164,24 @@ def test_a_large_step_to_come_is_foreseen_from_what_runs() -> None:
         (False, 60.0, 100.0),
         (True, 60.0, 100.0),
     ]
+
+
+def test_those_that_wait_are_put_where_they_end_first() -> None:
+    view = _first((0.0, [step(500, 9.0)]))
+    assert view.step is not None
+    # 10 GB are free: beside 9 GB for 500 s one of 1 GB fits, one of 2 GB waits for its end
+    others = [_waiting(1, 30.0, 1.0), _waiting(2, 40.0, 2.0), _waiting(3, 40.0, 20.0)]
+    assert ends_of_others(view, view.step, HOME, others) == [30.0, 540.0, 3600.0]
+    assert ends_of_others(view, view.step, WAIT, others) == [30.0, 40.0, 3600.0]
+    # on a new machine the large one finds room after the start
+    assert ends_of_others(view, view.step, BUY, others)[2] == pytest.approx(90.0 + 40.0)
+
+
+def test_what_others_lose_is_added_to_an_option() -> None:
+    view = _first((0.0, [step(60, 9.0)]), (0.0, [step(60, 9.0)]))
+    mask = [True, False, False, False, True, True] + [False] * 5
+    blind, seeing = (
+        QueueAware(QueueParameters(look_ahead=weight)).costs(view, mask) for weight in (1e-9, 1.0)
+    )
+    more = [after - before for before, after in zip(blind, seeing, strict=True) if before < 1e9]
+    assert min(more) == pytest.approx(0.0, abs=1e-6) and max(more) > 1e-4
