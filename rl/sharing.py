@@ -37,7 +37,9 @@ def shared_seconds(
 
 
 def until_free(gb: float, free_gb: float, runs: Sequence[RunView]) -> tuple[float, bool]:
-    """(seconds until so much memory is free, whether it is by then).
+    """(seconds until so much memory is free and a step has ended, whether it is by then).
+
+    Until one has ended nothing changes, so who waits does so until then at least.
 
     Args:
         gb: That is wanted.
@@ -46,8 +48,8 @@ def until_free(gb: float, free_gb: float, runs: Sequence[RunView]) -> tuple[floa
     """
     seconds = 0.0
     for run in sorted(runs, key=attrgetter("seconds_left")):
-        if free_gb >= gb:
-            break
         free_gb += run.memory_gb
         seconds = run.seconds_left
-    return seconds, free_gb >= gb
+        if free_gb >= gb:
+            return seconds, True
+    return seconds, False

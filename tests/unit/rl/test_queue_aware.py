@@ -49,10 +49,11 @@ def test_cores_are_shared_until_the_others_end() -> None:
 
 def test_memory_comes_free_as_steps_end() -> None:
     runs = [_run(50.0, memory_gb=4.0), _run(20.0, memory_gb=2.0)]
-    assert until_free(3.0, 4.0, runs) == (0.0, True)
+    assert until_free(3.0, 4.0, runs) == (20.0, True)
     assert until_free(5.0, 4.0, runs) == (20.0, True)
     assert until_free(8.0, 4.0, runs) == (50.0, True)
     assert until_free(11.0, 4.0, runs) == (50.0, False)
+    assert until_free(3.0, 4.0, []) == (0.0, False)
 
 
 def test_the_small_go_first_where_size_counts() -> None:
@@ -85,7 +86,7 @@ def test_who_waits_and_what_runs_beside_is_seen() -> None:
         if one is not None and one.number not in seen:
             seen[one.number] = one.beside_seconds
             assert one.number in [other.number for other in decision.view.others]
-        simulation.take(HOME if decision.mask[HOME] else WAIT)
+        simulation.take(KEEP if one is None else HOME if decision.mask[HOME] else WAIT)
         if len(seen) == 4:
             break
     assert seen[0] == 0.0  # nothing beside it

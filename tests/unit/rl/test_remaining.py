@@ -26,7 +26,7 @@ def test_what_is_known_ends_when_it_is_known_to() -> None:
 
 
 def test_who_is_far_beyond_will_take_longer_yet_and_nothing_is_infinite() -> None:
-    found = [seconds_left(10.0, elapsed, 0.3) for elapsed in (10.0, 40.0, 60.0, 80.0, 1e3, 1e6)]
+    found = [seconds_left(10.0, elapsed, 0.3) for elapsed in (15.0, 40.0, 1e3, 1e6)]
     assert all(math.isfinite(one) for one in found)
     assert found == sorted(found)
     assert seconds_left(10.0, 0.0, 3.0) < 20.0
