@@ -48,38 +48,38 @@ class QueueParameters:
 
     order_priority: float = 1.0
     order_left: float = 1.0
-    order_size: float = 0.03
+    order_size: float = 0.003
     order_deadline: float = 0.08
     order_width: float = 0.5
     wait_weight: float = 0.8836
-    beside_weight: float = 0.8
+    beside_weight: float = 0.95
     miss_weight: float = 0.883
     risk: float = 0.3458
     doubt_seconds: float = 20.0
     optimism: float = 0.9172
-    ahead: float = 0.1
+    ahead: float = 0.02
     refill_seconds: float = 600.0
     crowding: float = 1.55
-    crowding_cloud: float = 0.2
+    crowding_cloud: float = 0.05
     dollar: float = 1.0
     scarcity: float = 0.5717
-    ration: float = 0.3
+    ration: float = 0.05
     ration_shape: float = 1.0
     tail_seconds: float = 89.42
-    tail_shared: float = 0.1
-    stock: float = 0.1
+    tail_shared: float = 0.03
+    stock: float = 0.03
     shared: float = 0.1415
     hazard_weight: float = 0.817
     slowdown: float = 1.074
-    pace: float = 0.5
-    rent_memory: float = 0.01
-    rent_cores: float = 0.01
+    pace: float = 0.1
+    rent_memory: float = 0.001
+    rent_cores: float = 0.001
     coming: float = 0.1
     rent_later: float = 0.7
     idle_seconds: float = 109.7
-    idle_session: float = 0.05
+    idle_session: float = 0.01
     prewarm: float = 0.4652
-    look_ahead: float = 0.05
+    look_ahead: float = 0.005
 
     def __post_init__(self) -> None:
         for field in fields(self):
