@@ -127,7 +127,7 @@ class QueueAware:
             gone = 1.0 - min(left, money.month_left - money.committed) / money.day_cap
             hour = view.now / HOUR % 24.0
             passed = max(0.0, min(1.0, (hour - _MORNING) / _WORKING_HOURS))
-            early = max(0.0, min(1.0, gone) - passed**p.ration_shape)
+            early = max(0.0, min(1.0, gone) - math.pow(passed, p.ration_shape))
         factor = p.dollar * (1.0 + p.scarcity * taken + p.ration * early)
         return money.price_per_hour / HOUR * factor
 
@@ -160,7 +160,7 @@ class QueueAware:
 
     def _on_cloud(self, view: View, step: StepView, cold: bool) -> float:
         p = self.parameters
-        work = step.cloud_seconds * p.slowdown * view.money.cloud_pace**p.pace
+        work = step.cloud_seconds * p.slowdown * math.pow(view.money.cloud_pace, p.pace)
         return work + step.transfer_seconds + (step.cold_cloud if cold else 0.0)
 
     def _machine(self, view: View, step: StepView, machine: MachineView, price: float) -> float:

@@ -105,7 +105,9 @@ def tune(
             points = cma.ask()
             centre = _parameters(start, cma.mean)
             is_last = generation == plan.generations
-            tried = [] if is_last else [_parameters(start, one) for one in points]
+            tried: list[Found] = []
+            if not is_last:
+                tried = [_parameters(start, one) for one in points]
             parts = _parts(sources, plan, generation)
             sums = run(parts, [base, centre, *tried])
             scores = [score(one, sums[0]) for one in sums[1:]]

@@ -37,6 +37,8 @@ class Urgency:
         lateness = (now + left - step.deadline) / (60.0 + self.width * left)
         risk = 1.0 / (1.0 + math.exp(min(abs(lateness), 40.0)))
         held = 1.0 + step.memory_gb * step.home_seconds / 100.0
-        value = 1.0 / ((10.0 + left) ** self.left * held**self.size)
+        value = 1.0 / (math.pow(10.0 + left, self.left) * math.pow(held, self.size))
         # the slope of the logistic function: highest where the outcome is open
-        return step.priority**self.priority * (value + self.deadline * risk * (1.0 - risk))
+        return math.pow(step.priority, self.priority) * (
+            value + self.deadline * risk * (1.0 - risk)
+        )
