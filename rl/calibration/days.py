@@ -127,11 +127,11 @@ def _workflow(
             children[parent].append(position)
     parents = [step.needs for step in logged.steps]
     means = [_believed(step, HOME, truly.fit) for step in logged.steps]
-    before, after = critical_paths.starts(parents, means), critical_paths.after(children, means)
+    after = critical_paths.after(children, means)
     luck = draws.stream("steps")
     steps = tuple(
         _step(step, truly, first + position, index, position, tuple(children[position]),
-              (before[position], after[position]), luck.normal(first + position))
+              after[position], luck.normal(first + position))
         for position, step in enumerate(logged.steps)
     )  # fmt: skip
     arrival = logged.created_at - begin
@@ -150,7 +150,7 @@ def _step(
     workflow: int,
     index: int,
     children: tuple[int, ...],
-    path: tuple[float, float],
+    after_mean: float,
     luck: float,
 ) -> Step:
     fit, truth = truly.fit, truly.truth
@@ -185,8 +185,7 @@ def _step(
         duration_sigma=sigma,
         transfer_mb=0.0,
         private=not is_routed or step.wanted in ("private", "local"),
-        after_mean=path[1],
-        before_mean=path[0],
+        after_mean=after_mean,
         cores=None if is_routed else _NO_CORES,
     )
 

@@ -35,6 +35,7 @@ from rl.calibration.fit import (
 )
 from rl.guardrails import Limits, refusals
 from rl.regime import Costs
+from rl.remaining import seconds_left
 from rl.view import (
     ACTIONS,
     BUY,
@@ -175,10 +176,10 @@ class LiveViews:
         return known
 
     def _run(self, run: RunFacts, place: str, at: float) -> RunView:
-        believed = self.fit.seconds(run.target, place, run.expected_seconds).mean
-        left = max(believed - max(at - run.since, 0.0), 0.1 * believed)
+        believed = self.fit.seconds(run.target, place, run.expected_seconds)
+        left = seconds_left(believed.median, at - run.since, believed.sigma)
         memory = _grown(self.fit.memory_gb(run.target, run.memory_gb), run.out_of_memory)
-        return RunView(left, memory.p95, PRIORITIES[run.priority])
+        return RunView(left, memory.p95, PRIORITIES[run.priority], KINDS[KIND].cores, left)
 
     def _home(self, home: HomeFacts, at: float) -> HomeView:
         runs = [self._run(run, HOME, at) for run in home.runs]
@@ -219,6 +220,7 @@ class LiveViews:
             busy_seconds=ready_in + longest * slower if runs else 0.0,
             idle_seconds=max(idle, 0.0),
             warm={KIND} if target in machine.done else set(),
+            runs=runs,
         )
 
     def _money(
@@ -244,6 +246,7 @@ class LiveViews:
             ),
             hour_of_priority=self._costs.hour_of_priority,
             miss=self._costs.miss,
+            day_cap=float("inf") if facts.day_cap is None else facts.day_cap,
         )
 
 

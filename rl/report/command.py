@@ -34,7 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     add = parser.add_argument
     add("--regime", type=Path, action="append", default=[], help="repeatable; without it our six")
-    add("--policy", type=Path, nargs="+", default=[], help="files of learned policies, one a seed")
+    add(
+        "--policy",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="files of learned policies, one a seed, or of `tune`",
+    )
     add("--parameters", type=Path, default=TUNED, help="of the tuned greedy policy")
     add("--days", type=_count, help="of each regime; 400")
     add("--clairvoyant", type=_count, help="of them, so many are searched; 24")

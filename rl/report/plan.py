@@ -159,12 +159,16 @@ class Plan:
 
 _DECIDING = (
     "baselines", "beliefs", "bounds", "clairvoyant", "critical_paths", "draws", "events", "fleet",
-    "greedy", "guardrails", "ledger", "mechanics", "outcome", "regime", "shapes", "simulator",
-    "sites", "traces", "uniform_progress", "view", "views", "work", "workload",
+    "greedy", "guardrails", "ledger", "mechanics", "outcome", "pace", "regime", "remaining",
+    "shapes", "simulator", "sites", "traces", "uniform_progress", "upcoming", "urgency", "view",
+    "views", "work", "workload",
+)  # fmt: skip
+_DECIDING_LEARNED = (
+    "features", "look_ahead", "neural", "parameters", "policy_file", "queue_aware",
+    "queue_parameters", "schema", "sharing",
 )  # fmt: skip
 _DECIDING_OUTSIDE = ("cluster/placement.py",)
 """Beside this package's folder."""
-_DECIDING_LEARNED = ("features", "neural", "policy_file", "schema")
 
 
 @cache

@@ -15,7 +15,8 @@ import pytest
 from benchmarks import routing_report
 from ironcliw.errors import DataError, SettingsError
 from rl.evaluate import BASE
-from rl.report import command, plan, runs
+from rl.parameters import load_parameters
+from rl.report import command, contestants, plan, runs
 from rl.report.board import Board, median_of
 from rl.report.contestants import CLAIRVOYANT, LITERAL, RULE_NAMES, Valuing, tuned
 from rl.report.goals import Verdict, verdicts
@@ -280,7 +281,7 @@ def test_a_goal_of_time_that_is_missed_is_a_failure(
 @pytest.mark.parametrize("kind", ["baseline", "learned"])
 def test_all_sources_that_decide_are_in_the_key(kind: str) -> None:
     needed = "rl.baselines, rl.bounds, rl.clairvoyant, rl.uniform_progress, rl.workload"
-    needed += ", rl.neural" if kind == "learned" else ""
+    needed += ", rl.neural, rl.parameters" if kind == "learned" else ""
     code = f"import sys, {needed}\nwhere = ('rl.', 'cluster.')\n"
     code += "print(*(name for name in sys.modules if name.startswith(where)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -305,3 +306,15 @@ def test_other_traces_are_another_key(tmp_path: Path) -> None:
     gone = Plan.of(replace(FEW, regimes=(replay,), data=tmp_path / "gone"))
     with pytest.raises(DataError, match=r"cannot be read; set bench.data to the data folder"):
         gone.units([gone.base], 1)
+
+
+def test_a_tuned_policy_is_compared_as_a_learned_one_is(tmp_path: Path) -> None:
+    path = tmp_path / "aware.toml"
+    path.write_text('policy = "queue-aware"\n[parameters]\nration = 0.75\n')
+    one = contestants.learned([path], load_parameters())[0]
+    assert (one.name, one.policy().name) == ("learned aware", "learned aware")
+    path.write_text('policy = "queue-aware"\n[parameters]\nration = 0.5\n')
+    assert contestants.learned([path], load_parameters())[0].digest != one.digest
+    path.write_text('policy = "queue-aware"\n[parameters]\nluck = 0.5\n')
+    with pytest.raises(SettingsError, match="no parameter 'luck'"):
+        contestants.learned([path], load_parameters())
