@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from rl.features import CONTEXT, DIGEST, OPTION
+from rl.features import CONTEXT, OPTION
 from rl.live.log import Log, LoggedDecision, LoggedFleet, LoggedWorkflow
 from rl.live.machine_costs import last_decisions, machine_seconds
 from rl.live.samples import Exposure, exposure_of, samples_of
 from rl.promotion import Standing
 from rl.regime import Costs
+from rl.schema import DIGEST
 from tests.unit.rl.live.logs import BEGIN, PRICE, decision_of
 
 BOOT, TAIL, MOST = 90.0, 900.0, 3600.0
