@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from actors.agents.ray_hosts import RayHosts
 from actors.agents.records import JournalStore
 from actors.agents.service import AgentService
 from actors.agents.system import AgentSystem
+from actors.background import Work
 from actors.decision_log import DecisionLog
 from actors.exporter import Exporter
 from actors.fleet_facts import FleetFacts
@@ -50,6 +52,8 @@ from ironcliw.catalog import Catalog
 from ironcliw.schemas.workflows import StepKind
 from ironcliw.settings import Settings
 from ironcliw.store import Store
+
+logger = logging.getLogger(__name__)
 
 
 class Part(Protocol):
@@ -110,23 +114,40 @@ class Composition:
             seconds: For steps that may not be repeated, and for what agents are at.
 
         Raises:
-            StoreError: The store cannot be used.
+            StoreError: The store cannot be used; whatever can be ended has ended all the same.
         """
-        await asyncio.gather(self.orchestrator.close(seconds), self.agents.rest(seconds))
-        await self.log.flush()
+        ends = self.orchestrator.close(seconds), self.agents.rest(seconds)
+        results = await asyncio.gather(*ends, return_exceptions=True)
+        await self._flush_log()
         await self.journal.close()
+        for result in results:
+            if result is not None:
+                raise result
 
-    def background(self) -> list[Coroutine[Any, Any, None]]:
-        """What runs beside the requests, until it is cancelled."""
-        works = [self.log.run(), self.exporter.run(), self.pruner.run()]
+    async def _flush_log(self) -> None:
+        try:
+            await self.log.flush()
+        # boundary: rows of the log are no promise, and the lease waits to be given back
+        except Exception:
+            logger.exception("the last routing decisions are not written")
+
+    def background(self) -> dict[str, Work]:
+        """What runs beside the requests until it is cancelled, by name."""
+        works: dict[str, Work] = {
+            "the decision log": self.log.run,
+            "the export of figures": self.exporter.run,
+            "the pruning of the store": self.pruner.run,
+        }
         if self.watch is not None:
             leaving = (self.orchestrator.node_leaving, self.agents.node_leaving)
-            works.append(self.watch.run(leaving))
+            works["the watch of machines"] = partial(self.watch.run, leaving)
+        happened = self.orchestrator.something_happened
         if self.fleet is not None:
-            works.append(self.fleet.run(self.orchestrator.something_happened))
+            works["the reading of machines and money"] = partial(self.fleet.run, happened)
         if self.learner is not None:
-            works.append(self.learner.run(self.journal, self.orchestrator.something_happened))
-        works += [project_code.keep(uri, packages=packages) for uri, packages in self.code]
+            works["the routing policy's work"] = partial(self.learner.run, self.journal, happened)
+        for uri, packages in self.code:
+            works[f"the holding of {uri}"] = partial(project_code.keep, uri, packages=packages)
         return works
 
 
@@ -179,9 +200,10 @@ async def compose(
         executor if router.may_wait else None,
     )  # fmt: skip
     router.waiting = lambda: orchestrator.queued
-    # before the workflows go on, whose steps ask them
-    await agents.start()
-    await orchestrator.start()
+    # known before the workflows go on, whose steps ask them, and wait until they are found: a host
+    # that is slow to answer must not keep other steps from it
+    await agents.load()
+    await asyncio.gather(agents.start(), orchestrator.start())
 
     def count() -> None:
         metrics.on_counts(journal.counts.committed, journal.counts.transactions, log.lost)

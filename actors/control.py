@@ -18,6 +18,7 @@ from typing import Any
 
 import ray
 
+from actors.background import keep_going
 from actors.composition import Composition, compose
 from actors.control_link import NOT_READY
 from actors.lease import RENEW_SECONDS, Lease, holder_of, wait_for_lease
@@ -51,7 +52,8 @@ class Control:
         self._made: Composition | None = None
         self._failed: IroncliwError | None = None
         self._waits = False
-        self._stopping = self._stopped = False
+        self._closing: asyncio.Task[None] | None = None
+        self._stopped = False
         self._started = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._store: Store | None = None
@@ -70,6 +72,8 @@ class Control:
             self._store = store
             lease = await wait_for_lease(store, LEASE, _holder(), self._note_waiting)
             self._lease = lease
+            # already now: to find agents and workflows may take longer than the lease lasts
+            leading = asyncio.create_task(self._lead(store, lease))
             self._made = await compose(self._settings, store, lease, self._code_uri, _this_actor())
         except IroncliwError as error:
             self._failed = error
@@ -82,10 +86,15 @@ class Control:
             return
         self._waits = False
         self._started.set()
-        works = [*self._made.background(), self._until_another_leads(self._made)]
+        works = [keep_going(name, work) for name, work in self._made.background().items()]
+        works.append(self._until_another_leads(self._made))
         self._tasks = [asyncio.create_task(work) for work in works]
         await self._open_door()
-        await self._lead(store, lease)
+        await leading
+
+    @property
+    def _stopping(self) -> bool:
+        return self._closing is not None
 
     async def status(self) -> dict[str, Any]:
         """How workflows and agents stand, and who leads; also while this process does not."""
@@ -104,11 +113,18 @@ class Control:
         return {"state": state, "leader": leader, "error": error}
 
     async def close(self) -> None:
-        """Bring to an end what can be; the process itself is ended by whoever asked for this."""
-        if self._stopping or self._made is None:
+        """Bring to an end what can be; the process itself is ended by whoever asked for this.
+
+        Whoever asks while it comes to an end waits for that, too, and cannot break it off.
+        """
+        if self._made is None:
             return
-        self._stopping = True
-        made, store, lease = self._made, self._store, self._lease
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(self._made))
+        await asyncio.shield(self._closing)
+
+    async def _close(self, made: Composition) -> None:
+        store, lease = self._store, self._lease
         assert store is not None, "it was composed with one"
         assert lease is not None, "it was composed with one"
         for task in self._tasks:

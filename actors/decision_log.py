@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import logging
 import math
 import time
@@ -20,6 +21,7 @@ from sqlalchemy import Connection, bindparam, delete, select, update
 
 from actors.routing import Choice, Option
 from actors.tables import actors_decisions
+from actors.workflow.shown import why_not_shown
 from ironcliw.errors import IroncliwError
 
 logger = logging.getLogger(__name__)
@@ -121,13 +123,25 @@ class DecisionLog:
         if not self._enabled or sum(decided.mask) < 2:
             return None
         id_ = uuid.uuid4().hex
-        self._rows[id_] = decided.row(id_, self._clock())
+        try:
+            row = decided.row(id_, self._clock())
+            _check(row)
+        # what a policy tells of itself is its own affair: no step must wait for it
+        except (TypeError, ValueError, RecursionError) as error:
+            self._refuse(f"a decision of policy {decided.policy!r}", error)
+            return None
+        self._rows[id_] = row
         self._trim(self._rows)
         return id_
 
     def outcome(self, id_: str | None, outcome: Mapping[str, Any]) -> None:
         """What came of it, such as `{"ok": true, "seconds": 1.5}`."""
         if id_ is None:
+            return
+        try:
+            _check(outcome)
+        except (TypeError, ValueError, RecursionError) as error:
+            self._refuse(f"the outcome of decision {id_}", error)
             return
         row = self._rows.get(id_)
         if row is not None:
@@ -152,10 +166,13 @@ class DecisionLog:
         doubtful = self._is_doubtful
         try:
             await self._writer.commit(lambda c: _write(c, rows, outcomes, before, doubtful))
-        except BaseException:  # cancelled, too: what was not written is kept for the next time
+        except (IroncliwError, asyncio.CancelledError):  # it is kept for the next time
             self._rows, self._outcomes = rows | self._rows, outcomes | self._outcomes
             # it may have been committed all the same, if the server went away meanwhile
             self._is_doubtful = True
+            raise
+        except Exception:  # the store is there, and refuses it: so it would the next time
+            self.lost += len(rows) + len(outcomes)
             raise
         self._is_doubtful = False
         if prune:
@@ -170,10 +187,27 @@ class DecisionLog:
             except IroncliwError as error:
                 logger.warning("decisions are not written for now: %s", error)
 
+    def _refuse(self, what: str, error: Exception) -> None:
+        self.lost += 1
+        logger.warning("%s is not logged, for the store would refuse it: %s", what, error)
+
     def _trim(self, waiting: dict[str, dict[str, Any]]) -> None:
         while len(waiting) > MOST_WAITING:
             del waiting[next(iter(waiting))]
             self.lost += 1
+
+
+def _check(told: Mapping[str, Any]) -> None:
+    """See that the store takes it: one that it refuses would keep all others from it.
+
+    Raises:
+        TypeError, ValueError, RecursionError: It is no JSON, or such that PostgreSQL has none of.
+    """
+    text = json.dumps(told, allow_nan=False)
+    if "\\u0000" in text:
+        raise ValueError("a text has the character 0, which PostgreSQL cannot keep")
+    if (why := why_not_shown(json.loads(text))) is not None:
+        raise ValueError(why)
 
 
 def _write(

@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 
 from actors.situation import STALE_SECONDS, HomeFacts, MachineFacts, MoneyFacts
+from actors.step_memory import held_by_steps
 from cluster.config import GROUP_LABEL, SPOT_TYPE
 from cluster.control.report import ControllerReport, read_report
 from cluster.events import EventLog
@@ -64,11 +65,13 @@ class FleetFacts:
         self.most_machines = settings.cloud.max_workers if self.has_cloud else 0
         self._read_at = clock()
         self._machines: dict[str, MachineFacts] = {}
-        self._booting = 0
+        self._booting: dict[str, float] = {}
+        self._ordered: dict[str, float] = {}
         self._money: MoneyFacts | None = None
         self._money_at = float("-inf")
         self._home = (float("-inf"), _head())
         self._room = self._home[1].available_gb
+        self._held: dict[str, float] | None = None
         size = machine_type(settings.cloud.machine_type) if self.has_cloud else None
         memory = 0.0 if size is None else size.memory_gb * _GIBIBYTE - SYSTEM_GB
         cores = 1.0 if size is None else float(size.cpus)
@@ -84,11 +87,11 @@ class FleetFacts:
         now = self._clock()
         if not 0 <= now - self._home[0] < _MEMORY_SECONDS:
             self._home = (now, _head())
-        return self._home[1]
+        return replace(self._home[1], held_gb=self._held)
 
     def machines(self) -> Sequence[MachineFacts]:
         """See `actors.router.Fleet`; those that start come last."""
-        booting = [replace(self.new_machine, since=self._read_at)] * self._booting
+        booting = [replace(self.new_machine, since=at) for at in sorted(self._booting.values())]
         return [*self._machines.values(), *booting]
 
     def money(self) -> MoneyFacts | None:
@@ -114,15 +117,17 @@ class FleetFacts:
         """Read once; whether something has changed that a step may wait for. Blocks."""
         now = self._clock()
         before = (self._state(), self.age < STALE_SECONDS)
+        self._held = held_by_steps()
         if self.has_cloud:
-            report = read_report(self._settings.state_dir)
             self._machines = _joined(self._machines, now)
-            self._booting = _booting(report, now)
         if self.has_cloud and now - self._money_at >= MONEY_SECONDS:
             try:
                 self._money, self._money_at = self._read_money(now), now
             except IroncliwError as error:
                 logger.warning("money cannot be read for now: %s", error)
+        if self.has_cloud:
+            report = read_report(self._settings.state_dir)
+            self._booting = _booting(report, self._booting, self._ordered, now)
         self._read_at = now
         return self._has_room() or (self._state(), True) != before
 
@@ -130,7 +135,12 @@ class FleetFacts:
         """What a step may wait for: machines, and whether one could be bought."""
         money = self._money
         nodes = {node: one.state for node, one in self._machines.items()}
-        return nodes, self._booting, money is None, money is not None and bool(money.no_purchase)
+        return (
+            nodes,
+            set(self._booting),
+            money is None,
+            money is not None and bool(money.no_purchase),
+        )
 
     def _has_room(self) -> bool:
         """Whether memory of the head came free since that was said last."""
@@ -150,6 +160,7 @@ class FleetFacts:
         day, month = ledger.standing()
         log = EventLog(self._store)
         rows = ledger.intervals(moment - _HISTORY)
+        self._ordered = {row.name: row.reserved_at.timestamp() for row in rows if row.reserved_at}
         hours = sum(_hours(row.started_at, row.ended_at or moment) for row in rows)
         lost = [event for event in log.recent(1000, ("preempted",)) if moment - event.at < _HISTORY]
         refused = log.recent(1, ("launch_failed",))
@@ -212,13 +223,19 @@ def _idle_since(known: MachineFacts | None, now: float) -> float:
     return now if known is None or known.idle_since is None else known.idle_since
 
 
-def _booting(report: ControllerReport | None, now: float) -> int:
-    """Machines that were ordered and have not joined."""
+def _booting(
+    report: ControllerReport | None,
+    before: Mapping[str, float],
+    ordered: Mapping[str, float],
+    now: float,
+) -> dict[str, float]:
+    """Machines that have not joined, and since when they start: their order, or the first sight."""
     if report is None or report.workers is None:
-        return 0
+        return {}
     if now - report.at.timestamp() > 60.0:
-        return 0  # nobody looks after them: what it said is old
-    return sum(one.status in _BOOTING and one.node == "none" for one in report.workers)
+        return {}  # nobody looks after them: what it said is old
+    names = [one.name for one in report.workers if one.status in _BOOTING and one.node == "none"]
+    return {name: ordered.get(name, before.get(name, now)) for name in names}
 
 
 def _hours(since: datetime | None, until: datetime) -> float:

@@ -22,7 +22,7 @@ FINISH_SHARE = 0.5
 MOST_FINISH_SECONDS = 60.0
 _ANSWER_SECONDS = 5.0
 """After that, for an agent to stop; a process that blocks is not waited for any longer."""
-_WHY = "its machine ends"
+_WHY = "its machine or process ends"
 
 
 async def hand_over_host(

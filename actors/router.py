@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from actors.attempt_history import AttemptHistory, Past
 from actors.decision_log import Decided, DecisionLog
 from actors.routing import (
     LOCAL,
@@ -144,6 +145,7 @@ class Router:
         self._waits: dict[str, tuple[tuple[str, bool], ...]] = {}
         self._done: dict[str, set[str]] = {}
         self._arrivals: deque[float] = deque()
+        self._history = AttemptHistory()
         self.waiting: Callable[[], int] = lambda: 1
         self.failures = 0
 
@@ -157,6 +159,7 @@ class Router:
         del workflow_id
         if any(getattr(event, "kind", "") == "submitted" for event in events):
             self._arrivals.append(self._clock())
+            self._forget_arrivals()  # a simple policy never asks how many they are
 
     # ------------------------------------------------------------------ deciding
 
@@ -187,6 +190,10 @@ class Router:
         if placed is not None and placed.place == SPOT and placed.is_known:
             self._done.setdefault(placed.node, set()).add(placed.run.target)
 
+    def note_outcome(self, key: str, place: str, outcome: str, cause: str = "") -> None:
+        """What became of an attempt, for the next one; see `AttemptHistory.note`."""
+        self._history.note(key, place, outcome, cause)
+
     def running(self, place: str) -> int:
         """Steps that are at a place or on their way."""
         return sum(one.place == place for one in self._placed.values())
@@ -214,6 +221,7 @@ class Router:
         places = places | {WAIT} if may_wait else places
         try:
             placement = _allowed(policy.place(self.situation(task, ready, may_wait)), places)
+            decision = self._note_placement(task, placement)
         # the boundary to a policy that is loaded by name and may be learned: a step must have a
         # place whatever is wrong with it
         except Exception:
@@ -221,7 +229,6 @@ class Router:
             if self.failures % _TOLD_EACH == 1:
                 logger.exception("routing policy %r failed; the rules decide", policy.name)
             return None
-        decision = self._note_placement(task, placement)
         if placement.place == WAIT:
             latest = self._clock() + LONGEST_WAIT_SECONDS
             again = latest if placement.ask_again_at is None else placement.ask_again_at
@@ -231,8 +238,9 @@ class Router:
         return Routed(placement.place, placement.node, decision)
 
     def _place(self, task: StepTask, place: str, node: str) -> None:
+        killed = self._history.of(task.key).out_of_memory
         run = RunFacts(
-            task.target, task.priority, task.memory_gb, task.expected_seconds, self._clock()
+            task.target, task.priority, task.memory_gb, task.expected_seconds, self._clock(), killed
         )
         self._placed[task.key, task.attempt] = _Placed(run, place, node)
 
@@ -256,8 +264,7 @@ class Router:
     def situation(self, task: StepTask, ready: Ready, may_wait: bool) -> Situation:
         """Everything about a step as it stands now."""
         now = self._clock()
-        while self._arrivals and self._arrivals[0] < now - _RECENT_SECONDS:
-            self._arrivals.popleft()
+        self._forget_arrivals()
         fleet = self._fleet
         home = self._head() if fleet is None else fleet.home()
         local = tuple(one.run for one in self._placed.values() if one.place == LOCAL)
@@ -265,7 +272,7 @@ class Router:
             at=now,
             age=0.0 if fleet is None else fleet.age,
             may_wait=may_wait,
-            step=_facts(task, ready),
+            step=_facts(task, ready, self._history.of(task.key)),
             home=replace(home, runs=local),
             machines=() if fleet is None else tuple(self._machines(fleet)),
             money=None if fleet is None else fleet.money(),
@@ -275,6 +282,11 @@ class Router:
             most_machines=0 if fleet is None else fleet.most_machines,
             machine_gb=0.0 if fleet is None else fleet.new_machine.memory_gb,
         )
+
+    def _forget_arrivals(self) -> None:
+        oldest = self._clock() - _RECENT_SECONDS
+        while self._arrivals and self._arrivals[0] < oldest:
+            self._arrivals.popleft()
 
     def _head(self) -> HomeFacts:
         free, percent = self._machine.memory()
@@ -323,7 +335,7 @@ class Router:
         return None if self._log is None else self._log.note(row)
 
 
-def _facts(task: StepTask, ready: Ready) -> StepFacts:
+def _facts(task: StepTask, ready: Ready, past: Past) -> StepFacts:
     return StepFacts(
         workflow_id=task.workflow_id,
         step=task.step,
@@ -336,6 +348,8 @@ def _facts(task: StepTask, ready: Ready) -> StepFacts:
         expected_seconds=task.expected_seconds,
         deadline=task.deadline,
         ready=ready,
+        losses=past.losses,
+        out_of_memory=past.out_of_memory,
     )
 
 

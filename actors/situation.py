@@ -46,18 +46,21 @@ class Ready:
         since: Unix seconds.
         plan: Of the workflow; None: not known.
         index: In the plan.
-        losses: Attempts that were lost with their machine.
     """
 
     since: float
     plan: Plan | None = None
     index: int = 0
-    losses: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class StepFacts:
-    """The step that a place is sought for; the fields are those of `StepTask` and `Ready`."""
+    """The step that a place is sought for: fields of `StepTask` and `Ready`, and its past.
+
+    Attributes:
+        losses: Machines that were lost under earlier attempts, with or without notice.
+        out_of_memory: Attempts that were ended for want of memory.
+    """
 
     workflow_id: str
     step: str
@@ -70,27 +73,35 @@ class StepFacts:
     expected_seconds: float | None
     deadline: float | None
     ready: Ready
+    losses: int = 0
+    out_of_memory: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """A step that has a place: it runs there, or is on its way."""
+    """A step that has a place: it runs there, or is on its way; see `StepFacts`."""
 
     target: str
     priority: Priority
     memory_gb: float | None
     expected_seconds: float | None
     since: float
+    out_of_memory: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class HomeFacts:
-    """The head: what it has, what is available now, and what runs there."""
+    """The head: what it has, what is available now, and what runs there.
+
+    Attributes:
+        held_gb: By the processes of steps, of each function that runs; None: not known.
+    """
 
     memory_gb: float
     available_gb: float
     cores: float
     runs: tuple[RunFacts, ...] = ()
+    held_gb: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +111,7 @@ class MachineFacts:
     Attributes:
         node: Ray's id; empty while it starts.
         state: `leaving` once it got notice.
-        since: When it was first seen.
+        since: When it was first seen; of one that starts, when it was ordered, if that is known.
         free_gb: That nothing on it has booked.
         idle_since: When it last had work; None: it has.
         done: Targets that it has run, so that what they load is there.

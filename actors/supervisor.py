@@ -18,6 +18,8 @@ BLOCKED_SECONDS = 5.0
 """An event loop that has not turned for so long is not waited for."""
 OVERDUE_SECONDS = 5.0
 """A message that is at it so long after its time was up will not end."""
+LOST_THREADS = 8
+"""Of the threads of a process: when so many hang, its agents are better off in a new one."""
 
 
 class Step(StrEnum):
@@ -111,10 +113,12 @@ class Verdict:
     Attributes:
         kill: the process must go, and why; None: it may stay.
         to_blame: agents that count as failed: name -> why.
+        leave: why its agents must move, after which the process ends; None: they may stay.
     """
 
     kill: str | None = None
     to_blame: dict[str, str] = field(default_factory=dict)
+    leave: str | None = None
 
 
 def judge(report: HostReport, *, alone: bool) -> Verdict:
@@ -132,7 +136,10 @@ def judge(report: HostReport, *, alone: bool) -> Verdict:
     failed = {one.name: why for one in report.agents if (why := _why_failed(one))}
     if alone and failed:
         return Verdict(next(iter(failed.values())), failed)
-    return Verdict(None, failed)
+    leave = None
+    if report.lost_threads >= LOST_THREADS:
+        leave = f"{report.lost_threads} of its threads hang in methods of agents that are gone"
+    return Verdict(None, failed, leave)
 
 
 def to_blame(report: HostReport | None, names: list[str]) -> list[str]:

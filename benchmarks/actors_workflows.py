@@ -69,6 +69,9 @@ class Instant:
         """They are."""
         return True
 
+    def forget(self, task: StepTask) -> None:
+        """Nothing is kept for them."""
+
     def node_of(self, task: StepTask) -> None:
         """On none that could go away."""
 

@@ -204,7 +204,6 @@ def _steps(script: Script, workflow: int, first: int, fitted: Fitted) -> tuple[S
             transfer_mb=0.0,
             private=not one.is_long,
             after_mean=0.0,
-            before_mean=0.0,
         )
         for index, one in enumerate(script.pieces)
     )

@@ -20,11 +20,10 @@ from benchmarks.machine import ROOT, Machine, commit
 from ironcliw import __version__
 from ironcliw.errors import IroncliwError
 from rl.report import command
-from rl.report.goals import verdicts
 
 
 def main(argv: Sequence[str]) -> int:
-    """Write the report; 1 where a goal is missed, or it could not be made."""
+    """Write the report; 1 where a goal is missed, one of time too, or it could not be made."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.routing_report")
     command.add_arguments(parser)
     parser.set_defaults(out=None)
@@ -42,11 +41,11 @@ def main(argv: Sequence[str]) -> int:
     }
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        board = command.make(arguments, out, facts)
+        goals = command.make(arguments, out, facts)
     except IroncliwError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    return int(any(one.met is False for one in verdicts(board)))
+    return int(any(one.met is False for one in goals))
 
 
 if __name__ == "__main__":

@@ -17,16 +17,17 @@ from typing import Any
 from ironcliw import __version__
 from ironcliw.errors import IroncliwError, SettingsError
 from ironcliw.settings import load_settings
+from rl.clairvoyant import ALL_LEVERS
 from rl.evaluate import BASE, baselines, clairvoyance, days_of, evaluate, table
 from rl.learning.command import add_train
 from rl.neural import Learned
-from rl.parameters import TUNED, load_parameters, written
+from rl.parameters import TUNED, load_parameters, load_tuned, policy_of
 from rl.policy_file import load_policy
 from rl.regime import load_regime
-from rl.tuning import Search, tune
 
 # Each has `add_arguments(parser)` and `run(arguments)`; what is heavy only the latter imports.
 _MODULES = {
+    "tune": ("rl.tune_command", "search the parameters of a policy"),
     "report": ("rl.report.command", "all policies on the days of all regimes, as a document"),
     "train-rllib": ("rl.rllib.command", "learn a policy by RLlib, on several nodes"),
     "sweep": ("rl.sweep.command", "learn with other numbers, and compare"),
@@ -53,6 +54,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     for path in arguments.policy:
         policy = load_policy(path)
         makers[f"learned: {path.stem}"] = partial(Learned, policy, name=f"learned: {path.stem}")
+    for path in arguments.tuned:
+        makers[path.stem] = partial(policy_of, load_tuned(path), path.stem)
     found = evaluate(days, makers)
     page: dict[str, Any] = {
         "regime": regime.name,
@@ -66,7 +69,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     }
     if arguments.clairvoyant:
         some = days[: arguments.clairvoyant]
-        page["clairvoyant"] = clairvoyance(some, tuned, arguments.evaluations)
+        levers = frozenset(arguments.lever) or ALL_LEVERS
+        page["clairvoyant"] = clairvoyance(some, tuned, arguments.evaluations, levers=levers)
     if arguments.json:
         _write(arguments.json, json.dumps(page, indent=1) + "\n")
     sys.stdout.write(f"{regime.name}, {len(days)} days of {arguments.split}\n{table(found)}\n")
@@ -76,35 +80,6 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             f"clairvoyant, {known['days']} days: {known['ratio']['mean']:.3f} of the cost of "
             f"{BASE}; nothing goes below {known['bound_ratio']['mean']:.3f}\n"
         )
-
-
-def _tune(arguments: argparse.Namespace) -> None:
-    regimes = [load_regime(path) for path in arguments.regime]
-    for regime in regimes:
-        if not regime.trained:
-            raise SettingsError(
-                f"regime {regime.name!r} is held out (trained = false); tune on others"
-            )
-    data = load_settings().bench.data
-    days = [
-        day
-        for regime in regimes
-        for day in days_of(regime, arguments.seed, "train", arguments.days, data)
-    ]
-    search = Search(rounds=arguments.rounds, seed=arguments.seed)
-
-    def report(number: int, score: float) -> None:
-        sys.stdout.write(f"round {number}: {score:.4f} of the default's cost\n")
-        sys.stdout.flush()
-
-    parameters = tune(days, search, report)
-    names = " ".join(f"--regime {path}" for path in arguments.regime)
-    command = (
-        f"python -m rl tune {names} --days {arguments.days} --seed {arguments.seed} "
-        f"--rounds {arguments.rounds}"
-    )
-    digests = {regime.name: regime.digest() for regime in regimes}
-    _write(arguments.out, written(parameters, digests, command))
 
 
 def _write(path: Path, text: str) -> None:
@@ -134,19 +109,17 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--policy", type=Path, action="append", default=[], help="a learned one; may be repeated"
     )
+    one.add_argument(
+        "--tuned", type=Path, action="append", default=[], help="a file of `tune`; may be repeated"
+    )
+    one.add_argument(
+        "--lever", choices=sorted(ALL_LEVERS), action="append", default=[],
+        help="all that the search for the clairvoyant may change; may be repeated",
+    )  # fmt: skip
     one.add_argument("--parameters", type=Path, default=TUNED, help="of the tuned greedy policy")
     one.add_argument("--data", type=Path, help="the data folder; the setting bench.data without it")
     one.add_argument("--clairvoyant", type=int, default=0, metavar="DAYS", help="search so many")
     one.add_argument("--evaluations", type=_count, default=400, help="of that search, a day")
-    other = commands.add_parser("tune", help="search the greedy policy's parameters")
-    other.set_defaults(run=_tune)
-    other.add_argument(
-        "--regime", type=Path, action="append", required=True, help="may be repeated"
-    )
-    other.add_argument("--days", type=_count, default=200, help="of each regime")
-    other.add_argument("--seed", type=int, default=0)
-    other.add_argument("--rounds", type=_count, default=12)
-    other.add_argument("--out", type=Path, default=TUNED)
     for name, (module, text) in _MODULES.items():
         command = importlib.import_module(module)
         more = commands.add_parser(name, help=text)

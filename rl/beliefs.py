@@ -49,9 +49,8 @@ def workflow_of(
     for position, draft in enumerate(shape.steps):
         for parent in draft.parents:
             children[parent].append(position)
-    parents = [draft.parents for draft in shape.steps]
     means = [belief.home_mean for belief in beliefs]
-    before, after = critical_paths.starts(parents, means), critical_paths.after(children, means)
+    after = critical_paths.after(children, means)
     shortest, is_large = _shortest(regime, shape, beliefs, cloud)
     steps = tuple(
         Step(
@@ -72,7 +71,6 @@ def workflow_of(
             transfer_mb=draft.transfer_mb,
             private=shape.private,
             after_mean=after[position],
-            before_mean=before[position],
         )
         for position, (draft, belief) in enumerate(zip(shape.steps, beliefs, strict=True))
     )

@@ -56,7 +56,7 @@ class _Copies:
 
     def world(self, old: Mechanics) -> Mechanics:
         new = copy.copy(old)
-        new.ledger = copy.copy(old.ledger)
+        new.ledger, new.pace = copy.copy(old.ledger), old.pace.copy()
         new.boots, new.arrived = list(old.boots), list(old.arrived)
         new.refused_at, new.finished = list(old.refused_at), dict(old.finished)
         new.active = {

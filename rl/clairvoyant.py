@@ -23,6 +23,9 @@ from rl.work import Day
 
 _TRIED = ("prewarm", "idle_seconds", "optimism", "tail_seconds", "scarcity")
 PHASE = 100  # evaluations, after which the search cools down and begins again from the best
+_LEVERS = (("parameters", 0.1), ("prewarms", 0.2), ("places", 0.6), ("holds", 0.75), ("ranks", 1.0))
+_ALWAYS = (0.2, 0.3)  # taking back what was changed
+ALL_LEVERS = frozenset(name for name, _ in _LEVERS)
 _AWAY = (FIRST_MACHINE, FIRST_MACHINE + 1, FIRST_MACHINE + 2, BUY)
 
 
@@ -94,6 +97,7 @@ def search(
     *,
     evaluations: int = 400,
     seed: int = 0,
+    levers: frozenset[str] = ALL_LEVERS,
 ) -> tuple[Plan, Outcome]:
     """The best plan found.
 
@@ -102,6 +106,7 @@ def search(
         start: Parameters to begin with; those of the tuned policy.
         evaluations: Simulations of the day.
         seed: Of the search.
+        levers: That it may move, to see what each is worth.
     """
     random = np.random.default_rng(seed)
     current = best = Plan(start or GreedyParameters())
@@ -111,7 +116,7 @@ def search(
         if phase == 0.0:
             current, cost = best, lowest
         heat = 0.03 * lowest.cost * (1.0 - phase)
-        plan = _changed(current, day, random)
+        plan = _changed(current, day, random, levers)
         found = run_plan(day, plan)
         worse = found.cost - cost.cost
         if worse <= 0 or random.random() < math.exp(-worse / max(heat, 1e-9)):
@@ -121,9 +126,9 @@ def search(
     return best, lowest
 
 
-def _changed(plan: Plan, day: Day, random: np.random.Generator) -> Plan:
+def _changed(plan: Plan, day: Day, random: np.random.Generator, levers: frozenset[str]) -> Plan:
     """A few places, ranks or holds, a machine bought early or one parameter changed."""
-    kind = random.random()
+    kind = _drawn(random, levers)
     if kind < 0.1:
         name = _TRIED[int(random.integers(len(_TRIED)))]
         value = float(asdict(plan.parameters)[name]) * math.exp(0.6 * random.standard_normal())
@@ -155,6 +160,18 @@ def _changed(plan: Plan, day: Day, random: np.random.Generator) -> Plan:
     for number in chosen:
         ranks[int(number)] = float(1.5 * random.standard_normal())
     return replace(plan, ranks=ranks)
+
+
+def _drawn(random: np.random.Generator, levers: frozenset[str]) -> float:
+    while True:
+        kind = float(random.random())
+        if _ALWAYS[0] <= kind < _ALWAYS[1] or _lever(kind) in levers:
+            return kind
+
+
+def _lever(kind: float) -> str:
+    """Which one a draw is about."""
+    return next(name for name, end in _LEVERS if kind < end)
 
 
 def _without(plan: Plan, numbers: Sequence[int]) -> Plan:

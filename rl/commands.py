@@ -13,6 +13,7 @@ from ironcliw import console
 from ironcliw.errors import ConflictError
 
 if TYPE_CHECKING:
+    from rl.calibration.fit import Fit
     from rl.live.log import Log
     from rl.promotion import Standing
 
@@ -91,11 +92,12 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Take the learned policy off; and if it is off, the tuned one: the rules decide then."""
-    from rl.promotion import restored, rolled_back
+    from rl.promotion import begun_anew, restored, rolled_back
 
     settings, now = console.command_settings(), time.time()
     work = (lambda old: restored(old, now)) if restore else (lambda old: rolled_back(old, now))
-    _tell(_change(settings, work), as_json=as_json)
+    # this command alone: what another release has written cannot be read, and must be got rid of
+    _tell(_change(settings, work, lambda error: begun_anew(now)), as_json=as_json)
 
 
 @route.command("status")
@@ -163,7 +165,12 @@ def log_(
 def calibrate(
     log: LogFile = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Of the fit; in the state directory.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Of the fit; in the state directory, where a running head takes it up. With "
+            "--log and without this it is written nowhere.",
+        ),
     ] = None,
     days: Days = 60.0,
     as_json: Json = False,
@@ -171,14 +178,13 @@ def calibrate(
     """Refit durations, memory, hazard and boot times, and check the simulator against the log."""
     from dataclasses import asdict
 
-    from rl.calibration.files import save_fit
     from rl.calibration.fit import fit_log
     from rl.live.judging import judge
     from rl.live.nightly import known
 
     settings = console.command_settings()
     found_log, now = _log_of(settings, log, days), time.time()
-    fit = save_fit(out or settings.state_dir / "routing" / "fit.json", fit_log(found_log))
+    fit = _kept(fit_log(found_log), _fit_file(settings, log, out))
     if log is not None and found_log.workflows:
         now = max(one.created_at for one in found_log.workflows)
     judged = judge(found_log, now, known(settings), idle_seconds=60.0 * settings.cloud.idle_minutes)
@@ -226,22 +232,46 @@ def _log_of(settings: Any, file: Path | None, days: float) -> Log:
         return stored_log(connection, now - days * _DAY, now)
 
 
+def _fit_file(settings: Any, log: Path | None, out: Path | None) -> Path | None:
+    """Where a fit is written; this cluster does not believe one to a file's log unasked."""
+    if out is not None:
+        return out
+    return None if log is not None else Path(settings.state_dir) / "routing" / "fit.json"
+
+
+def _kept(fit: Fit, path: Path | None) -> Fit:
+    from rl.calibration.files import save_fit, with_digest
+
+    if path is not None:
+        return save_fit(path, fit)
+    console.note("the fit is written nowhere; give --out FILE to keep it")
+    return with_digest(fit)
+
+
 def _install(settings: Any, file: Path) -> Standing:
+    from rl.live.nightly import known
+    from rl.live.suitability import beyond_training
     from rl.live.training import installed
+    from rl.policy_file import load_policy
     from rl.promotion import install
 
     digest, now = installed(settings.state_dir, file), time.time()
+    for unlike in beyond_training(load_policy(file), known(settings)):
+        console.note(
+            f"this head is unlike those of its training, so it will decide nothing: {unlike}; "
+            "`ironcliw route train` makes one for this head"
+        )
     return _change(settings, lambda old: install(old, digest, now))
 
 
-def _change(settings: Any, work: Any) -> Standing:
+def _change(settings: Any, work: Any, anew: Any = None) -> Standing:
     from rl.live.state import change
 
     name = "rl.policy:NumpyPolicy"
     if settings.routing.policy != name:
         console.note(f"setting routing.policy is {settings.routing.policy!r}: set it to {name!r}")
     with _store(settings) as store, store.write() as connection:
-        return change(connection, work)
+        return change(connection, work, anew)
 
 
 def _tell(standing: Standing, *, as_json: bool) -> None:

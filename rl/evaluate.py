@@ -12,7 +12,7 @@ import numpy as np
 
 from rl.baselines import RULES
 from rl.bounds import lower_bound
-from rl.clairvoyant import search
+from rl.clairvoyant import ALL_LEVERS, Plan, run_plan, search
 from rl.greedy import Greedy, GreedyParameters
 from rl.outcome import Outcome
 from rl.parameters import load_parameters
@@ -75,7 +75,11 @@ def evaluate(days: Sequence[Day], makers: Makers, *, base: str = BASE) -> dict[s
 
 
 def clairvoyance(
-    days: Sequence[Day], tuned: GreedyParameters, evaluations: int, seed: int = 0
+    days: Sequence[Day],
+    tuned: GreedyParameters,
+    evaluations: int,
+    seed: int = 0,
+    levers: frozenset[str] = ALL_LEVERS,
 ) -> dict[str, Any]:
     """What a search that knows the days reaches, and what nothing can go below.
 
@@ -84,13 +88,20 @@ def clairvoyance(
         tuned: Parameters to begin with, and to compare with.
         evaluations: Of the search, a day.
         seed: Of the search.
+        levers: That it may move.
     """
     plain = [simulate(day, Greedy(tuned)).cost for day in days]
-    reached = [search(day, tuned, evaluations=evaluations, seed=seed)[1].cost for day in days]
+    reached = [
+        search(day, tuned, evaluations=evaluations, seed=seed, levers=levers)[1].cost
+        for day in days
+    ]
+    truth = [run_plan(day, Plan(tuned)).cost for day in days]
     bounds = [lower_bound(day) for day in days]
     return {
         "days": len(days),
         "evaluations": evaluations,
+        "levers": sorted(levers),
+        "truth_ratio": asdict(paired_ratio(truth, plain)),
         "ratio": asdict(paired_ratio(reached, plain)),
         "bound_ratio": asdict(paired_ratio(bounds, plain)),
         "costs": [round(cost, 6) for cost in reached],

@@ -3,12 +3,11 @@
 The network scores options one by one, so that it need not learn what is true of one machine for
 each slot anew: `context` is what all options share, `of_option` what they differ in, the
 expected-cost policy's own cost first. All are scaled to about 1 and finite. What a policy was
-trained with is told by `SCHEMA`, whose digest an exported policy carries.
+trained with is told by `rl.schema`, whose digest an exported policy carries.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 
@@ -50,7 +49,6 @@ OPTION = (
     "log_busy", "log_idle", "ready_in", "slack",
 )  # fmt: skip
 SCHEMA = (*CONTEXT, "|", *OPTION)
-DIGEST = hashlib.sha256("\n".join(SCHEMA).encode()).hexdigest()
 CLIP = 10.0
 
 Floats = npt.NDArray[np.float32]

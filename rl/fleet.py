@@ -30,6 +30,7 @@ class Fleet(ABC):
         self.changes = 0
         self.waiting: list[Task] = []
         self.ask_about_machines = False
+        self.steps_moved = False  # since a decision about the machines
         self.machines: list[Machine | None] = [None] * max(day.regime.spot.machines, 3)
         self.bought = self.stocked_out = self.lost = 0
         self.lost_seconds = self.exposed_seconds = 0.0
@@ -204,6 +205,7 @@ class Fleet(ABC):
         total = overhead + step.cloud_seconds * task.share / machine.speed
         believed = overhead + step.cloud_mean * task.share
         task.state = State.RUNNING
+        self.steps_moved = True
         machine.warm.add(step.kind)
         machine.site.advance(self.now)
         machine.site.add(Run(task, total, total, overhead, believed))

@@ -132,11 +132,11 @@ def _of_step(view: View, step: StepView, limits: Limits) -> list[str | None]:
     if away is None and step.memory_p95_gb > limits.machine_gb:
         found[BUY] = _MACHINE_MEMORY
     found[WAIT] = None
-    if any(found[action] is None for action in range(WAIT)):
-        if step.waited > limits.starvation_seconds:
+    if step.waited > limits.starvation_seconds:
+        if any(found[action] is None for action in range(WAIT)):
             found[WAIT] = _STARVES
-        elif step.deadline_in < 0:
-            found[WAIT] = _LATE
+    elif step.deadline_in < 0 and any(found[action] is None for action in range(BUY)):
+        found[WAIT] = _LATE  # what could still be bought is no place: it may not be worth it
     return found
 
 

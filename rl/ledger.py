@@ -10,6 +10,9 @@ from rl.sites import Machine
 HOUR = 3600.0
 DAY = 24 * HOUR
 LEAST_SECONDS = 60.0  # Compute Engine's least payment of a machine
+BORROWED = 1.0
+"""USD that a dollar costs beside itself once its day is over: the next day, whose work is not
+drawn, would have used it. Ours; without it what is put off would be done on money from nowhere."""
 
 
 class Ledger:
@@ -28,6 +31,8 @@ class Ledger:
         self.day_spent = 0.0
         self.month_spent = month_spent
         self.total = 0.0
+        self.borrowed = 0.0  # of total, after the midnight
+        self._is_over = False
         self.breaches = 0
         self.machine_seconds = 0.0
 
@@ -39,6 +44,12 @@ class Ledger:
             if machine.is_real
         )
         return seconds / HOUR * self.price
+
+    def charged(self, machines: Iterable[Machine], now: float) -> float:
+        """USD of the objective: what is paid and owed, and what it takes from the next day."""
+        owed = self.owed(machines, now)
+        borrowed = self.borrowed + (owed if self._is_over else 0.0)
+        return self.total + owed + BORROWED * borrowed
 
     def left(self, machines: Iterable[Machine], now: float) -> tuple[float, float]:
         """USD of (the day's, the month's) cap, after what is spent and owed."""
@@ -55,6 +66,8 @@ class Ledger:
         self.day_spent += dollars
         self.month_spent += dollars
         self.total += dollars
+        if self._is_over:
+            self.borrowed += dollars
         machine.least_seconds = 0.0
         machine.paid_from += seconds  # after now, where the least payment was more
 
@@ -64,6 +77,7 @@ class Ledger:
             self.pay(machine, now)
         self.close_day()
         self.day_spent = 0.0
+        self._is_over = True
 
     def close_day(self) -> None:
         """Count a day that cost more than its cap."""

@@ -9,6 +9,7 @@ from typing import Any
 from rl.events import Event
 from rl.fleet import Fleet
 from rl.ledger import DAY, Ledger
+from rl.pace import Pace
 from rl.sites import Machine, Run, Site, State, Task
 from rl.work import KINDS, Day, Workflow
 
@@ -37,6 +38,7 @@ class Mechanics(Fleet):
         self.arrived: list[float] = []
         self.waiting_cost = self.miss_cost = 0.0
         self.missed = self.out_of_memory = self.misplaced = 0
+        self.pace = Pace()
         self._weight = 0.0
         events: list[tuple[float, int, Any]] = [(DAY, Event.MIDNIGHT, None)]
         events += [(one.arrival, Event.ARRIVAL, one) for one in day.workflows]
@@ -80,12 +82,7 @@ class Mechanics(Fleet):
 
     def cost(self) -> float:
         """USD until now: the objective."""
-        return (
-            self.ledger.total
-            + self.ledger.owed(self.there(), self.now)
-            + self.waiting_cost
-            + self.miss_cost
-        )
+        return self.ledger.charged(self.there(), self.now) + self.waiting_cost + self.miss_cost
 
     def spent_at(self, when: float) -> tuple[float, float]:
         """USD (of the objective, of that for machines) until a time before which nothing happens.
@@ -97,7 +94,8 @@ class Mechanics(Fleet):
         rate = self.day.regime.costs.hour_of_priority / HOUR
         machines = self.ledger.total + self.ledger.owed(self.there(), now)
         waiting = self.waiting_cost + (now - self.now) * self._weight * rate
-        return machines + waiting + self.miss_cost, machines
+        charged = self.ledger.charged(self.there(), now)
+        return charged + waiting + self.miss_cost, machines
 
     def close(self) -> None:
         """Give back what is left, at the end."""
@@ -145,8 +143,9 @@ class Mechanics(Fleet):
 
     def make_ready(self, task: Task) -> None:
         """Let a task wait for a place."""
+        if task.state is not State.BOUND:  # a machine that never came does not begin its wait anew
+            task.ready_at = self.now
         task.state = State.WAITING
-        task.ready_at = self.now
         task.is_held = task.is_timed = False
         self.waiting.append(task)
 
@@ -164,6 +163,7 @@ class Mechanics(Fleet):
 
     def finish(self, task: Task) -> None:
         """A task has done its work."""
+        self.steps_moved = True
         task.state = State.DONE
         tasks = self.active[task.workflow.number]
         for child in task.step.children:
@@ -180,6 +180,7 @@ class Mechanics(Fleet):
     def start_at_home(self, task: Task) -> None:
         """Start a task that waits at home."""
         self.changes += 1
+        self.steps_moved = True
         step = task.step
         cold = 0.0 if self.home_warm == step.kind else KINDS[step.kind].cold_home
         total = cold + step.home_seconds * task.share
@@ -223,6 +224,10 @@ class Mechanics(Fleet):
         site.advance(self.now)
         for run in site.ended():
             site.remove(run)
+            if machine is not None:
+                step = run.task.step
+                took = (run.total - run.overhead) / run.task.share
+                self.pace.saw(took, step.cloud_mean, step.duration_sigma)
             self.finish(run.task)
         if machine is None:
             self._settle_home()

@@ -1,29 +1,35 @@
 """What another policy would have saved, from decisions that were logged by the one in use.
 
 Per decision and doubly robust (Dudik, Langford, Li 2011, ICML): a model of the reward fills in what
-was not tried, and the decisions where the same was done correct it by how rare they were. Weights
-are clipped at 20 and normalised by their sum (SNIPS: Swaminathan, Joachims 2015, NeurIPS), so the
-estimate is a little biased towards the model, and its variance bounded. Decisions of one workflow
-are not independent: intervals are those of clusters. Where there is not enough to say anything the
-answer is "no verdict", with the reason.
+was not tried, and the decisions where the same was done correct it by how rare they were. Only
+decisions that the two policies take differently say anything of their difference, so weights are
+normalised over those alone (SNIPS: Swaminathan, Joachims 2015, NeurIPS), and their effective sample
+size counts, not that of all rows. Weights are clipped where options are rarer than exploration
+makes them; what is cut off is not corrected, so above a share of it nothing is said. Decisions of
+one workflow are not independent, and the model is not known but fitted: the interval is that of a
+bootstrap which draws whole workflows and fits the model anew each time. Where there is not enough
+to say anything the answer is "no verdict", with the reason.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from ironcliw.errors import DataError
 
-CLIP = 20.0
-LEAST_EFFECTIVE = 200.0
-LEAST_MATCHES = 10
+CLIP = 100.0
+"""Of three options one is tried in a hundredth of all cases, at three percent of exploration."""
+MOST_CLIPPED = 0.1
+LEAST_EFFECTIVE = 50.0
 MOST_UNSUPPORTED = 0.5
+RESAMPLES = 200
 _RIDGE = 3.0
 _FOLDS = 2
+_FAR = 5.0
 _Z = 1.96
 
 Floats = npt.NDArray[np.float64]
@@ -73,10 +79,12 @@ class Gain:
         mean: Estimate; 0 where there is no verdict.
         low: Lower end of the 95 % interval.
         high: Upper end.
-        effective: Effective sample size of its weights.
+        effective: Effective sample size of the decisions that the two would take differently; of
+            the two policies' weights there, the lesser.
         decisions: Used.
         differing: Of them, those that the two would take differently.
         matches: Of those, where the policy's own choice was taken.
+        clipped: Share of the weight of those that was cut off.
         no_verdict: Why nothing can be said; empty: something can.
     """
 
@@ -87,6 +95,7 @@ class Gain:
     decisions: int
     differing: int
     matches: int
+    clipped: float = 0.0
     no_verdict: str = ""
 
     @property
@@ -95,26 +104,34 @@ class Gain:
         return None if self.no_verdict else (self.low, self.high)
 
 
-def gain_of(rows: Decisions) -> Gain:
+def gain_of(rows: Decisions, resamples: int = RESAMPLES) -> Gain:
     """What `chosen` saves against `base`.
 
     A choice that could not have been taken counts as the base's: nothing is known of it.
+
+    Args:
+        rows: What was logged.
+        resamples: Of the bootstrap.
     """
     chosen = np.where(rows.supported, rows.chosen, rows.base)
     differs = chosen != rows.base
     asked = rows.chosen != rows.base
-    matches = int((differs & (rows.action == chosen)).sum())
-    weights = _weights(rows, chosen)
-    effective = effective_size(weights)
-    facts = (effective, len(rows.action), int(differs.sum()), matches)
-    reason = _no_verdict(facts, int(asked.sum()), int((asked & ~rows.supported).sum()))
+    own, other = (_rarity(rows, one)[differs] for one in (chosen, rows.base))
+    known = Gain(
+        0.0, 0.0, 0.0,
+        effective=min(effective_size(np.minimum(one, CLIP)) for one in (own, other)),
+        decisions=len(rows.action),
+        differing=int(differs.sum()),
+        matches=int((own > 0).sum()),
+        clipped=max(clipped_share(own), clipped_share(other)),
+    )  # fmt: skip
+    reason = _no_verdict(known, int(asked.sum()), int((asked & ~rows.supported).sum()))
     if reason:
-        return Gain(0.0, 0.0, 0.0, *facts, reason)
-    model = _model(rows)
-    own, ours = _robust(rows, model, chosen, weights)
-    other, theirs = _robust(rows, model, rows.base, _weights(rows, rows.base))
-    mean, error = own - other, _clustered_error(ours - theirs, rows.cluster)
-    return Gain(mean, mean - _Z * error, mean + _Z * error, *facts)
+        return replace(known, no_verdict=reason)
+    estimate = _Estimate(rows, chosen, differs, np.minimum(own, CLIP), np.minimum(other, CLIP))
+    mean = estimate.of(np.ones(len(rows.action)))
+    error = _bootstrapped(estimate, rows.cluster, resamples)
+    return replace(known, mean=mean, low=mean - _Z * error, high=mean + _Z * error)
 
 
 def effective_size(weights: Floats) -> float:
@@ -123,76 +140,136 @@ def effective_size(weights: Floats) -> float:
     return float(weights.sum()) ** 2 / squares if squares > 0 else 0.0
 
 
-def _no_verdict(facts: tuple[float, int, int, int], asked: int, unsupported: int) -> str:
-    effective, _, differing, matches = facts
-    if effective < LEAST_EFFECTIVE:
-        return (
-            f"the decisions are worth {effective:.0f} of equal weight, and "
-            f"{LEAST_EFFECTIVE:.0f} are needed"
-        )
+def clipped_share(weights: Floats) -> float:
+    """Of the sum of weights, what lies above the clip."""
+    total = float(weights.sum())
+    return float(np.maximum(weights - CLIP, 0.0).sum()) / total if total > 0 else 0.0
+
+
+def _no_verdict(known: Gain, asked: int, unsupported: int) -> str:
     if asked and unsupported > MOST_UNSUPPORTED * asked:
         return (
             f"{unsupported} of the {asked} decisions that it would take differently could not "
             "have been taken so: what it wants costs over a cent more than the choice in use"
         )
-    if matches < LEAST_MATCHES:
+    if not known.differing:
+        return f"it would take none of {known.decisions} decisions differently"
+    if known.effective < LEAST_EFFECTIVE:
         return (
-            f"it would take {differing} decisions differently, and only {matches} of those were "
-            f"tried; {LEAST_MATCHES} are needed"
+            f"the {known.differing} decisions that it would take differently are worth "
+            f"{known.effective:.0f} of equal weight, and {LEAST_EFFECTIVE:.0f} are needed"
+        )
+    if known.clipped > MOST_CLIPPED:
+        return (
+            f"{known.clipped:.0%} of the weight of what was tried lies beyond {CLIP:.0f} times, "
+            f"and is not counted; {MOST_CLIPPED:.0%} may be: try more by routing.exploration"
         )
     return ""
 
 
-def _weights(rows: Decisions, chosen: npt.NDArray[np.int64]) -> Floats:
-    """Clipped importance weights of a deterministic policy."""
-    same = rows.action == chosen
-    weights: Floats = np.where(same, np.minimum(1.0 / rows.propensity, CLIP), 0.0)
-    return weights
-
-
-def _robust(
-    rows: Decisions, model: Floats, chosen: npt.NDArray[np.int64], weights: Floats
-) -> tuple[float, Floats]:
-    """(value a decision, each decision's part of it) of a policy."""
-    at = np.arange(len(rows.action))
-    predicted, off = model[at, chosen], rows.reward - model[at, rows.action]
-    scale = weights / max(float(weights.mean()), 1e-12)
-    correction = float((scale * off).mean())
-    value = float(predicted.mean()) + correction
-    # the influence of each row on the self-normalised estimate
-    parts: Floats = predicted - predicted.mean() + scale * (off - correction) + value
-    return value, parts
-
-
-def _model(rows: Decisions) -> Floats:
-    """Predicted reward of each action, of shape (n, A): ridge regression, fitted on the others."""
-    count, actions, width = rows.features.shape
-    at = np.arange(count)
-    taken = rows.features[at, rows.action]
-    found = np.zeros((count, actions))
-    fold = rows.cluster % _FOLDS
-    for one in range(_FOLDS):
-        inside, outside = fold == one, fold != one
-        if not outside.any() or not inside.any():
-            outside = np.ones(count, dtype=np.bool_)  # all are one cluster: nothing to hold out
-        mean, scale = taken[outside].mean(axis=0), taken[outside].std(axis=0) + 1e-6
-        design = (taken[outside] - mean) / scale
-        centre = float(rows.reward[outside].mean())
-        gram = design.T @ design + _RIDGE * np.eye(width)
-        slope = np.linalg.solve(gram, design.T @ (rows.reward[outside] - centre))
-        # far from what was fitted the line is not believed
-        others = np.clip((rows.features[inside] - mean) / scale, -5.0, 5.0)
-        found[inside] = centre + others @ slope
+def _rarity(rows: Decisions, chosen: npt.NDArray[np.int64]) -> Floats:
+    """Importance weights of a deterministic policy, of shape (n,)."""
+    found: Floats = np.where(rows.action == chosen, 1.0 / rows.propensity, 0.0)
     return found
 
 
-def _clustered_error(parts: Floats, clusters: npt.NDArray[np.int64]) -> float:
-    """Standard error of the mean of parts that depend on each other within clusters."""
-    _, index = np.unique(clusters, return_inverse=True)
-    sums = np.bincount(index, weights=parts - parts.mean())
-    groups = len(sums)
-    scale = groups / (groups - 1) if groups > 1 else 1.0
-    return float(np.sqrt(scale * (sums**2).sum()) / len(parts))
+class _Estimate:
+    """The gain as a function of how often each row counts.
+
+    Args:
+        rows: What was logged, n of them.
+        chosen: By the policy in question, of shape (n,).
+        differs: Where that is not the base's choice, of shape (n,).
+        own: Its weights at those rows, m of them.
+        other: The base's, likewise.
+    """
+
+    def __init__(
+        self,
+        rows: Decisions,
+        chosen: npt.NDArray[np.int64],
+        differs: npt.NDArray[np.bool_],
+        own: Floats,
+        other: Floats,
+    ) -> None:
+        at = np.arange(len(rows.action))
+        self._taken = rows.features[at, rows.action]
+        self._reward = rows.reward
+        self._differs = differs
+        self._own, self._other = own, other
+        inside = at[differs]
+        actions = (rows.action[differs], chosen[differs], rows.base[differs])
+        features = [rows.features[inside, one] for one in actions]
+        self._folds = [self._fold(rows.cluster % _FOLDS == one, features) for one in range(_FOLDS)]
+
+    def of(self, counts: Floats) -> float:
+        """USD a decision, with rows that count so often, of shape (n,)."""
+        here = counts[self._differs]
+        taken, chosen, base = self._predicted(counts)
+        off = self._reward[self._differs] - taken
+        own = _mean(chosen, here) + _mean(off, here * self._own)
+        other = _mean(base, here) + _mean(off, here * self._other)
+        return (own - other) * float(here.sum()) / float(counts.sum())
+
+    def _fold(self, inside: npt.NDArray[np.bool_], features: Sequence[Floats]) -> _Fold:
+        outside = ~inside
+        if not outside.any() or not inside.any():
+            outside = np.ones(len(inside), dtype=np.bool_)  # all are one cluster: none to hold out
+        mean = self._taken[outside].mean(axis=0)
+        scale = self._taken[outside].std(axis=0) + 1e-6
+        where = inside[self._differs]
+        # far from what was fitted the line is not believed
+        others = [np.clip((one[where] - mean) / scale, -_FAR, _FAR) for one in features]
+        return _Fold(outside, where, (self._taken[outside] - mean) / scale, others)
+
+    def _predicted(self, counts: Floats) -> tuple[Floats, Floats, Floats]:
+        """Rewards of what was taken, chosen, and the base's, where they differ: each (m,).
+
+        By ridge regression, fitted on the other half of the clusters.
+        """
+        found = np.zeros((3, int(self._differs.sum())))
+        for fold in self._folds:
+            weights, reward = counts[fold.outside], self._reward[fold.outside]
+            total = max(float(weights.sum()), 1e-12)
+            centre, middle = weights @ reward / total, weights @ fold.design / total
+            scaled = fold.design * weights[:, None]
+            gram = scaled.T @ fold.design - total * np.outer(middle, middle)
+            gram += _RIDGE * np.eye(len(gram))
+            slope = np.linalg.solve(gram, scaled.T @ (reward - centre))
+            for row, others in zip(found, fold.others, strict=True):
+                row[fold.where] = centre + (others - middle) @ slope
+        return found[0], found[1], found[2]
+
+
+@dataclass(frozen=True, slots=True)
+class _Fold:
+    """A part of the rows that is predicted from the others.
+
+    Attributes:
+        outside: The others, of shape (n,).
+        where: Of the rows that differ, those of this part, of shape (m,).
+        design: Standardised features of what the others took, of shape (any, d).
+        others: Of this part: of what was taken, chosen, and the base's, each (any, d).
+    """
+
+    outside: npt.NDArray[np.bool_]
+    where: npt.NDArray[np.bool_]
+    design: Floats
+    others: Sequence[Floats]
+
+
+def _mean(values: Floats, weights: Floats) -> float:
+    """Weighted; 0 where nothing weighs anything."""
+    total = float(weights.sum())
+    return float(values @ weights) / total if total > 0 else 0.0
+
+
+def _bootstrapped(estimate: _Estimate, clusters: npt.NDArray[np.int64], resamples: int) -> float:
+    """Standard error: clusters drawn with replacement, everything estimated anew each time."""
+    names, index = np.unique(clusters, return_inverse=True)
+    random, share = np.random.default_rng(0), np.full(len(names), 1.0 / len(names))
+    draws = (random.multinomial(len(names), share)[index] for _ in range(resamples))
+    return float(np.std([estimate.of(one.astype(np.float64)) for one in draws], ddof=1))
 
 
 def fold_of(names: Sequence[str]) -> npt.NDArray[np.int64]:

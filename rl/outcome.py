@@ -20,6 +20,7 @@ class Outcome:
     Attributes:
         cost: USD: machines, the value of waiting, missed deadlines.
         dollars: For machines.
+        borrowed: Of these, after midnight; each costs twice (`rl.ledger.BORROWED`).
         waiting: The value of the workflows' time.
         misses: Charged for deadlines.
         met: Share of the workflows that kept their deadline.
@@ -40,6 +41,7 @@ class Outcome:
 
     cost: float
     dollars: float
+    borrowed: float
     waiting: float
     misses: float
     met: float
@@ -76,6 +78,7 @@ def outcome_of(day: Day, world: Mechanics, decisions: int) -> Outcome:
     return Outcome(
         cost=world.cost(),
         dollars=world.ledger.total,
+        borrowed=world.ledger.borrowed,
         waiting=world.waiting_cost,
         misses=world.miss_cost,
         met=1.0 - world.missed / len(day.workflows),

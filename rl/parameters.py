@@ -1,40 +1,90 @@
-"""The tuned parameters of the expected-cost policy, and what they were tuned on."""
+"""Tuned parameters of the expected-cost and the queue-aware policy, and what they were tuned on."""
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from ironcliw.errors import SettingsError
-from rl.greedy import GreedyParameters
+from rl.greedy import Greedy, GreedyParameters
+from rl.queue_aware import NAME, QueueAware
+from rl.queue_parameters import QueueParameters
+from rl.simulator import Policy
 
 TUNED = Path(__file__).with_name("tuned_greedy.toml")
+POLICIES = ("greedy", "queue-aware")
+Parameters = GreedyParameters | QueueParameters
+
+
+def policy_of(parameters: Parameters, name: str | None = None) -> Policy:
+    """The policy whose parameters they are.
+
+    Args:
+        parameters: Of either.
+        name: In reports; its own without it.
+    """
+    if isinstance(parameters, GreedyParameters):
+        return Greedy(parameters, name=name or "greedy")
+    return QueueAware(parameters, name=name or NAME)
 
 
 def load_parameters(path: Path = TUNED) -> GreedyParameters:
-    """Parameters from a file.
+    """Parameters of the expected-cost policy from a file.
 
     Raises:
-        SettingsError: the file is absent, no TOML, has no table `parameters`, an unknown name or a
-            value that is no number above 0.
+        SettingsError: the file is absent, no TOML, of another policy, has no table `parameters`, an
+            unknown name or a value that is no number above 0.
     """
+    found = load_tuned(path)
+    if not isinstance(found, GreedyParameters):
+        raise SettingsError(f"{path} is of the queue-aware policy; give one of the greedy policy")
+    return found
+
+
+def load_tuned(path: Path) -> Parameters:
+    """Parameters of whichever policy a file is of.
+
+    Raises:
+        SettingsError: see `load_parameters`; or it is of no policy that is tuned.
+    """
+    table = _table(path)
+    values, policy = table.get("parameters"), table.get("policy", "greedy")
+    if policy not in POLICIES:
+        raise SettingsError(
+            f"{path} is of a policy {policy!r}; it must be one of {', '.join(POLICIES)}"
+        )
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path} has no table [parameters]; write one by `python -m rl tune`")
+    if policy == "queue-aware":
+        return QueueParameters.of(values)
+    return GreedyParameters.of(values)
+
+
+def _table(path: Path) -> dict[str, Any]:
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(
             f"{path} cannot be read ({error.strerror}); write one by `python -m rl tune --out`"
         ) from error
     except ValueError as error:  # tomllib.TOMLDecodeError and UnicodeDecodeError
         raise SettingsError(f"{path} is not TOML: {error}") from error
-    values = table.get("parameters")
-    if not isinstance(values, dict):
-        raise SettingsError(f"{path} has no table [parameters]; write one by `python -m rl tune`")
-    return GreedyParameters.of(values)
 
 
-def written(parameters: GreedyParameters, tuned_on: Mapping[str, str], command: str) -> str:
+def of_the_cloud(parameters: GreedyParameters, idle_seconds: float) -> GreedyParameters:
+    """For a system that gives idle machines back by itself, so that a purchase pays for it.
+
+    Args:
+        parameters: Tuned where the policy gives them back.
+        idle_seconds: After which the system does.
+    """
+    return replace(parameters, idle_seconds=idle_seconds, tail_seconds=idle_seconds)
+
+
+def written(parameters: Parameters, tuned_on: Mapping[str, str], command: str) -> str:
     """A file's text.
 
     Args:
@@ -42,7 +92,8 @@ def written(parameters: GreedyParameters, tuned_on: Mapping[str, str], command: 
         tuned_on: Digest of each regime, by its name.
         command: That finds them again.
     """
-    lines = [f"# {command}", "[tuned_on]"]
+    policy = "queue-aware" if isinstance(parameters, QueueParameters) else "greedy"
+    lines = [f"# {command}", f'policy = "{policy}"', "", "[tuned_on]"]
     lines += [f'{name} = "{digest}"' for name, digest in sorted(tuned_on.items())]
     lines += ["", "[parameters]"]
     lines += [f"{name} = {value:.4g}" for name, value in asdict(parameters).items()]

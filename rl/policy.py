@@ -30,7 +30,7 @@ from rl.live.exploring import Drawn, explore
 from rl.live.record import STEP_ACTIONS, Verdict, placement_of
 from rl.live.views import LiveView, LiveViews
 from rl.neural import Learned
-from rl.parameters import load_parameters
+from rl.parameters import load_parameters, of_the_cloud
 from rl.promotion import Standing, decides
 from rl.regime import Costs
 from rl.view import HOME, WAIT
@@ -121,7 +121,12 @@ class NumpyPolicy:
     @classmethod
     def of(cls, settings: Settings) -> NumpyPolicy:
         """For a cluster; `actors.routing.load_policy` calls it."""
-        return cls(settings.state_dir, exploration=settings.routing.exploration, settings=settings)
+        return cls(
+            settings.state_dir,
+            exploration=settings.routing.exploration,
+            parameters=of_the_cloud(load_parameters(), 60.0 * settings.cloud.idle_minutes),
+            settings=settings,
+        )
 
     @property
     def fit(self) -> Fit:
@@ -136,8 +141,10 @@ class NumpyPolicy:
         """Take a new standing, and the policy that it names."""
         wanted = "" if standing.stage == "off" else standing.policy
         loaded = "" if self._learned is None else self._learned.policy.digest
+        if wanted != loaded or not wanted:
+            self.bad_file = ""  # of no file, or of another: it is nobody's alarm any more
         if wanted != loaded:
-            self.bad_file, self._learned, self.counts = "", None, Counts()
+            self._learned, self.counts = None, Counts()
             if wanted:
                 self._learned = self._load(wanted)
         self.standing = standing
@@ -195,7 +202,9 @@ class NumpyPolicy:
             return base
         acting, other = (learned, base) if wanted else (base, learned)
         acting.shadow = other.chosen
-        acting.scores, acting.fallback = learned.scores, acting.fallback or why
+        acting.scores, acting.outside = learned.scores, why
+        if wanted:  # in the shadow nobody has decided in its place
+            acting.fallback = acting.fallback or why
         acting.context, acting.options = learned.context, learned.options
         return acting
 

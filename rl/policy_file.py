@@ -1,7 +1,7 @@
 """A learned policy as a file: weights, what they were made for, and a hash of all of it.
 
 The file is an `.npz` of numpy, so that the head needs no torch to decide. It carries the digest of
-the features (`rl.features.DIGEST`), the parameters of the expected-cost policy that the network
+the features (`rl.schema.DIGEST`), the parameters of the expected-cost policy that the network
 corrects, and what views of training looked like, by which `rl.neural` tells a view that is unlike
 them. Who writes one: `rl.learning`, or any other trainer that scores options one by one.
 """
@@ -23,8 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ironcliw.errors import SettingsError
-from rl.features import CONTEXT, DIGEST, OPTION
+from rl.features import CONTEXT, OPTION
 from rl.greedy import GreedyParameters
+from rl.schema import DIGEST
 
 FORMAT = 1
 INPUTS = len(CONTEXT) + len(OPTION)

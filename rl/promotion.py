@@ -7,7 +7,9 @@ In the shadow it is only asked. As a canary it decides for a tenth of the workfl
 priority, then for half of all, then for all. It goes up when what was logged says with confidence
 that it saves money, the simulator's replay agrees, and the replay fits the log at all. An alarm
 takes it off at once: the tuned expected-cost policy decides then, and where that one raises alarms,
-the rules of placement. The figures are those of the shared notes, section 5.
+the rules of placement. What a week cost beside the tuned policy says nothing against that one, so
+it takes the learned policy off and goes no further. The figures are those of the shared notes,
+section 5.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ SHARES: Mapping[Stage, float] = {
 LEAST_DECISIONS = 1000
 LEAST_SECONDS = 14 * 86_400.0
 """Either is enough: a stage lasts until so many decisions, or for so long."""
-MOST_BREACHES = 0
+LEAST_WORKFLOWS = 100
+"""For which it must have decided itself in a stage in which it decides at all."""
 MOST_OUT_OF_MEMORY = 1
 MOST_COST_RATIO = 1.05
 BREACH = "a cap on money was passed"
@@ -78,11 +81,13 @@ class Evidence:
 
     Attributes:
         at: Unix seconds.
-        decisions: In this stage.
+        decisions: For which it was asked in this stage.
         gain: (low, high) of the interval of USD that it saves a decision; None: no verdict.
         no_verdict: Why there is none.
         replay_gain: USD a day that it saves in the simulator; None: not simulated.
         misfit: Why the simulator does not fit the log; empty: it does.
+        workflows: For which it has decided itself in this stage.
+        stage_gain: As `gain`, by what was logged in this stage alone; None: no verdict.
     """
 
     at: float
@@ -91,6 +96,8 @@ class Evidence:
     no_verdict: str = "nothing was evaluated"
     replay_gain: float | None = None
     misfit: str = ""
+    workflows: int = 0
+    stage_gain: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +106,18 @@ class Signs:
 
     Attributes:
         at: Unix seconds.
-        breaches: Of the day's or the month's cap, in this day.
+        breaches: Days and months whose cap was passed, such as `2027-01`, and that have not led
+            to a change before.
         out_of_memory: Steps that were ended for want of memory, in the last 24 hours.
-        cost_ratio: USD of the last seven days by what was predicted; None: not known.
+        cost_ratio: What the last seven days cost by what the tuned policy would have, the lower
+            end of the interval; None: not known.
         bad_numbers: Decisions with a feature that is no number.
         slow: Whether it decides in more than five milliseconds.
         bad_file: Why its file cannot be used; empty: it can.
     """
 
     at: float
-    breaches: int = 0
+    breaches: tuple[str, ...] = ()
     out_of_memory: int = 0
     cost_ratio: float | None = None
     bad_numbers: int = 0
@@ -159,15 +168,21 @@ def promoted(standing: Standing, at: float) -> Standing:
 
 
 def watch(standing: Standing, signs: Signs) -> Standing:
-    """After a look at the system: the same, or rolled back."""
-    alarm = alarm_of(signs)
-    if not alarm:
-        return standing
-    if SHARES[standing.stage] > 0 or (standing.stage == "shadow" and _is_its_own(signs)):
-        return _moved(standing, "off", signs.at, alarm)
-    if standing.base == "greedy" and not _is_its_own(signs):
-        return _based(standing, "rules", signs.at, alarm)
-    return standing
+    """After a look at the system: the same, or rolled back.
+
+    What is wrong with the learned policy itself and what is wrong with the system are judged each
+    by itself: a damaged file of the one must not hide that the other passes its caps.
+    """
+    decided = SHARES[standing.stage] > 0
+    own, systems = _own_alarm(signs), _systems_alarm(signs)
+    found = standing
+    if standing.stage != "off" and own:
+        found = _moved(found, "off", signs.at, own)
+    elif decided and (alarm := systems or _dear(signs)):
+        found = _moved(found, "off", signs.at, alarm)
+    if systems and not decided and standing.base == "greedy":
+        found = _based(found, "rules", signs.at, systems)
+    return found
 
 
 def rolled_back(standing: Standing, at: float, reason: str = "by its owner") -> Standing:
@@ -183,26 +198,28 @@ def rolled_back(standing: Standing, at: float, reason: str = "by its owner") -> 
     raise ConflictError("the rules of placement decide already; there is nothing below them")
 
 
+def begun_anew(at: float) -> Standing:
+    """In place of a standing that cannot be read: nothing is installed, the tuned one decides."""
+    reason = "by its owner, in place of a state of another release"
+    return _moved(Standing(), "off", at, reason)
+
+
 def restored(standing: Standing, at: float) -> Standing:
     """The tuned policy decides again where the rules did."""
     return standing if standing.base == "greedy" else _based(standing, "greedy", at, "by its owner")
 
 
 def alarm_of(signs: Signs) -> str:
-    """Why a policy must not decide any more; empty: nothing is wrong."""
-    if signs.bad_file:
-        return signs.bad_file
-    if signs.bad_numbers:
-        return f"{signs.bad_numbers} decisions had features that are no numbers"
-    if signs.slow:
-        return "it decides in more than 5 ms"
-    if signs.breaches > MOST_BREACHES:
-        return f"{BREACH} {signs.breaches} times today"
-    if signs.out_of_memory > MOST_OUT_OF_MEMORY:
-        return f"{signs.out_of_memory} steps ran out of memory within a day"
-    if signs.cost_ratio is not None and signs.cost_ratio > MOST_COST_RATIO:
-        return f"seven days cost {signs.cost_ratio:.2f} times what was predicted"
-    return ""
+    """Why a learned policy must not decide any more; empty: nothing is wrong."""
+    return _own_alarm(signs) or _systems_alarm(signs) or _dear(signs)
+
+
+def was_told(standing: Standing, window: str) -> bool:
+    """Whether that day's or month's cap, once passed, has led to a change already."""
+    return any(
+        one.reason.startswith(BREACH) and window in one.reason.removeprefix(BREACH).split()
+        for one in standing.changes
+    )
 
 
 def decides(standing: Standing, workflow_id: str, priority: str) -> bool:
@@ -245,12 +262,42 @@ def from_json(page: Mapping[str, Any]) -> Standing:
     return found
 
 
+def _own_alarm(signs: Signs) -> str:
+    """What is wrong with the learned policy alone, which the shadow can have, too."""
+    if signs.bad_file:
+        return signs.bad_file
+    if signs.bad_numbers:
+        return f"{signs.bad_numbers} decisions had features that are no numbers"
+    return "it decides in more than 5 ms" if signs.slow else ""
+
+
+def _systems_alarm(signs: Signs) -> str:
+    """What is wrong with the system, whoever decides in it."""
+    if signs.breaches:
+        return f"{BREACH}: {' '.join(signs.breaches)}"
+    if signs.out_of_memory > MOST_OUT_OF_MEMORY:
+        return f"{signs.out_of_memory} steps ran out of memory within a day"
+    return ""
+
+
+def _dear(signs: Signs) -> str:
+    """That it costs more than the tuned policy would, which is no fault of the tuned one."""
+    if signs.cost_ratio is None or signs.cost_ratio <= MOST_COST_RATIO:
+        return ""
+    return f"seven days cost at least {signs.cost_ratio:.2f} times what the tuned policy would have"
+
+
 def _lacking(standing: Standing, evidence: Evidence) -> str:
     seconds = evidence.at - standing.since
     if evidence.decisions < LEAST_DECISIONS and seconds < LEAST_SECONDS:
         return (
             f"{evidence.decisions} decisions in {seconds / 86_400:.1f} days; it takes "
             f"{LEAST_DECISIONS}, or {LEAST_SECONDS / 86_400:.0f} days"
+        )
+    if SHARES[standing.stage] > 0 and evidence.workflows < LEAST_WORKFLOWS:
+        return (
+            f"it has decided for {evidence.workflows} workflows in this stage; it takes "
+            f"{LEAST_WORKFLOWS}"
         )
     if evidence.misfit:
         return f"the simulator does not fit the log: {evidence.misfit}"
@@ -259,16 +306,14 @@ def _lacking(standing: Standing, evidence: Evidence) -> str:
     low, high = evidence.gain
     if not low > 0:
         return f"what it saves a decision lies between {low:.4f} and {high:.4f} USD, not above 0"
+    if evidence.stage_gain is not None and evidence.stage_gain[1] < 0:
+        low, high = evidence.stage_gain
+        return f"in this stage it costs {-high:.4f} to {-low:.4f} USD a decision more"
     if evidence.replay_gain is None:
         return "it was not simulated"
     if not evidence.replay_gain > 0:
         return f"in the simulator it costs {-evidence.replay_gain:.3f} USD a day more"
     return ""
-
-
-def _is_its_own(signs: Signs) -> bool:
-    """Whether the alarm is about the learned policy alone, which the shadow can have, too."""
-    return bool(signs.bad_file or signs.bad_numbers or signs.slow)
 
 
 def _moved(standing: Standing, stage: Stage, at: float, reason: str) -> Standing:

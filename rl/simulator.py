@@ -23,6 +23,7 @@ from rl.guardrails import Limits, checked, mask_of, refusals
 from rl.mechanics import Mechanics
 from rl.outcome import Outcome, outcome_of
 from rl.sites import State, Task
+from rl.urgency import Urgency
 from rl.view import (
     BUY,
     FIRST_MACHINE,
@@ -36,7 +37,9 @@ from rl.view import (
 from rl.views import Beliefs, view_of
 from rl.work import Day
 
-Order = Literal["urgent", "fifo"]
+Order = Literal["urgent", "fifo"] | Urgency
+"""The most urgent first, as `Urgency()` or another one has it, or who came first."""
+_URGENT = Urgency()
 
 
 class Policy(Protocol):
@@ -78,7 +81,7 @@ class Simulation:
         limits: The guardrails' figures; the regime's own where it is left out.
         clairvoyant: Whether views hold the truth where a policy has beliefs.
         ranks: Of steps, by number: added to the logarithm of their urgency.
-        month_spent: USD of the month's cap that are gone when the day begins.
+        month_spent: The same of the day, where another is wanted.
         mechanics: What a day is run by: one that keeps a record, for a picture of it.
     """
 
@@ -90,14 +93,15 @@ class Simulation:
         limits: Limits | None = None,
         clairvoyant: bool = False,
         ranks: Mapping[int, float] | None = None,
-        month_spent: float = 0.0,
+        month_spent: float | None = None,
         mechanics: Callable[[Day, float], Mechanics] = Mechanics,
     ) -> None:
         spot = day.regime.spot
         self.day = day
         self.order = order
         self.limits = limits or Limits(machine_gb=spot.memory_gb, machines=spot.machines)
-        self.world = mechanics(day, month_spent)
+        spent = day.month_spent if month_spent is None else month_spent
+        self.world = mechanics(day, spent)
         self.beliefs = Beliefs(self.world, clairvoyant)
         self.decisions = 0
         self._ranks = ranks or {}
@@ -119,10 +123,8 @@ class Simulation:
                 task = self._queue.pop()
                 if task.state is State.WAITING and self._ask(task):
                     return self._current
-            if self.world.ask_about_machines:
-                self.world.ask_about_machines = False
-                if self._ask(None):
-                    return self._current
+            if self._concerns_machines() and self._ask(None):
+                return self._current
             if not self.world.step(until):
                 return None
             self._queue = self._in_order()
@@ -173,6 +175,15 @@ class Simulation:
         self._current = Decision(view, reasons, task)
         return True
 
+    def _concerns_machines(self) -> bool:
+        """Whether what has happened may be a reason to buy or to stop one."""
+        world = self.world
+        asks = world.ask_about_machines
+        if world.steps_moved and not asks:
+            asks = self.beliefs.large_in() < math.inf  # sooner or later than it was believed
+        world.ask_about_machines = world.steps_moved = False
+        return asks
+
     def _in_order(self) -> list[Task]:
         """Steps to ask about, the first last."""
         tasks = [task for task in self.world.waiting if not task.is_held]
@@ -181,22 +192,11 @@ class Simulation:
         if len(tasks) < 2:
             return tasks
         now, ranks = self.world.now, self._ranks
-        return sorted(
-            tasks,
-            key=lambda task: (
-                _urgency(task, now) * math.exp(ranks.get(task.step.number, 0.0)),
-                -task.step.number,
-            ),
-        )
-
-
-def _urgency(task: Task, now: float) -> float:
-    """Weight by what is left of the workflow, and more as its deadline comes near."""
-    left = task.step.home_mean * task.share + task.step.after_mean
-    lateness = (now + left - task.workflow.deadline) / (60.0 + 0.5 * left)
-    risk = 1.0 / (1.0 + math.exp(min(abs(lateness), 40.0)))
-    # the slope of the logistic function: highest where the outcome is open
-    return task.workflow.priority * (1.0 / (10.0 + left) + 0.08 * risk * (1.0 - risk))
+        urgency = self.order if isinstance(self.order, Urgency) else _URGENT
+        value = {one.number: urgency.of(one, now) for one in self.beliefs.others()}
+        for number in value.keys() & ranks.keys():
+            value[number] *= math.exp(ranks[number])
+        return sorted(tasks, key=lambda task: (value[task.step.number], -task.step.number))
 
 
 def simulate(day: Day, policy: Policy, **options: Any) -> Outcome:

@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass, field
 from enum import Enum
 
-from rl.work import KINDS, Step, Workflow
+from rl.remaining import seconds_left
+from rl.work import Step, Workflow
 
 _DONE = 1e-6  # seconds of work that count as none
 
@@ -28,7 +29,8 @@ class Task:
     Attributes:
         parents_left: That have not ended.
         share: Of its work that is left, up to 1.
-        ready_at: When its last parent ended, or when it was lost.
+        ready_at: When its last parent ended, or when it was lost; not when the machine that it was
+            bound to never came.
         memory_floor: GB that it is known to need, once it ran out of memory.
         is_held: Whether it waits for something to happen before it is asked about again.
         is_timed: Whether it will be asked about again when it has waited too long.
@@ -64,8 +66,11 @@ class Run:
     believed: float
 
     def believed_left(self) -> float:
-        """Seconds at full rate; never less than a tenth of the belief, as it may be wrong."""
-        return max(self.believed - (self.total - self.left), 0.1 * self.believed)
+        """Seconds at full rate; the overhead is known, the work proper is believed."""
+        done, step = self.total - self.left, self.task.step
+        work = max(0.0, self.believed - self.overhead)
+        worked = max(0.0, done - self.overhead)
+        return max(0.0, self.overhead - done) + seconds_left(work, worked, step.duration_sigma)
 
     def progress(self) -> float:
         """Share of the work proper that is done."""
@@ -97,14 +102,14 @@ class Site:
     def add(self, run: Run) -> None:
         """Start a step; the site must have been advanced."""
         self.runs.append(run)
-        self.cores_wanted += KINDS[run.task.step.kind].cores
+        self.cores_wanted += run.task.step.cores_wanted
         self.used_gb += run.task.step.memory_gb
 
     def remove(self, run: Run) -> None:
         """End a step; the site must have been advanced."""
         self.runs.remove(run)
         if self.runs:
-            self.cores_wanted -= KINDS[run.task.step.kind].cores
+            self.cores_wanted -= run.task.step.cores_wanted
             self.used_gb -= run.task.step.memory_gb
         else:
             self.cores_wanted = self.used_gb = 0.0  # without what adding floats left

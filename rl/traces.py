@@ -78,6 +78,23 @@ def load_traces(folder: Path, source: str, split: Split) -> Traces:
     return Traces(gaps, answers, _graphs(folder / GRAPHS, split))
 
 
+@cache
+def digest_of(folder: Path, source: str) -> str:
+    """SHA-256 of the files that `load_traces` reads.
+
+    Raises:
+        DataError: a file is absent.
+    """
+    found = hashlib.sha256()
+    for name in (ARRIVALS.get(source, ARRIVALS["azure_conv"]), GRAPHS):
+        try:
+            content = (folder / name).read_bytes()
+        except OSError as error:
+            raise _absent(folder / name) from error
+        found.update(f"{name} {len(content)}\n".encode() + content)
+    return found.hexdigest()
+
+
 def _requests(path: Path) -> list[tuple[float, float, float]]:
     """(seconds, tokens read, tokens written) of each request, ordered by time."""
     rows: list[tuple[float, float, float]] = []

@@ -6,7 +6,9 @@ policy and the guardrails cannot tell them apart. Memory is in GB, time in secon
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 MACHINES = 3
@@ -46,6 +48,8 @@ class StepView:
         waited: Since it became ready.
         spot_losses: How often a machine was taken from under it.
         fan_out: Steps that need its output.
+        beside_seconds: Believed until its workflow ended if it took no time at all, for the sake of
+            the steps beside it.
     """
 
     number: int
@@ -67,15 +71,51 @@ class StepView:
     waited: float
     spot_losses: int
     fan_out: int
+    beside_seconds: float = 0.0
 
 
 @dataclass(slots=True)
 class RunView:
-    """A step that runs at home: believed seconds left, memory, weight."""
+    """A step that runs.
+
+    Attributes:
+        seconds_left: Believed, at the rate that it runs at now.
+        memory_gb: That it holds.
+        priority: Weight of its workflow's time.
+        cores: That it keeps busy.
+        work_seconds: Believed left, if it had its cores for itself.
+    """
 
     seconds_left: float
     memory_gb: float
     priority: float
+    cores: float = 0.0
+    work_seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class WaitingView:
+    """A step that is ready and has no place, as the others see it.
+
+    Attributes:
+        number: Which.
+        memory_gb: That it stays below in 19 of 20 cases.
+        home_seconds: Believed work left at home.
+        cloud_seconds: The same on a machine.
+        after_seconds: Believed, from its end to its workflow's.
+        priority: Weight of its workflow's time.
+        deadline: Of its workflow, seconds after midnight.
+        private: Whether it must stay at home.
+    """
+
+    number: int
+    memory_gb: float
+    home_seconds: float
+    cloud_seconds: float
+    after_seconds: float
+    priority: float
+    deadline: float
+    private: bool
 
 
 @dataclass(slots=True)
@@ -111,6 +151,7 @@ class MachineView:
         busy_seconds: Believed, until it has done all that.
         idle_seconds: Since it did something last; 0 when it does.
         warm: Kinds whose models it holds.
+        runs: Steps that run there.
     """
 
     state: Literal["booting", "ready", "leaving"]
@@ -121,6 +162,7 @@ class MachineView:
     busy_seconds: float
     idle_seconds: float
     warm: set[str]
+    runs: list[RunView] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -134,6 +176,8 @@ class MoneyView:
         hazard_per_hour: Mean of what is believed of a machine's being taken back.
         boot_seconds: Mean of the same of its start.
         stocked_out_seconds: Since no machine was to be had; infinite if that never was.
+        day_cap: USD of today.
+        cloud_pace: How many times as long as believed work took on machines, as far as is known.
     """
 
     price_per_hour: float
@@ -145,6 +189,8 @@ class MoneyView:
     stocked_out_seconds: float
     hour_of_priority: float
     miss: float
+    day_cap: float = math.inf
+    cloud_pace: float = 1.0
 
 
 @dataclass(slots=True)
@@ -158,6 +204,7 @@ class View:
         waiting: Steps that are ready and have no place.
         arrivals_half_hour: Workflows that came within 30 minutes.
         large_in: Believed seconds until a step that cannot run at home is ready; infinite if none.
+        others: Steps that are ready and have no place; the one that is asked about among them.
     """
 
     now: float
@@ -168,3 +215,4 @@ class View:
     waiting: int
     arrivals_half_hour: int
     large_in: float
+    others: Sequence[WaitingView] = ()

@@ -7,8 +7,9 @@ from bisect import bisect_left
 
 from rl.guardrails import RESERVE_GB, TAIL_SECONDS
 from rl.mechanics import HOUR, Mechanics
-from rl.sites import Machine, State, Task
-from rl.view import HomeView, MachineView, MoneyView, RunView, StepView, View
+from rl.sites import Machine, Run, Site, Task
+from rl.upcoming import first_large, longest_beside
+from rl.view import HomeView, MachineView, MoneyView, RunView, StepView, View, WaitingView
 from rl.work import KINDS
 
 # What is believed before anything is known: one loss in 40 hours (shared notes: Gamma(1, 40 h)),
@@ -32,6 +33,10 @@ class Beliefs:
         self._home: HomeView
         self._machines: list[MachineView | None]
         self._money: MoneyView
+        self._large_in = math.inf
+        self._others: list[WaitingView] = []
+        self._known: dict[tuple[int, float, float], WaitingView] = {}
+        self._left: dict[int, float] = {}
 
     def boot_seconds(self) -> float:
         """Mean of what a machine takes to start."""
@@ -64,19 +69,14 @@ class Beliefs:
             self._home = self._at_home()
             self._machines = [None if one is None else self._machine(one) for one in world.machines]
             self._money = self._of_money()
+            self._left = self._seconds_left()
+            self._large_in = self._first_large()
+            self._others = [self._waiting(task) for task in world.waiting]
         return self._home, self._machines, self._money
 
     def _at_home(self) -> HomeView:
         world, site = self.world, self.world.home
-        slowness = 1.0 / site.rate
-        runs = [
-            RunView(
-                (run.left if self.clairvoyant else run.believed_left()) * slowness,
-                run.task.step.memory_gb,
-                run.task.workflow.priority,
-            )
-            for run in site.runs
-        ]
+        runs = self._runs(site)
         room = site.memory_gb - world.user_gb
         return HomeView(
             site.memory_gb, room, room - site.used_gb, site.cores, site.cores_wanted, runs,
@@ -86,17 +86,18 @@ class Beliefs:
     def _machine(self, machine: Machine) -> MachineView:
         now, site = self.world.now, machine.site
         site.advance(now)
+        runs = self._runs(site)
         cores, used, ready_in, longest = site.cores_wanted, site.used_gb, 0.0, 0.0
         if not machine.is_ready:
             ready_in = max(5.0, self.boot_seconds() - (now - machine.bought_at))
             for task in machine.bound:
                 kind = KINDS[task.step.kind]
-                cores += kind.cores
+                cores += task.step.cores_wanted
                 used += max(task.step.memory_p95_gb, task.memory_floor)
                 longest = max(longest, kind.cold_cloud + self.cloud_seconds(task))
             busy = ready_in + longest * max(1.0, cores / site.cores) if machine.bound else 0.0
         else:
-            busy = site.busy_seconds()
+            busy = max((run.seconds_left for run in runs), default=0.0)
         idle = now - machine.idle_since if machine.is_ready and not site.runs else 0.0
         warm = machine.warm | {task.step.kind for task in machine.bound}
         return MachineView(
@@ -108,6 +109,7 @@ class Beliefs:
             busy_seconds=busy,
             idle_seconds=idle,
             warm=warm,
+            runs=runs,
         )
 
     def _of_money(self) -> MoneyView:
@@ -129,19 +131,78 @@ class Beliefs:
             stocked_out_seconds=world.now - max(world.refused_at),
             hour_of_priority=costs.hour_of_priority,
             miss=costs.miss,
+            day_cap=world.ledger.day_cap,
+            cloud_pace=world.pace.mean(),
         )
+
+    def _runs(self, site: Site) -> list[RunView]:
+        slowness = 1.0 / site.rate
+        found = []
+        for run in site.runs:
+            work, task = self._work_left(run), run.task
+            cores = task.step.cores_wanted
+            weight = task.workflow.priority
+            found.append(RunView(work * slowness, task.step.memory_gb, weight, cores, work))
+        return found
+
+    def _work_left(self, run: Run) -> float:
+        # never 0: what has nothing left is idle, and may be stopped
+        return max(run.left if self.clairvoyant else run.believed_left(), 0.001)
+
+    def _seconds_left(self) -> dict[int, float]:
+        """Until the end of each step that has a place, by number."""
+        found = {
+            run.task.step.number: view.seconds_left
+            for run, view in zip(self.world.home.runs, self._home.runs, strict=True)
+        }
+        for machine, view in zip(self.world.machines, self._machines, strict=True):
+            if machine is not None and view is not None:
+                for run, seen in zip(machine.site.runs, view.runs, strict=True):
+                    found[run.task.step.number] = seen.seconds_left
+                for task in machine.bound:
+                    found[task.step.number] = view.busy_seconds
+        return found
+
+    def _first_large(self) -> float:
+        world = self.world
+        room = world.home.memory_gb - world.user_gb - RESERVE_GB
+        active = world.active.values()
+        return min((first_large(tasks, self._left, room) for tasks in active), default=math.inf)
 
     def large_in(self) -> float:
         """Believed seconds until a step that is too large for home is ready."""
-        world = self.world
-        room = world.home.memory_gb - world.user_gb - RESERVE_GB
-        soonest = math.inf
-        for tasks in world.active.values():
-            for task in tasks:
-                if task.state is State.BLOCKED and task.step.memory_p95_gb > room:
-                    at = task.workflow.arrival + task.step.before_mean - world.now
-                    soonest = min(soonest, max(at, 0.0))
-        return soonest
+        self.parts()
+        return self._large_in
+
+    def others(self) -> list[WaitingView]:
+        """Steps that are ready and have no place."""
+        self.parts()
+        return self._others
+
+    def beside_seconds(self, task: Task) -> float:
+        """See `rl.upcoming.longest_beside`."""
+        return longest_beside(task, self.world.active[task.workflow.number], self._left)
+
+    def _waiting(self, task: Task) -> WaitingView:
+        key = (task.step.number, task.share, task.memory_floor)
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = self._seen_waiting(task)
+        return known
+
+    def _seen_waiting(self, task: Task) -> WaitingView:
+        step, workflow = task.step, task.workflow
+        memory = step.memory_gb if self.clairvoyant else step.memory_p95_gb
+        return WaitingView(
+            number=step.number,
+            memory_gb=max(memory, task.memory_floor),
+            home_seconds=self.home_seconds(task),
+            cloud_seconds=self.cloud_seconds(task),
+            after_seconds=step.after_mean,
+            priority=workflow.priority,
+            deadline=workflow.deadline,
+            private=step.private,
+        )
 
 
 def view_of(world: Mechanics, beliefs: Beliefs, task: Task | None) -> View:
@@ -149,8 +210,10 @@ def view_of(world: Mechanics, beliefs: Beliefs, task: Task | None) -> View:
     home, machines, money = beliefs.parts()
     recent = len(world.arrived) - bisect_left(world.arrived, world.now - HOUR / 2)
     step = None if task is None else _step(world, beliefs, task)
-    large_in = beliefs.large_in() if task is None else math.inf
-    return View(world.now, step, home, machines, money, len(world.waiting), recent, large_in)
+    return View(
+        world.now, step, home, machines, money, len(world.waiting), recent, beliefs.large_in(),
+        beliefs.others(),
+    )  # fmt: skip
 
 
 def _step(world: Mechanics, beliefs: Beliefs, task: Task) -> StepView:
@@ -168,7 +231,7 @@ def _step(world: Mechanics, beliefs: Beliefs, task: Task) -> StepView:
         duration_sigma=step.duration_sigma,
         cold_home=0.0 if world.home_warm == step.kind else kind.cold_home,
         cold_cloud=kind.cold_cloud,
-        cores=kind.cores,
+        cores=step.cores_wanted,
         transfer_seconds=step.transfer_mb / world.day.megabytes_per_second,
         checkpointable=kind.checkpointable,
         private=step.private,
@@ -178,4 +241,5 @@ def _step(world: Mechanics, beliefs: Beliefs, task: Task) -> StepView:
         waited=world.now - task.ready_at,
         spot_losses=task.spot_losses,
         fan_out=len(step.children),
+        beside_seconds=beliefs.beside_seconds(task),
     )

@@ -66,7 +66,7 @@ class Step:
         transfer_mb: To bring to a machine before it starts there.
         private: Whether it must stay at home.
         after_mean: Believed seconds from its end to the workflow's, on the longest path.
-        before_mean: Believed seconds from the workflow's arrival to its start, likewise.
+        cores: That it keeps busy; None: its kind's.
     """
 
     number: int
@@ -86,7 +86,12 @@ class Step:
     transfer_mb: float
     private: bool
     after_mean: float
-    before_mean: float
+    cores: float | None = None
+
+    @property
+    def cores_wanted(self) -> float:
+        """That it keeps busy."""
+        return KINDS[self.kind].cores if self.cores is None else self.cores
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +124,7 @@ class Day:
         history: (machines lost, hours that machines ran) before it, at its hazard.
         draws: For boot times and speeds, by zone, time and slot.
         until: When the simulation ends even if work is left.
+        month_spent: USD of the month's cap that are gone when the day begins.
     """
 
     regime: Regime
@@ -134,6 +140,7 @@ class Day:
     history: tuple[int, float]
     draws: Draws
     until: float
+    month_spent: float = 0.0
 
     def is_stocked_out(self, zone: int, now: float) -> bool:
         """Whether no machine is to be had in a zone, whoever asks."""

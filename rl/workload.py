@@ -20,6 +20,7 @@ HOUR = 3600.0
 DAY = 24 * HOUR
 HISTORY_HOURS = 20.0
 DRAIN = 36 * HOUR  # after midnight, for what is left: another day of money and more
+MOST_OF_A_MONTH = 0.999  # of its money that may be gone when a day begins
 _MOST_TRIES = 100_000  # of drawing gaps, far above any regime's need
 
 
@@ -64,6 +65,7 @@ def make_day(
         history=(_losses(draws.stream("history"), hazard), HISTORY_HOURS),
         draws=draws,
         until=until,
+        month_spent=MOST_OF_A_MONTH * facts.uniform(6) * regime.costs.month_dollars,
     )
 
 

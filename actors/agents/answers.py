@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass, field
 
-from actors.agents.link import Outcome
+from actors.agents.link import HostLostError, Outcome
+
+logger = logging.getLogger(__name__)
 
 COLLECT_SECONDS = 10.0
 """After which a sender that waits for late answers is told that there are none yet."""
 FORGET_SECONDS = 60.0
-"""A sender that has not asked for so long is gone: it asks all the time while it waits."""
+"""A sender that has not asked for so long seems gone: it asks all the time while it waits."""
+GONE_SECONDS = 3600.0
+"""After which it surely is; until then it may come back, and is told what was not kept."""
 
 
 @dataclass(slots=True)
@@ -18,6 +23,8 @@ class _Sender:
     seen_at: float
     news: asyncio.Event = field(default_factory=asyncio.Event)
     outcomes: list[tuple[str, Outcome]] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+    """Ids of messages whose answers were not kept."""
 
 
 class LateAnswers:
@@ -37,6 +44,9 @@ class LateAnswers:
         """See `Remote.collect`."""
         one = self._sender(sender)
         one.seen_at = self._loop.time()
+        if one.dropped:
+            lost, one.dropped = one.dropped, []
+            return [(id_, (False, _not_fetched())) for id_ in lost]
         if not one.outcomes:
             one.news.clear()
             try:
@@ -53,10 +63,18 @@ class LateAnswers:
         return any(one.outcomes for one in self._senders.values())
 
     def forget_the_gone(self) -> None:
-        """Free what is kept for senders that ask no more."""
-        old = self._loop.time() - FORGET_SECONDS
-        for name in [name for name, one in self._senders.items() if one.seen_at < old]:
-            del self._senders[name]
+        """Free what is kept for senders that ask no more; one that comes back is told so."""
+        now = self._loop.time()
+        for name, one in list(self._senders.items()):
+            silent = now - one.seen_at
+            if silent > FORGET_SECONDS:
+                if one.outcomes:
+                    words = "%d answers for %s are dropped: it has not asked for %.0f s"
+                    logger.warning(words, len(one.outcomes), name, silent)
+                one.dropped += [id_ for id_, _ in one.outcomes]
+                one.outcomes.clear()
+                if not one.dropped or silent > GONE_SECONDS:
+                    del self._senders[name]
 
     def wake(self) -> None:
         """Have all who wait return: this process ends."""
@@ -67,3 +85,10 @@ class LateAnswers:
         if (one := self._senders.get(name)) is None:
             one = self._senders[name] = _Sender(self._loop.time())
         return one
+
+
+def _not_fetched() -> HostLostError:
+    return HostLostError(
+        f"the agent has answered, and the answer was not fetched for {FORGET_SECONDS:g} s: it is "
+        "not kept longer"
+    )

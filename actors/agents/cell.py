@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
-from concurrent.futures import Executor
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from actors.agent import Agent, Listener
@@ -16,6 +15,7 @@ from actors.agents.messages import DEFAULT_SECONDS, Message, MovedError, withdra
 from actors.agents.options import AgentOptions, Capability
 from actors.agents.reports import AgentReport
 from actors.agents.room import Room
+from actors.agents.threads import Threads
 from actors.agents.work import Tallies, call, what_it_raised
 from ironcliw.errors import (
     DeadlineExceededError,
@@ -40,7 +40,7 @@ class Cell:
         threads: where its plain methods run.
     """
 
-    def __init__(self, name: str, agent: Agent, options: AgentOptions, threads: Executor) -> None:
+    def __init__(self, name: str, agent: Agent, options: AgentOptions, threads: Threads) -> None:
         self.name = name
         self.agent = agent
         self.options = options
@@ -57,6 +57,7 @@ class Cell:
         self._unwanted: set[str] = set()
         self._one_ended = asyncio.Event()
         self._held = False  # begin with nothing more
+        self._plain_held = 0  # begin with no plain method, for so many
         self._refusal: IroncliwError | None = None  # what senders are told; None: welcome
         self._tallies = Tallies()
         self._full = self._expired = self._unheard = 0  # since the last report
@@ -144,6 +145,21 @@ class Cell:
         """Whether a plain method runs now, so that the state may be between two of its values."""
         return self._jobs.in_thread
 
+    @contextlib.asynccontextmanager
+    async def between_methods(self, seconds: float) -> AsyncIterator[bool]:
+        """Have no plain method begin; gives whether none runs, or none any more.
+
+        Args:
+            seconds: for those that run to end.
+        """
+        self._plain_held += 1
+        try:
+            await self._quiet(seconds, lambda: not self.in_thread)
+            yield not self.in_thread
+        finally:
+            self._plain_held -= 1
+            self._pump()
+
     async def finish(self, seconds: float) -> None:
         """Take nothing more; return when all that is there is dealt with, or after `seconds`."""
         stopping = UnavailableError(f"agent {self.name!r} is being stopped", code="stopping")
@@ -188,12 +204,13 @@ class Cell:
         self._refuse(self._refusal or gone)
         for message in self.mailbox.drain():
             self._resolve(message, gone)
-        running = [job for job in self._jobs if not job.done()]
+        running, pooled = [job for job in self._jobs if not job.done()], self._jobs.pooled
         for future in running:
             future.cancel()
         if running:
             # one that will not be cancelled is left behind
             await asyncio.wait(running, timeout=0.5)
+        self._threads.leave(pooled)
 
     async def withdraw(self, message_id: str, seconds: float) -> bool:
         """Do nothing more for a message, whoever waits for its answer.
@@ -208,7 +225,10 @@ class Cell:
         if (begun := self._jobs.break_off(message_id, withdrawn())) is not None:
             await asyncio.wait([begun], timeout=seconds)
             return begun.done()
-        if message_id in self._answers:  # it waits in the mailbox, or for room there
+        if (message := self.mailbox.remove(message_id)) is not None:
+            self._resolve(message, withdrawn())
+            self._pump()  # whoever waits for its place has it
+        elif message_id in self._answers:  # it waits for room
             self._unwanted.add(message_id)
         return True
 
@@ -253,6 +273,9 @@ class Cell:
                 raise self._refusal
             if self.mailbox.full:
                 continue
+            if message.id in self._unwanted:
+                self._room.let_in()  # the next one, in its stead
+                raise withdrawn()
             self.mailbox.put(message, self._capability(message).lane)
             self._pump()
             return
@@ -280,14 +303,15 @@ class Cell:
         return found
 
     def _is_free(self, lane: str) -> bool:
-        return self._busy.get(lane, 0) < (
-            found.concurrency if (found := self.agent.capabilities.get(lane)) else 1
-        )
+        found = self.agent.capabilities.get(lane)
+        if self._plain_held and (not lane or (found is not None and found.plain)):
+            return False
+        return self._busy.get(lane, 0) < (found.concurrency if found else 1)
 
     def _pump(self) -> None:
         """Begin with what waits, as far as hands are free."""
         while not self._held:
-            is_free = self._is_free if self._busy else None
+            is_free = self._is_free if self._busy or self._plain_held else None
             message = self.mailbox.take(self._loop.time(), is_free)
             for late in self.mailbox.expired:
                 self._resolve(late, _too_late(self.name, "it waited in the mailbox"))
@@ -295,9 +319,6 @@ class Cell:
             self.mailbox.expired.clear()
             if message is None:
                 break
-            if message.id in self._unwanted:
-                self._resolve(message, withdrawn())
-                continue
             self._begin(message, self._capability(message))
         if not self.mailbox.full:
             self._room.let_in()  # it puts its message first, and then wakes the next

@@ -124,7 +124,14 @@ class Deliveries:
         if row.id not in self._tasks:
             task = asyncio.create_task(self._deliver(row), name=f"durable:{row.id}")
             self._tasks[row.id] = task
-            task.add_done_callback(lambda _: self._tasks.pop(row.id, None))
+            task.add_done_callback(partial(self._carried, row.id))
+
+    def _carried(self, message_id: str, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(message_id, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # a bug, of which nobody else would hear; the store has the message, and the next head
+            # carries it
+            logger.error("durable message %s is not carried now", message_id, exc_info=error)
 
     async def _deliver(self, row: MessageRow) -> None:
         try:

@@ -7,7 +7,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 from actors.agents.cell import Cell
@@ -81,6 +81,8 @@ class Exchange:
         durable: bool = False,
         attempts: int = 0,
         message_id: str | None = None,
+        given_to: set[str] | None = None,
+        waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> Any:
         """See `Agent.ask`.
 
@@ -89,6 +91,9 @@ class Exchange:
             durable: the message stands in the store.
             attempts: of a durable message, how often it was given to an agent before.
             message_id: for `AgentSystem.withdraw`; None: a new one.
+            given_to: is told of each host that may have the message; one that says that it has not
+                begun with it is taken out again.
+            waiting: entered while there is no agent that would take the message.
         """
         _check_seconds(deadline_seconds)
         deadline = self._loop.time() + deadline_seconds
@@ -108,25 +113,37 @@ class Exchange:
                 if (cell := self._cells.get(target)) is not None:
                     with suppress(MovedError):  # it is looked up like any other
                         return await cell.post(message)
-                return await self._ask(target, message, strategy, wait_seconds)
+                hosts = set[str]() if given_to is None else given_to
+                return await self._ask(target, message, strategy, wait_seconds, hosts, waiting)
         except TimeoutError:
             raise DeadlineExceededError(
                 f"{target!r} did not answer within {deadline_seconds:g} s"
             ) from None
 
-    async def _ask(self, target: str, message: Message, strategy: str, wait_seconds: float) -> Any:
+    async def _ask(
+        self,
+        target: str,
+        message: Message,
+        strategy: str,
+        wait_seconds: float,
+        given_to: set[str],
+        waiting: Callable[[], AbstractContextManager[None]],
+    ) -> Any:
         asked = message.capability
         appears = self._loop.time() + wait_seconds
         for attempt in range(10_000):  # bounded by the deadline around it
-            found = await self._choose(target, message, asked, strategy, appears)
+            with waiting():
+                found = await self._choose(target, message, asked, strategy, appears)
             # who names an agent means that one, whatever others of its kind have done
             guarded = message.capability == target and not message.durable
             breaker = self.breakers.of(target if guarded else None)
             breaker.enter(self._loop.time())
+            given_to.add(found.host)  # also where it is given up before it has left
             try:
                 answer = await self._post(found, message, wants_reply=True)
             except (MovedError, HostGoneError):
                 breaker.leave()
+                given_to.discard(found.host)
                 self.memory.forget(target)
                 await asyncio.sleep(min(0.02 * 2**attempt, 0.5))
             except HostLostError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +27,7 @@ from actors.agents.outside import OutsideOf
 from actors.agents.packing import pack
 from actors.agents.reports import AgentReport
 from actors.agents.states import state_from_bytes, state_to_bytes
+from actors.agents.threads import Threads
 from actors.breaker import OpenCircuit
 from cluster.names import load_by_name
 from ironcliw.errors import AgentError, IroncliwError, RequestError, SettingsError
@@ -42,6 +42,8 @@ FETCH_SECONDS = 2.0
 """How long a process that ends waits for its last answers to be fetched."""
 MOST_WITHDRAWN = 10_000
 """Messages that are not taken if they come after they were withdrawn."""
+SNAPSHOT_BYTES = 8 * 1024**2
+"""States of so many bytes are given at once, and one more."""
 _ON_THE_WAY_SECONDS = 0.1  # an answer that was fetched is still to be sent
 _THREADS = 32
 
@@ -80,6 +82,21 @@ class HandedOver:
     topics: list[str] = field(default_factory=list)
 
 
+@dataclass(slots=True)
+class Snapshots:
+    """States of agents that go on. One that is in none of these gave no state, or is not there.
+
+    Attributes:
+        states: by name.
+        busy: agents that were in the midst of a plain method.
+        left: agents to be asked again at once: these are bytes enough for one answer.
+    """
+
+    states: dict[str, bytes] = field(default_factory=dict)
+    busy: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+
+
 def load_agent_class(class_name: str) -> type[Agent]:
     """The class that "module:Class" names.
 
@@ -113,7 +130,7 @@ class Host:
         self._load = load
         self._cells: dict[str, Cell] = {}
         self.exchange = Exchange(name, directory, connect, self._cells)
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="agent")
+        self.threads = Threads(_THREADS)
         self._loop = asyncio.get_running_loop()
         self._late = LateAnswers()
         self._withdrawn: dict[str, None] = {}
@@ -139,7 +156,7 @@ class Host:
             raise
         except Exception as error:  # boundary: the user's class
             raise _could_not(spec.name, "be made", error) from error
-        cell = Cell(spec.name, agent, spec.options, self._threads)
+        cell = Cell(spec.name, agent, spec.options, self.threads)
         agent._outside = OutsideOf(spec.name, self.exchange, lambda: cell)
         # before it is started: it may ask, and be asked, at once
         self._cells[spec.name] = cell
@@ -191,16 +208,26 @@ class Host:
             except RequestError as error:  # it was sent within this process, as the object it is
                 logger.error("agent %s: a message is lost: %s", message.recipient, error)
 
-    def snapshots(self, names: list[str]) -> dict[str, bytes]:
-        """States of agents that give one and are not in the midst of a plain method."""
-        found: dict[str, bytes] = {}
-        for name in names:
-            cell = self._cells.get(name)
-            if cell is not None and not cell.in_thread:
-                state = self._state_of(cell)
-                if state is not None:
-                    found[name] = state
+    async def snapshots(self, names: list[str], hold_seconds: float = 0.0) -> Snapshots:
+        """States of agents that give one and are not in the midst of a plain method.
+
+        Args:
+            names: of them.
+            hold_seconds: how long they begin with no plain method so that one which runs can end.
+        """
+        found = Snapshots()
+        cells = [self._cells[name] for name in names if name in self._cells]
+        await asyncio.gather(*(self._snapshot(cell, found, hold_seconds) for cell in cells))
         return found
+
+    async def _snapshot(self, cell: Cell, found: Snapshots, hold_seconds: float) -> None:
+        async with cell.between_methods(hold_seconds) as is_between:
+            if not is_between:
+                found.busy.append(cell.name)
+            elif sum(map(len, found.states.values())) >= SNAPSHOT_BYTES:
+                found.left.append(cell.name)
+            elif (state := self._state_of(cell)) is not None:
+                found.states[cell.name] = state
 
     def _state_of(self, cell: Cell) -> bytes | None:
         if cell.in_thread:
@@ -318,7 +345,7 @@ class Host:
         for cell in list(self._cells.values()):
             await self._end(cell, "was stopped with its process")
         self.exchange.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self.threads.close()
 
 
 def _could_not(name: str, what: str, error: Exception) -> AgentError:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from actors.agent import Agent
 from actors.agents.directory import Directory
-from actors.agents.host import AgentSpec, HandedOver, Host, load_agent_class
+from actors.agents.host import AgentSpec, HandedOver, Host, Snapshots, load_agent_class
 from actors.agents.link import HostGoneError, HostLostError, Outcome, Remote
 from actors.agents.messages import Parcel
 from actors.agents.options import AgentOptions
@@ -39,7 +39,7 @@ class HostHandle(Remote, Protocol):
 
     async def hand_over(self, name: str, seconds: float) -> HandedOver: ...
 
-    async def snapshots(self, names: list[str]) -> dict[str, bytes]: ...
+    async def snapshots(self, names: list[str], hold_seconds: float = 0.0) -> Snapshots: ...
 
     async def replay(self, parcels: list[Parcel]) -> None: ...
 
@@ -197,8 +197,8 @@ class LocalHandle:
         self._check_it_lived()
         return handed
 
-    async def snapshots(self, names: list[str]) -> dict[str, bytes]:
-        return self._alive().snapshots(names)
+    async def snapshots(self, names: list[str], hold_seconds: float = 0.0) -> Snapshots:
+        return await self._alive().snapshots(names, hold_seconds)
 
     async def replay(self, parcels: list[Parcel]) -> None:
         await self._alive().replay(parcels)
@@ -213,6 +213,8 @@ class LocalHandle:
             agents=host.report(),
             notice_seconds=self.notice_seconds,
             open_circuits=tuple(host.exchange.breakers.open()),
+            lost_threads=host.threads.lost,
+            thread_wait_seconds=host.threads.wait_seconds,
         )
 
     async def circuits(self) -> list[OpenCircuit]:

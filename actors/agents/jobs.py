@@ -9,6 +9,7 @@ from typing import Any
 
 from actors.agents.messages import Message
 from actors.agents.options import Capability
+from actors.agents.threads import Threads
 from ironcliw.errors import IroncliwError
 
 
@@ -24,16 +25,17 @@ class Job:
         limit: moment at which its asker gives up, or its capability's time is over; None: never. Of
             a plain method the latter counts from when a thread has begun with it.
         instead: what its asker is told where it is broken off, such as to ask elsewhere.
+        pooled: a plain method's place among those that wait for a thread, or have one.
     """
 
     __slots__ = (
         "_alarm",
         "_begun",
-        "_pooled",
         "capability",
         "instead",
         "limit",
         "message",
+        "pooled",
         "started",
     )
 
@@ -45,7 +47,7 @@ class Job:
         self.instead: IroncliwError | None = None
         self._begun: float | None = None
         self._alarm: asyncio.TimerHandle | None = None
-        self._pooled: futures.Future[Any] | None = None
+        self.pooled: futures.Future[Any] | None = None
         if not capability.plain:
             self._begin(started)
 
@@ -57,7 +59,7 @@ class Job:
     def begin_in_thread(
         self,
         method: Callable[[Any], Any],
-        threads: futures.Executor,
+        threads: Threads,
         loop: asyncio.AbstractEventLoop,
         ring: Callable[[Job], None],
     ) -> asyncio.Future[Any]:
@@ -85,10 +87,10 @@ class Job:
 
         set_alarm()
         if self.capability.timeout_seconds is None:  # it need not tell when it is begun
-            self._pooled = threads.submit(method, self.message.body)
+            self.pooled = threads.submit(method, self.message.body)
         else:
-            self._pooled = threads.submit(run)
-        return asyncio.wrap_future(self._pooled, loop=loop)
+            self.pooled = threads.submit(run)
+        return asyncio.wrap_future(self.pooled, loop=loop)
 
     def recall(self, why: IroncliwError) -> bool:
         """Whether it was a plain method that no thread had begun with, and that none will now.
@@ -96,7 +98,7 @@ class Job:
         Args:
             why: what its asker is told.
         """
-        if self._pooled is None or self._pooled.cancelled() or not self._pooled.cancel():
+        if self.pooled is None or self.pooled.cancelled() or not self.pooled.cancel():
             return False
         self.instead = why
         return True
@@ -109,7 +111,7 @@ class Job:
     @property
     def in_thread(self) -> bool:
         """Whether it is a plain method that runs, or may begin any time."""
-        return self._pooled is not None and not self._pooled.cancelled()
+        return self.pooled is not None and not self.pooled.cancelled()
 
     def overdue_seconds(self, now: float) -> float:
         """Since when it should have ended.
@@ -132,6 +134,11 @@ class Jobs(dict[asyncio.Future[Any], Job]):
     def in_thread(self) -> bool:
         """Whether a plain method runs now, so that the state may be between two of its values."""
         return any(job.in_thread for job in self.values())
+
+    @property
+    def pooled(self) -> list[futures.Future[Any]]:
+        """What plain methods that run, or wait for a thread, are to the pool of threads."""
+        return [job.pooled for job in self.values() if job.pooled is not None]
 
     def overdue_seconds(self, now: float) -> float:
         """Since when the one that is longest past its time should have ended."""

@@ -35,9 +35,11 @@ class LastWords:
         Raises:
             StoreError: it is away.
         """
+        older = {name: self._states[name] for name in states if name in self._states}
         await self._store.save_snapshots(states)
-        for name in states:
-            self._states.pop(name, None)  # an older one
+        for name, state in older.items():
+            if self._states.get(name) is state:  # none that came meanwhile
+                del self._states[name]
 
     async def keep(self, name: str, state: bytes | None) -> None:
         """Keep the last state of an agent that has stopped; None: it gave none.

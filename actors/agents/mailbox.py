@@ -162,6 +162,19 @@ class Mailbox:
         self._count = 0
         return found
 
+    def remove(self, message_id: str) -> Message | None:
+        """Take out one message; None: it is not there. Looks at all of them."""
+        for lanes in self._lanes:
+            for lane, waiting in lanes.items():
+                for place, (_, message) in enumerate(waiting):
+                    if message.id == message_id:
+                        del waiting[place]
+                        if not waiting:
+                            del lanes[lane]
+                        self._count -= 1
+                        return message
+        return None
+
     def _displace(self, priority: int) -> Message | None:
         """Take out the oldest of the least urgent; None if all there are more urgent."""
         for candidate in range(len(PRIORITIES) - 1, priority - 1, -1):

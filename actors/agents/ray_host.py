@@ -19,7 +19,7 @@ import psutil
 import ray
 
 from actors.agents.directory import Directory
-from actors.agents.host import AgentSpec, HandedOver, Host
+from actors.agents.host import AgentSpec, HandedOver, Host, Snapshots
 from actors.agents.messages import Parcel
 from actors.agents.pulse import Pulse
 from actors.agents.ray_calls import RayRemote
@@ -94,9 +94,9 @@ class HostActor:
         """See `Host.hand_over`."""
         return await self._host.hand_over(name, seconds)
 
-    async def snapshots(self, names: list[str]) -> dict[str, bytes]:
+    async def snapshots(self, names: list[str], hold_seconds: float = 0.0) -> Snapshots:
         """See `Host.snapshots`."""
-        return self._host.snapshots(names)
+        return await self._host.snapshots(names, hold_seconds)
 
     async def replay(self, parcels: list[Parcel]) -> None:
         """See `Host.replay`."""
@@ -135,6 +135,8 @@ class HostActor:
             agents,
             self._seconds_to_the_end(),
             tuple(self._host.exchange.breakers.open()),
+            self._host.threads.lost,
+            self._host.threads.wait_seconds,
         )
 
     async def _agents(self) -> list[AgentReport]:

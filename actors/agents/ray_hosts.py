@@ -12,13 +12,14 @@ from ray.exceptions import RayError
 from ray.util import list_named_actors
 
 from actors.agents.code_copies import CodeCopies
-from actors.agents.host import AgentSpec, HandedOver
+from actors.agents.host import AgentSpec, HandedOver, Snapshots
 from actors.agents.hosts import HostHandle, HostPlan
 from actors.agents.link import HostLostError, Remote
 from actors.agents.messages import Parcel
 from actors.agents.ray_calls import RayRemote, answer_of
 from actors.agents.ray_host import SUPERVISION, HostActor
 from actors.agents.reports import HostReport
+from actors.background import keep_going
 from actors.breaker import OpenCircuit
 from actors.control_link import NAMESPACE
 from cluster.config import GROUP_LABEL, SPOT_TYPE
@@ -32,6 +33,8 @@ PREFIX = "agents-"
 _HOME_SECONDS = 60.0
 _CLOUD_SECONDS = 600.0
 """A machine in the cloud may have to be launched first."""
+_FIND_SECONDS = 10.0
+"""For a host of an earlier system to say that it is there."""
 _RENEW_SECONDS = 60.0
 _ON_HEAD = {"node:__internal_head__": 0.001}
 _CALLS = 10_000
@@ -71,7 +74,7 @@ class RayHosts:
         try:
             async with asyncio.timeout(patience):
                 handle.node = (await handle.report()).node
-        except (TimeoutError, HostLostError) as error:
+        except (TimeoutError, UnavailableError) as error:
             await handle.kill()
             raise UnavailableError(
                 f"no process for agents of place {plan.place!r} could be started within "
@@ -79,6 +82,9 @@ class RayHosts:
                 "for machines, and the head's logs",
                 retry_after=5.0,
             ) from error
+        except BaseException:  # cancelled, too: it would wait for a machine, and have one bought
+            await asyncio.shield(handle.kill())
+            raise
         return handle
 
     async def find(self) -> list[HostHandle]:
@@ -86,26 +92,21 @@ class RayHosts:
         named = await asyncio.to_thread(list_named_actors, True)
         names = [one["name"] for one in named if one["namespace"] == NAMESPACE]
         handles = [RayHandle(name) for name in names if name.startswith(PREFIX)]
-        found: list[HostHandle] = []
-        for handle in handles:
-            try:
-                async with asyncio.timeout(_HOME_SECONDS):
-                    handle.node = (await handle.report()).node
-            except (TimeoutError, HostLostError) as error:
-                logger.warning("host %s is not taken up: %s", handle.name, error)
-                await handle.kill()
-            else:
-                found.append(handle)
-        return found
+        # all at once: agents and workflows wait for this
+        answers = await asyncio.gather(*map(_is_up, handles))
+        return [handle for handle, is_up in zip(handles, answers, strict=True) if is_up]
 
     def keep_code(self, environment: Mapping[str, Any]) -> None:
         """See `Hosts.keep_code`: Ray deletes code that no process uses, and agents restart."""
         self._code.update(_packages(environment))
         if self._copies is not None:
             for uri in _packages(environment):
-                self._copies.touch(uri)
+                try:
+                    self._copies.touch(uri)
+                except OSError as error:  # at the next round of `_keep` it is tried again
+                    logger.warning("the copy of the code %s is not touched: %s", uri, error)
         if self._code and self._keeper is None:
-            self._keeper = asyncio.create_task(self._keep())
+            self._keeper = asyncio.create_task(keep_going("the holding of code", self._keep))
 
     async def _keep(self) -> None:
         while True:
@@ -117,7 +118,7 @@ class RayHosts:
         for uri in sorted(code):
             try:
                 await asyncio.to_thread(hold, uri)
-            except (RuntimeError, ClusterError) as error:
+            except (RuntimeError, RayError, OSError, ClusterError) as error:
                 # the control service restarts; at the next round it is there again
                 logger.warning("the code %s is not held for now: %s", uri, error)
 
@@ -156,9 +157,9 @@ class RayHandle(RayRemote):
         found: HandedOver = await self._call("hand_over", name, seconds)
         return found
 
-    async def snapshots(self, names: list[str]) -> dict[str, bytes]:
+    async def snapshots(self, names: list[str], hold_seconds: float = 0.0) -> Snapshots:
         """See `HostHandle.snapshots`."""
-        found: dict[str, bytes] = await self._call("snapshots", names)
+        found: Snapshots = await self._call("snapshots", names, hold_seconds)
         return found
 
     async def replay(self, parcels: list[Parcel]) -> None:
@@ -192,6 +193,21 @@ class RayHandle(RayRemote):
     async def _call(self, method: str, *arguments: Any) -> Any:
         actor = await self.actor()
         return await answer_of(getattr(actor, method).remote(*arguments))
+
+
+async def _is_up(handle: RayHandle) -> bool:
+    """Whether a host says where it is; one that does not is ended, such as one without a machine.
+
+    A host that blocks says so at once.
+    """
+    try:
+        async with asyncio.timeout(_FIND_SECONDS):
+            handle.node = (await handle.report()).node
+    except (TimeoutError, UnavailableError) as error:
+        logger.warning("host %s is not taken up: %s", handle.name, str(error) or "no answer")
+        await handle.kill()
+        return False
+    return True
 
 
 def _packages(environment: Mapping[str, Any]) -> Iterator[str]:

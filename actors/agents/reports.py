@@ -86,6 +86,8 @@ class HostReport:
         agents: those that it runs; none while its event loop stands still.
         notice_seconds: its machine ends in so many seconds; None: nobody said so.
         open_circuits: capabilities that its agents do not ask for a while.
+        lost_threads: those that are still in methods of agents which have stopped or failed.
+        thread_wait_seconds: how long the next plain method has waited for a thread.
     """
 
     host: str
@@ -97,3 +99,5 @@ class HostReport:
     agents: list[AgentReport] = field(default_factory=list)
     notice_seconds: float | None = None
     open_circuits: tuple[str, ...] = ()
+    lost_threads: int = 0
+    thread_wait_seconds: float = 0.0

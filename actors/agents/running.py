@@ -42,8 +42,10 @@ class Place:
     Attributes:
         handle: the host.
         kind: machine and environment of agents that may share it; None: it is one agent's own.
-        leaving: its machine ends, nobody is put there any more.
+        leaving: it ends, or its machine; nobody is put there any more.
         silent_polls: how often in a row it did not report.
+        empty_polls: how often in a row it ran nothing, and nothing was started there.
+        starved: it was told of that its plain methods wait for threads.
         in_motion: agents that are being started or stopped there just now.
     """
 
@@ -51,6 +53,8 @@ class Place:
     kind: tuple[str, str] | None
     leaving: bool = False
     silent_polls: int = 0
+    empty_polls: int = 0
+    starved: bool = False
     in_motion: Counter[str] = field(default_factory=Counter)
 
     @contextmanager
@@ -117,8 +121,7 @@ class Running:
             state = await self.last_words.state_of(name)
             await place.handle.start_agent(entry.spec, state)
             # before anybody can find it there: what is newer comes after them
-            if parcels := self.last_words.take_parcels(name):
-                await place.handle.replay(parcels)
+            await self._replay(place.handle, name)
         except HostLostError:
             if place.leaving:
                 return False
@@ -130,7 +133,10 @@ class Running:
                 await self.end(place.handle.name)
             raise
         if name not in self._registry:  # it was stopped meanwhile
-            await place.handle.drop_agent(name, "was stopped")
+            if place.kind is None:
+                await self.end(place.handle.name)
+            else:
+                await place.handle.drop_agent(name, "was stopped")
             return True
         if place.leaving:
             await self._take_back(name, place)
@@ -139,6 +145,18 @@ class Running:
             raise HostLostError(f"host {place.handle.name} ended while agent {name!r} was started")
         self._registry.placed(name, place.handle.name, place.handle.node)
         return True
+
+    async def _replay(self, handle: HostHandle, name: str) -> None:
+        """Give an agent what was kept for it; what it did not take is kept on."""
+        parcels = self.last_words.take_parcels(name)
+        if not parcels:
+            return
+        try:
+            await handle.replay(parcels)
+        except BaseException:  # cancelled, too
+            if name in self._registry:
+                self.last_words.carry(name, parcels)
+            raise
 
     async def _take_back(self, name: str, place: Place) -> None:
         """An agent was started on a host whose others have moved already."""
@@ -267,7 +285,7 @@ async def _report_of(handle: HostHandle) -> HostReport | None:
                     return None
                 await asyncio.sleep(_ASK_AGAIN_SECONDS)
             return report
-    except (TimeoutError, HostLostError) as error:
+    except (TimeoutError, UnavailableError) as error:
         logger.warning("host %s is not taken up: %s", handle.name, str(error) or "no answer")
         return None
 

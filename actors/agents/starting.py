@@ -52,8 +52,8 @@ class Starting:
         checked_name(spec.name, "an agent")
         entry = Entry(spec, capabilities, AgentStatus.STARTING, self._clock())
         old = self._enter(entry)
-        self._hosts.keep_code(spec.environment)
         try:
+            self._hosts.keep_code(spec.environment)
             # before it runs: it must not be forgotten by a head that ends now
             await self._store.save(to_row(entry))
             await self._running.start(spec.name)

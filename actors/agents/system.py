@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -76,6 +76,7 @@ class AgentSystem:
         self.exchange = Exchange(f"control-{new_id()}", self, hosts.connect)
         self._store = store
         self._hosts = hosts
+        self._loaded = False
         self._clock = clock
         self._lookups = Lookups(self.registry)
         self.figures = Figures()
@@ -87,7 +88,6 @@ class AgentSystem:
             self.registry,
             self._running,
             self._supervisor,
-            store,
             self.host_leaving,
             poll_seconds,
             self.figures,
@@ -97,8 +97,9 @@ class AgentSystem:
         )
         self._deliveries = Deliveries(store, self.exchange, self._most_attempts, self.figures)
 
-    async def start(self) -> None:
-        """Take up the agents of an earlier system: those that run, and those that should."""
+    async def load(self) -> None:
+        """Know the agents of an earlier system; whoever asks them waits until `start`."""
+        self._loaded = True
         for row in await self._store.agents():
             try:
                 self.registry.add(from_row(row))
@@ -106,6 +107,11 @@ class AgentSystem:
             except IroncliwError as error:
                 # boundary: a row that an older release wrote must not keep the others away
                 logger.error("agent %s is not taken up: %s", row.name, error)
+
+    async def start(self) -> None:
+        """Take up the agents of an earlier system: those that run, and those that should."""
+        if not self._loaded:
+            await self.load()
         await self._running.find_again()
         for entry in list(self.registry):
             if entry.status is AgentStatus.RESTARTING:
@@ -249,19 +255,20 @@ class AgentSystem:
         """See `Agent.ask`."""
         return await self.exchange.ask(target, body, **options)
 
-    async def withdraw(self, message_id: str, seconds: float) -> bool:
-        """Have nothing more done for a message, wherever it is.
+    async def withdraw(self, message_id: str, hosts: Collection[str], seconds: float) -> bool:
+        """Have nothing more done for a message.
 
         Args:
             message_id: as it was given to `ask`.
+            hosts: those that may have it, as `ask` has told; no other one is asked.
             seconds: how long work that was begun may take to end.
 
         Returns:
-            Whether every host says so; a host that has ended does nothing any more.
+            Whether each of them says so; a host that has ended does nothing any more.
         """
-        hosts = [place.handle for place in self._running.places.values()]
-        answers = await asyncio.gather(*(_withdrawn(host, message_id, seconds) for host in hosts))
-        return all(answers)
+        places = [place for name in hosts if (place := self._running.places.get(name)) is not None]
+        asked = [_withdrawn(place.handle, message_id, seconds) for place in places]
+        return all(await asyncio.gather(*asked))
 
     async def send(self, target: str, body: Any = None, **options: Any) -> None:
         """See `Agent.send`."""

@@ -12,18 +12,24 @@ from typing import Any, TypeVar
 from actors.agents.figures import Cause, Figures
 from actors.agents.hosts import HostHandle
 from actors.agents.link import HostLostError
-from actors.agents.records import AgentStore
 from actors.agents.reports import REPORT_SECONDS, HostReport
 from actors.agents.running import Place, Running
+from actors.agents.saving import Saving
 from actors.breaker import OpenCircuit
 from actors.registry import AgentStatus, Registry
 from actors.supervisor import Step, Supervisor, judge, to_blame
-from ironcliw.errors import IroncliwError, StoreError, UnavailableError
+from ironcliw.errors import IroncliwError, UnavailableError
 
 logger = logging.getLogger(__name__)
 
 SILENT_POLLS = 3
 """A host that was silent so often in a row is taken for lost."""
+EMPTY_POLLS = 30
+"""A host that ran nothing so often in a row is ended: on Spot it holds a machine that costs."""
+STARVED_SECONDS = 30.0
+"""A plain method that has waited so long for a thread is told of."""
+_LEAVE_SECONDS = 30.0
+"""For the agents of a host that is given up without haste."""
 _NO_MACHINE_SECONDS = 5.0
 _Answer = TypeVar("_Answer")
 
@@ -35,7 +41,6 @@ class Watching:
         registry: knows who is where.
         running: starts agents.
         supervisor: knows who failed when.
-        store: keeps states.
         leave: called with a host whose machine ends, and the seconds that are left.
         poll_seconds: between two looks.
         figures: counts what hosts report, and restarts.
@@ -46,7 +51,6 @@ class Watching:
         registry: Registry,
         running: Running,
         supervisor: Supervisor,
-        store: AgentStore,
         leave: Callable[[str, float], Coroutine[Any, Any, None]],
         poll_seconds: float,
         figures: Figures,
@@ -54,7 +58,6 @@ class Watching:
         self._registry = registry
         self._running = running
         self._supervisor = supervisor
-        self._store = store
         self._leave = leave
         self._poll_seconds = poll_seconds
         self._figures = figures
@@ -62,7 +65,7 @@ class Watching:
         self._tasks: set[asyncio.Task[None]] = set()
         self._looking: set[Place] = set()
         self._last: dict[str, HostReport] = {}
-        self._saved_at: dict[str, float] = {}
+        self._saving = Saving(registry, running.last_words)
 
     def start(self) -> None:
         """Watch until `close`."""
@@ -89,7 +92,7 @@ class Watching:
     def forget(self, name: str) -> None:
         """An agent is being stopped."""
         self._supervisor.forget(name)
-        self._saved_at.pop(name, None)
+        self._saving.forget(name)
         if (task := self._restarts.pop(name, None)) is not None:
             task.cancel()
 
@@ -106,12 +109,22 @@ class Watching:
         def ended(task: asyncio.Task[None]) -> None:
             if self._restarts.get(name) is task:
                 del self._restarts[name]
+                if not task.cancelled() and (error := task.exception()) is not None:
+                    self._not_brought_back(name, error)
 
         old = self._restarts.get(name)
         task = self._restarts[name] = asyncio.create_task(work, name=f"restart:{name}")
         task.add_done_callback(ended)
         if old is not None:
             old.cancel()
+
+    def _not_brought_back(self, name: str, error: BaseException) -> None:
+        """A bug, of which nobody else would hear: the agent would be restarting for ever."""
+        logger.error("agent %s is not brought back", name, exc_info=error)
+        entry = self._registry.get(name) if name in self._registry else None
+        if entry is not None and entry.host is None:
+            why = f"it could not be brought back: {type(error).__name__}: {error}"
+            self._registry.mark(name, AgentStatus.FAILED, why)
 
     async def _bring_back(self, name: str) -> None:
         try:
@@ -186,20 +199,28 @@ class Watching:
 
     async def _look(self, place: Place) -> str | None:
         """See to a host and its agents; returns why the host must be given up, if it must."""
+        host = place.handle.name
+        expected = [entry.name for entry in self._registry.on_host(host)]
         try:
-            await self._see_to(place)
+            report = await _within(place.handle.report())
         except HostLostError as error:
             return str(error)
-        except TimeoutError:
+        except (TimeoutError, UnavailableError) as error:
             place.silent_polls += 1
-            return "it does not answer" if place.silent_polls >= SILENT_POLLS else None
+            said = str(error) or "it does not answer"
+            logger.warning("host %s does not report: %s", host, said)
+            return said if place.silent_polls >= SILENT_POLLS else None
         place.silent_polls = 0
+        try:
+            await self._see_to(place, report, expected)
+        except HostLostError as error:
+            return str(error)
+        except (TimeoutError, UnavailableError) as error:  # it has just reported, so it lives
+            logger.warning("host %s is slow: %s", host, str(error) or "no answer")
         return None
 
-    async def _see_to(self, place: Place) -> None:
+    async def _see_to(self, place: Place, report: HostReport, expected: list[str]) -> None:
         handle = place.handle
-        expected = [entry.name for entry in self._registry.on_host(handle.name)]
-        report = await _within(handle.report())
         self._figures.add(report)
         if not report.blocked_seconds:
             self._last[handle.name] = report
@@ -212,11 +233,29 @@ class Watching:
             self.spawn(self._leave(handle.name, report.notice_seconds))
             return
         await self._judge(place, report)
+        if place.leaving:
+            return
         if handle.name in self._running.places and not report.blocked_seconds:
             reported = [one.name for one in report.agents]
             self._miss(handle.name, set(expected).difference(reported))
             await self._drop_strangers(place, set(reported).difference(expected))
-            await self._save(handle, reported)
+            if due := self._saving.due(handle.name, reported):
+                self.spawn(self._saving.save(handle, due))
+            await self._end_if_empty(place, reported)
+
+    async def _end_if_empty(self, place: Place, reported: list[str]) -> None:
+        """End a host that has run nothing for a while, and that nothing is started on."""
+        host = place.handle.name
+        if reported or place.in_motion or self._registry.on_host(host):
+            place.empty_polls = 0
+            return
+        place.empty_polls += 1
+        if place.empty_polls >= EMPTY_POLLS:
+            logger.info("host %s runs no agent any more, and ends", host)
+            place.leaving = True  # nobody is put there from now on
+            await self._running.release(host)
+            self._last.pop(host, None)
+            self._figures.forget(host)
 
     def _miss(self, host: str, names: set[str]) -> None:
         for name in names:
@@ -229,10 +268,29 @@ class Watching:
         if verdict.kill is not None:
             await self.lost(handle.name, verdict.kill, verdict.to_blame)
             return
+        self._tell_of_threads(place, report)
         for name, why in verdict.to_blame.items():
             if self._is_on(name, handle):
                 await _within(handle.drop_agent(name, f"failed: {why}"))
                 self.failed(name, why)
+        if verdict.leave is not None:
+            logger.warning("the agents of host %s move: %s", handle.name, verdict.leave)
+            place.leaving = True
+            self.spawn(self._leave(handle.name, _LEAVE_SECONDS))
+
+    def _tell_of_threads(self, place: Place, report: HostReport) -> None:
+        """Say once that plain methods do not come to their turn, which nobody would see."""
+        starved = report.thread_wait_seconds >= STARVED_SECONDS
+        if starved and not place.starved:
+            logger.error(
+                "host %s: a plain method has waited for a thread for %.0f s; all are busy, %d of "
+                "them for agents that are gone; give such methods `timeout_seconds`, or their "
+                "agents `isolated`",
+                place.handle.name,
+                report.thread_wait_seconds,
+                report.lost_threads,
+            )
+        place.starved = starved
 
     async def _drop_strangers(self, place: Place, names: set[str]) -> None:
         """End what runs there and was not put there: its start was broken off too late."""
@@ -266,28 +324,6 @@ class Watching:
                 self.failed(name, blamed[name])
             else:
                 self.restart(name, why)
-
-    async def _save(self, handle: HostHandle, names: list[str]) -> None:
-        now = time.monotonic()
-        due = [name for name in names if self._is_due(name, now)]
-        if not due:
-            return
-        states = await _within(handle.snapshots(due))
-        # one that has moved meanwhile has saved a newer one
-        states = {name: state for name, state in states.items() if self._is_on(name, handle)}
-        try:
-            await _within(self._running.last_words.save(states))
-        except (StoreError, TimeoutError) as error:
-            said = str(error) or "it does not answer"
-            logger.error("the store does not take states of %d agents: %s", len(states), said)
-            return  # they are due again at the next look
-        self._saved_at.update(dict.fromkeys(due, now))
-
-    def _is_due(self, name: str, now: float) -> bool:
-        if name not in self._registry:
-            return False
-        every = self._registry.get(name).spec.options.snapshot_seconds
-        return every is not None and now - self._saved_at.setdefault(name, now) >= every
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Have something done meanwhile; `close` breaks it off."""

@@ -144,6 +144,8 @@ class Attempts(Generic[Owner]):
 
     def _done(self, attempt: Attempt[Owner], work: asyncio.Task[StepResult]) -> None:
         self._left_behind.discard(work)
+        # one that is cancelled before its first turn never comes to tidy up after itself
+        self._executor.forget(attempt.task)
         outcome = _outcome(attempt, work)
         if not attempt._settled:
             self._settle(attempt)

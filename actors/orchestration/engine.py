@@ -18,7 +18,7 @@ from actors.orchestration.commits import Commits, Journal
 from actors.orchestration.holding import Gate, Holding, plan_of
 from actors.orchestration.live import LiveWorkflow
 from actors.orchestration.options import OrchestratorOptions
-from actors.orchestration.start_queue import StartQueue
+from actors.orchestration.start_queue import StartQueue, rank_of
 from actors.orchestration.wake_ups import WakeUps
 from actors.situation import Plan, Ready
 from actors.workflow import outcomes
@@ -40,14 +40,14 @@ class Entry(NamedTuple):
         live: its workflow.
         unit: it.
         since: Unix time since which it may.
-        came: the same by the monotonic clock. It is queued by this one: when the other steps back,
-            all that is newer would go first.
+        rank: its place in the order of starts, by when it became ready. By the monotonic clock:
+            when the other steps back, all that is newer would go first.
     """
 
     live: LiveWorkflow
     unit: Unit
     since: float
-    came: float
+    rank: float
 
 
 class Engine:
@@ -119,7 +119,9 @@ class Engine:
             live.record((), lambda: self._stop_attempts(live))
         now = self._clock()
         for unit in machine.take(now):
-            self._push(Entry(live, unit, now, time.monotonic()))
+            ahead = live.queued + live.running
+            rank = rank_of(live.facts.priority, time.monotonic(), ahead)
+            self._push(Entry(live, unit, now, rank))
         self._wake_ups.set(live, machine.wake_at())
         if machine.finished is not None:
             live.record((), lambda: self._retire(live))
@@ -183,9 +185,8 @@ class Engine:
                 self._start(entry)
 
     def _push(self, entry: Entry) -> None:
-        live = entry.live
-        self._queue.push(entry, live.facts.priority, entry.came, live.queued + live.running)
-        live.queued += 1
+        self._queue.push(entry, entry.rank)
+        entry.live.queued += 1
 
     def _ask_again(self) -> None:
         for entry in self._holding.take():
@@ -201,9 +202,9 @@ class Engine:
             if len(self._plans) >= _MOST_PLANS:
                 self._plans.clear()
             plan = self._plans[definition.digest] = plan_of(definition)
-        again = self._gate.admit(task, Ready(entry.since, plan, unit.step.index, unit.losses))
+        again = self._gate.admit(task, Ready(entry.since, plan, unit.step.index))
         if again is not None:
-            self._holding.hold(entry, again)
+            self._holding.hold(entry, again, entry.rank)
         return again is not None
 
     def _start(self, entry: Entry) -> None:
@@ -214,6 +215,8 @@ class Engine:
             if declared is None:
                 declared = self._executor.is_idempotent(call.kind, call.target, call.options)
             task = task_of(machine, unit, declared, live.facts.priority)
+            if self._must_wait(entry, task):
+                return
         except StepError as error:
             self.advance(live, outcomes.refuse(machine, unit, error, now))
             return
@@ -223,8 +226,6 @@ class Engine:
             _log.exception("%s/%s cannot be started", machine.id, unit.step.name)
             why = f"it cannot be started: {type(error).__name__}: {error}"
             self.advance(live, outcomes.refuse(machine, unit, StepError("error", why), now))
-            return
-        if self._must_wait(entry, task):
             return
         self._running += 1
         live.running += 1

@@ -1,19 +1,27 @@
-"""Steps that are ready and were told to wait for a better moment: asked about again on events."""
+"""Steps that are ready and were told to wait for a better moment: asked about again on events.
+
+One whose moment has come is asked about then, whatever happens. After an event all are, a round of
+them at a time: half of a round are those that go first, so that what has just come free is theirs,
+and half those that were asked about longest ago, so that everybody has a turn.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from actors.situation import Plan, Ready
 from actors.workflow.graph import Definition
 from actors.workflow.tasks import StepTask
 
 ROUND = 64
-"""At most so many are asked about again at once; the others have their turn at the next event."""
+"""At most so many are asked about again at once; the others have their turn in the next rounds."""
 PAUSE_SECONDS = 0.2
-"""Events that come within it are one: many steps that end together must not ask as often."""
+"""Events that come within it are one, and rounds are so far apart: many steps that end together
+must not ask as often, and the event loop has other work."""
 _LEAST_SECONDS = 1.0
 # a timer of the event loop stands still while a laptop sleeps
 _LONGEST_SECONDS = 60.0
@@ -29,6 +37,14 @@ class Gate(Protocol):
         ...
 
 
+class _Held(NamedTuple):
+    """When one is asked about at the latest, its rank, and the event of which it was asked."""
+
+    at: float
+    rank: float
+    asked: int
+
+
 class Holding(Generic[Entry]):
     """What waits.
 
@@ -40,33 +56,57 @@ class Holding(Generic[Entry]):
     def __init__(self, clock: Callable[[], float], again: Callable[[], None]) -> None:
         self._clock = clock
         self._again = again
-        self._held: dict[Entry, float] = {}
+        # in the order in which they were asked about
+        self._held: dict[Entry, _Held] = {}
+        self._has_happened = False
+        self._events = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def hold(self, entry: Entry, at: float) -> None:
-        """Keep one until something happens, or until then, which is a second from now or more."""
+    def hold(self, entry: Entry, at: float, rank: float) -> None:
+        """Keep one until something happens, or until then, which is a second from now or more.
+
+        Args:
+            entry: It.
+            at: Unix seconds.
+            rank: Its place in the order of starts; see `actors.orchestration.start_queue`.
+        """
         at = max(at, self._clock() + _LEAST_SECONDS)
-        self._held.pop(entry, None)  # so that those which were asked about longest ago come first
-        self._held[entry] = at
+        self._held.pop(entry, None)  # to the end
+        self._held[entry] = _Held(at, rank, self._events)
         self._arm(at)
 
     def something_happened(self) -> None:
         """Ask again soon."""
         if self._held:
+            self._has_happened = True
             self._arm(self._clock() + PAUSE_SECONDS)
 
     def take(self) -> list[Entry]:
-        """Those to ask about now."""
-        taken = list(self._held)[:ROUND]
-        for entry in taken:
-            del self._held[entry]
-        if self._held:
-            self._arm(min(self._held.values()))
-        return taken
+        """Those to ask about now, the one that goes first first."""
+        now, held = self._clock(), self._held
+        if self._has_happened:
+            self._events += 1
+            self._has_happened = False
+        due = [entry for entry, one in held.items() if one.at <= now]
+        taken = dict.fromkeys(heapq.nsmallest(ROUND, due, key=lambda entry: held[entry]))
+        # those that have not been asked about since the last event, longest ago first
+        unasked = [entry for entry, one in held.items() if one.asked < self._events]
+        first = heapq.nsmallest(ROUND // 2, unasked, key=lambda entry: held[entry].rank)
+        for entry in itertools.chain(first, unasked):
+            if len(taken) >= ROUND:
+                break
+            taken[entry] = None
+        found = sorted(taken, key=lambda entry: held[entry].rank)
+        for entry in found:
+            del held[entry]
+        if held:
+            more = any(entry in held for entry in itertools.chain(due, unasked))
+            self._arm(now + PAUSE_SECONDS if more else min(one.at for one in held.values()))
+        return found
 
     def close(self) -> None:
         """Forget all."""

@@ -19,8 +19,19 @@ thousands of items lets others in between."""
 Entry = TypeVar("Entry")
 
 
+def rank_of(priority: Priority, now: float, ahead: int) -> float:
+    """The place of a step that becomes ready; the lower goes first.
+
+    Args:
+        priority: Of its workflow.
+        now: Seconds of any clock, always the same one.
+        ahead: Steps of the same workflow that are queued or run.
+    """
+    return now + HANDICAP[priority] + CROWD_SECONDS * ahead
+
+
 class StartQueue(Generic[Entry]):
-    """A heap of entries, by when they came and by priority."""
+    """A heap of entries, by rank; of those of the same rank the first comes first."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Entry]] = []
@@ -29,16 +40,8 @@ class StartQueue(Generic[Entry]):
     def __len__(self) -> int:
         return len(self._heap)
 
-    def push(self, entry: Entry, priority: Priority, now: float, ahead: int) -> None:
-        """Queue an entry.
-
-        Args:
-            entry: What is given back.
-            priority: Of its workflow.
-            now: Seconds of any clock, always the same one.
-            ahead: Steps of the same workflow that are queued or run.
-        """
-        rank = now + HANDICAP[priority] + CROWD_SECONDS * ahead
+    def push(self, entry: Entry, rank: float) -> None:
+        """Queue an entry; see `rank_of`."""
         self._pushed += 1
         heapq.heappush(self._heap, (rank, self._pushed, entry))
 

@@ -14,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from actors.agents.directory import Listing
@@ -25,7 +26,13 @@ from actors.steps.agent_choice import agent_at_home, only_capability
 from actors.steps.kinds import Done, step_error
 from actors.workflow.seats import without_seat
 from actors.workflow.tasks import CLOSING, StepError, StepTask
-from ironcliw.errors import AgentError, IroncliwError, NotFoundError, UnavailableError
+from ironcliw.errors import (
+    AgentError,
+    DeadlineExceededError,
+    IroncliwError,
+    NotFoundError,
+    UnavailableError,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +59,21 @@ class Agents(Protocol):
     ) -> Listing:
         """See `Directory.look_up`."""
 
-    async def withdraw(self, message_id: str, seconds: float) -> bool:
-        """Have nothing more done for a message; whether nothing is."""
+    async def withdraw(self, message_id: str, hosts: Collection[str], seconds: float) -> bool:
+        """Have nothing more done for a message, by these hosts; whether nothing is."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A step's message.
+
+    Attributes:
+        id: of it.
+        hosts: those that may have it.
+    """
+
+    id: str
+    hosts: set[str] = field(default_factory=set)
 
 
 class AgentCalls:
@@ -68,17 +88,26 @@ class AgentCalls:
 
     async def run(self, task: StepTask, place: str, started: Callable[[str], None]) -> Done:
         """See `actors.steps.kinds.KindExecutor`; the agent's own place counts."""
-        message_id = new_id()
+        sent = _Sent(new_id())
         try:
             target, options = await self._whom(task)
             value = await self._agents.ask(
-                target, dict(task.inputs), message_id=message_id, **options
+                target,
+                dict(task.inputs),
+                message_id=sent.id,
+                given_to=sent.hosts,
+                waiting=without_seat,
+                **options,
             )
         except asyncio.CancelledError as cancelled:
             # one that is not told goes on, for its result is what the next orchestrator hopes for
             if CLOSING not in cancelled.args:
-                await self._withdraw(task, message_id)
+                await self._withdraw(task, sent)
             raise
+        except DeadlineExceededError as error:
+            # whoever asked is told at once; a thread, which cannot be broken off, goes on
+            await self._withdraw(task, sent)
+            raise _failed(error) from error
         except IroncliwError as error:
             raise _failed(error) from error
         return Done.of(value, task)
@@ -103,13 +132,23 @@ class AgentCalls:
             options["capability"] = task.target
         return agent, options
 
-    async def _withdraw(self, task: StepTask, message_id: str) -> None:
+    async def _withdraw(self, task: StepTask, sent: _Sent) -> None:
         """Have the agent leave off, before what undoes the step is begun.
 
         Raises:
             StepError: nobody knows whether it has.
         """
-        if not await self._agents.withdraw(message_id, WITHDRAW_SECONDS):
+        withdrawing = asyncio.ensure_future(
+            self._agents.withdraw(sent.id, sent.hosts, WITHDRAW_SECONDS)
+        )
+        try:
+            stopped = await asyncio.shield(withdrawing)
+        except asyncio.CancelledError as cancelled:
+            if CLOSING in cancelled.args:
+                raise
+            # its workflow turns while it is asked: that it may still be at it counts all the same
+            stopped = await withdrawing
+        if not stopped:
             raise StepError(
                 "unstopped",
                 f"the agent of step {task.step!r} was told to stop and may still be at it",

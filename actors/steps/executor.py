@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 # They answer where the policy has no say: the service, the agent or the job finds its own place.
 _ROUTED: frozenset[StepKind] = frozenset({"function"})
 
+_MOVED = frozenset({"moved", "left"})
+"""With these messages an attempt is cancelled because its node goes away."""
 
 AgentIsIdempotent = Callable[[str, Mapping[str, Any]], bool]
 """Target and options of an agent step -> whether what it asks for is declared idempotent."""
@@ -98,6 +100,10 @@ class StepExecutor:
             result = await self._run(placed, routed.place, begun)
             outcome, facts = "ok", _measured(result)
             return result
+        except asyncio.CancelledError as error:
+            if error.args and error.args[0] in _MOVED:
+                outcome = "moved"
+            raise
         except IroncliwError as error:
             failed = step_error(error)
             outcome, facts = failed.failure, _exit(failed)
@@ -118,6 +124,10 @@ class StepExecutor:
             routed = self.router.ask(task, ready, may_wait=True)
         except IroncliwError:
             return None  # `run` meets it again, and tells
+        # boundary: a fault in what places steps must not take one out of the queue
+        except Exception:
+            logger.exception("%s could not be asked about; it starts", task.key)
+            return None
         if routed.place == WAIT:
             return routed.ask_again_at
         self._routed[task.key, task.attempt] = routed
@@ -131,6 +141,15 @@ class StepExecutor:
             return kind == "function" and find(target).idempotent
         except NotFoundError:
             return False
+
+    def forget(self, task: StepTask) -> None:
+        """See `actors.workflow.tasks.Executor`: a place that `admit` gave and nobody took is free.
+
+        Where `run` was entered it has taken the place, and given it back itself.
+        """
+        routed = self._routed.pop((task.key, task.attempt), None)
+        if routed is not None:
+            self._end(task, routed, "cancelled", 0.0, {})
 
     def node_of(self, task: StepTask) -> str | None:
         """Where that attempt runs now."""
@@ -152,7 +171,12 @@ class StepExecutor:
             try:
                 return await self._kept(task, done, begun)
             except IroncliwError as error:
-                raise step_error(error).after_work() from error
+                if not task.is_compensation:
+                    raise step_error(error).after_work() from error
+                # what it was to undo is undone, and nobody needs what it gave
+                logger.warning("the result of compensation %s is not kept: %s", task.key, error)
+                seconds = time.monotonic() - begun
+                return StepResult(node=done.node, place=done.place, seconds=seconds)
         finally:
             del self._nodes[attempt]
 
@@ -197,6 +221,8 @@ class StepExecutor:
         facts: Mapping[str, Any],
     ) -> None:
         self.router.ended((task.key, task.attempt))
+        if task.kind in _ROUTED:
+            self.router.note_outcome(task.key, routed.place, outcome, str(facts.get("cause", "")))
         if self._observer is not None:
             self._observer.on_attempt(task.kind, routed.place, outcome, seconds)
         if self._log is not None:

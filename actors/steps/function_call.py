@@ -25,6 +25,7 @@ from ray.exceptions import (
 from actors.functions import StepContext, find
 from actors.results import addresses_in
 from actors.routing import LOCAL, SPOT
+from actors.step_memory import STEP
 from actors.steps.kinds import Done, result_of, step_error
 from actors.steps.worker import FunctionAnswer, FunctionCall, answer_call, read_result
 from actors.workflow.tasks import StepError, StepTask
@@ -108,7 +109,7 @@ class FunctionCalls:
             raise step_error(error) from error
         options: dict[str, Any] = {
             "num_cpus": self._settings.function_cpus if cpus is None else cpus,
-            "name": f"step:{task.target}",
+            "name": f"{STEP}{task.target}",
         }
         if task.memory_gb is not None:
             options["memory"] = int(task.memory_gb * _BYTES_A_GB)

@@ -170,6 +170,10 @@ class Executor(Protocol):
         """
         ...
 
+    def forget(self, task: StepTask) -> None:
+        """The attempt is over, however: keep nothing for it. `run` need not have begun with it."""
+        ...
+
     def node_of(self, task: StepTask) -> str | None:
         """Where that attempt runs now; None: not known, or on no node that could go away."""
         ...

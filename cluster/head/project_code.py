@@ -135,10 +135,12 @@ async def keep(
     uri: str, renew_seconds: float = _RENEW_SECONDS, packages: Iterable[str] = PACKAGES
 ) -> None:
     """Hold an archive for as long as this runs, also over a restart of the control service."""
+    from ray.exceptions import RayError
+
     while True:
         try:
             await asyncio.to_thread(_renew, uri, packages)
-        except (RuntimeError, ClusterError) as error:
+        except (RuntimeError, RayError, OSError, ClusterError) as error:
             # the control service restarts; at the next round it is there again
             logger.warning("the code for workers is not held for now: %s", error)
         await asyncio.sleep(renew_seconds)

@@ -10,6 +10,7 @@ from typing import Literal
 from ironcliw.errors import DataError
 from rl import critical_paths
 from rl.calibration.fit import CLOUD, HOME, Fit
+from rl.calibration.overhead import Overhead
 from rl.draws import Draws, seed_of
 from rl.live.log import Log, LoggedStep, LoggedWorkflow
 from rl.live.views import NO_DEADLINE_SECONDS, PRIORITIES
@@ -21,8 +22,9 @@ DRAIN_SECONDS = 36 * 3600.0
 Truth = Literal["fit", "log"]
 _PRIORITY_NAMES = ("critical", "high", "normal", "low")
 _LEAST_SECONDS = 1e-3
-_SMALL = "decide"
-"""Steps that were not routed hold a core of the head and next to no memory."""
+_KIND = "function"
+_NO_CORES = 1e-3
+"""Steps that were not routed wait for others: they hold next to no core of the head, no memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,12 @@ class ReplayDay:
 
 
 def days_of_log(
-    log: Log, fit: Fit, regime: Regime, truth: Truth = "fit", draw: int = 0
+    log: Log,
+    fit: Fit,
+    regime: Regime,
+    truth: Truth = "fit",
+    draw: int = 0,
+    overhead: Overhead | None = None,
 ) -> list[ReplayDay]:
     """The log's finished workflows, by days of 24 hours from the first.
 
@@ -53,6 +60,7 @@ def days_of_log(
         regime: For the head, the machines and the costs.
         truth: `fit`: steps take what is drawn from it. `log`: what they took, where it is known.
         draw: Another number draws other durations.
+        overhead: Of a routed step beside its function; none without.
 
     Raises:
         DataError: no workflow of the log has completed.
@@ -61,28 +69,34 @@ def days_of_log(
     if not done:
         raise DataError("no workflow of the decision log has ended; there is nothing to replay")
     begin = min(one.created_at for one in done)
+    truly = _Truth(fit, truth, overhead or Overhead())
     groups: dict[int, list[LoggedWorkflow]] = {}
     for one in sorted(done, key=lambda one: one.created_at):
         groups.setdefault(int((one.created_at - begin) / DAY_SECONDS), []).append(one)
     return [
-        _day(group, begin + number * DAY_SECONDS, fit, regime, truth, draw)
+        _day(group, begin + number * DAY_SECONDS, truly, regime, draw)
         for number, group in groups.items()
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class _Truth:
+    """Where a step's figures come from; see `days_of_log`."""
+
+    fit: Fit
+    truth: Truth
+    overhead: Overhead
+
+
 def _day(
-    group: Sequence[LoggedWorkflow],
-    begin: float,
-    fit: Fit,
-    regime: Regime,
-    truth: Truth,
-    draw: int,
+    group: Sequence[LoggedWorkflow], begin: float, truly: _Truth, regime: Regime, draw: int
 ) -> ReplayDay:
+    fit = truly.fit
     workflows, places, number = [], list[str](), 0
     name = f"log/{begin:.0f}/{draw}"
     draws = Draws(seed_of(name))
     for index, one in enumerate(group):
-        workflows.append(_workflow(one, index, number, begin, fit, truth, draws))
+        workflows.append(_workflow(one, index, number, begin, truly, draws))
         places += [step.place for step in one.steps]
         number += len(one.steps)
     day = Day(
@@ -104,13 +118,7 @@ def _day(
 
 
 def _workflow(
-    logged: LoggedWorkflow,
-    index: int,
-    first: int,
-    begin: float,
-    fit: Fit,
-    truth: Truth,
-    draws: Draws,
+    logged: LoggedWorkflow, index: int, first: int, begin: float, truly: _Truth, draws: Draws
 ) -> Workflow:
     count = len(logged.steps)
     children: list[list[int]] = [[] for _ in range(count)]
@@ -118,12 +126,12 @@ def _workflow(
         for parent in step.needs:
             children[parent].append(position)
     parents = [step.needs for step in logged.steps]
-    means = [_believed(step, HOME, fit) for step in logged.steps]
-    before, after = critical_paths.starts(parents, means), critical_paths.after(children, means)
+    means = [_believed(step, HOME, truly.fit) for step in logged.steps]
+    after = critical_paths.after(children, means)
     luck = draws.stream("steps")
     steps = tuple(
-        _step(step, fit, truth, first + position, index, position, tuple(children[position]),
-              (before[position], after[position]), luck.normal(first + position))
+        _step(step, truly, first + position, index, position, tuple(children[position]),
+              after[position], luck.normal(first + position))
         for position, step in enumerate(logged.steps)
     )  # fmt: skip
     arrival = logged.created_at - begin
@@ -137,16 +145,17 @@ def _workflow(
 
 def _step(
     step: LoggedStep,
-    fit: Fit,
-    truth: Truth,
+    truly: _Truth,
     number: int,
     workflow: int,
     index: int,
     children: tuple[int, ...],
-    path: tuple[float, float],
+    after_mean: float,
     luck: float,
 ) -> Step:
+    fit, truth = truly.fit, truly.truth
     is_routed = step.kind == "function"
+    beside = truly.overhead if is_routed else Overhead()
     memory = fit.memory_gb(step.target, step.memory_gb)
     home, cloud = _believed(step, HOME, fit), _believed(step, CLOUD, fit)
     held = step.peak_gb if truth == "log" and step.peak_gb is not None else memory.mean
@@ -163,21 +172,21 @@ def _step(
         number=number,
         workflow=workflow,
         index=index,
-        kind="function" if is_routed else _SMALL,
+        kind=_KIND,
         parents=step.needs,
         children=children,
         memory_gb=held if is_routed else 0.0,
         memory_mean_gb=memory.mean if is_routed else 0.0,
         memory_p95_gb=memory.p95 if is_routed else 0.0,
-        home_seconds=max(true_home, _LEAST_SECONDS),
-        cloud_seconds=max(true_cloud, _LEAST_SECONDS),
-        home_mean=home,
-        cloud_mean=cloud,
+        home_seconds=max(true_home, _LEAST_SECONDS) + beside.home,
+        cloud_seconds=max(true_cloud, _LEAST_SECONDS) + beside.cloud,
+        home_mean=home + beside.home,
+        cloud_mean=cloud + beside.cloud,
         duration_sigma=sigma,
         transfer_mb=0.0,
         private=not is_routed or step.wanted in ("private", "local"),
-        after_mean=path[1],
-        before_mean=path[0],
+        after_mean=after_mean,
+        cores=None if is_routed else _NO_CORES,
     )
 
 

@@ -34,6 +34,11 @@ def save_fit(path: Path, fit: Fit) -> Fit:
     return replace(fit, digest=_digest(page))
 
 
+def with_digest(fit: Fit) -> Fit:
+    """The same with the digest that its file would have."""
+    return replace(fit, digest=_digest(_page(fit)))
+
+
 def load_fit(path: Path) -> Fit:
     """A fit from its file.
 

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, pstdev
 
+from actors.attempt_history import OUT_OF_MEMORY
 from ironcliw.errors import DataError
-from rl.live.log import Log, LoggedStep
+from rl.live.log import Log, LoggedDecision, LoggedStep
 from rl.work import KINDS, Z95
 
 LEAST_STEPS = 30
@@ -185,7 +186,7 @@ def fit_log(log: Log) -> Fit:
             f"{LEAST_STEPS}; the shipped priors stay in use until there are more"
         )
     durations, pooled = _durations(steps, before)
-    memory, pooled_memory = _memory(steps, before)
+    memory, pooled_memory = _memory(steps, log.decisions, before)
     times = [one.created_at for one in log.workflows]
     return Fit(
         begin=min(times),
@@ -255,13 +256,31 @@ def _between(groups: Iterable[Sequence[float]], before: LogNormal) -> LogNormal:
     return LogNormal(mu, math.sqrt(variance), len(spreads))
 
 
-def _memory(steps: Sequence[LoggedStep], before: Fit) -> tuple[dict[str, LogNormal], LogNormal]:
+def _memory(
+    steps: Sequence[LoggedStep], decisions: Sequence[LoggedDecision], before: Fit
+) -> tuple[dict[str, LogNormal], LogNormal]:
+    """Of attempts that ended well what they held, of those ended for want of it what was believed.
+
+    The latter held at least about that much; without them only what fits would ever be learned.
+    """
     logs: dict[str, list[float]] = {}
+    for decision in decisions:
+        target, bound = _out_of_memory(decision)
+        if target and bound > 0:
+            logs.setdefault(target, []).append(math.log(bound))
     for step in steps:
         if step.peak_gb is not None and step.peak_gb > 0:
             logs.setdefault(step.target, []).append(math.log(step.peak_gb))
     pooled = _between(logs.values(), before.pooled_memory)
     return {target: shrunk(values, pooled, 1.0) for target, values in logs.items()}, pooled
+
+
+def _out_of_memory(decision: LoggedDecision) -> tuple[str, float]:
+    """Function and GB that it was believed to stay below; ("", 0) where that was not passed."""
+    if (decision.outcome or {}).get("cause") != OUT_OF_MEMORY:
+        return "", 0.0
+    bound = decision.features.get("memory_p95_gb")
+    return str((decision.details or {}).get("target") or ""), float(bound or 0.0)
 
 
 def _slowdown(durations: Mapping[str, Mapping[str, LogNormal]], before: LogNormal) -> LogNormal:

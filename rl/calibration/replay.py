@@ -1,7 +1,8 @@
 """Whether the simulator, with a fit, does what the running system did: the gate of promotion.
 
-The log's workflows are simulated with each step sent where it went. Mean and upper flow times, the
-share of deadlines kept, dollars and the objective must come within a tenth of the log's.
+The log's workflows are simulated with each step sent where it went. Flow times, the share of
+deadlines kept, dollars and the objective must come within a tenth of the log's. Time for which a
+workflow was paused is nobody's, and machines that no routed step ran on are not routing's.
 """
 
 from __future__ import annotations
@@ -12,21 +13,23 @@ from statistics import fmean
 
 import numpy as np
 
-from rl.baselines import idle_for, least_loaded
+from rl.calibration.as_live import AsLive, AsLogged, Lived, lived
 from rl.calibration.days import DAY_SECONDS, ReplayDay
 from rl.calibration.fit import CLOUD
-from rl.live.log import Log
+from rl.live.log import Log, LoggedWorkflow
 from rl.live.views import PRIORITIES
-from rl.outcome import Outcome
-from rl.simulator import Order, Policy, simulate
-from rl.statistics import paired_ratio
-from rl.view import BUY, FIRST_MACHINE, HOME, MACHINES, WAIT, View
+from rl.simulator import Policy
+from rl.statistics import Ratio, paired_ratio
 
 TOLERANCE = 0.10
+LEAST_DAYS = 5
+"""Of which a ratio of costs has an interval."""
 _PRIORITY_NAMES = ("critical", "high", "normal", "low")
 _SMALL_SECONDS = 1.0
 _SMALL_DOLLARS = 0.005
 _SMALL_SHARE = 0.02
+_CLOCKS = 60.0
+"""Seconds by which the clocks of a machine's bill and of its steps may differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,36 +70,6 @@ class Replay:
         return "; ".join(wrong)
 
 
-class AsLogged:
-    """Sends each step where the log says it ran.
-
-    Args:
-        places: By the step's number.
-        idle_seconds: After which a machine without work is given back.
-    """
-
-    name = "as logged"
-    order: Order = "fifo"
-
-    def __init__(self, places: Sequence[str], idle_seconds: float) -> None:
-        self._places = places
-        self._idle_seconds = idle_seconds
-
-    def choose(self, view: View, mask: Sequence[bool]) -> int:
-        """See `rl.simulator.Policy`."""
-        if view.step is None:
-            return idle_for(view, mask, self._idle_seconds)
-        if self._places[view.step.number] != CLOUD:
-            wanted = [HOME, WAIT]
-        else:
-            there = [FIRST_MACHINE + slot for slot in range(MACHINES)]
-            wanted = [one for one in (least_loaded(view, mask), *there, BUY, WAIT) if one != HOME]
-            if any(mask[one] for one in there):
-                wanted = [one for one in wanted if one not in (BUY, WAIT)]
-        allowed = [action for action in (*wanted, HOME, WAIT) if mask[action]]
-        return allowed[0] if allowed else list(mask).index(True)
-
-
 def replay(days: Sequence[ReplayDay], log: Log, idle_seconds: float = 900.0) -> Replay:
     """Simulate a log and compare.
 
@@ -105,8 +78,8 @@ def replay(days: Sequence[ReplayDay], log: Log, idle_seconds: float = 900.0) -> 
         log: The same, for its machines.
         idle_seconds: After which the system gives machines back.
     """
-    outcomes = [simulate(one.day, AsLogged(one.places, idle_seconds)) for one in days]
-    return Replay(_figures(days, log, outcomes), sum(len(one.workflows) for one in days))
+    runs = [lived(one.day, AsLogged(one.places, idle_seconds), idle_seconds) for one in days]
+    return Replay(_figures(days, log, runs), sum(len(one.workflows) for one in days))
 
 
 def averaged(draws: Sequence[Replay]) -> Replay:
@@ -119,33 +92,56 @@ def averaged(draws: Sequence[Replay]) -> Replay:
     return Replay(figures, first.workflows)
 
 
-def compare(
-    days: Sequence[ReplayDay], policy: Callable[[], Policy], base: Callable[[], Policy]
-) -> tuple[float, float]:
-    """(USD a day that a policy saves against a base on the log's days, ratio of their costs)."""
-    own = [max(simulate(one.day, policy()).cost, 1e-9) for one in days]
-    other = [max(simulate(one.day, base()).cost, 1e-9) for one in days]
-    return float(np.mean(other) - np.mean(own)), paired_ratio(own, other, resamples=200).mean
+def saving(
+    days: Sequence[ReplayDay],
+    policy: Callable[[], Policy],
+    base: Callable[[], Policy],
+    idle_seconds: float,
+) -> float:
+    """USD a day that a policy saves against a base on the log's days, both as in the system."""
+    own, other = (
+        [lived(one.day, AsLive(make(), idle_seconds), idle_seconds).cost for one in days]
+        for make in (policy, base)
+    )
+    return float(np.mean(other) - np.mean(own))
 
 
-def _figures(days: Sequence[ReplayDay], log: Log, outcomes: Sequence[Outcome]) -> dict[str, Figure]:
+def dearness(
+    days: Sequence[ReplayDay], base: Callable[[], Policy], idle_seconds: float
+) -> Ratio | None:
+    """What was done by what a base would have done; None on fewer than `LEAST_DAYS` days.
+
+    Both are simulated, so that what the simulator gets wrong is wrong in both.
+
+    Args:
+        days: With the log's own durations, so that what was done met the luck that it met.
+        base: Makes the policy to compare with.
+        idle_seconds: After which the system gives machines back.
+    """
+    if len(days) < LEAST_DAYS:
+        return None
+    done = [AsLogged(one.places, idle_seconds) for one in days]
+    own = [lived(one.day, each, idle_seconds).cost for one, each in zip(days, done, strict=True)]
+    other = [lived(one.day, AsLive(base(), idle_seconds), idle_seconds).cost for one in days]
+    return paired_ratio(own, other, resamples=2000)
+
+
+def _figures(days: Sequence[ReplayDay], log: Log, runs: Sequence[Lived]) -> dict[str, Figure]:
     logged = [workflow for one in days for workflow in one.workflows]
-    flows = np.array([(one.finished_at or 0.0) - one.created_at for one in logged])
-    counts = np.array([one.workflows for one in outcomes], dtype=float)
-    # of the simulator each day's own figures are known, weighed by its workflows
+    flows = np.array([_ended(one) - one.created_at for one in logged])
+    counts = np.array([one.outcome.workflows for one in runs], dtype=float)
     costs = days[0].day.regime.costs
     dollars = _dollars(days, log)
     waiting = sum(
         costs.hour_of_priority * _weight(one.priority) * flow / 3600.0
         for one, flow in zip(logged, flows, strict=True)
     )
-    missed = [one for one in logged if (one.finished_at or 0.0) > (one.deadline or np.inf)]
+    missed = [one for one in logged if _ended(one) > (one.deadline or np.inf)]
     misses = costs.miss * sum(_weight(one.priority) for one in missed)
-    total = counts.sum()
-    simulated_waiting = sum(one.waiting for one in outcomes)
+    simulated_waiting = sum(one.outcome.waiting for one in runs)
     met = 1.0 - len(missed) / len(logged)
-    simulated_met = float(sum(one.met * count for one, count in zip(outcomes, counts, strict=True)))
-    spent = sum(one.dollars for one in outcomes)
+    simulated_met = float(np.average([one.outcome.met for one in runs], weights=counts))
+    spent = sum(one.dollars for one in runs)
     logged_cost = dollars + waiting + misses
     return {
         "flow time times priority, hours": _figure(
@@ -155,17 +151,22 @@ def _figures(days: Sequence[ReplayDay], log: Log, outcomes: Sequence[Outcome]) -
         ),
         "median flow time, seconds": _figure(
             float(np.median(flows)),
-            float(sum(one.flow_p50 * count for one, count in zip(outcomes, counts, strict=True)))
-            / total,
+            float(np.median(np.concatenate([one.flows for one in runs]))),
             _SMALL_SECONDS,
         ),
-        "deadlines kept, share": _figure(met, simulated_met / total, _SMALL_SHARE, 0.0),
+        "deadlines kept, share": _figure(met, simulated_met, _SMALL_SHARE, 0.0),
         "machines, USD": _figure(dollars, spent, _SMALL_DOLLARS),
         "objective, USD": _figure(
-            logged_cost, spent + simulated_waiting + sum(one.misses for one in outcomes),
+            logged_cost,
+            spent + simulated_waiting + sum(one.outcome.misses for one in runs),
             _SMALL_DOLLARS,
         ),
-    }  # fmt: skip
+    }
+
+
+def _ended(workflow: LoggedWorkflow) -> float:
+    """When it would have ended if nobody had paused it."""
+    return (workflow.finished_at or 0.0) - workflow.paused_seconds
 
 
 def _figure(logged: float, simulated: float, least: float, share: float = TOLERANCE) -> Figure:
@@ -178,9 +179,18 @@ def _weight(priority: int) -> float:
 
 
 def _dollars(days: Sequence[ReplayDay], log: Log) -> float:
-    """For machines, from the first day's beginning to a day after the last."""
+    """For machines that ran routed steps, from the first day to a day after the last."""
     first, last = days[0].begin, days[-1].begin + 2 * DAY_SECONDS
+    runs = [
+        (step.ended_at - step.seconds, step.ended_at)
+        for workflow in log.workflows
+        for step in workflow.steps
+        if step.kind == "function" and step.place == CLOUD
+        and step.ended_at is not None and step.seconds is not None
+    ]  # fmt: skip
     seconds = sum(
-        max(0.0, min(end, last) - max(begin, first)) for begin, end in log.fleet.intervals
+        max(0.0, min(end, last) - max(begin, first))
+        for begin, end in log.fleet.intervals
+        if any(begin <= start + _CLOCKS and stop <= end + _CLOCKS for start, stop in runs)
     )
     return seconds / 3600.0 * log.fleet.price_per_hour

@@ -1,4 +1,4 @@
-"""Two hours of a day as an episode, rewarded by what the expected-cost policy spends in them.
+"""An hour of a day as an episode, rewarded by what the expected-cost policy spends in it.
 
 Arrivals and durations decide most of what a day costs, whoever places its steps. So a reward is
 what was spent since the last decision less what the expected-cost policy spent on the same day in

@@ -25,7 +25,7 @@ from rl.work import Day
 
 CHUNK_SECONDS = 1200.0  # after which branches that are all idle are compared
 CLOSE = 0.04  # USD: where the second option is nearer than this, more decisions are labelled
-MOST_OF_A_MONTH = 0.95
+MOST_OF_A_MONTH = 0.999
 FAR_SHARE = 0.3  # of them that are, where it is not
 
 Floats = npt.NDArray[np.float32]

@@ -75,6 +75,10 @@ class Training:
             value = getattr(self, field.name)
             if isinstance(value, float) and not (math.isfinite(value) and value >= 0):
                 raise SettingsError(f"training: {field.name} is {value}; give a number from 0")
+        if not self.margins or not all(0 <= one < math.inf for one in self.margins):
+            raise SettingsError(
+                f"training: margins is {list(self.margins)}; give one number from 0 at the least"
+            )
         for name in ("tau", "horizon", "labelled", "rate", "minutes"):
             if getattr(self, name) == 0:
                 raise SettingsError(f"training: {name} is 0; give a number above 0")

@@ -105,13 +105,19 @@ class _Progress(BaseCallback):
     """The curriculum and the price of machines' money, between updates."""
 
     def __init__(
-        self, windows: Sequence[Windows], plan: Training, price: float, say: Callable[[str], None]
+        self,
+        windows: Sequence[Windows],
+        plan: Training,
+        price: float,
+        say: Callable[[str], None],
+        is_over: Callable[[], bool],
     ) -> None:
         super().__init__()
         self._windows, self._plan, self._price, self._say = windows, plan, price, say
+        self._is_over = is_over
 
     def _on_step(self) -> bool:
-        return True
+        return not self._is_over()  # with False it ends where it is
 
     def _on_rollout_end(self) -> None:
         own, theirs = (sum(one.dollars[which] for one in self._windows) for which in (0, 1))
@@ -166,8 +172,9 @@ def refined(
     price: float,
     say: Callable[[str], None],
     data: Path | None = None,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> tuple[Layer, ...]:
-    """The layers after `plan.ppo_steps` decisions of MaskablePPO.
+    """The layers after `plan.ppo_steps` decisions of MaskablePPO, or after those until it is over.
 
     Args:
         policy: To begin with.
@@ -176,10 +183,11 @@ def refined(
         price: Of machines' money, to begin with.
         say: Called with lines of progress.
         data: The data folder.
+        is_over: Whether to make an end now; asked at each step.
     """
     windows = [
         Windows(regimes, policy.parameters, plan, member, data) for member in range(ENVIRONMENTS)
     ]
     model = learner(policy, windows, plan)
-    model.learn(plan.ppo_steps, callback=_Progress(windows, plan, price, say))
+    model.learn(plan.ppo_steps, callback=_Progress(windows, plan, price, say, is_over))
     return layers_of(model)

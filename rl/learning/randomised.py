@@ -2,10 +2,13 @@
 
 The ranges are those that the project's evidence gives for the world (shared notes, section 4), and
 what the regimes of training hold beyond them. They were fixed before any learning. They overlap
-with those of the regimes that are held out, but were not made from them.
+with those of the regimes that are held out, but were not made from them. Heads and caps on money
+are of many sizes, too: a policy decides nothing where these lie beyond its training.
 """
 
 from __future__ import annotations
+
+import math
 
 from rl.draws import Draws, seed_of
 from rl.regime import Regime, regime_of
@@ -19,6 +22,9 @@ def randomised(seed: int, number: int) -> Regime:
     load = draws.log_between(8.0, 48.0, 1)
     sigma = draws.between(0.15, 0.7, 2)
     memory = draws.between(0.05, 0.3, 3)
+    size = draws.log_between(0.75, 8.0, 30)  # of a head of 16 GB
+    user = math.sqrt(size)  # who has a larger one fills it less
+    day = draws.log_between(0.2, 30.0, 31)
     mix = {"answer": 0.4, "ingest": 0.22, "train": 0.16, "analysis": 0.12, "drafts": 0.1}
     return regime_of(
         {
@@ -34,7 +40,12 @@ def randomised(seed: int, number: int) -> Regime:
                 "gap_sigma": draws.between(0.8, 1.4, 6),
             },
             "estimates": {"duration_sigma": (sigma, sigma), "memory_sigma": (memory, memory)},
-            "home": {"user_gb": (draws.between(4.0, 6.0, 7), draws.between(8.0, 10.0, 8))},
+            "home": {
+                "memory_gb": 16.0 * size,
+                "cores": 8.0 * user,
+                "user_gb": (user * draws.between(4.0, 6.0, 7), user * draws.between(8.0, 10.0, 8)),
+            },
+            "costs": {"day_dollars": day, "month_dollars": day * draws.log_between(1.0, 30.0, 32)},
             "spot": {
                 "hazard_per_hour": (0.003, 0.6),
                 "outages_per_day": (0.0, 3.0),

@@ -117,7 +117,7 @@ def train(
         from rl.learning.ppo import refined  # needs stable-baselines3, the rounds do not
 
         assert run.best is not None
-        layers = refined(run.best.policy, regimes, run.plan, run.price, run.say, data)
+        layers = refined(run.best.policy, regimes, run.plan, run.price, run.say, data, run.is_over)
         run.consider(replace(run.best.policy, layers=layers), "PPO")
     return _chosen(run, len(labels))
 

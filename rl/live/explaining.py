@@ -15,15 +15,18 @@ from actors.tables import actors_decisions as decisions
 from ironcliw.errors import IroncliwError, NotFoundError
 from ironcliw.settings import Settings
 from rl.calibration.files import load_fit
-from rl.features import CONTEXT, DIGEST, OPTION
+from rl.features import CONTEXT, OPTION
 from rl.live.nightly import read_night
 from rl.live.state import read_standing
 from rl.neural import Learned, residuals
 from rl.policy import FIT_FILE, FOLDER, policy_path
 from rl.promotion import SHARES, Standing
+from rl.schema import DIGEST
 
 _DAY = 86_400.0
 _MOST = 5
+LEAST_LETTERS = 4
+"""Of an id: fewer would be the beginning of many."""
 _POLICY = "rl.policy:NumpyPolicy"
 
 
@@ -35,16 +38,17 @@ def explained(
     Args:
         state_dir: With the policies that were installed.
         connection: To the state store.
-        id_: Of a decision, or its beginning; or of a workflow.
+        id_: Of a decision, or its first `LEAST_LETTERS` and more; or of a workflow.
         step: Only of this step; None: of all.
 
     Raises:
         NotFoundError: there is none of that id.
     """
     table = decisions
-    query = select(table).where(
-        or_(table.c.id.startswith(id_, autoescape=True), table.c.workflow_id == id_)
-    )
+    is_it = or_(table.c.id == id_, table.c.workflow_id == id_)
+    if len(id_) >= LEAST_LETTERS:
+        is_it = or_(is_it, table.c.id.startswith(id_, autoescape=True))
+    query = select(table).where(is_it)
     if step is not None:
         query = query.where(table.c.step == step)
     rows = connection.execute(query.order_by(table.c.at)).all()
@@ -55,7 +59,25 @@ def explained(
             + "; a step with one place to go to is not logged, and neither is one when "
             "routing.log_decisions is off"
         )
-    return [_page(state_dir, row._asdict()) for row in rows]
+    policies = _Policies(state_dir)
+    return [_page(policies, row._asdict()) for row in rows]
+
+
+class _Policies:
+    """Installed policies, each read once."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._state_dir = state_dir
+        self._read: dict[str, Learned | None] = {}
+
+    def of(self, digest: str) -> Learned | None:
+        """None where it is not there any more, or cannot be used."""
+        if digest not in self._read:
+            try:
+                self._read[digest] = Learned(policy_path(self._state_dir, digest))
+            except IroncliwError:
+                self._read[digest] = None
+        return self._read[digest]
 
 
 def status_of(settings: Settings, connection: Connection, now: float) -> dict[str, Any]:
@@ -136,8 +158,9 @@ def _counts(connection: Connection, since: float) -> dict[str, int]:
     return dict(counts.most_common())
 
 
-def _page(state_dir: Path, row: Mapping[str, Any]) -> dict[str, Any]:
+def _page(policies: _Policies, row: Mapping[str, Any]) -> dict[str, Any]:
     details = row["details"] or {}
+    mattered = _mattered(policies, details)
     costs, scores = details.get("costs") or [], details.get("scores") or []
     refused = details.get("masked") or {}
     options = []
@@ -164,10 +187,10 @@ def _page(state_dir: Path, row: Mapping[str, Any]) -> dict[str, Any]:
         "why": _why(row, details),
         "options": options,
         "features": row["features"],
-        "mattered": _mattered(state_dir, details),
+        "mattered": mattered,
         "shadow": details.get("shadow"),
         "outcome": row["outcome"],
-        "lines": _about(state_dir, row, details),
+        "lines": _about(row, details, mattered),
     }
 
 
@@ -186,10 +209,11 @@ def _why(row: Mapping[str, Any], details: Mapping[str, Any]) -> str:
     return ", ".join(words)
 
 
-def _about(state_dir: Path, row: Mapping[str, Any], details: Mapping[str, Any]) -> list[str]:
+def _about(
+    row: Mapping[str, Any], details: Mapping[str, Any], mattered: Sequence[Mapping[str, Any]]
+) -> list[str]:
     known = {name: value for name, value in row["features"].items() if value is not None}
     lines = [", ".join(f"{name} {value:g}" for name, value in known.items())]
-    mattered = _mattered(state_dir, details)
     if mattered:
         words = [f"{one['feature']} {one['by']:+.3f}" for one in mattered]
         lines.append(f"mattered: {', '.join(words)}")
@@ -201,7 +225,7 @@ def _about(state_dir: Path, row: Mapping[str, Any], details: Mapping[str, Any]) 
     return [line for line in lines if line]
 
 
-def _mattered(state_dir: Path, details: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _mattered(policies: _Policies, details: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Features that moved the learned policy's score of its choice over the next best, most first.
 
     Each is put to what it was on average in training, and the change of the difference is taken.
@@ -210,10 +234,9 @@ def _mattered(state_dir: Path, details: Mapping[str, Any]) -> list[dict[str, Any
     known = [index for index, score in enumerate(scores) if score is not None]
     if len(known) < 2 or details.get("schema") != DIGEST or not details.get("policy_hash"):
         return []
-    try:
-        learned = Learned(policy_path(state_dir, details["policy_hash"]))
-    except IroncliwError:
-        return []  # it is not there any more
+    learned = policies.of(details["policy_hash"])
+    if learned is None:
+        return []
     best, other = sorted(known, key=lambda index: -scores[index])[:2]
     context = np.array(details["context"], dtype=np.float32)
     pair = np.array([details["option_features"][one] for one in (best, other)], dtype=np.float32)

@@ -9,27 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ironcliw.errors import DataError, SettingsError
 from ironcliw.settings import Settings
 from rl.calibration.days import ReplayDay, days_of_log
 from rl.calibration.fit import LEAST_STEPS, Fit, fit_log
+from rl.calibration.overhead import overhead_of
 from rl.calibration.regimes import regime_of_fit
-from rl.calibration.replay import Replay, averaged, compare, replay
+from rl.calibration.replay import Replay, averaged, dearness, replay, saving
 from rl.greedy import Greedy
 from rl.live.log import Log
-from rl.live.samples import samples_of
+from rl.live.samples import Exposure, exposure_of, in_stage, samples_of
 from rl.neural import Learned
 from rl.offpolicy import Gain, gain_of
-from rl.parameters import load_parameters
-from rl.promotion import Evidence
-from rl.regime import Regime
-from rl.simulator import simulate
+from rl.parameters import load_parameters, of_the_cloud
+from rl.promotion import Evidence, Standing
+from rl.statistics import Ratio
 
 WEEK = 7 * 86_400.0
 DRAWS = 4
 """Of durations, that the last week is simulated with."""
+
+_NONE = Exposure(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +46,10 @@ class Judgement:
         misfit: Why the simulator may not be believed; empty: it may.
         gain: Of the learned policy by the log; None: there is no policy, or no sample.
         why_no_gain: Then.
+        stage_gain: Of it by what was logged in its stage; None likewise.
+        exposure: Of it in its stage.
         replay_gain: USD a day that it saves in the simulator; None: not simulated.
-        cost_ratio: USD of the last week by what the tuned policy costs in the simulator.
+        cost_ratio: What the last week cost by what the tuned policy would have, both simulated.
     """
 
     fit: Fit | None
@@ -53,20 +58,44 @@ class Judgement:
     misfit: str = ""
     gain: Gain | None = None
     why_no_gain: str = ""
+    stage_gain: Gain | None = None
+    exposure: Exposure = _NONE
     replay_gain: float | None = None
-    cost_ratio: float | None = None
+    cost_ratio: Ratio | None = None
 
-    def evidence(self, decisions: int, at: float) -> Evidence:
+    def evidence(self, at: float) -> Evidence:
         """For the policy's promotion.
 
         Args:
-            decisions: That were made since its stage began.
             at: Unix seconds.
         """
-        interval = None if self.gain is None else self.gain.interval
-        why = self.why_no_gain if self.gain is None else self.gain.no_verdict
-        misfit = self.misfit or ("nothing was replayed" if self.replay is None else "")
-        return Evidence(at, decisions, interval, why, self.replay_gain, misfit)
+        return Evidence(
+            at,
+            decisions=self.exposure.asked,
+            gain=None if self.gain is None else self.gain.interval,
+            no_verdict=self.why_no_gain if self.gain is None else self.gain.no_verdict,
+            replay_gain=self.replay_gain,
+            misfit=self.misfit or ("nothing was replayed" if self.replay is None else ""),
+            workflows=self.exposure.workflows,
+            stage_gain=None if self.stage_gain is None else self.stage_gain.interval,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Week:
+    """The last week, simulated by what was known before it.
+
+    Attributes:
+        replay: None: it could not be made.
+        days: With durations drawn from the fit, all draws one after the other.
+        true_days: With those of the log.
+        misfit: Why they may not be believed.
+    """
+
+    replay: Replay | None
+    days: list[ReplayDay]
+    true_days: list[ReplayDay]
+    misfit: str
 
 
 def judge(
@@ -75,6 +104,7 @@ def judge(
     given: Mapping[str, Mapping[str, Any]],
     policy: Callable[[], Learned] | None = None,
     idle_seconds: float = 900.0,
+    standing: Standing | None = None,
 ) -> Judgement:
     """Everything that one night does.
 
@@ -84,25 +114,28 @@ def judge(
         given: What is known of head and machines; see `regime_of_fit`.
         policy: Makes the learned policy that is on trial; None: there is none.
         idle_seconds: After which the system gives machines back.
+        standing: Of that policy; None: it has none.
     """
+    stands = standing or Standing()
+    exposure = exposure_of(log, stands)
     try:
         fit = fit_log(log)
     except DataError as error:
-        return Judgement(None, str(error), misfit=str(error), why_no_gain=str(error))
-    found, days, misfit = _replayed(log, now, fit, given, idle_seconds)
+        why = str(error)
+        return Judgement(None, why, misfit=why, why_no_gain=why, exposure=exposure)
+    week = _replayed(log, now, given, idle_seconds)
+    base = partial(_tuned, idle_seconds)
     gain, why = None, "no learned policy is installed"
-    saves = ratio = None
+    stage_gain = saves = None
     if policy is not None:
-        try:
-            gain, why = gain_of(samples_of(log, policy().policy.digest, now)), ""
-        except DataError as error:
-            why = str(error)
-        if days:
-            saves = compare(days, policy, _tuned)[0]
-    if found is not None and days:
-        predicted = sum(_simulated(days)) / DRAWS
-        ratio = found.figures["objective, USD"].logged / max(predicted, 1e-9)
-    return Judgement(fit, "", found, misfit, gain, why, saves, ratio)
+        digest = policy().policy.digest
+        gain, why = _gain(log, digest, now, idle_seconds)
+        stage_gain, _ = _gain(in_stage(log, stands), digest, now, idle_seconds)
+        saves = saving(week.days, policy, base, idle_seconds) if week.days else None
+    ratio = dearness(week.true_days, base, idle_seconds)
+    return Judgement(
+        fit, "", week.replay, week.misfit, gain, why, stage_gain, exposure, saves, ratio
+    )
 
 
 def known_of(settings: Settings, memory_gb: float, cores: float) -> dict[str, dict[str, Any]]:
@@ -127,38 +160,43 @@ def known_of(settings: Settings, memory_gb: float, cores: float) -> dict[str, di
     }
 
 
-def _replayed(
-    log: Log,
-    now: float,
-    fit: Fit,
-    given: Mapping[str, Mapping[str, Any]],
-    idle_seconds: float,
-) -> tuple[Replay | None, list[ReplayDay], str]:
-    """(the replay of the last week, its days, why it may not be believed)."""
-    week = log.since(now - WEEK)
-    before = Log(
-        log.decisions,
-        tuple(one for one in log.workflows if one.created_at < now - WEEK),
-        log.fleet,
-    )
+def _gain(log: Log, policy: str, now: float, idle_seconds: float) -> tuple[Gain | None, str]:
+    """(what a policy saves by a log, why that is not known)."""
     try:
-        regime: Regime = regime_of_fit(fit, given)
-        earlier = fit_log(before)
-        draws = [days_of_log(week, earlier, regime, draw=draw) for draw in range(DRAWS)]
+        return gain_of(samples_of(log, policy, now, tail_seconds=idle_seconds)), ""
     except DataError as error:
-        return None, [], f"no week could be held out ({error})"
+        return None, str(error)
+
+
+def _replayed(
+    log: Log, now: float, given: Mapping[str, Mapping[str, Any]], idle_seconds: float
+) -> _Week:
+    week, before = log.since(now - WEEK), log.until(now - WEEK)
+    try:
+        earlier = fit_log(before)
+        regime = regime_of_fit(earlier, _priced(given, before.fleet.price_per_hour))
+        of_week = partial(days_of_log, week, earlier, regime, overhead=overhead_of(before))
+        draws = [of_week(draw=draw) for draw in range(DRAWS)]
+        true_days = of_week(truth="log")
+    except DataError as error:
+        return _Week(None, [], [], f"no week could be held out ({error})")
     except SettingsError as error:
-        return None, [], str(error)
+        return _Week(None, [], [], str(error))
     found = averaged([replay(days, week, idle_seconds) for days in draws])
     days = [day for one in draws for day in one]
-    if sum(len(one.steps) for one in week.workflows) < LEAST_STEPS:
-        return found, days, f"the last week holds fewer than {LEAST_STEPS} steps"
-    return found, days, found.misfit
+    few = sum(len(one.steps) for one in week.workflows) < LEAST_STEPS
+    misfit = f"the last week holds fewer than {LEAST_STEPS} steps" if few else found.misfit
+    return _Week(found, days, true_days, misfit)
 
 
-def _tuned() -> Greedy:
-    return Greedy(load_parameters())
+def _priced(
+    given: Mapping[str, Mapping[str, Any]], price: float
+) -> Mapping[str, Mapping[str, Any]]:
+    """With the price that was paid, where it is known and no other is given."""
+    if price <= 0:
+        return given
+    return {**given, "spot": {"dollars_per_hour": price, **given.get("spot", {})}}
 
 
-def _simulated(days: list[ReplayDay]) -> list[float]:
-    return [simulate(one.day, _tuned()).cost for one in days]
+def _tuned(idle_seconds: float) -> Greedy:
+    return Greedy(of_the_cloud(load_parameters(), idle_seconds))

@@ -9,13 +9,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ironcliw.errors import DataError
 
 FORMAT = 1
+_DETAILS = frozenset(
+    {"by", "chosen_by_policy", "context", "costs", "exploration", "option_features"}
+    | {"shadow_chosen", "stage"}
+)
+"""That a decision with features tells of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,7 @@ class LoggedStep:
         started_at: Of its last attempt; None: it never ran.
         seconds: That it ran, waiting not included; None: not known.
         place: `local` or `spot`.
-        losses: Attempts that were lost with their machine.
+        losses: Attempts that were lost with their process or machine, or taken off it.
     """
 
     name: str
@@ -77,7 +82,11 @@ class LoggedStep:
 
 @dataclass(frozen=True, slots=True)
 class LoggedWorkflow:
-    """A workflow; `priority` is 0 for critical to 3 for low."""
+    """A workflow; `priority` is 0 for critical to 3 for low.
+
+    Attributes:
+        paused_seconds: That its owner held it back.
+    """
 
     id: str
     name: str
@@ -87,6 +96,7 @@ class LoggedWorkflow:
     steps: tuple[LoggedStep, ...]
     finished_at: float | None = None
     deadline: float | None = None
+    paused_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +108,36 @@ class LoggedFleet:
         losses: Taken back.
         boots: Seconds from order to joining.
         price_per_hour: USD of one.
+        lost_at: Unix seconds of each loss; empty in files of earlier releases.
+        joined_at: Of each start, likewise.
     """
 
     intervals: tuple[tuple[float, float], ...] = ()
     losses: int = 0
     boots: tuple[float, ...] = ()
     price_per_hour: float = 0.0
+    lost_at: tuple[float, ...] = ()
+    joined_at: tuple[float, ...] = ()
 
     @property
     def hours(self) -> float:
         """That machines ran."""
         return sum(end - begin for begin, end in self.intervals) / 3600.0
+
+    def until(self, at: float) -> LoggedFleet:
+        """What had happened by then; where times are not known, the hours' share of it."""
+        intervals = tuple((begin, min(end, at)) for begin, end in self.intervals if begin < at)
+        cut = replace(self, intervals=intervals)
+        share = cut.hours / self.hours if self.hours > 0 else 0.0
+        losses, boots = round(share * self.losses), self.boots[: round(share * len(self.boots))]
+        lost = tuple(one for one in self.lost_at if one < at)
+        if len(self.lost_at) == self.losses:
+            losses = len(lost)
+        if len(self.joined_at) == len(self.boots):
+            times = zip(self.boots, self.joined_at, strict=True)
+            boots = tuple(boot for boot, joined in times if joined < at)
+        joined = tuple(one for one in self.joined_at if one < at)
+        return replace(cut, losses=losses, boots=boots, lost_at=lost, joined_at=joined)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +154,14 @@ class Log:
             tuple(one for one in self.decisions if one.at >= at),
             tuple(one for one in self.workflows if one.created_at >= at),
             self.fleet,
+        )
+
+    def until(self, at: float) -> Log:
+        """What was known by then: nothing of it may say what came later."""
+        return Log(
+            tuple(one for one in self.decisions if one.at < at),
+            tuple(one for one in self.workflows if (one.finished_at or math.inf) < at),
+            self.fleet.until(at),
         )
 
 
@@ -194,8 +231,14 @@ def _row(line: str, where: str) -> dict[str, Any]:
     def refuse(name: str) -> NoReturn:
         raise ValueError(f"it holds {name}, which is no number")
 
+    def number(text: str) -> float:
+        value = float(text)
+        if not math.isfinite(value):  # such as 1e400
+            refuse(text)
+        return value
+
     try:
-        row = json.loads(line, parse_constant=refuse)
+        row = json.loads(line, parse_constant=refuse, parse_float=number)
     except ValueError as error:
         raise DataError(
             f"{where} is damaged: {error}; write the log again by `ironcliw route log --out FILE`"
@@ -213,9 +256,18 @@ def _decision(row: Mapping[str, Any]) -> LoggedDecision:
     _finite(found.at, "at")
     if not 0 < found.propensity <= 1:
         raise ValueError(f"propensity {found.propensity!r} is no probability above 0")
+    if found.details is not None:
+        _check_details(found.details)
     if len(found.mask) != len(found.options) or not 0 <= found.chosen < len(found.options):
         raise ValueError(f"option {found.chosen} of {len(found.options)}, masks {len(found.mask)}")
     return found
+
+
+def _check_details(details: Any) -> None:
+    if not isinstance(details, dict):
+        raise ValueError(f"details are {details!r}, which is no object")
+    if "schema" in details and (missing := sorted(_DETAILS - set(details))):
+        raise ValueError(f"details tell no {', '.join(missing)}")
 
 
 def _workflow(row: Mapping[str, Any]) -> LoggedWorkflow:
@@ -223,6 +275,11 @@ def _workflow(row: Mapping[str, Any]) -> LoggedWorkflow:
     values["steps"] = tuple(_step(one, index) for index, one in enumerate(row["steps"]))
     found = LoggedWorkflow(**values)
     _finite(found.created_at, "created_at")
+    for name in ("finished_at", "deadline"):
+        if getattr(found, name) is not None:
+            _finite(getattr(found, name), name)
+    if type(found.priority) is not int or not 0 <= found.priority <= 3:
+        raise ValueError(f"priority is {found.priority!r}; it is 0 for critical to 3 for low")
     return found
 
 
@@ -232,8 +289,9 @@ def _step(row: Mapping[str, Any], index: int) -> LoggedStep:
     if any(not 0 <= one < index for one in values["needs"]):
         raise ValueError(f"step {index} needs {values['needs']}, which do not all come before it")
     found = LoggedStep(**values)
-    if found.seconds is not None:
-        _finite(found.seconds, "seconds")
+    for name in ("seconds", "started_at", "ended_at", "peak_gb", "memory_gb", "expected_seconds"):
+        if getattr(found, name) is not None:
+            _finite(getattr(found, name), name)
     return found
 
 
@@ -242,7 +300,11 @@ def _fleet(row: Mapping[str, Any]) -> LoggedFleet:
     if any(not begin <= end for begin, end in intervals):
         raise ValueError("a machine ended before it began")
     boots = tuple(float(one) for one in row["boots"])
-    return LoggedFleet(intervals, int(row["losses"]), boots, float(row["price_per_hour"]))
+    lost, joined = (
+        tuple(float(one) for one in row.get(name, ())) for name in ("lost_at", "joined_at")
+    )
+    price = float(row["price_per_hour"])
+    return LoggedFleet(intervals, int(row["losses"]), boots, price, lost, joined)
 
 
 def _finite(value: Any, name: str) -> None:

@@ -18,24 +18,24 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
-from actors.tables import actors_decisions as decisions
 from actors.tables import actors_router_states as states
 from ironcliw import logs
 from ironcliw.errors import IroncliwError
 from ironcliw.settings import Settings
 from ironcliw.store import Store
 from rl.calibration.files import save_fit
-from rl.live.judging import Judgement, judge, known_of
+from rl.live.judging import WEEK, Judgement, judge, known_of
 from rl.live.log import Log
 from rl.live.state import change, read_standing
 from rl.live.stored_log import stored_log
 from rl.neural import Learned
 from rl.policy import FIT_FILE, FOLDER, policy_path
-from rl.promotion import Signs, Standing, advance, watch
+from rl.promotion import SHARES, Signs, Standing, advance, watch
 
 NAME = "night"
+NICE = 10
 HISTORY_SECONDS = 60 * 86_400.0
 _BYTES_A_GB = 1_000_000_000
 
@@ -50,14 +50,13 @@ def night(settings: Settings, store: Store, now: float) -> Judgement:
     with store.read() as connection:
         log = stored_log(connection, now - HISTORY_SECONDS, now)
         standing, _ = read_standing(connection)
-        count = decided_since(connection, standing.since)
     found = judge(
         log, now, known(settings), trial(settings.state_dir, standing),
-        60.0 * settings.cloud.idle_minutes,
+        60.0 * settings.cloud.idle_minutes, standing,
     )  # fmt: skip
     if found.fit is not None:
         save_fit(settings.state_dir / FOLDER / FIT_FILE, found.fit)
-    evidence = found.evidence(count, now)
+    evidence = found.evidence(now)
 
     def follow(old: Standing) -> Standing:
         if old.policy != standing.policy or old.stage != standing.stage:
@@ -91,12 +90,6 @@ def known(settings: Settings) -> dict[str, dict[str, Any]]:
     return known_of(settings, memory, float(os.cpu_count() or 1))
 
 
-def decided_since(connection: Connection, since: float) -> int:
-    """Decisions in the log from then on."""
-    query = select(func.count()).select_from(decisions).where(decisions.c.at >= since)
-    return int(connection.execute(query).scalar_one())
-
-
 def page_of(found: Judgement, log: Log) -> dict[str, Any]:
     """What a night has found, as JSON, for `ironcliw route status`."""
     return {
@@ -112,8 +105,10 @@ def page_of(found: Judgement, log: Log) -> dict[str, Any]:
         ),
         "gain": None if found.gain is None else asdict(found.gain),
         "why_no_gain": found.why_no_gain,
+        "stage_gain": None if found.stage_gain is None else asdict(found.stage_gain),
+        "exposure": asdict(found.exposure),
         "replay_gain": found.replay_gain,
-        "cost_ratio": found.cost_ratio,
+        "cost_ratio": None if found.cost_ratio is None else asdict(found.cost_ratio),
     }
 
 
@@ -133,13 +128,18 @@ def read_night(connection: Connection) -> tuple[float, dict[str, Any]] | None:
 
 
 def _ratio(found: Judgement, standing: Standing, now: float) -> float | None:
-    """Of seven days' cost; not before a stage is seven days old, or where the fit is bad."""
-    week = now - standing.since >= 7 * 86_400.0
-    return found.cost_ratio if week and not found.misfit else None
+    """Of seven days' cost, at the least.
+
+    None where nobody learned decides, before a stage is seven days old, or where the fit is bad.
+    """
+    if SHARES[standing.stage] <= 0 or now - standing.since < WEEK or found.misfit:
+        return None
+    return None if found.cost_ratio is None else found.cost_ratio.low
 
 
 def main() -> int:
     """Do it with the settings on standard input."""
+    os.nice(NICE)  # the head decides, serves and runs steps meanwhile
     settings: Settings = pickle.load(sys.stdin.buffer)
     logs.configure(settings.log)
     with Store(settings.store_url) as store:

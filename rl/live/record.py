@@ -14,10 +14,10 @@ import numpy.typing as npt
 from actors.routing import LOCAL, SPOT
 from actors.situation import WAIT as WAITS
 from actors.situation import Placement, Situation
-from rl.features import DIGEST
 from rl.guardrails import Limits
 from rl.live.exploring import Drawn
 from rl.live.views import LiveView
+from rl.schema import DIGEST
 from rl.view import ACTION_NAMES, BUY, FIRST_MACHINE, HOME, KEEP, WAIT
 
 STEP_ACTIONS = KEEP
@@ -37,6 +37,7 @@ class Verdict:
         costs: USD of each action; infinite where refused.
         shadow: What the policy in the shadow would have done; None: there is none.
         fallback: Why it is not the policy that should have decided; empty: it is.
+        outside: Why the learned policy kept silent, which in the shadow makes no difference.
         scores: Of the learned policy; empty: it weighed nothing.
         context: Features of the view; None: nobody asked for them.
         options: Features of each action, likewise.
@@ -48,6 +49,7 @@ class Verdict:
     costs: Sequence[float]
     shadow: int | None = None
     fallback: str = ""
+    outside: str = ""
     scores: Sequence[float] = ()
     context: npt.NDArray[np.float32] | None = None
     options: npt.NDArray[np.float32] | None = None
@@ -144,6 +146,7 @@ def _details(
         "shadow": None if shadow is None else ACTION_NAMES[shadow],
         "shadow_chosen": shadow,
         "fallback": verdict.fallback,
+        "outside": verdict.outside,
         "forced": live.forced,
         "costs": _rounded(verdict.costs),
         "masked": {
@@ -159,6 +162,7 @@ def _details(
             else [_rounded(row) for row in verdict.options[:STEP_ACTIONS].tolist()]
         ),
         "target": situation.step.target,
+        "item": situation.step.item,
         "nodes": list(live.nodes),
     }
 

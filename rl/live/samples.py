@@ -1,8 +1,9 @@
 """From a decision log to what off-policy evaluation takes.
 
 A decision's reward is what its workflow costs within an hour of it: the time until it ends, a
-deadline that it misses, the machine's seconds. What a step takes from others is not in it; that is
-what the simulator is asked for.
+deadline that it misses, and what it is to pay of a machine, its start and its idle time included
+(`rl.live.machine_costs`). Who waits pays for where the wait ended. What a step takes from others is
+not in it; that is what the simulator is asked for.
 """
 
 from __future__ import annotations
@@ -10,26 +11,80 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ironcliw.errors import DataError
-from rl.features import DIGEST
 from rl.live.exploring import NEAR_DOLLARS, propensity_of
 from rl.live.log import Log, LoggedDecision, LoggedWorkflow
+from rl.live.machine_costs import last_decisions, machine_seconds
 from rl.live.record import STEP_ACTIONS
 from rl.live.views import PRIORITIES
 from rl.offpolicy import Decisions, fold_of
-from rl.promotion import SHARES
+from rl.promotion import SHARES, Standing
 from rl.regime import Costs
+from rl.schema import DIGEST
+from rl.views import PRIOR_BOOT_SECONDS
 
 WINDOW_SECONDS = 3600.0
 _PRIORITY_NAMES = ("critical", "high", "normal", "low")
 
 
-def samples_of(log: Log, policy: str, now: float, costs: Costs | None = None) -> Decisions:
+TAIL_SECONDS = 900.0
+"""That machines are kept without work, where nothing else is said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """What a policy has done in the stage that it has.
+
+    Attributes:
+        asked: Decisions for which it was asked.
+        workflows: For which it has decided itself, by views like those of its training.
+    """
+
+    asked: int
+    workflows: int
+
+
+def exposure_of(log: Log, standing: Standing) -> Exposure:
+    """Of the policy of a standing in its stage; what others decided meanwhile is none."""
+    rows = [one.details for one in in_stage(log, standing).decisions if one.details]
+    asked = sum(one.get("shadow_chosen") is not None for one in rows)
+    workflows = {
+        one.workflow_id
+        for one in in_stage(log, standing).decisions
+        if one.details and one.details.get("by") == "learned" and not one.details.get("fallback")
+    }
+    return Exposure(asked, len(workflows))
+
+
+def in_stage(log: Log, standing: Standing) -> Log:
+    """Without the decisions of other stages and policies."""
+    return Log(
+        tuple(
+            one
+            for one in log.decisions
+            if one.at >= standing.since
+            and (one.details or {}).get("stage") == standing.stage
+            and (one.details or {}).get("policy_hash") == standing.policy
+        ),
+        log.workflows,
+        log.fleet,
+    )
+
+
+def samples_of(
+    log: Log,
+    policy: str,
+    now: float,
+    costs: Costs | None = None,
+    tail_seconds: float = TAIL_SECONDS,
+) -> Decisions:
     """Decisions for which that policy was asked, and whose hour is over.
 
     Args:
@@ -37,12 +92,14 @@ def samples_of(log: Log, policy: str, now: float, costs: Costs | None = None) ->
         policy: Digest of the learned policy's file.
         now: Unix seconds.
         costs: What waiting and missed deadlines are worth.
+        tail_seconds: That machines are kept without work.
 
     Raises:
         DataError: there is none; the message says why.
     """
     workflows = {one.id: one for one in log.workflows}
     worth = costs or Costs()
+    dollars = _machine_dollars(log, tail_seconds)
     rows: list[tuple[LoggedDecision, Mapping[str, Any], float]] = []
     left_out: Counter[str] = Counter()
     for decision in log.decisions:
@@ -52,7 +109,7 @@ def samples_of(log: Log, policy: str, now: float, costs: Costs | None = None) ->
             continue
         details = decision.details or {}
         workflow = workflows[decision.workflow_id or ""]
-        reward = _reward(decision, workflow, log.fleet.price_per_hour, worth)
+        reward = _reward(decision, workflow, worth) - dollars.get(decision.id, 0.0)
         rows.append((decision, details, reward))
     if not rows:
         raise DataError(
@@ -86,9 +143,21 @@ def _missing(details: Mapping[str, Any]) -> bool:
     return any(value is None for row in rows for value in row)
 
 
-def _reward(
-    decision: LoggedDecision, workflow: LoggedWorkflow, price: float, costs: Costs
-) -> float:
+def _machine_dollars(log: Log, tail_seconds: float) -> dict[str, float]:
+    """USD of machines within the hour, by the decision's id; who waits pays for what followed."""
+    boots, price = log.fleet.boots, log.fleet.price_per_hour
+    boot = fmean(boots) if boots else PRIOR_BOOT_SECONDS
+    seconds = machine_seconds(log.decisions, boot, tail_seconds, WINDOW_SECONDS)
+    ends = last_decisions(log.decisions)
+    for one in log.decisions:
+        end = ends.get(one.id)
+        if end is not None and end.at <= one.at + WINDOW_SECONDS:
+            seconds[one.id] = seconds.get(end.id, 0.0)
+    return {id_: one / 3600.0 * price for id_, one in seconds.items()}
+
+
+def _reward(decision: LoggedDecision, workflow: LoggedWorkflow, costs: Costs) -> float:
+    """Without machines."""
     weight = PRIORITIES[_PRIORITY_NAMES[workflow.priority]]
     end = math.inf if workflow.finished_at is None else workflow.finished_at
     until = decision.at + WINDOW_SECONDS
@@ -97,10 +166,6 @@ def _reward(
     deadline = workflow.deadline
     if deadline is not None and decision.at < deadline <= until and end > deadline:
         cost += costs.miss * weight
-    outcome = decision.outcome or {}
-    if outcome.get("place") == "spot":
-        seconds = outcome.get("run_seconds") or outcome.get("seconds") or 0.0
-        cost += price * min(float(seconds), WINDOW_SECONDS) / 3600.0
     return -cost
 
 
@@ -131,7 +196,7 @@ def _decisions(
         learned.append(mine)
         base.append(theirs)
         propensity.append(likely(taken) or decision.propensity)
-        supported.append(likely(mine) > 0)
+        supported.append(likely(mine) > 0 and likely(theirs) > 0)
         context = np.array(details["context"])
         options = np.array(details["option_features"])
         features.append(np.hstack([np.tile(context, (len(options), 1)), options]))

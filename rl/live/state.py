@@ -10,7 +10,7 @@ from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from actors.tables import actors_router_states as states
-from ironcliw.errors import ConflictError
+from ironcliw.errors import ConflictError, DataError
 from rl.promotion import Standing, from_json, to_json
 
 NAME = "routing"
@@ -24,10 +24,15 @@ def read_standing(connection: Connection) -> Read:
     Raises:
         DataError: another release has written it.
     """
-    row = connection.execute(
+    row = _row(connection)
+    return (Standing(), 0) if row is None else (from_json(row.state), row.version)
+
+
+def _row(connection: Connection) -> Any:
+    """With `state` and `version`; None: there is none."""
+    return connection.execute(
         select(states.c.state, states.c.version).where(states.c.name == NAME)
     ).one_or_none()
-    return (Standing(), 0) if row is None else (from_json(row.state), row.version)
 
 
 def write_standing(connection: Connection, standing: Standing, version: int) -> int:
@@ -60,14 +65,32 @@ def _changed() -> ConflictError:
     return ConflictError("the standing of routing was changed meanwhile; ask again")
 
 
-def change(connection: Connection, work: Callable[[Standing], Standing]) -> Standing:
+def change(
+    connection: Connection,
+    work: Callable[[Standing], Standing],
+    anew: Callable[[DataError], Standing] | None = None,
+) -> Standing:
     """Read, change and write in one transaction; nothing is written where nothing changed.
 
     Args:
         connection: In a transaction that is committed after it.
         work: From the old standing to the new one.
+        anew: What is written in place of a standing of another release, and why it is that; None:
+            such a one stays.
+
+    Raises:
+        DataError: another release has written it, and there is no `anew`.
     """
-    old, version = read_standing(connection)
+    row = _row(connection)
+    version = 0 if row is None else row.version
+    try:
+        old = Standing() if row is None else from_json(row.state)
+    except DataError as error:
+        if anew is None:
+            raise
+        new = anew(error)
+        write_standing(connection, new, version)
+        return new
     new = work(old)
     if new != old:
         write_standing(connection, new, version)

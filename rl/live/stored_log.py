@@ -20,6 +20,7 @@ from rl.live.log import Log, LoggedDecision, LoggedFleet, LoggedStep, LoggedWork
 
 _CHUNK = 500
 _STEP_EVENTS = ("step_started", "step_completed", "step_failed", "step_timed_out")
+_PAUSES = ("paused", "resumed")
 _BYTES_A_GB = 1_000_000_000
 _MICRO = 1_000_000
 
@@ -89,6 +90,7 @@ def _workflows(connection: Connection, since: float, until: float) -> list[Logge
                     steps=tuple(_steps(definition, told.get(row.id, []))),
                     finished_at=row.finished_at,
                     deadline=row.deadline,
+                    paused_seconds=_paused(told.get(row.id, []), row.finished_at or until),
                 )
             )
     return found
@@ -117,13 +119,24 @@ def _events(connection: Connection, ids: Sequence[str]) -> dict[str, list[Any]]:
     query = (
         select(events.c.workflow_id, events.c.at, events.c.kind, events.c.step, events.c.item,
                events.c.data)
-        .where(events.c.workflow_id.in_(ids), events.c.kind.in_(_STEP_EVENTS))
+        .where(events.c.workflow_id.in_(ids), events.c.kind.in_(_STEP_EVENTS + _PAUSES))
         .order_by(events.c.workflow_id, events.c.seq)
     )  # fmt: skip
     found: dict[str, list[Any]] = {}
     for row in connection.execute(query):
         found.setdefault(row.workflow_id, []).append(row)
     return found
+
+
+def _paused(told: Sequence[Any], end: float) -> float:
+    """Seconds that a workflow was held back, until its end."""
+    seconds, since = 0.0, None
+    for event in told:
+        if event.kind == "paused" and since is None:
+            since = event.at
+        elif event.kind == "resumed" and since is not None:
+            seconds, since = seconds + event.at - since, None
+    return seconds if since is None else seconds + max(0.0, end - since)
 
 
 def _steps(definition: Definition, told: Sequence[Any]) -> list[LoggedStep]:
@@ -211,13 +224,16 @@ def _fleet(connection: Connection, since: float, until: float) -> LoggedFleet:
     )
     told = connection.execute(query).all()
     boots = [
-        (one.at - order).total_seconds()
+        ((one.at - order).total_seconds(), one.at.timestamp())
         for one in told
         if one.kind == "joined" and (order := ordered.get(one.facts.get("name"))) is not None
     ]
+    lost = tuple(one.at.timestamp() for one in told if one.kind == "preempted")
     return LoggedFleet(
         intervals=tuple(sorted(intervals)),
-        losses=sum(one.kind == "preempted" for one in told),
-        boots=tuple(boots),
+        losses=len(lost),
+        boots=tuple(seconds for seconds, _ in boots),
         price_per_hour=sum(prices) / len(prices) if prices else 0.0,
+        lost_at=lost,
+        joined_at=tuple(at for _, at in boots),
     )

@@ -23,7 +23,7 @@ from rl.live.log import Log
 from rl.live.nightly import known
 from rl.policy import FIT_FILE, FOLDER, policy_path
 from rl.policy_file import load_policy
-from rl.regime import Regime
+from rl.regime import Regime, load_regime, regime_of
 
 SHIPPED = tuple(
     Path(__file__).resolve().parent.parent / "regimes" / f"{name}.toml"
@@ -79,7 +79,8 @@ def train_policy(
     except OSError as error:
         raise DataError(f"{error.filename} cannot be made ({error.strerror})") from error
     own = calibrated(settings, folder, log, tell)
-    regimes = [*SHIPPED, *own]
+    regimes = [*(here(path, settings, folder) for path in SHIPPED), *own]
+    held_out = [here(path, settings, folder) for path in HELD_OUT]
     _run(
         ["train", *_each("--regime", regimes), "--seed", str(plan.seed), "--minutes",
          str(plan.minutes), "--out", str(plan.policy)],
@@ -90,7 +91,7 @@ def train_policy(
     searched = str(max(1, min(24, plan.days // 4)))
     size = ["--quick"] if plan.is_quick else ["--days", str(plan.days), "--clairvoyant", searched]
     _run(
-        ["report", *_each("--regime", [*regimes, *HELD_OUT]), "--policy", str(plan.policy), *size,
+        ["report", *_each("--regime", [*regimes, *held_out]), "--policy", str(plan.policy), *size,
          "--work", str(folder / "report"), "--out", str(plan.report)],
         "the report",
     )  # fmt: skip
@@ -112,13 +113,39 @@ def calibrated(
         tell(f"the shipped regimes are trained on: {error}")
         return []
     regime = regime_of_fit(fit, known(settings))
-    path = folder / "calibrated.toml"
-    try:
-        path.write_text(toml_of(regime, f"fit {fit.digest}"), encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{path} cannot be written ({error.strerror})") from error
+    path = _written(regime, folder / "calibrated.toml", f"fit {fit.digest}")
     tell(f"fitted {fit.steps} steps of the log into {path}")
     return [path]
+
+
+def here(path: Path, settings: Settings, folder: Path) -> Path:
+    """A shipped regime on this head, under its caps: what is learned elsewhere is not used here.
+
+    Machines stay as shipped where there is no cloud yet, else there would be nothing to learn.
+
+    Args:
+        path: Of the shipped one.
+        settings: Of the cluster.
+        folder: Where the file is written.
+
+    Raises:
+        SettingsError: this head is too small for what a regime may be.
+        DataError: the file cannot be written.
+    """
+    values = load_regime(path).model_dump(mode="json")
+    for section, own in known(settings).items():
+        if section != "spot" or settings.cloud.project:
+            values[section] = {**values[section], **own}
+    regime = regime_of(values, f"{path.name} on this head")
+    return _written(regime, folder / path.name, f"{path.name} on this head")
+
+
+def _written(regime: Regime, path: Path, about: str) -> Path:
+    try:
+        path.write_text(toml_of(regime, about), encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({error.strerror})") from error
+    return path
 
 
 def installed(state_dir: Path, file: Path) -> str:

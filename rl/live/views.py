@@ -7,6 +7,7 @@ looks after idle machines by itself, and its ledger promises money for a whole r
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,15 +24,18 @@ from actors.situation import (
     StepFacts,
 )
 from rl import critical_paths
+from rl.calibration.as_live import has_room
 from rl.calibration.fit import (
     CLOUD,
     HOME,
     PRIOR_HOURS,
     PRIOR_LOSSES,
     Fit,
+    LogNormal,
 )
 from rl.guardrails import Limits, refusals
 from rl.regime import Costs
+from rl.remaining import seconds_left
 from rl.view import (
     ACTIONS,
     BUY,
@@ -58,8 +62,10 @@ NO_DEADLINE_SECONDS = 4 * 3600.0
 NO_CAP_DOLLARS = 1000.0
 FORCED_SECONDS = 3600.0
 """A step that nothing is allowed for but to wait is started after it, at the place it may go to."""
-_SETTLING_SECONDS = 15.0
-"""A step that started so recently may not hold its memory yet."""
+MEMORY_GROWTH, MOST_GROWTHS = 1.5, 2
+"""Of a step's memory, each time that it ran out of it; no more often, or nothing would fit."""
+_SETTLING_SECONDS, _SETTLING_SHARE = 15.0, 0.5
+"""A step that runs for less than that, and that share of its believed time, may hold more yet."""
 _TRANSFER_SECONDS = 0.5
 
 _NO_CLOUD = "there is no cloud: cloud.project is not set"
@@ -131,7 +137,7 @@ class LiveViews:
 
     def _step(self, step: StepFacts, money: MoneyFacts | None, at: float) -> StepView:
         fit, kind = self.fit, KINDS[KIND]
-        memory = fit.memory_gb(step.target, step.memory_gb)
+        memory = _grown(fit.memory_gb(step.target, step.memory_gb), step.out_of_memory)
         home = fit.seconds(step.target, HOME, step.expected_seconds)
         cloud = fit.seconds(step.target, CLOUD, step.expected_seconds)
         plan, index = step.ready.plan, step.ready.index
@@ -154,7 +160,7 @@ class LiveViews:
             deadline_in=min(left, NO_DEADLINE_SECONDS),
             after_seconds=0.0 if plan is None else self._path(plan)[index],
             waited=max(0.0, at - step.ready.since),
-            spot_losses=step.ready.losses,
+            spot_losses=step.losses,
             fan_out=0 if plan is None else len(plan.dependents[index]),
         )
 
@@ -170,22 +176,27 @@ class LiveViews:
         return known
 
     def _run(self, run: RunFacts, place: str, at: float) -> RunView:
-        believed = self.fit.seconds(run.target, place, run.expected_seconds).mean
-        left = max(believed - max(at - run.since, 0.0), 0.1 * believed)
-        memory = self.fit.memory_gb(run.target, run.memory_gb).p95
-        return RunView(left, memory, PRIORITIES[run.priority])
+        believed = self.fit.seconds(run.target, place, run.expected_seconds)
+        left = seconds_left(believed.median, at - run.since, believed.sigma)
+        memory = _grown(self.fit.memory_gb(run.target, run.memory_gb), run.out_of_memory)
+        return RunView(left, memory.p95, PRIORITIES[run.priority], KINDS[KIND].cores, left)
 
     def _home(self, home: HomeFacts, at: float) -> HomeView:
         runs = [self._run(run, HOME, at) for run in home.runs]
-        held = sum(run.memory_gb for run in runs)
-        settled = sum(
-            view.memory_gb
-            for view, run in zip(runs, home.runs, strict=True)
-            if at - run.since > _SETTLING_SECONDS
-        )
-        room = min(home.available_gb + settled, home.memory_gb)
+        believed = sum(run.memory_gb for run in runs)
+        held = self._settled(home, runs, at) if home.held_gb is None else _measured(home, runs)
+        room = min(home.available_gb + held, home.memory_gb)
         wanted = KINDS[KIND].cores * len(runs)
-        return HomeView(home.memory_gb, room, room - held, home.cores, wanted, runs, KIND)
+        return HomeView(home.memory_gb, room, room - believed, home.cores, wanted, runs, KIND)
+
+    def _settled(self, home: HomeFacts, views: Sequence[RunView], at: float) -> float:
+        """GB of runs that are taken to hold all that they will, where nobody has measured it."""
+        found = 0.0
+        for view, run in zip(views, home.runs, strict=True):
+            seconds = self.fit.seconds(run.target, HOME, run.expected_seconds).mean
+            if at - run.since > max(_SETTLING_SECONDS, _SETTLING_SHARE * seconds):
+                found += view.memory_gb
+        return found
 
     def _machine(
         self, machine: MachineFacts, target: str, money: MoneyFacts | None, at: float
@@ -209,6 +220,7 @@ class LiveViews:
             busy_seconds=ready_in + longest * slower if runs else 0.0,
             idle_seconds=max(idle, 0.0),
             warm={KIND} if target in machine.done else set(),
+            runs=runs,
         )
 
     def _money(
@@ -234,7 +246,23 @@ class LiveViews:
             ),
             hour_of_priority=self._costs.hour_of_priority,
             miss=self._costs.miss,
+            day_cap=float("inf") if facts.day_cap is None else facts.day_cap,
         )
+
+
+def _grown(memory: LogNormal, out_of_memory: int) -> LogNormal:
+    """What is believed of a step that was ended for want of memory: more than of its function."""
+    growth = math.log(MEMORY_GROWTH) * min(out_of_memory, MOST_GROWTHS)
+    return LogNormal(memory.mu + growth, memory.sigma, memory.count)
+
+
+def _measured(home: HomeFacts, views: Sequence[RunView]) -> float:
+    """GB that runs hold: of each function no more than is believed, so that none frees any."""
+    assert home.held_gb is not None
+    believed: dict[str, float] = {}
+    for view, run in zip(views, home.runs, strict=True):
+        believed[run.target] = believed.get(run.target, 0.0) + view.memory_gb
+    return sum(min(home.held_gb.get(target, 0.0), most) for target, most in believed.items())
 
 
 def _after_midnight(at: float) -> float:
@@ -297,16 +325,10 @@ def _impossible(view: View, situation: Situation) -> Iterable[tuple[int, str]]:
         yield BUY, money.no_purchase
     if len(situation.machines) >= situation.most_machines > MACHINES:
         yield BUY, _MANY
-    if any(_has_room(one, step) for one in view.machines):
+    if any(has_room(one, step) for one in view.machines):
         yield BUY, _HAS_ROOM
     if situation.step.place == "spot":
         yield AT_HOME, _AWAY
-
-
-def _has_room(machine: MachineView | None, step: StepView) -> bool:
-    return (
-        machine is not None and machine.state != "leaving" and step.memory_p95_gb <= machine.free_gb
-    )
 
 
 def _force(reasons: list[str | None], step: StepView, situation: Situation) -> str:

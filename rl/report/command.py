@@ -18,7 +18,7 @@ from rl.evaluate import BASE
 from rl.parameters import TUNED
 from rl.report import plots, speed
 from rl.report.board import Board
-from rl.report.goals import verdicts
+from rl.report.goals import Verdict, verdicts
 from rl.report.page import page
 from rl.report.plan import Options, Plan, Unit
 from rl.report.runs import Columns, Report, Store, columns_of, run_all
@@ -34,7 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     add = parser.add_argument
     add("--regime", type=Path, action="append", default=[], help="repeatable; without it our six")
-    add("--policy", type=Path, nargs="+", default=[], help="files of learned policies, one a seed")
+    add(
+        "--policy",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="files of learned policies, one a seed, or of `tune`",
+    )
     add("--parameters", type=Path, default=TUNED, help="of the tuned greedy policy")
     add("--days", type=_count, help="of each regime; 400")
     add("--clairvoyant", type=_count, help="of them, so many are searched; 24")
@@ -79,8 +85,8 @@ def write_report(
     work: Path,
     facts: Mapping[str, str] = _FACTS,
     report: Report | None = None,
-) -> Board:
-    """Run what is not done yet, then write the document and its pictures.
+) -> list[Verdict]:
+    """Run what is not done yet, then write the document and its pictures; returns all goals.
 
     Args:
         options: What is compared.
@@ -106,7 +112,7 @@ def write_report(
         out.write_text(text, encoding="utf-8")
     except OSError as error:
         raise SettingsError(f"{out} cannot be written ({error.strerror})") from error
-    return board
+    return [*verdicts(board), *of_time]
 
 
 def training_minutes(plan: Plan) -> list[float]:
@@ -191,19 +197,21 @@ def run(arguments: argparse.Namespace) -> None:
     make(arguments, arguments.out)
 
 
-def make(arguments: argparse.Namespace, out: Path, facts: Mapping[str, str] = _FACTS) -> Board:
-    """The same with a place and facts of the caller's."""
+def make(
+    arguments: argparse.Namespace, out: Path, facts: Mapping[str, str] = _FACTS
+) -> list[Verdict]:
+    """The same with a place and facts of the caller's; returns all goals, those of time too."""
 
     def tell(text: str) -> None:
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
 
-    board = write_report(options_of(arguments), out, arguments.work, facts, tell)
+    goals = write_report(options_of(arguments), out, arguments.work, facts, tell)
     if arguments.json:
-        found = [asdict(one) for one in verdicts(board)]
+        found = [asdict(one) for one in goals]
         arguments.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     sys.stdout.write(f"written to {out}\n")
-    return board
+    return goals
 
 
 def _count(text: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,6 +14,7 @@ from rl.bounds import lower_bound
 from rl.clairvoyant import search
 from rl.evaluate import BASE, baselines
 from rl.greedy import GreedyParameters
+from rl.parameters import load_tuned, policy_of
 from rl.simulator import Order, Policy, simulate
 from rl.view import View
 from rl.work import Day
@@ -20,6 +22,8 @@ from rl.work import Day
 CLAIRVOYANT = "clairvoyant"
 LITERAL = tuple(rule.name for rule in RULES if rule.name.startswith("rule "))
 """The rules of the original plan."""
+TUNED_SUFFIX = ".toml"
+"""Of files that `python -m rl tune` writes; others are learned policies."""
 RULE_NAMES = tuple(rule.name for rule in RULES)
 
 
@@ -105,7 +109,7 @@ class Valuing:
 
 
 def learned_policy(path: Path) -> Policy:
-    """A learned policy from its file, without torch.
+    """A learned or a tuned policy from its file, without torch.
 
     Raises:
         SettingsError: it cannot be read, or is no policy for these features.
@@ -113,6 +117,8 @@ def learned_policy(path: Path) -> Policy:
     # numpy alone; imported here, as most reports compare the baselines only
     from rl.neural import Learned
 
+    if path.suffix == TUNED_SUFFIX:
+        return policy_of(load_tuned(path), f"learned {path.stem}")
     return Learned(path, name=f"learned {path.stem}")
 
 
@@ -141,12 +147,19 @@ def learned(paths: Sequence[Path], parameters: GreedyParameters) -> list[Contest
 
     found: dict[str, Contestant] = {}
     for path in paths:
-        policy = load_policy(path)  # before hours of work
+        digest = _digest(path) if path.suffix == TUNED_SUFFIX else load_policy(path).digest
         name = f"learned {path.stem}"
         if name in found:
             raise SettingsError(
                 f"two policy files are named {path.name}; give files of different names, "
                 "which the report tells them apart by"
             )
-        found[name] = Contestant(name, "learned", parameters, str(path.resolve()), policy.digest)
+        found[name] = Contestant(name, "learned", parameters, str(path.resolve()), digest)
     return list(found.values())
+
+
+def _digest(path: Path) -> str:
+    """Of a tuned policy; raises before hours of work."""
+    found = load_tuned(path)
+    values = [type(found).__name__, json.dumps(asdict(found), sort_keys=True)]
+    return hashlib.sha256("\n".join(values).encode()).hexdigest()

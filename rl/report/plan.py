@@ -12,7 +12,7 @@ from rl.evaluate import BASE
 from rl.parameters import TUNED, load_parameters
 from rl.regime import Regime, load_regime
 from rl.report.contestants import Contestant, all_baselines, clairvoyant, learned, tuned
-from rl.traces import Split
+from rl.traces import Split, digest_of
 
 _RL = TUNED.parent
 REGIMES = _RL / "regimes"
@@ -59,6 +59,7 @@ class Unit:
     Attributes:
         first: Number of its first day.
         count: Of its days.
+        traces: Digest of the real traces that its days come from; empty: they need none.
     """
 
     regime: Regime
@@ -67,13 +68,14 @@ class Unit:
     first: int
     count: int
     contestant: Contestant
+    traces: str = ""
 
     @property
     def key(self) -> str:
         """Under which its result is kept: equal only where the result must be equal."""
         parts = (
             code_digest(self.contestant.kind), self.regime.digest(), str(self.seed), self.split,
-            str(self.first), str(self.count), self.contestant.identity,
+            str(self.first), str(self.count), self.traces, self.contestant.identity,
         )  # fmt: skip
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:40]
 
@@ -125,13 +127,30 @@ class Plan:
         wanted = [one for one in self.on_all_days() if one.name in (BASE, ours)]
         return [one.at(factor) for one in wanted for factor in FACTORS]
 
+    def _traces(self, regime: Regime) -> str:
+        if not regime.needs_traces:
+            return ""
+        return digest_of(self.options.data or Path("."), regime.arrivals.source)
+
     def units(
         self, contestants: Sequence[Contestant], days: int, block: int = _BLOCK
     ) -> list[Unit]:
-        """The first days of each regime with each of some contestants."""
-        options = self.options
+        """The first days of each regime with each of some contestants.
+
+        Raises:
+            DataError: a regime needs traces that are not there.
+        """
+        options, traces = self.options, {one.name: self._traces(one) for one in self.regimes}
         return [
-            Unit(regime, options.seed, options.split, first, min(block, days - first), one)
+            Unit(
+                regime,
+                options.seed,
+                options.split,
+                first,
+                min(block, days - first),
+                one,
+                traces[regime.name],
+            )
             for regime in self.regimes
             for first in range(0, days, block)
             for one in contestants
@@ -140,15 +159,22 @@ class Plan:
 
 _DECIDING = (
     "baselines", "beliefs", "bounds", "clairvoyant", "critical_paths", "draws", "events", "fleet",
-    "greedy", "guardrails", "ledger", "mechanics", "outcome", "regime", "shapes", "simulator",
-    "sites", "traces", "uniform_progress", "view", "views", "work", "workload",
+    "greedy", "guardrails", "ledger", "mechanics", "outcome", "pace", "regime", "remaining",
+    "shapes", "simulator", "sites", "traces", "uniform_progress", "upcoming", "urgency", "view",
+    "views", "work", "workload",
 )  # fmt: skip
-_DECIDING_LEARNED = ("features", "neural", "policy_file")
+_DECIDING_LEARNED = (
+    "features", "look_ahead", "neural", "parameters", "policy_file", "queue_aware",
+    "queue_parameters", "schema", "sharing",
+)  # fmt: skip
+_DECIDING_OUTSIDE = ("cluster/placement.py",)
+"""Beside this package's folder."""
 
 
 @cache
 def code_digest(kind: str = "") -> str:
     """SHA-256 of the sources that decide what a day comes to, for a kind of contestant."""
     names = (*_DECIDING, *(_DECIDING_LEARNED if kind == "learned" else ()))
-    texts = (f"{name}\n".encode() + (_RL / f"{name}.py").read_bytes() for name in names)
+    files = (*(f"{_RL.name}/{name}.py" for name in names), *_DECIDING_OUTSIDE)
+    texts = (f"{file}\n".encode() + (_RL.parent / file).read_bytes() for file in files)
     return hashlib.sha256(b"\0".join(texts)).hexdigest()

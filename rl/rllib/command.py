@@ -19,11 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--regime", type=Path, action="append", required=True, help="may be repeated")
     add("--out", type=Path, required=True, help="the policy's file (.npz)")
-    add("--folder", default="build/rllib", help="path or URI of the checkpoint; goes on with it")
+    add("--folder", default="build/rllib", help="path or URI of checkpoints; goes on with them")
     add("--iterations", type=int, default=200)
     add("--decisions", type=int, default=4000, help="of an iteration, over all runners")
     add("--days", type=int, default=1000, help="of each regime")
     add("--runners", type=int, default=0, help="processes that simulate; 0: this one")
+    add("--machines", action="store_true", help="learn when to buy early and give back, too")
     add("--on-spot", action="store_true", help="runners go to Spot machines alone")
     add("--learning-rate", type=float, default=1e-4)
     add("--hidden", type=int, default=64)
@@ -36,7 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Train, write the file, and say how it does on days of validation.
 
     Raises:
-        SettingsError: a file or an option is wrong.
+        SettingsError: a file or an option is wrong, or the folder holds another training.
         TrainingError: a loss is no number.
     """
     import ray
@@ -49,6 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
         decisions=arguments.decisions,
         runners=arguments.runners,
         on_spot=arguments.on_spot,
+        machines=arguments.machines,
         hidden=arguments.hidden,
         learning_rate=arguments.learning_rate,
         parameters=load_parameters(arguments.parameters),

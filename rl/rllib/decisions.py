@@ -1,8 +1,9 @@
 """The environment as RLlib's learner sees it: only decisions in which a network has a say.
 
 What it may weigh is what `rl.neural.Learned` weighs: options that are allowed and not believed to
-cost much more than the cheapest. Where there is but one, the expected-cost policy's choice is taken
-without asking, and the reward of that time belongs to the decision before.
+cost much more than the cheapest, and decisions about machines only where they are learned too.
+Where there is but one, the expected-cost policy's choice is taken without asking, and the reward of
+that time belongs to the decision before.
 """
 
 from __future__ import annotations
@@ -27,18 +28,23 @@ _ABOUT_MACHINES = CONTEXT.index("is_about_machines")
 OVER_SCALE = 10.0  # of `cost_over_least`, see `rl.features`
 
 
-def weighed(observation: Floats, reach: float) -> npt.NDArray[np.bool_]:
-    """Which actions are weighed, of shape (..., ACTIONS).
+def weighed(observation: Floats, reach: float, machines: bool) -> npt.NDArray[np.bool_]:
+    """Which actions are weighed, of shape (ACTIONS,); the expected-cost policy's alone if none is.
 
     Args:
-        observation: Of shape (..., WIDTH), see `rl.env`.
+        observation: Of shape (WIDTH,), see `rl.env`.
         reach: USD over the cheapest, below 1: what is clipped is beyond it.
+        machines: Whether decisions about machines are weighed.
     """
-    options = observation[..., len(CONTEXT) :].reshape(*observation.shape[:-1], ACTIONS, -1)
-    is_near = options[..., _OVER] <= OVER_SCALE * reach
-    about_machines = observation[..., _ABOUT_MACHINES, None] > 0.5
-    found: npt.NDArray[np.bool_] = (options[..., _ALLOWED] > 0.5) & (is_near | about_machines)
-    return found
+    options = observation[len(CONTEXT) :].reshape(ACTIONS, -1)
+    found: npt.NDArray[np.bool_] = options[:, _ALLOWED] > 0.5
+    if observation[_ABOUT_MACHINES] <= 0.5:
+        return found & (options[:, _OVER] <= OVER_SCALE * reach)
+    if machines or not found.any():
+        return found
+    cheapest = np.argmin(np.where(found, options[:, _OVER], np.inf))
+    only: npt.NDArray[np.bool_] = np.arange(ACTIONS) == cheapest
+    return only
 
 
 class Decisions(gymnasium.Env[Floats, np.int64]):
@@ -46,14 +52,15 @@ class Decisions(gymnasium.Env[Floats, np.int64]):
 
     Args:
         given: `regimes` (tables as in a regime's file), `parameters` of the expected-cost policy,
-            `reach`, `seed` and `days` of the days, `data` (the data folder, or nothing). Plain
-            values, so that a process on another node needs no file of this one.
+            `reach`, `machines` (whether they are learned), `seed` and `days` of the days, `data`
+            (the data folder, or nothing). Plain values, so that a process on another node needs no
+            file of this one.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  # as in the base class
 
     def __init__(self, given: Mapping[str, Any]) -> None:
-        self._reach = float(given["reach"])
+        self._reach, self._machines = float(given["reach"]), bool(given["machines"])
         self._inner = RoutingEnv(
             [regime_of(values, "the trainer's regime") for values in given["regimes"]],
             GreedyParameters.of(given["parameters"]),
@@ -102,7 +109,7 @@ class Decisions(gymnasium.Env[Floats, np.int64]):
     ) -> tuple[Floats, float, bool, dict[str, Any]]:
         """Go on while there is nothing to choose."""
         while not over:
-            self._allowed = weighed(observation, self._reach)
+            self._allowed = weighed(observation, self._reach, self._machines)
             if self._allowed.sum() > 1:
                 break
             only = np.int64(int(np.argmax(self._allowed)))

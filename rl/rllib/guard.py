@@ -18,18 +18,21 @@ RIDGE = 1e-3  # of a variance: one-hot features are bound to each other
 ROOM = 2.0  # times the distance of the farthest view of training
 
 
-def guard_of(days: Sequence[Day], parameters: GreedyParameters, reach: float) -> Guard:
+def guard_of(
+    days: Sequence[Day], parameters: GreedyParameters, reach: float, machines: bool
+) -> Guard:
     """From the decisions of days that the expected-cost policy runs.
 
     Args:
         days: Of training.
         parameters: Of that policy.
         reach: USD over the cheapest; options beyond it are not weighed.
+        machines: Whether decisions about machines are weighed.
 
     Raises:
         DataError: the days have no decision with a choice.
     """
-    contexts, options = _seen(days, Greedy(parameters), reach)
+    contexts, options = _seen(days, Greedy(parameters), reach, machines)
     if not contexts:
         raise DataError(f"{len(days)} days have no decision with a choice; give more days")
     context, option = np.array(contexts, dtype=np.float64), np.concatenate(options)
@@ -49,7 +52,9 @@ def guard_of(days: Sequence[Day], parameters: GreedyParameters, reach: float) ->
     )
 
 
-def _seen(days: Sequence[Day], policy: Greedy, reach: float) -> tuple[list[Floats], list[Floats]]:
+def _seen(
+    days: Sequence[Day], policy: Greedy, reach: float, machines: bool
+) -> tuple[list[Floats], list[Floats]]:
     """Features of the context and of the options that are weighed, of each decision."""
     contexts: list[Floats] = []
     options: list[Floats] = []
@@ -58,7 +63,7 @@ def _seen(days: Sequence[Day], policy: Greedy, reach: float) -> tuple[list[Float
         while (decision := simulation.next_decision()) is not None:
             view, mask = decision.view, decision.mask
             costs = policy.costs(view, mask)
-            found = weighed(costs, view, reach, machines=True)
+            found = weighed(costs, view, reach, machines)
             if len(found) > 1:
                 context, of_options = features(view, mask, costs)
                 contexts.append(context)

@@ -32,7 +32,7 @@ NEVER = -1e9
 
 
 class ScoringModule(TorchRLModule, ValueFunctionAPI):
-    """PPO's module; `model_config` has `hidden` (units), `tau` and `reach` (USD)."""
+    """PPO's module; `model_config` has `hidden` (units), `tau`, `reach` (USD) and `machines`."""
 
     def setup(self) -> None:
         """Called once by RLlib."""
@@ -40,6 +40,7 @@ class ScoringModule(TorchRLModule, ValueFunctionAPI):
         assert isinstance(given, dict)
         hidden = int(given["hidden"])
         self.tau, self.reach = float(given["tau"]), float(given["reach"])
+        self.machines = bool(given["machines"])
         self.scorer = Scorer([hidden, hidden])
         self.critic = nn.Sequential(
             nn.Linear(len(CONTEXT), hidden), nn.Tanh(), nn.Linear(hidden, 1)
@@ -58,7 +59,9 @@ class ScoringModule(TorchRLModule, ValueFunctionAPI):
         context, options = _parts(observation)
         about_machines = context[..., _ABOUT_MACHINES, None] > 0.5
         over = options[..., _OVER] / OVER_SCALE
-        is_weighed = (options[..., _ALLOWED] > 0.5) & (about_machines | (over <= self.reach))
+        is_near = over <= self.reach
+        may_be = about_machines | is_near if self.machines else ~about_machines & is_near
+        is_weighed = (options[..., _ALLOWED] > 0.5) & may_be
         over = torch.where(about_machines, over.clamp(max=MACHINES_OVER), over)
         scores = self.residuals(context, options) - over / self.tau
         return torch.where(is_weighed, scores, NEVER)

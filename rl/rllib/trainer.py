@@ -22,11 +22,14 @@ from rl.neural import Learned
 from rl.parameters import load_parameters
 from rl.policy_file import PolicyFile, save_policy
 from rl.regime import Regime
+from rl.rllib.checkpoints import Checkpoints
 from rl.rllib.guard import guard_of
+from rl.schema import DIGEST
 from rl.simulator import simulate
 from rl.statistics import paired_ratio
 
-CHECKPOINT = "checkpoint"
+_WHERE = frozenset({"runners", "on_spot"})
+_OF_THE_NETWORK = ("hidden", "tau", "reach", "machines")
 Report = Callable[[int, Mapping[str, float]], None]
 
 
@@ -50,6 +53,7 @@ class RllibSettings:
         entropy: Weight of the entropy.
         kl: Weight of the divergence from the policy of the iteration before.
         horizon: Discount of the next decision: 0.99 looks some hundred decisions ahead.
+        machines: Whether decisions about machines are learned too.
         margin: Written into the file, see `rl.policy_file`.
     """
 
@@ -68,6 +72,7 @@ class RllibSettings:
     entropy: float = 0.0
     kl: float = 0.2
     horizon: float = 0.99
+    machines: bool = False
     margin: float = 0.0
     parameters: GreedyParameters = field(default_factory=load_parameters)
 
@@ -89,11 +94,11 @@ class RllibTrainer:
     Args:
         regimes: Whose days it learns from.
         settings: How.
-        folder: Of its checkpoint: a path, or a URI that all nodes reach.
+        folder: Of its checkpoints: a path, or a URI that all nodes reach.
         data: The data folder, for regimes that need traces.
 
     Raises:
-        SettingsError: a regime is held out.
+        SettingsError: a regime is held out, or the folder holds another training.
     """
 
     def __init__(
@@ -109,10 +114,10 @@ class RllibTrainer:
                     f"regime {regime.name!r} is held out (trained = false); train on others"
                 )
         self.regimes, self.settings, self.data = tuple(regimes), settings, data
-        self._checkpoint = f"{folder.rstrip('/')}/{CHECKPOINT}"
+        self._checkpoints = Checkpoints(folder, self._identity())
         self._algorithm = self._config().build_algo()
-        if _exists(self._checkpoint):
-            self._algorithm.restore_from_path(self._checkpoint)
+        if newest := self._checkpoints.newest():
+            self._algorithm.restore_from_path(newest)
 
     @property
     def iteration(self) -> int:
@@ -130,10 +135,10 @@ class RllibTrainer:
             if not math.isfinite(found["loss"]):
                 raise TrainingError(
                     f"the loss of iteration {self.iteration} is {found['loss']}; lower "
-                    "learning_rate, and delete the checkpoint"
+                    "learning_rate, and give another folder"
                 )
             if self.iteration % every == 0 or self.iteration == iterations:
-                self._algorithm.save_to_path(self._checkpoint)
+                self._checkpoints.save(self.iteration, self._algorithm.save_to_path)
             report(self.iteration, found)
 
     def policy(self) -> PolicyFile:
@@ -146,11 +151,12 @@ class RllibTrainer:
         ]
         return PolicyFile(
             layers=self.module().layers(),
-            guard=guard_of(days, settings.parameters, settings.reach),
+            guard=guard_of(days, settings.parameters, settings.reach, settings.machines),
             tau=settings.tau,
             margin=settings.margin,
             reach=settings.reach,
             parameters=settings.parameters,
+            machines=settings.machines,
             training={
                 "trainer": "rllib",
                 "iterations": self.iteration,
@@ -167,6 +173,12 @@ class RllibTrainer:
         """End the runners."""
         self._algorithm.stop()
 
+    def _identity(self) -> dict[str, Any]:
+        """What must be equal for a training to go on: not where its parts run."""
+        told = {name: one for name, one in asdict(self.settings).items() if name not in _WHERE}
+        regimes = {regime.name: regime.digest() for regime in self.regimes}
+        return {**told, "regimes": regimes, "features": DIGEST}
+
     def _config(self) -> Any:
         from ray.rllib.algorithms.ppo import PPOConfig
         from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -179,13 +191,14 @@ class RllibTrainer:
             "regimes": [regime.model_dump(mode="json") for regime in self.regimes],
             "parameters": asdict(settings.parameters),
             "reach": settings.reach,
+            "machines": settings.machines,
             "seed": settings.seed,
             "days": settings.days,
             "data": str(self.data) if self.data else "",
         }
         spec = RLModuleSpec(
             module_class=ScoringModule,
-            model_config={name: getattr(settings, name) for name in ("hidden", "tau", "reach")},
+            model_config={name: getattr(settings, name) for name in _OF_THE_NETWORK},
         )
         begun: Any = PPOConfig  # whose methods have types, and whose constructor has none
         return (
@@ -249,10 +262,3 @@ def _figures(result: Mapping[str, Any]) -> dict[str, float]:
         "ratio": -float(runners.get("episode_return_mean", math.nan)),
         "decisions": float(runners.get("num_env_steps_sampled_lifetime", 0.0)),
     }
-
-
-def _exists(uri: str) -> bool:
-    from pyarrow import fs
-
-    files, path = fs.FileSystem.from_uri(uri if "://" in uri else Path(uri).absolute().as_uri())
-    return bool(files.get_file_info(path).type == fs.FileType.Directory)

@@ -9,20 +9,20 @@ from typing import Any
 
 from ironcliw.errors import SettingsError
 from ironcliw.settings import load_settings
-from rl.regime import load_regime
 from rl.rllib.trainer import RllibSettings, RllibTrainer, validation, write
+from rl.sweep.regimes import REGIMES, received
 from rl.sweep.trial import Tell
 
 POLICY = "policy.npz"
-_OWN = ("regimes", "iterations", "validation_days")
+_OWN = (REGIMES, "iterations", "validation_days")
 
 
 def train(values: Mapping[str, Any], folder: Path, rounds: int, tell: Tell) -> None:
     """Train by RLlib; see `Trainer`.
 
     Args:
-        values: Of `RllibSettings`; beside them `regimes` (files), `iterations` of a round (5) and
-            `validation_days` of each regime (20).
+        values: Of `RllibSettings`; beside them `regimes` (see `rl.sweep.regimes`), `iterations`
+            of a round (5) and `validation_days` of each regime (20).
         folder: Of the checkpoint, and of the policy's newest file.
         rounds: All of them.
         tell: Told of each.
@@ -35,9 +35,7 @@ def train(values: Mapping[str, Any], folder: Path, rounds: int, tell: Tell) -> N
         raise SettingsError(
             f"the training has no value {unknown[0]!r}; it has {', '.join(sorted(known))}"
         )
-    if not values.get("regimes"):
-        raise SettingsError("the sweep names no regimes; set fixed.regimes to a list of files")
-    regimes = [load_regime(Path(path)) for path in values["regimes"]]
+    regimes = received(values)
     settings = RllibSettings(**{name: values[name] for name in values if name in known})
     data, each = load_settings().bench.data, int(values.get("iterations", 5))
     days = int(values.get("validation_days", 20))

@@ -76,7 +76,9 @@ class SweepConfig(BaseModel):
         "rl.sweep.learning:train", description="See `rl.sweep.trial.Trainer`; loaded by name."
     )
     rounds: int = Field(ge=1, description="Of each training; it is measured after each.")
-    fixed: dict[str, Any] = Field(default_factory=dict, description="For all trials.")
+    fixed: dict[str, Any] = Field(
+        default_factory=dict, description="For all trials; of `regimes` they get the tables."
+    )
     space: dict[str, Annotated[Range, BeforeValidator(lambda given: _as_range(given))]] = Field(
         min_length=1
     )

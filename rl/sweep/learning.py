@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from ironcliw.errors import SettingsError
 from ironcliw.settings import load_settings
 from rl.greedy import Greedy
 from rl.learning.days import check_regimes, training_days, validation_days
@@ -25,8 +24,8 @@ from rl.learning.train import fitted_policy
 from rl.neural import Learned
 from rl.parameters import load_parameters
 from rl.policy_file import save_policy
-from rl.regime import load_regime
 from rl.simulator import Policy
+from rl.sweep.regimes import REGIMES, received
 from rl.sweep.trial import Tell
 
 POLICY = "policy.npz"
@@ -36,7 +35,7 @@ def train(values: Mapping[str, Any], folder: Path, rounds: int, tell: Tell) -> N
     """Learn; see `Trainer`.
 
     Args:
-        values: Of `rl.learning.plan.Training`, and `regimes`, a list of files.
+        values: Of `rl.learning.plan.Training`, and `regimes`, see `rl.sweep.regimes`.
         folder: Of the labels of each round, and of the newest policy.
         rounds: All of them.
         tell: Told of each, with the score by which policies are chosen.
@@ -44,11 +43,9 @@ def train(values: Mapping[str, Any], folder: Path, rounds: int, tell: Tell) -> N
     Raises:
         SettingsError: a value has no such name or is wrong, or a regime is held out.
     """
-    own = {name: value for name, value in values.items() if name != "regimes"}
+    own = {name: value for name, value in values.items() if name != REGIMES}
     plan = Training.of({**own, "rounds": rounds}, "the sweep")
-    if not values.get("regimes"):
-        raise SettingsError("the sweep names no regimes; set fixed.regimes to a list of files")
-    regimes = [load_regime(Path(path)) for path in values["regimes"]]
+    regimes = received(values)
     check_regimes(regimes)
     torch.set_num_threads(1)
     data, parameters = load_settings().bench.data, load_parameters()

@@ -12,6 +12,7 @@ from typing import Any
 
 from ironcliw.errors import SettingsError
 from rl.sweep.config import Point, SweepConfig
+from rl.sweep.regimes import REGIMES, sent
 from rl.sweep.trial import RATIO, ROUND, run_trial
 
 MOST_FAILURES = 3
@@ -50,20 +51,22 @@ def run_sweep(config: SweepConfig, report: Callable[[str], None]) -> list[Trial]
         report: Told in words how many there are.
 
     Raises:
-        SettingsError: a sweep of this name was begun with other values.
+        SettingsError: a sweep of this name was begun with other values, or a regime's file cannot
+            be used.
     """
     from ray import tune
 
+    told = sent(config.fixed)
     storage = _absolute(config.storage)
     path = f"{storage}/{config.name}"
-    _check_begun(config, path)
+    _check_begun(config, told, path)
     points = config.points()
     resources: dict[str, float] = {
         "CPU": config.cpus,
         **({"spot": 0.001} if config.on_spot else {}),
     }
     trainable = tune.with_resources(run_trial, tune.PlacementGroupFactory([resources]))
-    fixed = {"trainer": config.trainer, "rounds": config.rounds, "fixed": config.fixed}
+    fixed = {"trainer": config.trainer, "rounds": config.rounds, "fixed": told}
     space = {**fixed, "point": tune.grid_search(points)}
     if tune.Tuner.can_restore(path):
         report(f"sweep {config.name} goes on; {len(points)} trials")
@@ -119,14 +122,16 @@ def _scheduler(config: SweepConfig) -> Any:
     return ASHAScheduler(time_attr=ROUND, max_t=config.rounds, grace_period=config.grace)
 
 
-def _check_begun(config: SweepConfig, path: str) -> None:
+def _check_begun(config: SweepConfig, fixed: dict[str, Any], path: str) -> None:
     """Compare a sweep with what its folder holds, or write down what it begins with."""
     from pyarrow import fs
 
     files, place = fs.FileSystem.from_uri(path if "://" in path else Path(path).as_uri())
     told = f"{place}/sweep.json"
     free = {"storage", "concurrent", "cpus", "on_spot"}
+    # a regime whose file was changed is another value
     now = config.model_dump(mode="json", exclude=free)
+    now["fixed"].update({name: fixed[name] for name in (REGIMES,) if name in fixed})
     if files.get_file_info(told).type == fs.FileType.File:
         with files.open_input_stream(told) as file:
             before = json.loads(file.read())

@@ -42,6 +42,9 @@ class Scripted:
     def is_idempotent(self, kind: str, target: str, options: Mapping[str, Any]) -> bool:
         return target == "work.echo"
 
+    def forget(self, task: StepTask) -> None:
+        pass
+
     def node_of(self, task: StepTask) -> str | None:
         return None
 

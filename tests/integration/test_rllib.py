@@ -26,11 +26,12 @@ from rl.parameters import load_parameters
 from rl.policy_file import PolicyFile, load_policy
 from rl.regime import load_regime
 from rl.rllib.decisions import Decisions, weighed
-from rl.rllib.module import NEVER
+from rl.rllib.module import NEVER, ScoringModule
 from rl.rllib.trainer import RllibSettings, RllibTrainer, validation, write
-from rl.simulator import Simulation
+from rl.simulator import Simulation, simulate
 from rl.view import ACTIONS
 from rl.workload import make_day
+from tests.unit.rl.made_policies import made_policy
 
 pytestmark = [
     pytest.mark.cluster,
@@ -73,6 +74,7 @@ def _given() -> dict[str, Any]:
         "regimes": [LIGHT.model_dump(mode="json")],
         "parameters": asdict(load_parameters()),
         "reach": SMALL.reach,
+        "machines": SMALL.machines,
         "seed": 0,
         "days": 2,
     }
@@ -85,7 +87,7 @@ def test_only_decisions_with_a_choice_are_asked(cluster: None) -> None:
     while not over:
         mask = env.action_masks()
         assert mask.sum() > 1
-        assert (mask == weighed(observation, SMALL.reach)).all()
+        assert (mask == weighed(observation, SMALL.reach, SMALL.machines)).all()
         # the cheapest, which is what the tuned greedy takes
         options = observation[len(CONTEXT) :].reshape(ACTIONS, -1)
         over_least = np.where(mask, options[:, OPTION.index("cost_over_least")], np.inf)
@@ -146,6 +148,34 @@ def test_what_is_exported_is_what_was_learned(
     assert learned.counts.changed > 0 or learned.counts.weighed > 0
 
 
+@pytest.mark.parametrize("machines", [False, True])
+def test_a_whole_day_by_the_learner_is_the_day_by_its_file(machines: bool) -> None:
+    settings = replace(SMALL, machines=machines)
+    given = {name: getattr(settings, name) for name in ("hidden", "tau", "reach", "machines")}
+    env = Decisions({**_given(), "machines": machines})
+    module = ScoringModule(
+        observation_space=env.observation_space, action_space=env.action_space, model_config=given
+    )
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for weight in module.scorer.parameters():
+            weight.normal_(0.0, 0.3)
+    policy = made_policy(
+        layers=module.layers(), reach=settings.reach, tau=settings.tau, machines=machines
+    )
+    observation, info = env.reset(options={"regime": 0, "day": 1})
+    asked, over = 0, False
+    while not over:
+        with torch.no_grad():
+            action = int(module.logits(torch.from_numpy(observation)[None]).argmax())
+        observation, _, over, _, info = env.step(np.int64(action))
+        asked += 1
+    learned = Learned(policy)
+    outcome = simulate(make_day(LIGHT, 0, "train", 1), learned)
+    assert info["outcome"] == outcome.as_dict()
+    assert learned.counts.changed > 5 and asked == learned.counts.weighed
+
+
 def test_before_any_step_it_is_the_tuned_greedy(cluster: None, tmp_path: Path) -> None:
     trainer = RllibTrainer([LIGHT], SMALL, str(tmp_path))
     policy = trainer.policy()
@@ -164,6 +194,8 @@ def test_it_goes_on_where_it_was(
     trained: tuple[RllibTrainer, list[Mapping[str, float]], Path],
 ) -> None:
     trainer, _, folder = trained
+    with pytest.raises(SettingsError, match="holds a training with other values of hidden; give"):
+        RllibTrainer([LIGHT], replace(SMALL, hidden=8), str(folder))
     again = RllibTrainer([LIGHT], SMALL, str(folder))
     try:
         assert again.iteration == 2

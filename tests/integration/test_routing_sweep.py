@@ -107,6 +107,24 @@ def test_a_trial_that_is_killed_goes_on(tmp_path: Path, temporary: Path) -> None
     assert (tmp_path / "results" / "results.svg").is_file()
 
 
+def test_the_learning_of_the_readme_runs_from_a_relative_path(
+    tmp_path: Path, temporary: Path
+) -> None:
+    pytest.importorskip("torch", reason="needs the extra rl")
+    shutil.copy(ROOT / "rl" / "regimes" / "light.toml", tmp_path / "mine.toml")
+    file = tmp_path / "sweep.toml"
+    file.write_text(
+        f'name = "own"\nrounds = 1\nstorage = "{tmp_path}/storage"\nconcurrent = 1\n'
+        '[fixed]\nregimes = ["mine.toml"]\ndecisions = 30\nvalidation = 1\nepochs = 1\n'
+        "members = 1\nhorizon = 600.0\nrandomised = 0.0\nmargins = [0.3]\n"
+        "[space]\nwidth = [8]\n"
+    )
+    done = _run(tmp_path, temporary, file)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [found] = json.loads((tmp_path / "results" / "results.json").read_text())["trials"]
+    assert (found["state"], found["point"]) == ("finished", {"width": 8})
+
+
 @pytest.mark.slow
 def test_a_sweep_that_is_killed_goes_on(tmp_path: Path, temporary: Path) -> None:
     file = _sweep(tmp_path, "sweep")

@@ -18,6 +18,7 @@ from actors.journal import Journal
 from actors.orchestrator import Orchestrator
 from actors.results import Results
 from actors.routing import Option, PlacementPolicy
+from actors.steps import agent_call
 from actors.steps.agent_call import AgentCalls
 from actors.steps.agent_choice import declares_idempotent
 from actors.steps.executor import StepExecutor
@@ -56,6 +57,22 @@ class Writer(Agent):
         self.begun.append(what)
         await self.gate.wait()
         return what
+
+
+class Etcher(Agent):
+    """Etches in a thread until the gate opens."""
+
+    done: ClassVar[list[str]]
+    gate: ClassVar[threading.Event]
+
+    @capability("etch", idempotent=True, timeout_seconds=0.1)
+    def etch(self, body: Any) -> None:
+        self.gate.wait(20)
+        self.done.append("etch")
+
+    @capability("polish", idempotent=True)
+    async def polish(self, body: Any) -> None:
+        self.done.append("polish")
 
 
 class Single(Agent):
@@ -181,6 +198,20 @@ async def test_an_agent_that_hangs_is_given_its_time(cluster: Cluster) -> None:
     assert "0.1 s" in why(late)
     # nobody knows how far the other one came
     assert (await cluster.run("once", timeout_seconds=0.1)).status == "uncertain"
+
+
+async def test_a_step_is_not_undone_while_a_thread_is_at_it(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_call, "WITHDRAW_SECONDS", 0.05)
+    Etcher.done, Etcher.gate = [], threading.Event()
+    await cluster.bench.start(Etcher, name="etcher")
+    sent = await cluster.submit("etch", compensate={"agent": "polish"})
+    try:
+        assert (await cluster.orchestrator.wait(sent.id, 20)).status == "uncertain"
+        assert Etcher.done == []
+    finally:
+        Etcher.gate.set()
 
 
 async def test_an_agent_whose_process_ends_is_asked_again_where_that_is_harmless(

@@ -12,12 +12,14 @@ import pytest
 
 from actors.agent import Agent, capability
 from actors.agents.bench import AgentBench
+from actors.agents.hosts import HostHandle, HostPlan
 from actors.steps import agent_call
 from actors.steps.agent_call import AgentCalls
 from actors.steps.agent_choice import declares_idempotent
 from actors.steps.kinds import Done
 from actors.workflow.seats import SEAT
 from actors.workflow.tasks import CLOSING, StepError, StepTask
+from ironcliw.errors import UnavailableError
 from tests.unit.actors.agents.waiting import until
 
 
@@ -43,6 +45,10 @@ class Clerk(Agent):
         self.begun.append(body["name"])
         self.gate.wait(20)
         return "stamped"
+
+    @capability("weigh", idempotent=True, timeout_seconds=0.1)
+    def weigh(self, body: dict[str, Any]) -> str:
+        return self.stamp(body)
 
 
 class Roamer(Agent):
@@ -127,10 +133,62 @@ async def test_a_message_that_waits_for_room_is_taken_back() -> None:
         assert Clerk.begun == ["a", "b", "d"]
 
 
+async def test_a_message_that_is_taken_back_leaves_its_place() -> None:
+    async with AgentBench() as bench:
+        await bench.start(Clerk, name="clerk", options={"mailbox": 1})
+        first = await begun(bench, task(name="a", seconds=1.0))
+        second = asyncio.create_task(run(bench, task(name="b")))
+        await until(lambda: bench.system.describe("clerk")["load"] == 2)
+        second.cancel("turned")
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        assert json.loads((await run(bench, task(name="c"))).content) == "filed c"
+        await first
+        assert Clerk.begun == ["a", "c"]
+
+
+async def test_whoever_waits_for_room_has_the_place_of_one_that_is_taken_back() -> None:
+    async with AgentBench() as bench:
+        await bench.start(Clerk, name="clerk", options={"mailbox": 1, "overflow": "wait"})
+        first = await begun(bench, task(name="a", seconds=60.0))
+        second = asyncio.create_task(run(bench, task(name="b")))
+        await until(lambda: bench.system.describe("clerk")["load"] == 2)
+        third = asyncio.create_task(run(bench, task("stamp", name="c")))
+        await asyncio.sleep(0.05)  # and it has come as far as it can
+        second.cancel("turned")
+        # its method has a free hand, while the first one is still at it
+        await until(lambda: Clerk.begun == ["a", "c"])
+        Clerk.gate.set()
+        assert json.loads((await third).content) == "stamped"
+        first.cancel("turned")
+        await asyncio.gather(first, second, return_exceptions=True)
+
+
+@pytest.mark.parametrize("deaf", ["clerk", "reader"])
+async def test_the_host_that_has_the_message_alone_is_asked(
+    deaf: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def says_nothing(message_id: str, seconds: float) -> bool:
+        raise UnavailableError("it does not answer")
+
+    async with AgentBench() as bench:
+        await bench.start(Clerk, name="clerk")
+        await bench.start(Reader, name="reader", options={"isolated": True})
+        hosts = {host.name: host for host in await bench.hosts.find()}
+        assert len(hosts) == 2
+        monkeypatch.setattr(hosts[bench.system.describe(deaf)["host"]], "withdraw", says_nothing)
+        running = await begun(bench, task(name="a", seconds=60.0))
+        running.cancel("turned")
+        expected = StepError if deaf == "clerk" else asyncio.CancelledError
+        with pytest.raises(expected):
+            await running
+
+
 async def test_a_message_that_comes_after_it_was_withdrawn_is_not_taken() -> None:
     async with AgentBench() as bench:
         await bench.start(Clerk, name="clerk")
-        assert await bench.system.withdraw("early", 1.0)
+        host = bench.system.describe("clerk")["host"]
+        assert await bench.system.withdraw("early", [host], 1.0)
         with pytest.raises(Exception, match="was withdrawn by its sender"):
             await bench.ask("file", {"name": "a"}, message_id="early")
         assert Clerk.begun == []
@@ -145,6 +203,42 @@ async def test_a_thread_that_goes_on_is_told_of(monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(StepError, match="was told to stop and may still be at it") as caught:
             await running
         assert caught.value.failure == "unstopped"
+        Clerk.gate.set()
+
+
+@pytest.mark.parametrize("target", ["stamp", "weigh"])
+async def test_a_thread_that_goes_on_past_its_deadline_is_told_of(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_call, "WITHDRAW_SECONDS", 0.05)
+    async with AgentBench() as bench:
+        await bench.start(Clerk, name="clerk")
+        # the workflow's deadline, or the capability's own limit
+        changes = {"deadline": time.time() + 0.2} if target == "stamp" else {}
+        with pytest.raises(StepError, match="was told to stop and may still be at it") as caught:
+            await run(bench, task(target, changes, name="a"))
+        assert caught.value.failure == "unstopped"
+        Clerk.gate.set()
+
+
+async def test_a_workflow_that_turns_meanwhile_does_not_make_it_stop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(agent_call, "WITHDRAW_SECONDS", 0.3)
+    async with AgentBench() as bench:
+        withdraw, asked = bench.system.withdraw, asyncio.Event()
+
+        async def note(*words: Any) -> bool:
+            asked.set()
+            return await withdraw(*words)
+
+        monkeypatch.setattr(bench.system, "withdraw", note)
+        await bench.start(Clerk, name="clerk")
+        running = await begun(bench, task("weigh", name="a"))
+        await asked.wait()
+        running.cancel("turned")
+        with pytest.raises(StepError, match="may still be at it"):
+            await running
         Clerk.gate.set()
 
 
@@ -204,7 +298,7 @@ async def test_an_agent_that_is_named_does_the_only_thing_that_it_can() -> None:
         await bench.start(Clerk, name="several")
         done = await run(bench, task("one", by_name))
         assert json.loads(done.content) == "from somewhere"
-        with pytest.raises(StepError, match=r"several capabilities: say which .*: file, stamp"):
+        with pytest.raises(StepError, match=r"several capabilities: say which .*: file, .*, weigh"):
             await run(bench, task("several", by_name))
         method = {"options": {"by": "name", "method": "file"}}
         assert json.loads((await run(bench, task("several", method, name="a"))).content)
@@ -254,3 +348,27 @@ async def test_a_step_whose_agent_is_not_there_has_no_seat() -> None:
         await until(lambda: "a" in Clerk.begun)
         assert seat.taken
         await running
+
+
+async def test_a_step_whose_agent_moves_has_no_seat(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with AgentBench() as bench:
+        await bench.start(Clerk, name="clerk")
+        first = await begun(bench, task(name="a", seconds=60.0))
+        seat = Counted()
+        SEAT.set(seat)
+        second = asyncio.create_task(run(bench, task(name="b")))
+        await until(lambda: bench.system.describe("clerk")["load"] == 2)
+        assert seat.taken
+        launch, machine = bench.hosts.launch, asyncio.Event()
+
+        async def late(plan: HostPlan) -> HostHandle:
+            await machine.wait()
+            return await launch(plan)
+
+        monkeypatch.setattr(bench.hosts, "launch", late)
+        await bench.system.node_leaving("local", time.time() + 0.1)
+        await until(lambda: not seat.taken)
+        machine.set()
+        assert json.loads((await second).content) == "filed b"
+        assert seat.taken
+        await asyncio.gather(first, return_exceptions=True)

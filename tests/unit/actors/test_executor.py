@@ -17,7 +17,9 @@ from actors.decision_log import DecisionLog
 from actors.functions import function
 from actors.journal import Journal
 from actors.results import Results
+from actors.router import Router
 from actors.routing import Choice, Option, PlacementPolicy
+from actors.situation import Placement, Ready, Situation
 from actors.steps.executor import StepExecutor
 from actors.steps.kinds import Done
 from actors.tables import actors_decisions
@@ -150,6 +152,18 @@ async def test_a_step_whose_result_cannot_be_written_has_acted(
     assert pickle.loads(pickle.dumps(caught.value)).acted, "as it comes from another process"
 
 
+async def test_what_undoes_a_step_has_done_so_whatever_becomes_of_its_result(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise StoreError("no space left on the device")
+
+    monkeypatch.setattr(bench.results, "keep", full)
+    result = await bench.run(inputs={"text": "x" * 200}, is_compensation=True)
+    assert (result.value, result.reference, result.place) == (None, None, "local")
+    assert bench.told.attempts == [("function", "local", "ok")]
+
+
 @pytest.mark.parametrize(
     ("error", "failure", "retryable"),
     [
@@ -176,6 +190,33 @@ async def test_a_cancelled_attempt_is_counted_as_one(bench: Bench) -> None:
     with pytest.raises(asyncio.CancelledError):
         await running
     assert bench.told.attempts == [("function", "local", "cancelled")]
+
+
+@pytest.mark.parametrize(("reason", "losses"), [("moved", 1), ("left", 1), ("turned", 0)])
+async def test_an_attempt_that_is_taken_off_its_machine_has_lost_it(
+    tmp_path: Path, reason: str, losses: int
+) -> None:
+    seen: list[int] = []
+
+    class Away:
+        name = "away"
+
+        def place(self, situation: Situation) -> Placement:
+            seen.append(situation.step.losses)
+            return Placement("spot", options=(("home", True), ("machine 0", True)), index=1)
+
+    bench = Bench(tmp_path, Router(Away(), Facts()))
+    bench.echo.hold = asyncio.Event()
+    running = asyncio.create_task(bench.run())
+    await bench.echo.begun.wait()
+    running.cancel(reason)
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    bench.echo.hold.set()
+    await bench.run(attempt=2)
+    await bench.run(attempt=3)
+    assert seen == [0, losses, 0]
+    assert bench.told.attempts[0] == ("function", "spot", "moved" if losses else "cancelled")
 
 
 async def test_where_an_attempt_runs_is_known_while_it_runs(bench: Bench) -> None:
@@ -291,6 +332,39 @@ async def test_old_decisions_are_dropped_and_a_store_that_is_away_loses_none(
         assert [row.attempt for row in connection.execute(select(actors_decisions))] == [2]
     await journal.close()
     store.close()
+
+
+class Everywhere:
+    """Places all at home, or has them wait."""
+
+    name = "everywhere"
+
+    def __init__(self) -> None:
+        self.place_now = "local"
+
+    def place(self, situation: Situation) -> Placement:
+        return Placement(self.place_now, policy=self.name)
+
+
+def test_a_place_that_nobody_takes_is_free_again(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, Everywhere())
+    assert bench.executor.admit(task(), Ready(0.0)) is None
+    assert bench.executor.router.running("local") == 1
+    bench.executor.forget(task())
+    bench.executor.forget(task())
+    assert bench.executor.router.running("local") == 0
+    assert bench.told.attempts == [("function", "local", "cancelled")]
+
+
+def test_a_fault_in_what_is_known_of_the_machine_keeps_no_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> Sequence[Option]:
+        raise OSError("no such file: /proc/meminfo")
+
+    bench = Bench(tmp_path, Everywhere())
+    monkeypatch.setattr(bench.facts, "options", broken)
+    assert bench.executor.admit(task(), Ready(0.0)) is None
 
 
 class Doubtful:

@@ -14,8 +14,11 @@ from actors.fleet_facts import FleetFacts
 from actors.situation import STALE_SECONDS, HomeFacts, MachineFacts
 from cluster.control.report import ControllerReport, Worker, write_report
 from cluster.events import EventLog
+from cluster.money.ledger import Ledger
+from cluster.money.prices import PriceTable
 from ironcliw.settings import Settings, load_settings
 from ironcliw.store import Store
+from tests.unit.cluster.vm_requests import vm_request
 
 NOW = 1_800_000_000.0
 
@@ -40,6 +43,8 @@ class World:
         self.available = 10.0
         monkeypatch.setattr(fleet_facts, "_joined", lambda before, now: dict(self.nodes))
         monkeypatch.setattr(fleet_facts, "_head", lambda: HomeFacts(16.0, self.available, 8.0))
+        self.held = {"f": 0.5}
+        monkeypatch.setattr(fleet_facts, "held_by_steps", lambda: dict(self.held))
         self.facts = FleetFacts(self.settings, self.store, self.clock)
 
     def read(self, after: float = 2.0) -> bool:
@@ -74,6 +79,16 @@ def test_without_a_cloud_only_memory_matters(
     assert world.read()
     assert not world.read(), "told once"
     assert world.facts.money() is None
+    world.store.close()
+
+
+def test_what_steps_hold_is_part_of_the_head(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path, monkeypatch)
+    assert world.facts.home().held_gb is None, "nobody has looked yet"
+    world.read()
+    assert world.facts.home().held_gb == {"f": 0.5}
     world.store.close()
 
 
@@ -117,6 +132,32 @@ def test_machines_that_join_start_and_leave_are_events(cloud: World) -> None:
     cloud.nodes = {}
     assert cloud.read()
     assert cloud.facts.machines() == []
+
+
+def test_a_machine_that_starts_comes_nearer(cloud: World) -> None:
+    cloud.read()
+    first = cloud.clock.now + 2.0
+    for _ in range(3):
+        cloud.report(Worker("w1", "us-central1-a", "STAGING", "none", None))
+        cloud.read()
+        assert [one.since for one in cloud.facts.machines()] == [first], "not since the last look"
+    second = cloud.clock.now + 2.0
+    cloud.report(*(Worker(name, "us-central1-a", "STAGING", "none", None) for name in ("w2", "w1")))
+    assert cloud.read()
+    assert [one.since for one in cloud.facts.machines()] == [first, second], "the oldest first"
+
+
+def test_a_machine_that_starts_is_as_old_as_its_order(cloud: World) -> None:
+    ordered = NOW - 70.0
+    moment = datetime.fromtimestamp(ordered, UTC)
+    ledger = Ledger(
+        cloud.store, PriceTable.of(cloud.settings.budget), cloud.settings.budget, lambda: moment
+    )
+    ledger.observe([])
+    assert ledger.reserve(vm_request(name="w1")).granted
+    cloud.report(Worker("w1", "us-central1-a", "STAGING", "none", None))
+    cloud.read()
+    assert [one.since for one in cloud.facts.machines()] == [ordered], "as after a new start"
 
 
 def test_a_controller_that_is_silent_says_nothing(cloud: World) -> None:

@@ -110,6 +110,14 @@ def test_a_policy_may_name_a_machine() -> None:
     assert log.rows[0].policy == "says"
 
 
+def test_an_answer_that_cannot_be_noted_is_the_policys_fault() -> None:
+    odd: Any = (("home", True, "and more"),)
+    made, _, _, log = router(lambda _: replace(placed("spot"), options=odd))
+    assert ask(made).place == "local", "the rules decide"
+    assert made.failures == 1
+    assert [row.policy for row in log.rows] == ["placement"]
+
+
 def test_what_was_placed_is_there_until_it_has_ended() -> None:
     made, says, _, _ = router(lambda _: placed("spot", node="n1", index=1))
     ask(made, step="a")
@@ -202,6 +210,45 @@ def test_arrivals_are_those_of_half_an_hour() -> None:
     now += 2.0
     ask(made, step="later")
     assert [seen.arrivals for seen in says.seen] == [3, 0]
+
+
+def test_arrivals_do_not_pile_up_where_nobody_asks_for_them() -> None:
+    now = NOW
+    made = Router(PlacementPolicy(), Facts(), clock=lambda: now)
+
+    class Submitted:
+        kind = "submitted"
+
+    for number in range(100):
+        now += 60.0
+        made.note_events(f"w{number}", [Submitted()])
+    assert len(made._arrivals) == 31
+
+
+def test_losses_are_those_of_machines_and_want_of_memory_is_told_apart() -> None:
+    made, says, _, _ = router(lambda _: placed("local"))
+
+    def facts() -> tuple[int, int]:
+        ask(made)
+        step = says.seen[-1].step
+        return step.losses, step.out_of_memory
+
+    assert facts() == (0, 0)
+    for place, outcome, cause, wanted in (
+        ("local", "lost", "WorkerCrashedError", (0, 0)),
+        ("spot", "lost", "NodeDiedError", (1, 0)),
+        ("spot", "moved", "", (2, 0)),
+        ("local", "lost", "OutOfMemoryError", (2, 1)),
+        ("spot", "lost", "OutOfMemoryError", (2, 2)),
+        ("spot", "error", "", (2, 2)),
+        ("spot", "cancelled", "", (2, 2)),
+    ):
+        made.note_outcome("w/s", place, outcome, cause)
+        assert facts() == wanted
+    made.note_outcome("w/other", "spot", "lost")
+    assert facts() == (2, 2)
+    made.note_outcome("w/s", "spot", "ok")
+    assert facts() == (0, 0)
 
 
 class Coin:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from actors.agents.reports import AgentReport, HostReport
 from actors.supervisor import (
     BLOCKED_SECONDS,
+    LOST_THREADS,
     OVERDUE_SECONDS,
     RestartPolicy,
     Step,
@@ -108,6 +111,14 @@ def test_one_that_hangs_or_failed_is_blamed_and_its_neighbours_stay() -> None:
         "hangs": "it hangs: a message is 5.0 s past its time",
         "failed": "out of memory",
     }
+
+
+def test_a_host_whose_threads_hang_is_left() -> None:
+    hangs = replace(report(AgentReport("a")), lost_threads=LOST_THREADS)
+    verdict = judge(hangs, alone=False)
+    assert verdict.kill is None
+    assert verdict.leave == "8 of its threads hang in methods of agents that are gone"
+    assert judge(replace(hangs, lost_threads=LOST_THREADS - 1), alone=False).leave is None
 
 
 def test_one_that_has_a_process_to_itself_goes_with_it() -> None:

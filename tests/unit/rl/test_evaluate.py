@@ -104,11 +104,6 @@ def test_a_bad_regime_ends_with_a_line(
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
 
 
-def test_what_is_held_out_is_not_tuned_on(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["tune", "--regime", str(FOLDER / "bursty.toml"), "--days", "1"]) == 1
-    assert "regime 'bursty' is held out" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("count", ["0", "-3", "many"])
 def test_a_count_of_days_must_be_one(count: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):

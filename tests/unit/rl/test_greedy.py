@@ -16,15 +16,15 @@ from rl.baselines import (
     LargeAndLongRule,
 )
 from rl.greedy import Greedy, GreedyParameters
-from rl.parameters import load_parameters, written
+from rl.parameters import load_parameters, load_tuned, written
+from rl.queue_parameters import QueueParameters
 from rl.regime import load_regime
-from rl.simulator import Policy, Simulation, simulate
-from rl.tuning import Search, tune
+from rl.simulator import Policy, Simulation
 from rl.uniform_progress import UniformProgress
 from rl.view import ACTION_NAMES
 from rl.work import Day
 from rl.workload import make_day
-from tests.unit.rl.made_days import made_day, plain_regime, step
+from tests.unit.rl.made_days import made_day, step
 
 FOLDER = Path(__file__).parents[3] / "rl" / "regimes"
 
@@ -141,11 +141,13 @@ def test_a_damaged_file_of_parameters_is_named(
         load_parameters(path)
 
 
-def test_tuning_finds_what_a_day_rewards_and_repeats_itself() -> None:
-    # one large step every 10 minutes: to keep the machine saves a start each time
-    regime = plain_regime(costs={"day_dollars": 5.0}, spot={"dollars_per_hour": 0.001})
-    day = made_day([(600.0 * at, [step(20, 20.0)]) for at in range(1, 12)], regime)
-    search = Search(rounds=4, candidates=10, elite=3, days_a_round=1)
-    found = tune([day], search)
-    assert tune([day], search) == found
-    assert simulate(day, Greedy(found)).cost < 0.8 * simulate(day, Greedy()).cost
+def test_parameters_of_the_other_policy_are_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "queue.toml"
+    own = QueueParameters(ration=0.75)
+    path.write_text(written(own, {}, "python -m rl tune"))
+    assert load_tuned(path) == own
+    with pytest.raises(SettingsError, match="is of the queue-aware policy; give one of the greedy"):
+        load_parameters(path)
+    path.write_text('policy = "luck"\n')
+    with pytest.raises(SettingsError, match="of a policy 'luck'; it must be one of greedy, queue-"):
+        load_tuned(path)

@@ -110,6 +110,14 @@ def test_a_refusal_and_its_reason(view: View, action: int, reason: str) -> None:
     assert found is not None and reason in found
 
 
+def test_what_is_late_need_not_buy_but_takes_what_there_is() -> None:
+    late = _step(deadline_in=-1.0, memory_p95_gb=7.0)
+    assert _allowed(_view(late)) == {BUY, WAIT}
+    assert _allowed(_view(late, _machine())) == {FIRST_MACHINE, BUY}
+    starving = _step(waited=901.0, memory_p95_gb=7.0)
+    assert _allowed(_view(starving)) == {BUY}
+
+
 def test_three_machines_are_the_most() -> None:
     view = _view(_step())
     view.machines = [_machine(), _machine(), _machine()]
@@ -183,7 +191,8 @@ def test_no_policy_breaks_a_cap_or_overfills_a_place(name: str, seed: int, month
     outcome = simulation.outcome()
     assert outcome.breaches == 0
     assert simulation.world.ledger.month_spent <= 12.0 + 1e-9
-    assert outcome.cost == pytest.approx(outcome.dollars + outcome.waiting + outcome.misses)
+    parts = outcome.dollars + outcome.borrowed + outcome.waiting + outcome.misses
+    assert outcome.cost == pytest.approx(parts)
 
 
 def test_the_day_is_the_same_whatever_the_policy_does() -> None:

@@ -141,6 +141,13 @@ def test_a_guard_lets_training_pass_and_little_else(light: Regime) -> None:
 
 def test_randomised_regimes_differ_and_can_be_had_again() -> None:
     assert randomised(1, 5) == randomised(1, 5)
+    heads = [randomised(1, number).home.memory_gb for number in range(200)]
+    assert 12.0 <= min(heads) < 16.0
+    assert 100.0 < max(heads) <= 128.0
+    costs = [randomised(1, number).costs for number in range(200)]
+    assert min(one.day_dollars for one in costs) < 0.4
+    assert any(one.day_dollars >= 10.0 for one in costs), "a cap by the month alone is 25 USD"
+    assert any(one.month_dollars < 2.0 * one.day_dollars for one in costs)
     loads = [sum(randomised(1, number).arrivals.workflows_per_day) / 2 for number in range(200)]
     assert min(loads) < 10 < 40 < max(loads) <= 48
 
@@ -202,6 +209,8 @@ def test_what_is_held_out_is_not_learned_from(tmp_path: Path) -> None:
         ("[training]\nmachines = 1", "machines is 1; it must be true or false"),
         ("[training]\ntau = 'much'", "tau is 'much'; it must be a number"),
         ("[training]\nmargins = 1", "margins is 1; it must be a list of numbers"),
+        ("[training]\nmargins = []", r"margins is \[\]; give one number from 0 at the least"),
+        ("[training]\nmargins = [0.5, -1.0]", r"margins is \[0.5, -1.0\]; give one number"),
         ("[training]\ntau = 0", "tau is 0; give a number above 0"),
         ("[training]\nminutes = nan", "minutes is nan; give a number from 0"),
         ("[training]\nmembers = 0", "members is 0; give 1 or more"),

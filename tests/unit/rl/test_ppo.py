@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,23 @@ def _logits(model: object, observation: np.ndarray) -> np.ndarray:
     with torch.no_grad():
         found = model.policy.mlp_extractor.forward_actor(torch.from_numpy(observation[None]))  # type: ignore[attr-defined]
     return np.asarray(found[0])
+
+
+def test_it_ends_when_the_minutes_do() -> None:
+    regimes = [load_regime(FOLDER / "light.toml")]
+    policy = made_policy(3, tau=PLAN.tau, reach=PLAN.reach)
+    asked: list[int] = []
+
+    def is_over() -> bool:
+        asked.append(1)
+        return len(asked) >= 3
+
+    # a hundred times what three steps are, and no update before them
+    plan = replace(PLAN, ppo_steps=100_000)
+    layers = refined(policy, regimes, plan, 0.0, lambda line: None, is_over=is_over)
+    assert len(asked) == 3
+    for (weight, bias), (other, others) in zip(layers, policy.layers, strict=True):
+        assert (weight == other).all() and (bias == others).all()
 
 
 def test_it_learns_and_its_export_is_its_network() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from rl.draws import Draws
 from rl.simulator import simulate
-from rl.view import BUY, FIRST_MACHINE, FIRST_STOP, HOME, KEEP, PREWARM, View
+from rl.view import BUY, FIRST_MACHINE, FIRST_STOP, HOME, KEEP, PREWARM, WAIT, View
 from rl.work import Day
 from rl.workload import shocks
 from tests.unit.rl.made_days import BOOT, Prefer, made_day, plain_regime, step
@@ -190,3 +190,33 @@ def test_stock_outs_come_as_often_as_is_said() -> None:
     day = made_day([(0.0, [step(1)])], stockout=0.2)
     slots = [day.is_stocked_out(1, 300.0 * slot) for slot in range(5000)]
     assert np.mean(slots) == pytest.approx(0.2, abs=0.02)
+
+
+def test_a_machine_that_never_came_does_not_begin_the_wait_anew() -> None:
+    waited: list[float] = []
+
+    def wanted(view: View) -> tuple[int, ...]:
+        if view.step is None:
+            return (KEEP,)
+        waited.append(view.step.waited)
+        return (BUY,) if view.now < 1 else (WAIT,)
+
+    simulate(made_day([(0.0, [step(100, 20.0)])], stockout=1.0), Prefer(wanted))
+    assert waited[:2] == [0.0, 45.0]
+
+
+def test_a_dollar_after_midnight_costs_the_next_day_one() -> None:
+    late = 24 * HOUR - 10.0
+    outcome = simulate(made_day([(late, [step(100, 20.0)])], deadline=9e3), Prefer(_away))
+    seconds = BOOT + COLD + SLOWER * 100
+    assert outcome.dollars == pytest.approx(seconds / HOUR * 0.0638, rel=1e-6)
+    # the least payment of a minute is made before midnight
+    assert outcome.borrowed == pytest.approx((seconds - 60.0) / HOUR * 0.0638, rel=1e-6)
+    assert outcome.cost == pytest.approx(outcome.dollars + outcome.borrowed + outcome.waiting)
+
+
+def test_a_day_begins_with_its_share_of_the_month() -> None:
+    regime = plain_regime(costs={"day_dollars": 1.0, "month_dollars": 12.0})
+    day = made_day([(0.0, [step(600, 20.0)])], regime, month_spent=11.999, until=60 * HOUR)
+    assert simulate(day, Prefer(_away)).unfinished == 1
+    assert simulate(day, Prefer(_away), month_spent=0.0).unfinished == 0

@@ -6,17 +6,20 @@ import argparse
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks import routing_report
 from ironcliw.errors import DataError, SettingsError
 from rl.evaluate import BASE
-from rl.report import command, plan, runs
+from rl.parameters import load_parameters
+from rl.report import command, contestants, plan, runs
 from rl.report.board import Board, median_of
 from rl.report.contestants import CLAIRVOYANT, LITERAL, RULE_NAMES, Valuing, tuned
-from rl.report.goals import verdicts
+from rl.report.goals import Verdict, verdicts
 from rl.report.plan import Options, Plan
 from rl.report.runs import Store, columns_of, run_all
 from rl.report.speed import Speed
@@ -24,6 +27,7 @@ from rl.report.speed import verdicts as of_time
 from rl.report.timeline import AT_HOME, record
 from rl.simulator import simulate
 from rl.statistics import Interval, Resampling, paired_ratio
+from rl.traces import ARRIVALS, GRAPHS
 from rl.view import HOME, KEEP
 from tests.unit.rl.made_days import Prefer, made_day, step
 
@@ -256,17 +260,61 @@ def test_what_is_asked_as_json(tmp_path: Path) -> None:
     words = ["--regime", str(LIGHT), "--days", "2", "--clairvoyant", "1", "--evaluations", "2"]
     words += ["--frontier", "1", "--processes", "1", "--work", str(tmp_path / "work")]
     arguments = parser.parse_args([*words, "--json", str(tmp_path / "goals.json")])
-    command.make(arguments, tmp_path / "out.md")
+    goals = command.make(arguments, tmp_path / "out.md")
     page = json.loads((tmp_path / "goals.json").read_text())
     assert {"what", "goal", "figure", "met"} == set(page[0])
+    assert [one["what"] for one in page] == [one.what for one in goals]
+    assert "decision p99, no torch imported" in {one.what for one in goals}
+
+
+def test_a_goal_of_time_that_is_missed_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goals = [Verdict("mean cost", "lower", "yes", True), Verdict("time", "<= 1 ms", "2 ms", False)]
+    monkeypatch.setattr(command, "make", lambda *given: goals)
+    words = ["--out", str(tmp_path / "out.md")]
+    assert routing_report.main(words) == 1
+    goals.pop()
+    assert routing_report.main(words) == 0
 
 
 @pytest.mark.parametrize("kind", ["baseline", "learned"])
 def test_all_sources_that_decide_are_in_the_key(kind: str) -> None:
     needed = "rl.baselines, rl.bounds, rl.clairvoyant, rl.uniform_progress, rl.workload"
-    needed += ", rl.neural" if kind == "learned" else ""
-    code = f"import sys, {needed}; print(*(m for m in sys.modules if m.startswith('rl.')))"
+    needed += ", rl.neural, rl.parameters" if kind == "learned" else ""
+    code = f"import sys, {needed}\nwhere = ('rl.', 'cluster.')\n"
+    code += "print(*(name for name in sys.modules if name.startswith(where)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    found = {name.removeprefix("rl.") for name in done.stdout.split()}
+    files = {f"{name.replace('.', '/')}.py" for name in done.stdout.split()}
     more = plan._DECIDING_LEARNED if kind == "learned" else ()
-    assert found == {*plan._DECIDING, *more}
+    ours = {f"rl/{name}.py" for name in (*plan._DECIDING, *more)}
+    assert files == {*ours, *plan._DECIDING_OUTSIDE}
+
+
+def test_other_traces_are_another_key(tmp_path: Path) -> None:
+    keys = []
+    for name, text in (("a", b"one"), ("b", b"two"), ("c", b"one")):
+        for file in (ARRIVALS["azure_conv"], GRAPHS):
+            (tmp_path / name / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / file).write_bytes(text)
+        replay = LIGHT.with_name("replay.toml")
+        made = Plan.of(replace(FEW, regimes=(replay, LIGHT), data=tmp_path / name))
+        keys.append([unit.key for unit in made.units([made.base], 1)])
+    assert keys[0] == keys[2], "wherever the folder lies"
+    assert keys[0][0] != keys[1][0]
+    assert keys[0][1] == keys[1][1], "this one needs none"
+    gone = Plan.of(replace(FEW, regimes=(replay,), data=tmp_path / "gone"))
+    with pytest.raises(DataError, match=r"cannot be read; set bench.data to the data folder"):
+        gone.units([gone.base], 1)
+
+
+def test_a_tuned_policy_is_compared_as_a_learned_one_is(tmp_path: Path) -> None:
+    path = tmp_path / "aware.toml"
+    path.write_text('policy = "queue-aware"\n[parameters]\nration = 0.75\n')
+    one = contestants.learned([path], load_parameters())[0]
+    assert (one.name, one.policy().name) == ("learned aware", "learned aware")
+    path.write_text('policy = "queue-aware"\n[parameters]\nration = 0.5\n')
+    assert contestants.learned([path], load_parameters())[0].digest != one.digest
+    path.write_text('policy = "queue-aware"\n[parameters]\nluck = 0.5\n')
+    with pytest.raises(SettingsError, match="no parameter 'luck'"):
+        contestants.learned([path], load_parameters())

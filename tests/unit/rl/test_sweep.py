@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ironcliw.errors import SettingsError
+from rl.regime import load_regime
 from rl.sweep.config import SweepConfig, read_sweep
+from rl.sweep.regimes import received, sent
 from rl.sweep.results import ranked, table, write
 from rl.sweep.run import Trial
 
@@ -121,6 +124,23 @@ def test_a_learning_goes_on_from_the_rounds_that_are_done(tmp_path: Path) -> Non
     for one, other in zip(policies[0].layers, policies[1].layers, strict=True):
         assert (one[0] == other[0]).all()
     train(TINY, whole, 2, lambda number, ratio: pytest.fail(f"round {number} is done again"))
+
+
+def test_a_trial_in_another_folder_has_the_sweeps_regimes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    regimes = Path(__file__).parents[3] / "rl" / "regimes"
+    shutil.copy(regimes / "light.toml", tmp_path / "mine.toml")
+    monkeypatch.chdir(tmp_path)
+    told = sent({"regimes": ["mine.toml"], "width": 8})
+    (tmp_path / "trial").mkdir()
+    monkeypatch.chdir(tmp_path / "trial")
+    [found] = received(json.loads(json.dumps(told)))
+    assert found.digest() == load_regime(regimes / "light.toml").digest()
+    assert told["width"] == 8
+    assert sent({"rate": 1.0}) == {"rate": 1.0}, "a trainer of one's own may need none"
+    with pytest.raises(SettingsError, match=r"mine.toml cannot be read"):
+        sent({"regimes": ["mine.toml"]})
 
 
 def test_a_learning_that_is_told_nonsense() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from actors.agents import answers
 from actors.agents.answers import LateAnswers
+from actors.agents.link import HostLostError
 from tests.unit.actors.agents.waiting import until
 
 
@@ -36,12 +37,37 @@ async def test_what_nobody_fetches_is_freed(monkeypatch: pytest.MonkeyPatch) -> 
     late = LateAnswers()
     late.keep("gone", "1", (True, "x"))
 
-    def forgotten() -> bool:
+    def freed() -> bool:
         late.forget_the_gone()
-        return not late.waiting and not late._senders
+        return not late.waiting
 
-    assert not forgotten()
-    await until(forgotten)
+    assert not freed()
+    await until(freed)
+    assert late._senders
+    monkeypatch.setattr(answers, "GONE_SECONDS", 0.05)
+    late.forget_the_gone()
+    assert not late._senders
+
+
+async def test_one_that_comes_back_is_told_what_was_not_kept(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(answers, "FORGET_SECONDS", 0.05)
+    late = LateAnswers()
+    late.keep("away", "1", (True, "x"))
+
+    def freed() -> bool:
+        late.forget_the_gone()
+        return not late.waiting
+
+    await until(freed)
+    assert "1 answers for away are dropped: it has not asked" in caplog.text
+    late.keep("away", "2", (True, "y"))
+    [(id_, (good, error))] = await late.collect("away")
+    assert (id_, good) == ("1", False)
+    assert isinstance(error, HostLostError)
+    assert "the answer was not fetched for 0.05 s" in str(error)
+    assert await late.collect("away") == [("2", (True, "y"))]
 
 
 async def test_one_that_still_asks_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,3 +103,19 @@ async def test_a_deadline_counts_also_while_nobody_is_there(store: ShakyStore) -
         await until(lambda: bench.system.durable_on_the_way == 0)
         [letter] = await bench.system.dead_letters("file", 10)
     assert (letter.error, letter.attempts) == ("its deadline has passed", 0)
+
+
+async def test_a_bug_that_ends_a_delivery_is_told_of(
+    store: ShakyStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(*_: Any) -> None:
+        raise ValueError("a bug")
+
+    async with AgentBench(store=store) as bench:
+        await bench.start(Clerk)
+        monkeypatch.setattr(bench.system._deliveries, "_attempt", broken)
+        await bench.send("file", "letter", durable=True)
+        await until(lambda: bench.system.durable_on_the_way == 0)
+    assert "is not carried now" in caplog.text
+    assert "ValueError: a bug" in caplog.text
+    assert len(await store.open_messages()) == 1, "the next head carries it"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from actors.agents.bench import AgentBench
 from actors.agents.hosts import HostHandle
 from actors.agents.last_words import LastWords
 from actors.agents.link import HostLostError
+from actors.agents.messages import Message, Parcel, new_id, to_parcel
 from ironcliw.errors import NotFoundError, StoreError, UnavailableError
 from tests.unit.actors.agents.shaky_store import ShakyStore
 from tests.unit.actors.agents.waiting import until
@@ -120,6 +122,78 @@ async def test_a_state_that_was_saved_since_is_not_overwritten(store: ShakyStore
     await words.save({"a": b"new"})
     await words.save_kept("a")
     assert await words.state_of("a") == b"new"
+
+
+async def test_nor_is_one_that_comes_while_an_older_one_is_saved(store: ShakyStore) -> None:
+    words, gate = LastWords(store), asyncio.Event()
+    store.away = frozenset({"save_snapshots"})
+    await words.keep("a", b"oldest")
+    store.away = frozenset()
+    save = store.save_snapshots
+
+    async def slow(states: Mapping[str, bytes]) -> None:
+        await gate.wait()
+        await save(states)
+
+    store.save_snapshots = slow  # type: ignore[method-assign]
+    saving = asyncio.create_task(words.save({"a": b"old"}))
+    await asyncio.sleep(0)
+    store.save_snapshots = save  # type: ignore[method-assign]
+    store.away = frozenset({"save_snapshots"})
+    await words.keep("a", b"last")
+    store.away = frozenset()
+    gate.set()
+    await saving
+    assert await words.state_of("a") == b"last"
+
+
+async def test_messages_that_a_new_place_did_not_take_are_carried_on(
+    bench: AgentBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.system._running.last_words.carry("a", [parcel(10.0)])
+    old = await host_of(bench)
+    times = 0
+
+    async def dies(_: Any) -> None:
+        nonlocal times
+        times += 1
+        raise HostLostError("it died just then")
+
+    monkeypatch.setattr(old, "replay", dies)
+    await bench.system.restart_agent("a")
+    await until(lambda: bench.system.describe("a")["host"] not in (None, old.name))
+    assert times == 1
+    # what was started there is ended: it would answer beside the new one
+    await until(lambda: "a" not in old.host._cells)  # type: ignore[attr-defined]
+    # the one that was carried has been counted before
+    assert await bench.ask("count") == 3
+
+
+async def test_but_not_for_one_that_is_stopped_meanwhile(
+    bench: AgentBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = bench.system._running.last_words
+    words.carry("a", [parcel(10.0)])
+    old, asked, ended = await host_of(bench), asyncio.Event(), asyncio.Event()
+
+    async def stays(_: Any) -> None:
+        asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(old, "replay", stays)
+    await bench.system.restart_agent("a")
+    await asked.wait()
+    await bench.system.stop_agent("a")
+    await ended.wait()
+    assert words.take_parcels("a") == []
+
+
+def parcel(seconds: float) -> Parcel:
+    message = Message(new_id(), "a", None, "count", deadline=seconds)
+    return to_parcel(message, 0.0, wants_reply=False)
 
 
 async def test_a_state_that_cannot_be_read_is_said_to_be_so(store: ShakyStore) -> None:

@@ -11,10 +11,12 @@ import pytest
 
 from actors import supervisor
 from actors.agent import Agent, capability
-from actors.agents import host
+from actors.agents import host, watching
 from actors.agents.bench import AgentBench
 from ironcliw.errors import DeadlineExceededError
 from tests.unit.actors.agents.waiting import until
+
+NAMES = ("busy", "waits")
 
 
 class Plodder(Agent):
@@ -35,6 +37,10 @@ class Plodder(Agent):
         self.half = True
         self.gate.wait(30)
         self.half = False
+        return body
+
+    @capability("quick")
+    def quick(self, body: Any) -> Any:
         return body
 
     @capability("hang", timeout_seconds=0.1)
@@ -98,6 +104,57 @@ async def test_to_wait_for_a_thread_is_not(bench: AgentBench) -> None:
     assert await bench.ask("waits", 3, capability="plod") == 3
     # nobody wanted it any more, so it was not done
     assert Plodder.begun == [1, 3]
+
+
+async def test_agents_leave_a_process_whose_threads_hang(
+    bench: AgentBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "LOST_THREADS", 1)
+    await bench.start(Plodder, name="hangs")
+    await bench.start(Plodder, name="other")
+    [old] = await bench.hosts.find()
+    with pytest.raises(DeadlineExceededError, match="its method is still at it"):
+        await bench.ask("hangs", 1, capability="hang")
+    # the one thread is lost: nothing plain would ever be done there
+    await until(lambda: bench.system.describe("other")["host"] not in (None, old.name))
+    assert await bench.ask("other", 2, capability="quick") == 2
+    assert bench.system.describe("other")["restarts"] == 0
+    await until(lambda: old.dead)  # type: ignore[attr-defined]
+
+
+async def test_a_thread_that_ends_after_all_is_not_lost(bench: AgentBench) -> None:
+    await bench.start(Plodder, name="hangs")
+    [handle] = await bench.hosts.find()
+    with pytest.raises(DeadlineExceededError, match="its method is still at it"):
+        await bench.ask("hangs", 1, capability="hang")
+
+    async def lost() -> int:
+        return (await handle.report()).lost_threads
+
+    await until(lost)
+    Plodder.gate.set()
+
+    async def none_lost() -> bool:
+        return not await lost()
+
+    await until(none_lost)
+
+
+async def test_methods_that_get_no_thread_are_told_of_once(
+    bench: AgentBench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(watching, "STARVED_SECONDS", 0.1)
+    await bench.start(Plodder, name="busy")
+    await bench.start(Plodder, name="waits")
+    [handle] = await bench.hosts.find()
+    asked = [asyncio.create_task(bench.ask(name, 1, capability="plod")) for name in NAMES]
+    words = "a plain method has waited for a thread for"
+    await until(lambda: words in caplog.text)
+    await polls(bench, "busy", 5)
+    assert caplog.text.count(words) == 1
+    Plodder.gate.set()
+    await asyncio.gather(*asked)
+    assert (await handle.report()).thread_wait_seconds == 0.0
 
 
 async def test_a_state_in_the_midst_of_a_method_is_not_saved(bench: AgentBench) -> None:

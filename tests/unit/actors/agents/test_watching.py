@@ -11,12 +11,13 @@ import pytest
 from actors.agent import Agent, capability
 from actors.agents import running, watching
 from actors.agents.bench import AgentBench
+from actors.agents.host import Snapshots
 from actors.agents.hosts import LocalHandle, LocalHosts
 from actors.agents.records import MemoryStore
 from actors.agents.reports import HostReport
 from actors.registry import AgentStatus
 from actors.supervisor import RestartPolicy
-from ironcliw.errors import AgentError, ConflictError
+from ironcliw.errors import AgentError, ConflictError, UnavailableError
 from tests.unit.actors.agents.shaky_store import ShakyStore
 from tests.unit.actors.agents.waiting import until
 
@@ -102,16 +103,34 @@ async def test_a_host_that_does_not_answer_keeps_nobody_from_the_others(
         assert await bench.ask("other", capability="count") >= 1
 
 
-@pytest.mark.parametrize("method", ["report", "snapshots"])
+async def cannot(*_: Any) -> Any:
+    raise UnavailableError("a host could not be asked: psutil raised NoSuchProcess")
+
+
+@pytest.mark.parametrize("report", [never, cannot])
 async def test_and_is_given_up_after_some_time(
-    monkeypatch: pytest.MonkeyPatch, method: str
+    monkeypatch: pytest.MonkeyPatch, report: Callable[..., Any]
 ) -> None:
     async with AgentBench() as bench:
-        await bench.start(Plain, name="stuck", options={"snapshot_seconds": 0.01})
+        await bench.start(Plain, name="stuck")
         stuck = await handle_of(bench, "stuck")
-        monkeypatch.setattr(stuck, method, never)
+        monkeypatch.setattr(stuck, "report", report)
         await until(lambda: stuck.dead)
         await until(lambda: bench.system.describe("stuck")["status"] == "running")
+
+
+async def test_one_that_reports_is_not_given_up_for_being_slow(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with AgentBench() as bench:
+        await bench.start(Plain, name="keeper")
+        await bench.start(Plain, name="stranger")
+        slow = await handle_of(bench, "stranger")
+        monkeypatch.setattr(slow, "drop_agent", never)
+        bench.system.registry.mark("stranger", AgentStatus.FAILED, "as a test has it")
+        await until(lambda: caplog.text.count("is slow: no answer") >= 5)
+        assert not slow.dead
+        assert bench.system.describe("keeper")["restarts"] == 0
 
 
 async def test_an_agent_whose_start_was_broken_off_does_not_stay() -> None:
@@ -227,10 +246,10 @@ async def test_an_old_state_does_not_replace_that_of_the_new_place() -> None:
         handle = await handle_of(bench, "a")
         asked, gate = asyncio.Event(), asyncio.Event()
 
-        async def old(names: list[str]) -> dict[str, bytes]:
+        async def old(*_: Any) -> Snapshots:
             asked.set()
             await gate.wait()
-            return {"a": b'j{"count": -1}'}
+            return Snapshots({"a": b'j{"count": -1}'})
 
         handle.snapshots = old  # type: ignore[method-assign]
         await asked.wait()
@@ -266,6 +285,33 @@ async def test_a_host_that_is_busy_when_the_head_comes_back_is_taken_up() -> Non
         assert not handle.dead
         assert await second.ask("count") == 2
         assert second.system.describe("a")["restarts"] == 0
+
+
+async def test_agents_that_are_still_sought_are_waited_for() -> None:
+    store, hosts = MemoryStore(), LocalHosts()
+    first = AgentBench(store=store, hosts=hosts)
+    await first.system.start()
+    await first.start(Plain, name="a")
+    await first.close()
+    find, gate = hosts.find, asyncio.Event()
+
+    async def slow_find() -> Any:
+        await gate.wait()
+        return await find()
+
+    hosts.find = slow_find  # type: ignore[method-assign]
+    second = AgentBench(store=store, hosts=hosts)
+    await second.system.load()
+    starting = asyncio.create_task(second.system.start())
+    asked = asyncio.create_task(second.ask("a", capability="count"))
+    done, _ = await asyncio.wait([asked], timeout=0.1)
+    assert not done
+    gate.set()
+    assert await asked == 1
+    await starting
+    await second.close()
+    for host in await find():
+        await host.kill()
 
 
 async def test_one_that_does_not_come_to_itself_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,3 +366,22 @@ async def test_nor_does_a_name_that_is_taken_strike_it_out() -> None:
         with pytest.raises(ConflictError, match="'a' would name both an agent and a capability"):
             await bench.start(Namesake, name="a")
         assert bench.system.describe("a")["status"] == "failed"
+
+
+async def test_a_bug_that_ends_a_restart_is_seen(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(_: Any) -> Any:
+        raise ValueError("a bug")
+
+    async with AgentBench() as bench:
+        await bench.start(Plain, name="a")
+        monkeypatch.setattr(bench.hosts, "launch", broken)
+        await (await handle_of(bench, "a")).kill()
+        await until(lambda: bench.system.describe("a")["status"] == "failed")
+        why = bench.system.describe("a")["reason"]
+        assert why == "it could not be brought back: ValueError: a bug"
+        assert "agent a is not brought back" in caplog.text
+        monkeypatch.undo()
+        await bench.system.restart_agent("a")
+        await until(lambda: bench.system.describe("a")["status"] == "running")

@@ -19,6 +19,7 @@ class Scripted:
         tasks: What it was handed, in order.
         running: Attempts at once, and the most so far.
         stopped: Keys of attempts that were cancelled.
+        forgotten: Keys of attempts that are over.
         nodes: Where an attempt runs, by its key and number.
     """
 
@@ -30,6 +31,7 @@ class Scripted:
         self.tasks: list[StepTask] = []
         self.running = self.most = 0
         self.stopped: list[tuple[str, int]] = []
+        self.forgotten: list[tuple[str, int]] = []
         self.nodes: dict[tuple[str, int], str] = {}
 
     async def run(self, task: StepTask) -> StepResult:
@@ -48,6 +50,9 @@ class Scripted:
 
     def is_idempotent(self, kind: StepKind, target: str, options: Mapping[str, Any]) -> bool:
         return target in self._idempotent
+
+    def forget(self, task: StepTask) -> None:
+        self.forgotten.append((task.key, task.attempt))
 
     def node_of(self, task: StepTask) -> str | None:
         return self.nodes.get((task.key, task.attempt))

@@ -53,6 +53,16 @@ async def test_the_first_reason_counts() -> None:
     assert len(attempts) == 0
 
 
+async def test_one_that_is_stopped_before_its_first_turn_leaves_nothing() -> None:
+    executor = Scripted({"hang": forever})
+    attempts, told = attempts_of(executor)
+    attempts.stop(attempts.start("me", task("hang")), "turned")
+    await until(lambda: bool(told))
+    assert told == [("me", None)]
+    assert executor.tasks == [], "it never came to its first turn"
+    assert executor.forgotten == [("wf-1/a", 1)]
+
+
 async def test_a_result_that_comes_while_it_is_stopped_counts() -> None:
     async def finishes(task: StepTask) -> str:
         try:

@@ -8,7 +8,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.orchestration.start_queue import HANDICAP, PRIORITIES, StartQueue
+from actors.orchestration.start_queue import HANDICAP, PRIORITIES, StartQueue, rank_of
 from actors.orchestration.wake_ups import WakeUps
 from ironcliw.schemas.base import Priority
 
@@ -16,7 +16,7 @@ from ironcliw.schemas.base import Priority
 def test_the_first_of_equals_comes_first() -> None:
     queue: StartQueue[int] = StartQueue()
     for number in range(10):
-        queue.push(number, "normal", 1.0, 0)
+        queue.push(number, 1.0)
     assert [queue.pop() for _ in range(10)] == list(range(10))
     assert len(queue) == 0
 
@@ -27,7 +27,7 @@ def test_the_urgent_come_first_but_nobody_waits_for_ever(
 ) -> None:
     queue: StartQueue[tuple[Priority, float]] = StartQueue()
     for entry in entries:
-        queue.push(entry, entry[0], entry[1], 0)
+        queue.push(entry, rank_of(*entry, 0))
     order = [queue.pop() for _ in entries]
     for before, after in itertools.pairwise(order):
         assert before[1] + HANDICAP[before[0]] <= after[1] + HANDICAP[after[0]]
@@ -36,8 +36,8 @@ def test_the_urgent_come_first_but_nobody_waits_for_ever(
 def test_a_crowd_is_spread() -> None:
     queue: StartQueue[str] = StartQueue()
     for ahead in range(100):
-        queue.push("crowd", "normal", 0.0, ahead)
-    queue.push("lone", "normal", 1.0, 0)
+        queue.push("crowd", rank_of("normal", 0.0, ahead))
+    queue.push("lone", rank_of("normal", 1.0, 0))
     order = [queue.pop() for _ in range(101)]
     assert order.index("lone") == 11
 

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
+
+from sqlalchemy import Connection
 
 from actors.journal import Journal
 from actors.orchestration import holding
 from actors.orchestration.holding import Holding
 from actors.orchestrator import Orchestrator
-from actors.situation import Ready
+from actors.results import Results
+from actors.routing import Option
+from actors.situation import Placement, Ready, Situation
+from actors.steps.executor import StepExecutor
+from actors.steps.kinds import Done
 from actors.workflow.tasks import StepTask
 from ironcliw.store import Store
 from tests.unit.actors.orchestration.conftest import until
@@ -118,6 +125,19 @@ async def test_a_workflow_that_is_cancelled_meanwhile_starts_nothing(store: Stor
     assert executor.tasks == []
 
 
+class Broken:
+    def admit(self, task: StepTask, ready: Ready) -> float | None:
+        raise ValueError("a bug")
+
+
+async def test_a_step_whose_gate_fails_is_not_forgotten(store: Store) -> None:
+    async with running(store, Broken(), Scripted()) as orchestrator:  # type: ignore[arg-type]
+        sent = await orchestrator.submit(flow(a={"function": "f"}))
+        ended = await orchestrator.wait(sent.id, 20)
+        assert ended.error is not None
+        assert ended.error.message == "it cannot be started: ValueError: a bug"
+
+
 async def test_the_next_orchestrator_asks_again(store: Store) -> None:
     gate, executor = Gate(), Scripted()
     async with running(store, gate, executor) as orchestrator:
@@ -133,12 +153,67 @@ async def test_a_crowd_has_its_turns() -> None:
     crowd: Holding[int] = Holding(time.time, lambda: asked.extend(crowd.take()))
     count = 2 * holding.ROUND + 1
     for entry in range(count):
-        crowd.hold(entry, time.time() + 3600)
+        crowd.hold(entry, time.time() + 3600, 0.0)
+    crowd.something_happened()
+    crowd.something_happened()
     for seen in (holding.ROUND, 2 * holding.ROUND, count):
-        crowd.something_happened()
-        crowd.something_happened()
         await until(_has(asked, seen))
     assert asked == list(range(count))
+    crowd.close()
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_one_that_is_due_is_asked_about_and_none_of_the_others() -> None:
+    clock = Clock()
+    crowd: Holding[int] = Holding(clock, lambda: None)
+    last = 2 * holding.ROUND
+    for entry in range(last):
+        crowd.hold(entry, 5000.0, entry)
+    crowd.hold(last, 1010.0, last)
+    assert crowd.take() == []
+    clock.now = 1010.0
+    assert crowd.take() == [last]
+    clock.now = 5000.0
+    assert crowd.take() == list(range(holding.ROUND))
+    crowd.close()
+
+
+async def test_at_each_event_the_first_go_first_and_the_last_have_their_turn() -> None:
+    crowd: Holding[int] = Holding(Clock(), lambda: None)
+    count = 4 * holding.ROUND
+    for entry in reversed(range(count)):  # the last by rank has waited longest
+        crowd.hold(entry, 5000.0, entry)
+    half, asked = holding.ROUND // 2, set[int]()
+    for _ in range(count // half):
+        crowd.something_happened()
+        taken = crowd.take()
+        assert len(taken) == holding.ROUND
+        assert taken[:half] == list(range(half)), "what has come free is theirs"
+        asked.update(taken)
+        for entry in taken:
+            crowd.hold(entry, 5000.0, entry)
+    assert asked == set(range(count))
+    crowd.close()
+
+
+async def test_after_one_event_each_is_asked_about_once() -> None:
+    crowd: Holding[int] = Holding(Clock(), lambda: None)
+    count = 3 * holding.ROUND
+    for entry in range(count):
+        crowd.hold(entry, 5000.0, entry)
+    crowd.something_happened()
+    asked: list[int] = []
+    while taken := crowd.take():
+        asked += taken
+        for entry in taken:
+            crowd.hold(entry, 5000.0, entry)
+    assert sorted(asked) == list(range(count))
     crowd.close()
 
 
@@ -151,12 +226,95 @@ async def test_an_answer_in_the_past_does_not_spin() -> None:
 
     one: Holding[str] = Holding(time.time, note)
     begun = time.time()
-    one.hold("a", begun - 100.0)
+    one.hold("a", begun - 100.0, 0.0)
     await asyncio.sleep(0.05)
     assert asked == []
     await until(lambda: len(asked) == 1)
     assert asked[0] - begun >= 0.99
     one.close()
+
+
+class Opens:
+    """A policy that has step `late` wait until it is told."""
+
+    name = "opens"
+
+    def __init__(self) -> None:
+        self.is_open = False
+        self.placed: list[str] = []
+
+    def place(self, situation: Situation) -> Placement:
+        if situation.step.step == "late" and not self.is_open:
+            return Placement("wait", policy=self.name)
+        self.placed.append(situation.step.step)
+        return Placement("local", policy=self.name)
+
+
+class Hangs:
+    """Its steps end when they are told."""
+
+    def __init__(self) -> None:
+        self.steps: list[str] = []
+        self.end = asyncio.Event()
+
+    async def run(self, task: StepTask, place: str, started: Callable[[str], None]) -> Done:
+        self.steps.append(task.step)
+        await self.end.wait()
+        return Done.of(None, task)
+
+
+class Machine:
+    def options(self) -> Sequence[Option]:
+        return (Option("local"),)
+
+    def memory(self) -> tuple[float, float]:
+        return 64.0, 10.0
+
+
+class Held:
+    """A journal that commits nothing while it is held up."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self.waiting = 0
+        self.goes_on = asyncio.Event()
+        self.goes_on.set()
+
+    async def commit(self, work: Callable[[Connection], Any]) -> Any:
+        self.waiting += not self.goes_on.is_set()
+        await self.goes_on.wait()
+        return await self._journal.commit(work)
+
+    async def read(self, work: Callable[[Connection], Any]) -> Any:
+        return await self._journal.read(work)
+
+
+async def test_a_start_and_a_turn_that_share_a_commit_leave_no_ghost(
+    store: Store, tmp_path: Path
+) -> None:
+    journal, policy, hangs = Journal(store), Opens(), Hangs()
+    held, results = Held(journal), Results(str(tmp_path / "results"), 100, 1000)
+    executor = StepExecutor({"function": hangs}, results, policy, Machine())
+    orchestrator = Orchestrator(held, executor, gate=executor)
+    await orchestrator.start()
+    steps = flow(first={"function": "f"}, late={"function": "f"})
+    sent = await orchestrator.submit(steps)
+    await until(lambda: hangs.steps == ["first"] and orchestrator.queued == 1)
+    held.goes_on.clear()
+    hangs.end.set()
+    await until(lambda: held.waiting == 1)  # the end of `first`, and what comes now goes together
+    policy.is_open = True
+    orchestrator.something_happened()
+    await until(lambda: policy.placed == ["first", "late"])
+    cancelling = asyncio.create_task(orchestrator.cancel(sent.id))
+    await until(lambda: orchestrator._engine.lives[sent.id].is_turned)
+    held.goes_on.set()
+    await cancelling
+    assert (await orchestrator.wait(sent.id, 20)).status == "cancelled"
+    assert hangs.steps == ["first"], "the other one was stopped before its first turn"
+    assert executor.router.running("local") == 0
+    await orchestrator.close()
+    await journal.close()
 
 
 def _has(asked: list[int], count: int) -> Callable[[], bool]:

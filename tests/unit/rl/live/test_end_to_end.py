@@ -18,7 +18,6 @@ from actors.workflow.tasks import StepError
 from ironcliw.errors import ConflictError, DataError, NotFoundError
 from ironcliw.settings import load_settings
 from ironcliw.store import Store
-from rl.features import DIGEST
 from rl.live.explaining import explained, status_of
 from rl.live.log import lines_of, parse_log
 from rl.live.nightly import night, read_night
@@ -28,6 +27,7 @@ from rl.live.stored_log import stored_log
 from rl.live.upkeep import Upkeep
 from rl.policy import NumpyPolicy, policy_path
 from rl.promotion import Standing, install, promoted, rolled_back
+from rl.schema import DIGEST
 from rl.view import FIRST_MACHINE
 from tests.unit.rl.live.situations import install as install_file
 from tests.unit.rl.live.situations import policy_of
@@ -93,6 +93,8 @@ async def test_a_decision_is_explained(tmp_path: Path) -> None:
             assert explained(tmp_path, connection, page["id"][:12]) == [page]
             with pytest.raises(NotFoundError, match="no decision of '%' is logged"):
                 explained(tmp_path, connection, "%")
+            with pytest.raises(NotFoundError, match="no decision of '' is logged"):
+                explained(tmp_path, connection, "")
             with pytest.raises(NotFoundError, match="no decision of 'nobody' is logged for its"):
                 explained(tmp_path, connection, "nobody", "s")
     options = {option["name"]: option for option in page["options"]}
@@ -254,7 +256,8 @@ async def test_a_night_judges_the_policy_on_trial_and_promotes_nothing_too_soon(
             kept = read_night(connection)
     assert found.gain is not None
     assert found.gain.differing == found.gain.decisions == 40
-    assert "of equal weight, and 200 are needed" in found.gain.no_verdict
+    assert "of equal weight, and 50 are needed" in found.gain.no_verdict
+    assert (found.exposure.asked, found.exposure.workflows) == (40, 0)
     assert standing.stage == "shadow"
     assert standing.waits_for == "40 decisions in 0.0 days; it takes 1000, or 14 days"
     assert kept is not None

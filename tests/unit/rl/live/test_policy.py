@@ -18,11 +18,12 @@ from actors.routing import load_policy
 from actors.situation import Placement, Situation, SituationPolicy
 from ironcliw.errors import DataError
 from ironcliw.settings import load_settings
-from rl.features import CONTEXT, DIGEST, OPTION
+from rl.features import CONTEXT, OPTION
 from rl.live.exploring import explore, propensity_of
 from rl.live.views import LiveViews
 from rl.policy import NumpyPolicy, policy_path
 from rl.promotion import Standing, fraction
+from rl.schema import DIGEST
 from rl.view import FIRST_MACHINE, HOME, WAIT
 from tests.unit.rl.live.situations import install, policy_of, run_of, situation_of
 
@@ -84,6 +85,17 @@ def test_in_the_shadow_it_is_asked_and_as_default_it_decides(tmp_path: Path) -> 
     assert default.details["shadow"] == "home"
 
 
+def test_a_view_unlike_training_is_no_fall_back_where_nobody_was_to_decide(tmp_path: Path) -> None:
+    digest = install(tmp_path, policy_of(50.0, favourite=FIRST_MACHINE, wide=False))
+    told = [
+        router(tmp_path, Standing(stage, policy=digest)).place(situation_of()).details
+        for stage in ("shadow", "default")
+    ]
+    why = "the context lies beyond its range in training"
+    assert [one["outside"] for one in told] == [why, why]
+    assert [one["fallback"] for one in told] == ["", why]
+
+
 def test_a_canary_has_a_tenth_of_the_low_priority(tmp_path: Path) -> None:
     digest = install(tmp_path, policy_of(50.0, favourite=FIRST_MACHINE))
     policy = router(tmp_path, Standing("canary", policy=digest))
@@ -140,6 +152,13 @@ def test_a_bad_file_is_told_and_the_tuned_policy_decides(
     assert re.search(reason, policy.bad_file)
     assert "the learned policy cannot be used" in caplog.text
     assert sum(policy.counts.fallbacks.values()) == 1
+
+
+def test_a_bad_file_is_forgotten_with_its_policy(tmp_path: Path) -> None:
+    policy = router(tmp_path, Standing("default", policy="ab" * 32))
+    assert "cannot be read" in policy.bad_file
+    policy.stand(Standing("off", policy="ab" * 32))
+    assert policy.bad_file == "", "it decides nothing, so it is no alarm"
 
 
 def test_a_view_unlike_training_is_the_tuned_policys(tmp_path: Path) -> None:

@@ -9,16 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
+import rl
+from actors.tables import actors_router_states as states
 from ironcliw import console
 from ironcliw.cli import main
+from ironcliw.settings import load_settings
+from ironcliw.store import Store
 from rl.__main__ import _parser
+from rl.calibration.files import load_fit
 from rl.live.log import lines_of, read_log
+from rl.live.nightly import known
 from rl.policy import NumpyPolicy, policy_path
 from rl.policy_file import load_policy, save_policy
+from rl.regime import load_regime
 from tests.unit.rl.live.logs import log_of
 from tests.unit.rl.live.situations import policy_of
 from tests.unit.rl.live.worlds import world
+
+REGIMES = Path(rl.__file__).parent / "regimes"
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +71,21 @@ def test_from_the_shadow_to_everywhere_and_back(
     assert run("rollback") == console.EXIT_BAD_REQUEST
     assert "there is nothing below them" in capsys.readouterr().err
     assert told(capsys, "rollback", "--restore")["base"] == "greedy"
+
+
+def test_rollback_writes_the_state_of_another_release_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("promote", str(policy_in(tmp_path)))
+    with Store(f"sqlite:///{tmp_path / 'state.db'}") as store, store.write() as connection:
+        connection.execute(update(states).values(state={"stage": "half", "mood": "good"}))
+    for words in (("status",), ("promote",), ("promote", str(policy_in(tmp_path)))):
+        assert run(*words) == console.EXIT_BAD_REQUEST
+        assert "`ironcliw route rollback` writes it anew" in capsys.readouterr().err
+    found = told(capsys, "rollback")
+    assert (found["stage"], found["base"], found["policy"]) == ("off", "greedy", "")
+    assert found["changes"][-1]["reason"] == "by its owner, in place of a state of another release"
+    assert told(capsys, "promote", str(policy_in(tmp_path)))["stage"] == "shadow"
 
 
 def test_status_before_and_after(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,10 +156,15 @@ def test_calibration_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str
     page = told(capsys, "calibrate", "--log", str(path))
     assert page["steps"] == 504
     assert set(page["replay"]) >= {"machines, USD", "objective, USD"}
-    assert (tmp_path / "routing" / "fit.json").exists()
+    own = tmp_path / "routing" / "fit.json"
+    assert not own.exists(), "a file's log is not this cluster's"
     assert run("calibrate", "--log", str(path)) == 0
-    assert "504 steps, 2 functions" in capsys.readouterr().out
-    assert "fit " in told(capsys, "status")["fit"]
+    captured = capsys.readouterr()
+    assert f"fit {page['digest'][:12]} of 504 steps, 2 functions" in captured.out
+    assert "the fit is written nowhere; give --out FILE" in captured.err
+    assert told(capsys, "calibrate", "--log", str(path), "--out", str(own)) == page
+    assert load_fit(own).digest == page["digest"]
+    assert told(capsys, "status")["fit"] == f"fit {page['digest'][:12]} of 504 steps"
 
 
 def test_calibration_without_enough_to_fit(
@@ -195,6 +225,39 @@ def test_training_goes_from_the_log_to_a_policy_and_a_report(
     commands.fail = "train"
     assert run(*words) == console.EXIT_FAILED
     assert "error: training failed: it is held out" in capsys.readouterr().err
+
+
+def test_what_is_shipped_is_learned_on_this_head_under_its_caps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was learned of 16 GB and 0.40 USD a day would decide nothing under 25 USD a month."""
+    commands = Commands()
+    monkeypatch.setattr("rl.live.training.subprocess.run", commands)
+    monkeypatch.setenv("IRONCLIW_BUDGET__MONTH_USD", "25")
+    assert run("train", "--minutes", "1") == 0
+    own = known(load_settings(state_dir=str(tmp_path)))
+    for words, count in zip(commands.words, (3, 5), strict=True):
+        paths = [Path(words[at + 1]) for at, word in enumerate(words) if word == "--regime"]
+        assert len(paths) == count
+        for path in paths:
+            regime, shipped = load_regime(path), load_regime(REGIMES / path.name)
+            assert (regime.costs.day_dollars, regime.costs.month_dollars) == (25.0, 25.0)
+            assert regime.home.memory_gb == own["home"]["memory_gb"]
+            assert (regime.arrivals, regime.spot) == (shipped.arrivals, shipped.spot)
+            assert regime.trained == shipped.trained
+
+
+def test_a_policy_of_other_heads_is_told_to_be_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "narrow.npz"
+    save_policy(path, policy_of(wide=False))
+    assert run("promote", str(path)) == 0
+    told_ = capsys.readouterr().err
+    assert "it will decide nothing: 25 to 25 USD a day, -1e-06 to 1e-06 in training" in told_
+    assert "`ironcliw route train` makes one for this head" in told_
+    assert run("promote", str(policy_in(tmp_path))) == 0
+    assert "will decide nothing" not in capsys.readouterr().err
 
 
 def test_training_without_a_log_uses_what_is_shipped(

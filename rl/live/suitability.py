@@ -1,0 +1,42 @@
+"""Whether a policy was trained for a head like this one: its memory and its caps on money.
+
+These figures are the same in all views of a head, so where they lie beyond training's no view is
+like training's, and the learned policy never decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rl.features import CLIP, CONTEXT
+from rl.neural import SLACK
+from rl.policy_file import PolicyFile
+
+
+def beyond_training(policy: PolicyFile, known: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What of a head the policy has not seen, in words; empty: nothing.
+
+    Args:
+        policy: To be asked on that head.
+        known: Of the head, by section of a regime: `home` and `costs`.
+    """
+    home, costs = known["home"], known["costs"]
+    low, high = (home["memory_gb"] - user for user in reversed(home["user_gb"]))
+    day = min(costs["day_dollars"], costs["month_dollars"])
+    figures = {
+        "home_room": (low / 16.0, high / 16.0, 16.0, "GB free at home"),
+        "day_left": (day, day, 1.0, "USD a day"),
+        "month_left": (costs["month_dollars"] / 12.0,) * 2 + (12.0, "USD a month"),
+    }
+    found = []
+    for name, (least, most, unit, what) in figures.items():
+        at = CONTEXT.index(name)
+        lowest, highest = float(policy.guard.low[at]), float(policy.guard.high[at])
+        room = SLACK * (highest - lowest) + 1e-3
+        if min(least, CLIP) > highest + room or min(most, CLIP) < lowest - room:
+            found.append(
+                f"{least * unit:.4g} to {most * unit:.4g} {what}, "
+                f"{lowest * unit:.4g} to {highest * unit:.4g} in training"
+            )
+    return found
