@@ -184,6 +184,10 @@ class Registry:
     def __contains__(self, name: str) -> bool:
         return name in self._entries
 
+    def has(self, entry: Entry) -> bool:
+        """Whether an agent is there still, and not another one of its name."""
+        return self._entries.get(entry.name) is entry
+
     def add(self, entry: Entry) -> None:
         """Enter an agent.
 

@@ -16,7 +16,7 @@ from actors.agents.reports import REPORT_SECONDS, HostReport
 from actors.agents.running import Place, Running
 from actors.agents.saving import Saving
 from actors.breaker import OpenCircuit
-from actors.registry import AgentStatus, Registry
+from actors.registry import AgentStatus, Entry, Registry
 from actors.supervisor import Step, Supervisor, judge, to_blame
 from ironcliw.errors import IroncliwError, UnavailableError
 
@@ -269,10 +269,12 @@ class Watching:
             await self.lost(handle.name, verdict.kill, verdict.to_blame)
             return
         self._tell_of_threads(place, report)
-        for name, why in verdict.to_blame.items():
-            if self._is_on(name, handle):
-                await _within(handle.drop_agent(name, f"failed: {why}"))
-                self.failed(name, why)
+        for entry in self._registry.on_host(handle.name):
+            why = verdict.to_blame.get(entry.name)
+            if why is not None and self._is_still_on(entry, handle.name):
+                await _within(handle.drop_agent(entry.name, f"failed: {why}"))
+                if self._is_still_on(entry, handle.name):
+                    self.failed(entry.name, why)
         if verdict.leave is not None:
             logger.warning("the agents of host %s move: %s", handle.name, verdict.leave)
             place.leaving = True
@@ -302,6 +304,10 @@ class Watching:
     def _is_on(self, name: str, handle: HostHandle) -> bool:
         return name in self._registry and self._registry.get(name).host == handle.name
 
+    def _is_still_on(self, entry: Entry, host: str) -> bool:
+        """Whether nobody has stopped an agent meanwhile, or started it elsewhere."""
+        return self._registry.has(entry) and entry.host == host
+
     async def circuits(self) -> dict[str, list[OpenCircuit]]:
         """Host -> the circuits that are open there; one that does not answer is left out."""
         handles = [place.handle for place in self._running.places.values()]
@@ -310,7 +316,8 @@ class Watching:
 
     async def lost(self, host: str, why: str, to_be_blamed: dict[str, str] | None = None) -> None:
         """A host's process ended, or must: its agents are started elsewhere."""
-        names = [entry.name for entry in self._registry.on_host(host)]
+        entries = self._registry.on_host(host)
+        names = [entry.name for entry in entries]
         blamed = to_be_blamed
         if blamed is None:
             blamed = dict.fromkeys(to_blame(self._last.get(host), names), why)
@@ -319,11 +326,13 @@ class Watching:
         logger.warning("host %s with %d agents is lost: %s", host, len(names), why)
         # before they are started again: nothing of the old process may still be at it
         await self._running.end(host)
-        for name in names:
-            if name in blamed:
-                self.failed(name, blamed[name])
+        for entry in entries:
+            if not self._is_still_on(entry, host):
+                continue
+            if entry.name in blamed:
+                self.failed(entry.name, blamed[entry.name])
             else:
-                self.restart(name, why)
+                self.restart(entry.name, why)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Have something done meanwhile; `close` breaks it off."""
