@@ -82,12 +82,13 @@ class Saving:
     async def _save(self, handle: HostHandle, names: list[str], hold_seconds: float) -> None:
         while names:
             batch, names = names[:BATCH], names[BATCH:]
+            before = self._registry.starts_on(handle.name, batch)
             async with asyncio.timeout(SNAPSHOT_SECONDS + hold_seconds):
                 found = await handle.snapshots(batch, hold_seconds)
-            # one that has moved meanwhile has saved a newer one
-            states = {
-                name: state for name, state in found.states.items() if self._is_on(name, handle)
-            }
+            # one that was started again meanwhile, perhaps there, has saved a newer one before
+            now = self._registry.starts_on(handle.name, batch)
+            batch = [name for name, start in before.items() if now.get(name) == start]
+            states = {name: found.states[name] for name in batch if name in found.states}
             # without a limit: the journal does not take back what it was asked for
             if states:
                 await self._last_words.save(states)
@@ -108,6 +109,3 @@ class Saving:
                 self._saved_at[name] = now
             else:
                 self._missed.add(name)
-
-    def _is_on(self, name: str, handle: HostHandle) -> bool:
-        return name in self._registry and self._registry.get(name).host == handle.name

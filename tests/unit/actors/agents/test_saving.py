@@ -219,3 +219,51 @@ async def test_one_that_is_too_busy_goes_on_and_it_is_said(
     await bench.ask("busy", 0.01, capability="work")
     assert not working.done()
     await working
+
+
+class Ledger(Busy):
+    """Counts what it is told, too."""
+
+    def restore(self, state: Any) -> None:
+        self.done = state
+
+    @capability("add")
+    async def add(self, _: Any) -> int:
+        self.done += 1
+        return self.done
+
+
+async def test_a_state_from_before_a_restart_does_not_replace_a_newer_one(
+    bench: AgentBench,
+) -> None:
+    for name in ("slow", "quick"):
+        await bench.start(Ledger, name=name, options=SOON)
+    handle = await only_host(bench)
+    snapshots, taken, gate = handle.snapshots, asyncio.Event(), asyncio.Event()
+
+    async def late(names: list[str], hold_seconds: float = 0.0) -> Snapshots:
+        found = await snapshots(names, hold_seconds)
+        if "quick" in found.states:
+            taken.set()  # its answer waits for the other one
+            await gate.wait()
+        return found
+
+    handle.snapshots = late  # type: ignore[method-assign]
+    await taken.wait()
+    for _ in range(7):
+        await bench.ask("quick", capability="add")
+    await bench.system.restart_agent("quick")
+    await until(lambda: bench.system.describe("quick")["status"] == "running")
+    assert bench.system.describe("quick")["host"] == handle.name
+    assert await bench.store.snapshot("quick") == b"j7"
+    written: list[Mapping[str, bytes]] = []
+    save = bench.store.save_snapshots
+
+    async def noted(states: Mapping[str, bytes]) -> None:
+        written.append(states)
+        await save(states)
+
+    bench.store.save_snapshots = noted  # type: ignore[method-assign]
+    gate.set()
+    await until(lambda: any("slow" in states for states in written))
+    assert all(states.get("quick", b"j7") == b"j7" for states in written)
