@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -218,6 +219,58 @@ async def test_one_that_is_too_busy_goes_on_and_it_is_said(
     assert await bench.ask("busy", 1, capability="chat") == 1
     await bench.ask("busy", 0.01, capability="work")
     assert not working.done()
+    await working
+
+
+class Long(Busy):
+    """Has a method that lasts as long as a test wants it."""
+
+    gate: ClassVar[threading.Event]
+
+    @capability("long")
+    def long(self, _: Any) -> None:
+        self.gate.wait(30)
+
+
+async def holds_of(bench: AgentBench, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long each question for states that is answered from now on held methods up."""
+    monkeypatch.setattr(saving, "HOLD_SECONDS", 0.05)
+    Long.gate = threading.Event()
+    await bench.start(Long, name="long-one", options=SOON)
+    handle, holds = await only_host(bench), list[float]()
+    snapshots = handle.snapshots
+
+    async def noted(names: list[str], hold_seconds: float = 0.0) -> Snapshots:
+        found = await snapshots(names, hold_seconds)
+        holds.append(hold_seconds)
+        return found
+
+    handle.snapshots = noted  # type: ignore[method-assign]
+    return holds
+
+
+async def test_and_is_not_held_up_again_and_again(
+    bench: AgentBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holds = await holds_of(bench, monkeypatch)
+    for _ in range(2):  # the second one finds what the first has left
+        working = asyncio.create_task(bench.ask("long-one", capability="long"))
+        await until(lambda: 0.05 in holds)
+        looked = len(holds) + 10
+        await until(lambda looked=looked: len(holds) >= looked)
+        assert holds.count(0.05) == 1
+        Long.gate.set()
+        await working
+        await until(lambda: saved(bench, "long-one"))
+        Long.gate.clear()
+
+
+async def test_but_some_time_later(bench: AgentBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saving, "HOLD_AGAIN_SECONDS", 0.1)
+    holds = await holds_of(bench, monkeypatch)
+    working = asyncio.create_task(bench.ask("long-one", capability="long"))
+    await until(lambda: holds.count(0.05) >= 2)
+    Long.gate.set()
     await working
 
 
