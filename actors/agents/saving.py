@@ -27,7 +27,7 @@ HOLD_SECONDS = 5.0
 HOLD_AGAIN_SECONDS = 20 * HOLD_SECONDS
 """After a hold in vain, none for so long: the methods of such an agent would hardly begin."""
 BATCH = 50
-"""Agents whose states are asked for at once: nothing else runs on their event loop meanwhile."""
+"""Agents whose states are asked for at once."""
 
 
 class Saving:

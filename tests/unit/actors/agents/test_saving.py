@@ -320,3 +320,64 @@ async def test_a_state_from_before_a_restart_does_not_replace_a_newer_one(
     gate.set()
     await until(lambda: any("slow" in states for states in written))
     assert all(states.get("quick", b"j7") == b"j7" for states in written)
+
+
+class Laborious(Long):
+    """Takes some time over its state."""
+
+    takers: ClassVar[list[str]]
+    turns: ClassVar[list[int]]
+
+    def snapshot(self) -> Any:
+        task = asyncio.current_task()
+        assert task is not None
+        self.takers.append(task.get_name())
+        self.turns.append(0)
+        time.sleep(0.01)
+        return super().snapshot()
+
+
+@pytest.mark.parametrize("busy", [False, True])
+async def test_states_that_take_long_leave_the_event_loop_its_turns(
+    bench: AgentBench, monkeypatch: pytest.MonkeyPatch, busy: bool
+) -> None:
+    monkeypatch.setattr(host, "STATES_SECONDS", 60.0)
+    Laborious.takers, Laborious.turns, Long.gate = [], [0], threading.Event()
+    names = [f"agent-{number}" for number in range(5)]
+    for name in names:
+        await bench.start(Laborious, name=name)
+
+    async def turn() -> None:
+        while True:
+            Laborious.turns[-1] += 1
+            await asyncio.sleep(0)
+
+    async with asyncio.TaskGroup() as group:
+        if busy:
+            for name in names:
+                group.create_task(bench.ask(name, capability="long"))
+        cells = (await only_host(bench)).host._cells
+        await until(lambda: all(cells[name].in_thread is busy for name in names))
+        turning = group.create_task(turn())
+        asked = group.create_task((await only_host(bench)).snapshots(names, 10.0))
+        await asyncio.sleep(0)
+        Long.gate.set()
+        found = await asked
+        turning.cancel()
+    assert sorted(found.states) == names
+    assert all(Laborious.turns)
+    # by these names the one that blocks is found out
+    assert sorted(Laborious.takers) == [f"agent:{name}" for name in names]
+
+
+async def test_and_come_one_after_the_other(
+    bench: AgentBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "STATES_SECONDS", 0.005)
+    Laborious.takers, Laborious.turns = [], [0]
+    names = ["a", "b", "c"]
+    for name in names:
+        await bench.start(Laborious, name=name)
+    found = await (await only_host(bench)).snapshots(names)
+    assert list(found.states) == ["a"]
+    assert found.left == ["b", "c"]
