@@ -141,7 +141,7 @@ class Host:
         self._one_state = asyncio.Lock()
 
     async def start_agent(self, spec: AgentSpec, state: bytes | None) -> None:
-        """Make an agent and start it; harmless to repeat.
+        """Make an agent and start it; one of its name, left by a start that was broken off, ends.
 
         Args:
             spec: what to make.
@@ -149,10 +149,8 @@ class Host:
 
         Raises:
             SettingsError: its class cannot be loaded.
-            AgentError: it raised while it was made, restored or started.
+            AgentError: it raised while it was made, restored or started, or was stopped meanwhile.
         """
-        if spec.name in self._cells:
-            return
         try:
             agent = self._load(spec.class_name)(**spec.arguments)
             if state is not None:
@@ -164,12 +162,15 @@ class Host:
         cell = Cell(spec.name, agent, spec.options, self.threads)
         agent._outside = OutsideOf(spec.name, self.exchange, lambda: cell)
         # before it is started: it may ask, and be asked, at once
-        self._cells[spec.name] = cell
+        old, self._cells[spec.name] = self._cells.get(spec.name), cell
         try:
-            await agent.on_start()
+            if old is not None:
+                await old.close("is started anew")
+            await cell.start()
         # the user's code; a start that is cancelled is taken back, too
         except BaseException as error:
-            del self._cells[spec.name]
+            if self._cells.get(spec.name) is cell:
+                del self._cells[spec.name]
             await cell.close("could not be started")
             if isinstance(error, IroncliwError) or not isinstance(error, Exception):
                 raise
