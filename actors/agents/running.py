@@ -16,7 +16,8 @@ from typing import Any
 
 from actors.agents.hosts import HOME_PLACES, HostHandle, HostPlan, Hosts
 from actors.agents.last_words import LastWords
-from actors.agents.link import HostLostError
+from actors.agents.link import HostGoneError, HostLostError
+from actors.agents.messages import Parcel
 from actors.agents.records import AgentStore
 from actors.agents.reports import REPORT_SECONDS, HostReport
 from actors.agents.rows import options_json
@@ -150,18 +151,23 @@ class Running:
             await handle.start_agent(entry.spec, state)
         if self._registry.has(entry):
             # before anybody can find it there: what is newer comes after them
-            await self._replay(handle, entry.name)
+            await self._replay(handle, entry)
 
-    async def _replay(self, handle: HostHandle, name: str) -> None:
-        """Give an agent what was kept for it; what it did not take is kept on."""
-        parcels = self.last_words.take_parcels(name)
+    async def _replay(self, handle: HostHandle, entry: Entry) -> None:
+        """Give an agent what was kept for it; what it has surely not taken is kept on."""
+        parcels = self.last_words.take_parcels(entry.name)
         if not parcels:
             return
         try:
             await handle.replay(parcels)
-        except BaseException:  # cancelled, too
-            if name in self._registry:
-                self.last_words.carry(name, parcels)
+        except BaseException as error:  # cancelled, too
+            if self._registry.has(entry):
+                is_sure = isinstance(error, HostGoneError)
+                again = [one for one in parcels if is_sure or _may_come_twice(one, entry)]
+                self.last_words.carry(entry.name, again)
+                if lost := len(parcels) - len(again):
+                    words = "agent %s: %d messages are lost: nobody knows whether it had them"
+                    logger.error(words, entry.name, lost)
             raise
 
     async def _take_back(self, name: str, place: Place) -> None:
@@ -305,6 +311,11 @@ async def _report_of(handle: HostHandle) -> HostReport | None:
     except (TimeoutError, UnavailableError) as error:
         logger.warning("host %s is not taken up: %s", handle.name, str(error) or "no answer")
         return None
+
+
+def _may_come_twice(parcel: Parcel, entry: Entry) -> bool:
+    capability = entry.capabilities.get(parcel.capability or "")
+    return capability is not None and capability.idempotent
 
 
 def _where(host: str) -> str:
