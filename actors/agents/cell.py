@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 from actors.agent import Agent, Listener
-from actors.agents.jobs import Job, Jobs
+from actors.agents.jobs import Job, Jobs, Work
 from actors.agents.mailbox import Mailbox, Overflow
 from actors.agents.messages import DEFAULT_SECONDS, Message, MovedError, withdrawn
 from actors.agents.options import AgentOptions, Capability
@@ -212,25 +212,28 @@ class Cell:
             await asyncio.wait(running, timeout=0.5)
         self._threads.leave(pooled)
 
-    async def withdraw(self, message_id: str, seconds: float) -> bool:
+    def withdraw(self, message_id: str) -> Work | None:
         """Do nothing more for a message, whoever waits for its answer.
 
         Args:
             message_id: of it; of a message that is not here nothing is done anyway.
-            seconds: how long work that was begun may take to end.
 
         Returns:
-            Whether nothing is done for it any more; a thread cannot be broken off.
+            Work that was begun, broken off if it can be: a thread cannot be.
         """
         if (begun := self._jobs.break_off(message_id, withdrawn())) is not None:
-            await asyncio.wait([begun], timeout=seconds)
-            return begun.done()
+            return begun
         if (message := self.mailbox.remove(message_id)) is not None:
             self._resolve(message, withdrawn())
             self._pump()  # whoever waits for its place has it
         elif message_id in self._answers:  # it waits for room
             self._unwanted.add(message_id)
-        return True
+        return None
+
+    @property
+    def under_way(self) -> Iterator[tuple[Work, str]]:
+        """Work that has not ended, each with its message's id."""
+        return ((job.work(future), job.message.id) for future, job in self._jobs.items())
 
     def _refuse(self, error: IroncliwError) -> None:
         self._refusal = error

@@ -28,7 +28,6 @@ from actors.workflow.seats import without_seat
 from actors.workflow.tasks import CLOSING, StepError, StepTask
 from ironcliw.errors import (
     AgentError,
-    DeadlineExceededError,
     IroncliwError,
     NotFoundError,
     UnavailableError,
@@ -104,12 +103,12 @@ class AgentCalls:
             if CLOSING not in cancelled.args:
                 await self._withdraw(task, sent)
             raise
-        except DeadlineExceededError as error:
-            # whoever asked is told at once; a thread, which cannot be broken off, goes on
-            await self._withdraw(task, sent)
-            raise _failed(error) from error
         except IroncliwError as error:
-            raise _failed(error) from error
+            failed = _failed(error)
+            if failed.failure in ("timeout", "lost"):
+                # whoever asked is told at once; a thread, which cannot be broken off, goes on
+                await self._withdraw(task, sent)
+            raise failed from error
         return Done.of(value, task)
 
     async def _whom(self, task: StepTask) -> tuple[str, dict[str, Any]]:
