@@ -101,11 +101,11 @@ def refuse(machine: Machine, unit: Unit, error: StepError, now: float) -> list[E
 
 def _failure(machine: Machine, unit: Unit, attempt: int, error: StepError, now: float) -> Event:
     turned = machine.goal is not None and not unit.undo
-    retry_at = None if turned else _retry_at(machine, unit, error, now)
     is_unknown = error.failure in _UNKNOWN and not (turned or unit.idempotent)
-    # what undoes it would follow, and it may still be at it
-    is_held = error.failure == "unstopped" and retry_at is None and unit.can_be_undone
+    # what undoes it may follow at any time, also while another attempt waits, or after it
+    is_held = error.failure == "unstopped" and unit.can_be_undone
     if not (is_unknown or is_held):
+        retry_at = None if turned else _retry_at(machine, unit, error, now)
         return _ended(machine, unit, attempt, error, now, retry_at)
     data = {"error": _told(error)}
     kind: Literal["step_uncertain", "compensation_uncertain"]
