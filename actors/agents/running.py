@@ -204,10 +204,9 @@ class Running:
                 continue
             self.places[handle.name] = Place(handle, kind)
             for one in report.agents:
-                if one.name not in self._registry or self._registry.get(one.name).host is not None:
-                    # stopped meanwhile, or started elsewhere while this host could not be reached
-                    await handle.drop_agent(one.name, "does not belong here any more")
-                else:
+                # one that was stopped meanwhile, or started elsewhere while this host could not be
+                # reached, is dropped by the watch
+                if one.name in self._registry and self._registry.get(one.name).host is None:
                     self._registry.placed(one.name, handle.name, handle.node)
                     self._registry.report(one, time.monotonic())
 

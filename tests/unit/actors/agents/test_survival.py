@@ -193,6 +193,35 @@ async def test_the_head_is_started_again(store: AgentStore) -> None:
         assert second.system.describe("kept")["restarts"] == 0
 
 
+async def test_a_host_that_hangs_keeps_the_next_system_from_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with AgentBench() as old:
+        for name in ("stays", "goes"):
+            await old.start(Counter, name=name)
+        [host] = await old.hosts.find()
+        await old.close()
+        store = MemoryStore()
+        for row in await old.store.agents():
+            if row.name == "stays":
+                await store.save(row)
+        drop, gate = host.drop_agent, asyncio.Event()
+
+        async def hangs(name: str, reason: str) -> None:
+            await gate.wait()
+            await drop(name, reason)
+
+        monkeypatch.setattr(host, "drop_agent", hangs)
+        new = AgentBench(store=store, hosts=old.hosts)
+        async with asyncio.timeout(10):
+            await new.system.start()
+        assert await new.ask("stays", "a", capability="count") == 1
+        gate.set()
+        # a stranger is dropped by the watch
+        await until(lambda: "goes" not in host.host._cells)  # type: ignore[attr-defined]
+        await new.close()
+
+
 async def test_agents_rest_with_their_states_and_go_on(store: AgentStore) -> None:
     hosts = LocalHosts()
     async with AgentBench(store=store, policy=PATIENT, hosts=hosts) as bench:
