@@ -77,6 +77,7 @@ class AgentSystem:
         self._store = store
         self._hosts = hosts
         self._loaded = False
+        self._found = asyncio.Event()
         self._clock = clock
         self._lookups = Lookups(self.registry)
         self.figures = Figures()
@@ -113,6 +114,7 @@ class AgentSystem:
         if not self._loaded:
             await self.load()
         await self._running.find_again()
+        self._found.set()
         for entry in list(self.registry):
             if entry.status is AgentStatus.RESTARTING:
                 self._watching.restart(entry.name, entry.reason or "it is taken up")
@@ -255,17 +257,23 @@ class AgentSystem:
         """See `Agent.ask`."""
         return await self.exchange.ask(target, body, **options)
 
-    async def withdraw(self, message_id: str, hosts: Collection[str], seconds: float) -> bool:
+    async def withdraw(
+        self, message_id: str, hosts: Collection[str] | None, seconds: float
+    ) -> bool:
         """Have nothing more done for a message.
 
         Args:
             message_id: as it was given to `ask`.
-            hosts: those that may have it, as `ask` has told; no other one is asked.
+            hosts: those that may have it, as `ask` has told; no other one is asked. None: an
+                earlier system was asked; all are, once those of that one are found.
             seconds: how long work that was begun may take to end.
 
         Returns:
             Whether each of them says so; a host that has ended does nothing any more.
         """
+        if hosts is None:
+            await self._found.wait()
+            hosts = list(self._running.places)
         places = [place for name in hosts if (place := self._running.places.get(name)) is not None]
         asked = [_withdrawn(place.handle, message_id, seconds) for place in places]
         return all(await asyncio.gather(*asked))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import threading
 import time
@@ -22,6 +23,8 @@ from actors.workflow.seats import SEAT
 from actors.workflow.tasks import CLOSING, StepError, StepTask
 from ironcliw.errors import UnavailableError
 from tests.unit.actors.agents.waiting import until
+
+NUMBERS = itertools.count()
 
 
 class Clerk(Agent):
@@ -102,7 +105,8 @@ def fresh() -> None:
 
 
 def task(target: str = "file", changes: dict[str, Any] | None = None, **inputs: Any) -> StepTask:
-    return StepTask("w", "s", None, 1, "agent", target, inputs, "w/s", **(changes or {}))
+    key = f"w/s/{next(NUMBERS)}"
+    return StepTask("w", "s", None, 1, "agent", target, inputs, key, **(changes or {}))
 
 
 async def run(bench: AgentBench, task: StepTask) -> Done:
@@ -359,6 +363,33 @@ async def test_an_orchestrator_that_ends_does_not_break_agents_off() -> None:
             await running
         assert json.loads((await run(bench, task(name="b"))).content) == "filed b"
         assert Clerk.broken_off == []
+
+
+@pytest.mark.parametrize("target", ["file", "stamp"])
+async def test_the_next_orchestrator_has_agents_leave_off(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_call, "WITHDRAW_SECONDS", 0.05)
+    async with AgentBench() as bench:
+        await bench.start(Clerk, name="clerk")
+        asked = task(target, name="a", seconds=60.0)
+        running = await begun(bench, asked)
+        running.cancel(CLOSING)
+        await asyncio.gather(running, return_exceptions=True)
+        await bench.close()
+        later = AgentBench(store=bench.store, hosts=bench.hosts)
+        ending = asyncio.create_task(AgentCalls(later.system).end(asked))
+        await asyncio.sleep(0.05)
+        assert not ending.done(), "nobody knows which hosts there are"
+        await later.system.start()
+        if target == "file":
+            await ending
+            assert Clerk.broken_off == ["a"]
+        else:
+            with pytest.raises(StepError, match="may still be at it"):
+                await ending
+            Clerk.gate.set()
+        await later.close()
 
 
 async def test_the_workflows_deadline_is_the_agents() -> None:

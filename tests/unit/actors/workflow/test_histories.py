@@ -213,7 +213,6 @@ def _forgets_who_may_be_at_it(original: Any) -> Any:
 BUGS: dict[str, tuple[Any, str, Callable[[Any], Any]]] = {
     "recovery repeats what is not idempotent": (outcomes, "recover", _repeats_everything),
     "undoes the first one first": (Machine, "_plan_undo", _undoes_in_order),
-    "undoes beside what may be at it": (Machine, "_turn", _forgets_who_may_be_at_it),
     "starts while paused": (Machine, "may_start", _starts_while_paused),
 }
 
@@ -272,4 +271,25 @@ def test_a_mistake_that_lets_too_many_items_run_is_found() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StepRun, "admit", _ignores_the_crowd(StepRun.admit))
         with pytest.raises(AssertionError):
+            run()
+
+
+def test_a_mistake_that_undoes_beside_what_may_be_at_it_is_found() -> None:
+    step = {"function": "f", "compensate": {"function": "undo"}}
+
+    def run() -> None:
+        world = world_of({"name": "held", "steps": {"a": step}}, {})
+        world.start()
+        world.commit()
+        world.lose(0, "unstopped", is_done=False)
+        world.ask(requests.cancel)
+        world.commit()
+        world.start()
+        world.commit()
+        check(world)
+
+    run()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Machine, "_turn", _forgets_who_may_be_at_it(Machine._turn))
+        with pytest.raises(AssertionError, match="undone while something is at it"):
             run()

@@ -618,3 +618,51 @@ def test_a_step_that_may_have_acted_once_is_undone_after_its_last_failure() -> N
     run.start(idempotent=True)
     assert run.fail("a", "error") == ["step_failed"]
     assert run.start() == ["undo a"]
+
+
+AGENT = {"agent": "write"}
+TRAIN = {"train": {"recipe": "merge"}}
+
+
+@pytest.mark.parametrize("step", [AGENT, TRAIN])
+def test_what_outlives_its_orchestrator_is_stopped_before_it_is_undone(step: Any) -> None:
+    run = Run({"a": {**step, "compensate": UNDO}})
+    run.start()
+    run.note(requests.cancel(run.machine, 1.0))
+    assert run.note(outcomes.recover(run.machine, 2.0)) == []
+    assert (run.status, run.start()) == ("cancelling", [])
+    run.stop()
+    assert run.step("a").status == "cancelled"
+    assert run.start() == ["undo a"]
+
+
+def test_what_outlives_its_orchestrator_and_does_not_stop_is_uncertain() -> None:
+    run = Run({"a": {**AGENT, "compensate": UNDO}})
+    run.start()
+    run.note(requests.cancel(run.machine, 1.0))
+    outcomes.recover(run.machine, 2.0)
+    assert run.fail("a", "unstopped") == ["step_uncertain"]
+    assert run.start() == []
+
+
+@pytest.mark.parametrize(("idempotent", "kind"), [(True, "failed"), (False, "uncertain")])
+def test_what_an_agent_is_at_is_stopped_before_another_attempt(idempotent: bool, kind: str) -> None:
+    run = Run({"a": {**AGENT, "compensate": UNDO}, "b": AGENT, "c": TRAIN})
+    run.start(idempotent=True)
+    run.unit("a").idempotent = idempotent
+    # what nothing undoes may go on; the next attempt of training goes on with its job
+    assert run.note(outcomes.recover(run.machine, 2.0)) == ["step_failed"] * 2
+    run.now = 2.0
+    assert run.start(idempotent=True) == ["b", "c"]
+    unit = run.unit("a")
+    assert run.note(outcomes.stop(run.machine, unit, 1, 3.0)) == [f"step_{kind}"]
+    assert unit.error is not None
+    assert unit.error["kind"] == "restarted", "it may be undone"
+
+
+def test_a_job_that_nobody_takes_care_of_may_still_be_at_it() -> None:
+    run = Run({"a": {**TRAIN, "idempotent": False, "compensate": UNDO}})
+    run.start()
+    assert run.note(outcomes.recover(run.machine, 2.0)) == ["step_uncertain"]
+    run.note(requests.cancel(run.machine, 3.0))
+    assert (run.status, run.start()) == ("uncertain", [])
