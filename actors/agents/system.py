@@ -46,6 +46,8 @@ logger = logging.getLogger(__name__)
 MOST_ATTEMPTS = 5
 """Deliveries of a durable message to a capability that nobody offers now."""
 _ANSWER_SECONDS = 2.0  # for the way there and back
+_HALT_SECONDS = 10.0
+"""For `on_stop`, the store and the last answers, after what the agent was at."""
 
 
 class AgentSystem:
@@ -129,13 +131,19 @@ class AgentSystem:
         """
         await self._watching.close()
         running = [entry for entry in self.registry if entry.host is not None]
-        halts = [self._halt(entry, seconds) for entry in running]
+        halts = [self._rest(entry, seconds) for entry in running]
         results = await asyncio.gather(*halts, return_exceptions=True)
         for entry, result in zip(running, results, strict=True):
             if isinstance(result, BaseException):
                 # boundary: what fails for one agent must not keep the others from their rest
-                logger.error("agent %s starts again from an older state: %s", entry.name, result)
+                why = str(result) or "its process does not answer"
+                logger.error("agent %s starts again from an older state: %s", entry.name, why)
         await self.close()
+
+    async def _rest(self, entry: Entry, seconds: float) -> None:
+        # nobody watches its host any more: one that blocks must not keep the head from its end
+        async with asyncio.timeout(seconds + _HALT_SECONDS):
+            await self._halt(entry, seconds)
 
     async def close(self) -> None:
         """End the supervision; the agents go on without it."""

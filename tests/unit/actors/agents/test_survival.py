@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import pytest
 
 from actors.agent import Agent, capability
+from actors.agents import system
 from actors.agents.bench import AgentBench
 from actors.agents.hosts import HostHandle, HostPlan, LocalHosts
 from actors.agents.records import AgentStore, JournalStore, MemoryStore
@@ -241,6 +242,23 @@ async def test_agents_rest_with_their_states_and_go_on(store: AgentStore) -> Non
         bench.hosts.remember(Counter)
         assert await bench.ask("a", 1, capability="count") == 4
         assert await bench.ask("alone", 1, capability="count") == 3
+
+
+async def test_a_host_that_blocks_keeps_no_other_agent_from_its_rest(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(system, "_HALT_SECONDS", 0.3)
+    async with AgentBench() as bench:
+        await bench.start(Counter, name="a")
+        await bench.start(Counter, name="blocked", options={"isolated": True})
+        await bench.ask("a", 1, capability="count")
+        hosts = {host.name: host for host in await bench.hosts.find()}
+        host = hosts[bench.system.describe("blocked")["host"]]
+        monkeypatch.setattr(host, "stop_agent", lambda *_: asyncio.Event().wait())
+        async with asyncio.timeout(10):
+            await bench.system.rest(0.05)
+        assert await bench.store.snapshot("a") == b'j{"count": 1}'
+    assert "agent blocked starts again from an older state: its process does not" in caplog.text
 
 
 async def test_what_happens_is_counted(bench: AgentBench) -> None:
