@@ -14,6 +14,7 @@ from actors.agents.link import HostLostError
 from actors.agents.running import Place, Running
 from actors.agents.watching import Watching
 from actors.registry import AgentStatus, Entry, Registry
+from ironcliw.errors import UnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,22 @@ async def hand_over_host(
 
     await asyncio.gather(*map(move, entries))
     await running.release(host)
+
+
+async def hurry_host(place: Place, seconds: float) -> None:
+    """Have the agents of a host that is handed over already come to their end sooner.
+
+    Args:
+        place: of the host.
+        seconds: until the end of its machine.
+    """
+    logger.warning("host %s ends in %.1f s, sooner than was known", place.handle.name, seconds)
+    try:
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            await place.handle.hurry(seconds * FINISH_SHARE)
+    except (TimeoutError, UnavailableError) as error:
+        said = str(error) or "it does not answer"
+        logger.error("the agents of host %s are not hurried: %s", place.handle.name, said)
 
 
 async def _hand_over(

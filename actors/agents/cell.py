@@ -56,6 +56,7 @@ class Cell:
         self._room = Room()
         self._unwanted: set[str] = set()
         self._one_ended = asyncio.Event()
+        self._limits: set[asyncio.Timeout] = set()  # of those who wait for that
         self._held = False  # begin with nothing more
         self._plain_held = 0  # begin with no plain method, for so many
         self._refusal: IroncliwError | None = None  # what senders are told; None: welcome
@@ -196,6 +197,13 @@ class Cell:
     def _unasked(self, messages: list[Message]) -> list[Message]:
         return [message for message in messages if message.id not in self._answers]
 
+    def hurry(self, seconds: float) -> None:
+        """Wait no longer than that for what the agent is at, where somebody waits for it."""
+        at = self._loop.time() + seconds
+        for limit in self._limits:
+            if not limit.expired() and at < (limit.when() or 0.0):
+                limit.reschedule(at)
+
     async def close(self, reason: str) -> None:
         """Break off whatever is there; the senders are told."""
         # none of these was begun, so whoever asks may be sent elsewhere
@@ -241,10 +249,14 @@ class Cell:
 
     async def _quiet(self, seconds: float, condition: Callable[[], bool]) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while not condition():
-                    self._one_ended.clear()
-                    await self._one_ended.wait()
+            async with asyncio.timeout(seconds) as limit:
+                self._limits.add(limit)
+                try:
+                    while not condition():
+                        self._one_ended.clear()
+                        await self._one_ended.wait()
+                finally:
+                    self._limits.discard(limit)
 
     def _put(self, message: Message) -> bool:
         """False: the mailbox is full, and whoever sends may wait."""

@@ -202,6 +202,11 @@ class Host:
         await self._end(cell, "has moved to another process")
         return HandedOver(state, list(self._parcels(rest)), topics)
 
+    def hurry(self, seconds: float) -> None:
+        """Agents that are being stopped or handed over have no longer than that for it."""
+        for cell in self._cells.values():
+            cell.hurry(seconds)
+
     def _parcels(self, messages: list[Message]) -> Iterator[Parcel]:
         now = self._loop.time()
         for message in messages:

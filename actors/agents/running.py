@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import logging
+import math
 import os
 import time
 from collections import Counter
@@ -31,6 +32,7 @@ LIGHT_AGENTS = 500
 _LAST_WORD_SECONDS = 1.0
 """For an agent that was started on a machine that is going away."""
 _RELEASE_SECONDS = 5.0
+_HAIR_SECONDS = 0.5
 _STORE_PAUSE_SECONDS = 1.0
 _ASK_AGAIN_SECONDS = 0.5
 
@@ -43,6 +45,8 @@ class Place:
         handle: the host.
         kind: machine and environment of agents that may share it; None: it is one agent's own.
         leaving: it ends, or its machine; nobody is put there any more.
+        ends_at: moment of the monotonic clock by which its agents must have left; no end is known
+            of one that goes on.
         silent_polls: how often in a row it did not report.
         empty_polls: how often in a row it ran nothing, and nothing was started there.
         starved: it was told of that its plain methods wait for threads.
@@ -52,10 +56,15 @@ class Place:
     handle: HostHandle
     kind: tuple[str, str] | None
     leaving: bool = False
+    ends_at: float = math.inf
     silent_polls: int = 0
     empty_polls: int = 0
     starved: bool = False
     in_motion: Counter[str] = field(default_factory=Counter)
+
+    def ends_sooner(self, seconds: float) -> bool:
+        """Whether an end in so many seconds is a nearer one than was known, and not by a hair."""
+        return time.monotonic() + seconds < self.ends_at - _HAIR_SECONDS
 
     @contextmanager
     def moving(self, name: str) -> Iterator[None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
@@ -29,7 +30,7 @@ from actors.agents.rows import from_row
 from actors.agents.running import Running
 from actors.agents.starting import Starting
 from actors.agents.watching import Watching
-from actors.handover import hand_over_host
+from actors.handover import hand_over_host, hurry_host
 from actors.message_records import MessageRow
 from actors.registry import AgentStatus, Entry, Registry
 from actors.selection import Candidate
@@ -221,12 +222,20 @@ class AgentSystem:
             await self._running.release(host.name)
 
     async def host_leaving(self, host: str, seconds: float) -> None:
-        """Move the agents of a host whose machine ends in `seconds`."""
+        """Move the agents of a host whose machine ends in `seconds`.
+
+        May be told again: an end that is nearer than was known hurries those that still move.
+        """
         place = self._running.places.get(host)
-        if place is not None:
-            place.leaving = True
-            await hand_over_host(place, seconds, self.registry, self._running, self._watching)
-            self.figures.forget(host)
+        if place is None or not place.ends_sooner(seconds):
+            return
+        moves = place.ends_at < math.inf
+        place.leaving, place.ends_at = True, time.monotonic() + seconds
+        if moves:
+            await hurry_host(place, seconds)
+            return
+        await hand_over_host(place, seconds, self.registry, self._running, self._watching)
+        self.figures.forget(host)
 
     async def node_leaving(self, node: str, deadline: float) -> None:
         """Have the agents of a machine move, which ends soon; returns at once.
@@ -239,7 +248,7 @@ class AgentSystem:
         """
         seconds = max(0.0, deadline - self._clock())
         for place in self._running.places.values():
-            if place.handle.node == node and not place.leaving:
+            if place.handle.node == node and place.ends_sooner(seconds):
                 place.leaving = True
                 self._watching.spawn(self.host_leaving(place.handle.name, seconds))
 

@@ -226,11 +226,11 @@ class Watching:
             self._last[handle.name] = report
             for one in report.agents:
                 self._registry.report(one, time.monotonic())
-        if place.leaving:
-            return
-        if report.notice_seconds is not None:
+        notice = report.notice_seconds
+        if notice is not None and place.ends_sooner(notice):
             place.leaving = True
-            self.spawn(self._leave(handle.name, report.notice_seconds))
+            self.spawn(self._leave(handle.name, notice))
+        if place.leaving:
             return
         await self._judge(place, report)
         if place.leaving:

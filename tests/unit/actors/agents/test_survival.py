@@ -472,6 +472,28 @@ class Speechless(Counter):
         raise OSError("no words")
 
 
+@pytest.mark.parametrize("how", ["the head", "the machine"])
+async def test_an_end_that_is_nearer_than_was_known_hurries_who_moves(
+    bench: AgentBench, how: str
+) -> None:
+    await bench.start(Counter, name="a")
+    await bench.ask("a", 1, capability="count")
+    [host] = await bench.hosts.find()
+    asked = asyncio.create_task(bench.ask("a", "b", capability="only", deadline_seconds=200))
+    await until(lambda: "b" in Counter.handled)
+    await bench.system.node_leaving("local", time.time() + 120.0)  # a planned end
+    await until(lambda: bench.system.describe("a")["status"] == "moving")
+    await until(lambda: host.host._cells["a"]._held)  # type: ignore[attr-defined]
+    if how == "the head":
+        await bench.system.node_leaving("local", time.time() + 0.1)
+    else:
+        host.notice_seconds = 0.1  # type: ignore[attr-defined]
+    with pytest.raises(UnavailableError, match="was stopped while it worked"):
+        await asked
+    await until(lambda: bench.system.describe("a")["status"] == "running")
+    assert await bench.ask("a", 2, capability="count") == 2
+
+
 async def test_an_agent_whose_snapshot_fails_moves_all_the_same(bench: AgentBench) -> None:
     await bench.start(Speechless, name="a")
     left = moving(bench, "a")
