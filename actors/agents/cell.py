@@ -128,6 +128,7 @@ class Cell:
             tuple(self._listeners),
             self.mailbox.by_priority,
             *since,
+            self._jobs.starved,
         )
 
     def _complaint(self) -> str | None:

@@ -151,6 +151,12 @@ class Jobs(dict[asyncio.Future[Any], Job]):
         """What plain methods that run, or wait for a thread, are to the pool of threads."""
         return [job.pooled for job in self.values() if job.pooled is not None]
 
+    @property
+    def starved(self) -> bool:
+        """Whether plain methods wait for a thread, and none of them has one."""
+        waiting = [work for work in self.pooled if not work.done()]
+        return bool(waiting) and not any(work.running() for work in waiting)
+
     def overdue_seconds(self, now: float) -> float:
         """Since when the one that is longest past its time should have ended."""
         return max((job.overdue_seconds(now) for job in self.values()), default=0.0)

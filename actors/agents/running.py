@@ -33,6 +33,7 @@ _LAST_WORD_SECONDS = 1.0
 """For an agent that was started on a machine that is going away."""
 _RELEASE_SECONDS = 5.0
 _HAIR_SECONDS = 0.5
+_STARVED_SECONDS = 300.0
 _STORE_PAUSE_SECONDS = 1.0
 _ASK_AGAIN_SECONDS = 0.5
 
@@ -49,7 +50,8 @@ class Place:
             of one that goes on.
         silent_polls: how often in a row it did not report.
         empty_polls: how often in a row it ran nothing, and nothing was started there.
-        starved: it was told of that its plain methods wait for threads.
+        starved_at: moment of the monotonic clock at which plain methods of it last waited long for
+            a thread.
         in_motion: agents that are being started or stopped there just now.
     """
 
@@ -59,8 +61,13 @@ class Place:
     ends_at: float = math.inf
     silent_polls: int = 0
     empty_polls: int = 0
-    starved: bool = False
+    starved_at: float = -math.inf
     in_motion: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def starved(self) -> bool:
+        """Whether its threads are all busy, or were some minutes ago: nobody is put there."""
+        return time.monotonic() < self.starved_at + _STARVED_SECONDS
 
     def ends_sooner(self, seconds: float) -> bool:
         """Whether an end in so many seconds is a nearer one than was known, and not by a hair."""
@@ -244,7 +251,8 @@ class Running:
         # two agents that come together share one new host
         async with self._launching.setdefault(kind, asyncio.Lock()):
             for place in self.places.values():
-                if place.kind == kind and not place.leaving and not place.silent_polls:
+                well = not (place.leaving or place.silent_polls or place.starved)
+                if place.kind == kind and well:
                     if len(self._registry.on_host(place.handle.name)) < LIGHT_AGENTS:
                         return place
             return await self._launch(entry, where, kind)

@@ -27,10 +27,10 @@ from actors.agents.messages import DEFAULT_SECONDS, Priority, checked_name, new_
 from actors.agents.options import Capability
 from actors.agents.records import AgentStore
 from actors.agents.rows import from_row
-from actors.agents.running import Running
+from actors.agents.running import Place, Running
 from actors.agents.starting import Starting
 from actors.agents.watching import Watching
-from actors.handover import hand_over_host, hurry_host
+from actors.handover import hand_over_agents, hand_over_host, hurry_host
 from actors.message_records import MessageRow
 from actors.registry import AgentStatus, Entry, Registry
 from actors.selection import Candidate
@@ -47,6 +47,8 @@ logger = logging.getLogger(__name__)
 MOST_ATTEMPTS = 5
 """Deliveries of a durable message to a capability that nobody offers now."""
 _ANSWER_SECONDS = 2.0  # for the way there and back
+_MOVE_SECONDS = 30.0
+"""For the coroutines of agents that move because their plain methods get no thread."""
 _HALT_SECONDS = 10.0
 """For `on_stop`, the store and the last answers, after what the agent was at."""
 
@@ -93,6 +95,7 @@ class AgentSystem:
             self._running,
             self._supervisor,
             self.host_leaving,
+            self._move_away,
             poll_seconds,
             self.figures,
         )
@@ -236,6 +239,13 @@ class AgentSystem:
             return
         await hand_over_host(place, seconds, self.registry, self._running, self._watching)
         self.figures.forget(host)
+
+    async def _move_away(self, place: Place, entries: list[Entry]) -> None:
+        """Move agents that get no thread where they are."""
+        why = "all threads of its process are busy"
+        await hand_over_agents(
+            place, entries, why, _MOVE_SECONDS, self.registry, self._running, self._watching
+        )
 
     async def node_leaving(self, node: str, deadline: float) -> None:
         """Have the agents of a machine move, which ends soon; returns at once.

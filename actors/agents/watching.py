@@ -16,7 +16,7 @@ from actors.agents.reports import REPORT_SECONDS, HostReport
 from actors.agents.running import Place, Running
 from actors.agents.saving import Saving
 from actors.breaker import OpenCircuit
-from actors.registry import AgentStatus, Registry
+from actors.registry import AgentStatus, Entry, Registry
 from actors.supervisor import Step, Supervisor, judge, to_blame
 from ironcliw.errors import IroncliwError, UnavailableError
 
@@ -42,6 +42,7 @@ class Watching:
         running: starts agents.
         supervisor: knows who failed when.
         leave: called with a host whose machine ends, and the seconds that are left.
+        move_away: called with a host's place and agents that must be elsewhere.
         poll_seconds: between two looks.
         figures: counts what hosts report, and restarts.
     """
@@ -52,6 +53,7 @@ class Watching:
         running: Running,
         supervisor: Supervisor,
         leave: Callable[[str, float], Coroutine[Any, Any, None]],
+        move_away: Callable[[Place, list[Entry]], Coroutine[Any, Any, None]],
         poll_seconds: float,
         figures: Figures,
     ) -> None:
@@ -59,6 +61,7 @@ class Watching:
         self._running = running
         self._supervisor = supervisor
         self._leave = leave
+        self._move_away = move_away
         self._poll_seconds = poll_seconds
         self._figures = figures
         self._restarts: dict[str, asyncio.Task[None]] = {}
@@ -273,10 +276,18 @@ class Watching:
             if self._is_on(name, handle):
                 await _within(handle.drop_agent(name, f"failed: {why}"))
                 self.failed(name, why)
+        there = [self._registry.get(name) for name in verdict.move if self._is_on(name, handle)]
+        if there:
+            self._move(place, there)
         if verdict.leave is not None:
             logger.warning("the agents of host %s move: %s", handle.name, verdict.leave)
             place.leaving = True
             self.spawn(self._leave(handle.name, _LEAVE_SECONDS))
+
+    def _move(self, place: Place, entries: list[Entry]) -> None:
+        names = ", ".join(entry.name for entry in entries)
+        logger.warning("agents of host %s move, which get no thread: %s", place.handle.name, names)
+        self.spawn(self._move_away(place, entries))
 
     def _tell_of_threads(self, place: Place, report: HostReport) -> None:
         """Say once that plain methods do not come to their turn, which nobody would see."""
@@ -290,7 +301,8 @@ class Watching:
                 report.thread_wait_seconds,
                 report.lost_threads,
             )
-        place.starved = starved
+        if starved:
+            place.starved_at = time.monotonic()
 
     async def _drop_strangers(self, place: Place, names: set[str]) -> None:
         """End what runs there and was not put there: its start was broken off too late."""
