@@ -84,7 +84,7 @@ async def hand_over_agents(
             # it would go on beside the new one; from a host that stays the watch drops it
             if place.leaving and isinstance(error, TimeoutError | HostLostError):
                 await running.end(place.handle.name)
-        if _is_there(entry, registry):
+        if registry.has(entry):  # nobody has stopped it meanwhile
             watching.restart(entry.name, why, "moved")
 
     await asyncio.gather(*map(move, entries))
@@ -115,11 +115,6 @@ async def _hand_over(
 ) -> None:
     async with asyncio.timeout(finish + _ANSWER_SECONDS):
         handed = await place.handle.hand_over(entry.name, finish)
-    if _is_there(entry, registry):
+    if registry.has(entry):
         running.last_words.carry(entry.name, handed.parcels)
         await running.last_words.keep(entry.name, handed.state)
-
-
-def _is_there(entry: Entry, registry: Registry) -> bool:
-    """Whether nobody has stopped it meanwhile."""
-    return entry.name in registry and registry.get(entry.name) is entry

@@ -18,6 +18,7 @@ from actors.agents.room import Room
 from actors.agents.threads import Threads
 from actors.agents.work import Tallies, call, what_it_raised
 from ironcliw.errors import (
+    AgentError,
     DeadlineExceededError,
     IroncliwError,
     OverloadedError,
@@ -57,11 +58,30 @@ class Cell:
         self._unwanted: set[str] = set()
         self._one_ended = asyncio.Event()
         self._limits: set[asyncio.Timeout] = set()  # of those who wait for that
+        self._starting: asyncio.Task[None] | None = None
         self._held = False  # begin with nothing more
         self._plain_held = 0  # begin with no plain method, for so many
         self._refusal: IroncliwError | None = None  # what senders are told; None: welcome
         self._tallies = Tallies()
         self._full = self._expired = self._unheard = 0  # since the last report
+
+    async def start(self) -> None:
+        """Have the agent start; `close` breaks it off.
+
+        Raises:
+            AgentError: it was closed before it had started.
+            Exception: whatever its `on_start` raises.
+        """
+        if not self._held:
+            # its name tells whose code it is that keeps the event loop for itself
+            self._starting = self._loop.create_task(self._start(), name=f"agent:{self.name}")
+            await asyncio.wait([self._starting])
+        if self._starting is None or self._starting.cancelled() or self._held:
+            raise AgentError(f"agent {self.name!r} was stopped while it started")
+        self._starting.result()
+
+    async def _start(self) -> None:
+        await self.agent.on_start()
 
     def post(self, message: Message) -> asyncio.Future[Any]:
         """Put a message into the mailbox; the future has the agent's answer.
@@ -213,7 +233,8 @@ class Cell:
         self._refuse(self._refusal or gone)
         for message in self.mailbox.drain():
             self._resolve(message, gone)
-        running, pooled = [job for job in self._jobs if not job.done()], self._jobs.pooled
+        tasks = [*self._jobs, *([self._starting] if self._starting else [])]
+        running, pooled = [task for task in tasks if not task.done()], self._jobs.pooled
         for future in running:
             future.cancel()
         if running:

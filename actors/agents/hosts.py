@@ -186,7 +186,10 @@ class LocalHandle:
         return await self._alive().withdraw(message_id, seconds)
 
     async def start_agent(self, spec: AgentSpec, state: bytes | None) -> None:
-        await self._alive().start_agent(spec, state)
+        try:
+            await self._alive().start_agent(spec, state)
+        finally:
+            self._check_it_lived()
 
     async def stop_agent(self, name: str, seconds: float) -> bytes | None:
         return await self._alive().stop_agent(name, seconds)

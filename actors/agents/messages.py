@@ -143,6 +143,12 @@ class Parcel:
     seconds_left: float | None
     wants_reply: bool
 
+    @property
+    def capability(self) -> str | None:
+        """Of the message."""
+        found: str | None = self.fields[2]
+        return found
+
     def __reduce__(self) -> tuple[Any, ...]:
         return Parcel, (self.fields, self.body, self.seconds_left, self.wants_reply)
 

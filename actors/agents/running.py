@@ -17,13 +17,14 @@ from typing import Any
 
 from actors.agents.hosts import HOME_PLACES, HostHandle, HostPlan, Hosts
 from actors.agents.last_words import LastWords
-from actors.agents.link import HostLostError
+from actors.agents.link import HostGoneError, HostLostError
+from actors.agents.messages import Parcel
 from actors.agents.records import AgentStore
 from actors.agents.reports import REPORT_SECONDS, HostReport
 from actors.agents.rows import options_json
 from actors.registry import Entry, Registry
 from actors.supervisor import BLOCKED_SECONDS
-from ironcliw.errors import SettingsError, StoreError, UnavailableError
+from ironcliw.errors import AgentError, SettingsError, StoreError, UnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -120,9 +121,10 @@ class Running:
 
         Raises:
             UnavailableError: there is no machine for it, or its process ended meanwhile.
-            IroncliwError: the agent itself could not be made or started.
+            IroncliwError: the agent itself could not be made or started, or somebody stopped it.
         """
-        while not await self._start(self._registry.get(name)):
+        entry = self._registry.get(name)
+        while not await self._start(entry):
             logger.info("agent %s was started on a machine that goes away: once more", name)
 
     async def _start(self, entry: Entry) -> bool:
@@ -134,10 +136,7 @@ class Running:
     async def _start_at(self, place: Place, entry: Entry) -> bool:
         name = entry.name
         try:
-            state = await self.last_words.state_of(name)
-            await place.handle.start_agent(entry.spec, state)
-            # before anybody can find it there: what is newer comes after them
-            await self._replay(place.handle, name)
+            await self._have_started(place.handle, entry)
         except HostLostError:
             if place.leaving:
                 return False
@@ -148,12 +147,12 @@ class Running:
             if place.kind is None:
                 await self.end(place.handle.name)
             raise
-        if name not in self._registry:  # it was stopped meanwhile
+        if not self._registry.has(entry):
             if place.kind is None:
                 await self.end(place.handle.name)
-            else:
+            elif name not in self._registry:  # else the newer one takes its place
                 await place.handle.drop_agent(name, "was stopped")
-            return True
+            raise AgentError(f"agent {name!r} was stopped while it started")
         if place.leaving:
             await self._take_back(name, place)
             return False
@@ -162,16 +161,29 @@ class Running:
         self._registry.placed(name, place.handle.name, place.handle.node)
         return True
 
-    async def _replay(self, handle: HostHandle, name: str) -> None:
-        """Give an agent what was kept for it; what it did not take is kept on."""
-        parcels = self.last_words.take_parcels(name)
+    async def _have_started(self, handle: HostHandle, entry: Entry) -> None:
+        state = await self.last_words.state_of(entry.name)
+        if self._registry.has(entry):  # else it might end a newer one of its name
+            await handle.start_agent(entry.spec, state)
+        if self._registry.has(entry):
+            # before anybody can find it there: what is newer comes after them
+            await self._replay(handle, entry)
+
+    async def _replay(self, handle: HostHandle, entry: Entry) -> None:
+        """Give an agent what was kept for it; what it has surely not taken is kept on."""
+        parcels = self.last_words.take_parcels(entry.name)
         if not parcels:
             return
         try:
             await handle.replay(parcels)
-        except BaseException:  # cancelled, too
-            if name in self._registry:
-                self.last_words.carry(name, parcels)
+        except BaseException as error:  # cancelled, too
+            if self._registry.has(entry):
+                is_sure = isinstance(error, HostGoneError)
+                again = [one for one in parcels if is_sure or _may_come_twice(one, entry)]
+                self.last_words.carry(entry.name, again)
+                if lost := len(parcels) - len(again):
+                    words = "agent %s: %d messages are lost: nobody knows whether it had them"
+                    logger.error(words, entry.name, lost)
             raise
 
     async def _take_back(self, name: str, place: Place) -> None:
@@ -182,6 +194,17 @@ class Running:
             return  # it has its state and its messages of before, or they went with the machine
         self.last_words.carry(name, handed.parcels)
         await self.last_words.keep(name, handed.state)
+
+    async def break_off(self, name: str) -> None:
+        """Have no host go on with the start of an agent; whoever asked for it is told."""
+        for place in list(self.places.values()):
+            if place.in_motion[name]:
+                try:
+                    async with asyncio.timeout(REPORT_SECONDS):
+                        await place.handle.drop_agent(name, "was stopped")
+                except (TimeoutError, UnavailableError) as error:  # at the next report it must not
+                    words = "host %s still starts agent %s: %s"
+                    logger.warning(words, place.handle.name, name, str(error) or "no answer")
 
     async def note(self, name: str) -> None:
         """Have the store know how an agent is; a store that is away, as soon as it is back."""
@@ -304,6 +327,11 @@ async def _report_of(handle: HostHandle) -> HostReport | None:
     except (TimeoutError, UnavailableError) as error:
         logger.warning("host %s is not taken up: %s", handle.name, str(error) or "no answer")
         return None
+
+
+def _may_come_twice(parcel: Parcel, entry: Entry) -> bool:
+    capability = entry.capabilities.get(parcel.capability or "")
+    return capability is not None and capability.idempotent
 
 
 def _where(host: str) -> str:

@@ -196,16 +196,21 @@ class AgentSystem:
         """
         entry = self.registry.get(name)
         self._watching.forget(name)
-        await self._halt(entry, seconds)
+        if entry.status is AgentStatus.STARTING:
+            self.registry.mark(name, AgentStatus.RESTARTING, "it is being stopped")
+            await self._running.break_off(name)
+        else:
+            await self._halt(entry, seconds)
         try:
             await self._store.remove(name)
         except StoreError as error:
-            if name in self.registry:
+            if self.registry.has(entry):
                 why = f"it has stopped, and the store does not forget it: {error}; stop it again"
                 self.registry.mark(name, AgentStatus.FAILED, why)
             raise
-        self._running.last_words.forget(name)
-        if name in self.registry:
+        if self.registry.has(entry):
+            self._watching.forget(name)  # its host may have been lost meanwhile
+            self._running.last_words.forget(name)
             self.registry.remove(name)
 
     async def _halt(self, entry: Entry, seconds: float) -> None:

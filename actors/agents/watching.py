@@ -272,11 +272,14 @@ class Watching:
             await self.lost(handle.name, verdict.kill, verdict.to_blame)
             return
         self._tell_of_threads(place, report)
-        for name, why in verdict.to_blame.items():
-            if self._is_on(name, handle):
-                await _within(handle.drop_agent(name, f"failed: {why}"))
-                self.failed(name, why)
-        there = [self._registry.get(name) for name in verdict.move if self._is_on(name, handle)]
+        for entry in self._registry.on_host(handle.name):
+            why = verdict.to_blame.get(entry.name)
+            if why is not None and self._is_still_on(entry, handle.name):
+                await _within(handle.drop_agent(entry.name, f"failed: {why}"))
+                if self._is_still_on(entry, handle.name):
+                    self.failed(entry.name, why)
+        found = self._registry.on_host(handle.name)
+        there = [entry for entry in found if entry.name in verdict.move]
         if there:
             self._move(place, there)
         if verdict.leave is not None:
@@ -314,6 +317,10 @@ class Watching:
     def _is_on(self, name: str, handle: HostHandle) -> bool:
         return name in self._registry and self._registry.get(name).host == handle.name
 
+    def _is_still_on(self, entry: Entry, host: str) -> bool:
+        """Whether nobody has stopped an agent meanwhile, or started it elsewhere."""
+        return self._registry.has(entry) and entry.host == host
+
     async def circuits(self) -> dict[str, list[OpenCircuit]]:
         """Host -> the circuits that are open there; one that does not answer is left out."""
         handles = [place.handle for place in self._running.places.values()]
@@ -322,7 +329,8 @@ class Watching:
 
     async def lost(self, host: str, why: str, to_be_blamed: dict[str, str] | None = None) -> None:
         """A host's process ended, or must: its agents are started elsewhere."""
-        names = [entry.name for entry in self._registry.on_host(host)]
+        entries = self._registry.on_host(host)
+        names = [entry.name for entry in entries]
         blamed = to_be_blamed
         if blamed is None:
             blamed = dict.fromkeys(to_blame(self._last.get(host), names), why)
@@ -331,11 +339,13 @@ class Watching:
         logger.warning("host %s with %d agents is lost: %s", host, len(names), why)
         # before they are started again: nothing of the old process may still be at it
         await self._running.end(host)
-        for name in names:
-            if name in blamed:
-                self.failed(name, blamed[name])
+        for entry in entries:
+            if not self._is_still_on(entry, host):
+                continue
+            if entry.name in blamed:
+                self.failed(entry.name, blamed[entry.name])
             else:
-                self.restart(name, why)
+                self.restart(entry.name, why)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Have something done meanwhile; `close` breaks it off."""

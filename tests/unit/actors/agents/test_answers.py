@@ -9,6 +9,7 @@ import pytest
 from actors.agents import answers
 from actors.agents.answers import LateAnswers
 from actors.agents.link import HostLostError
+from actors.steps import agent_call
 from tests.unit.actors.agents.waiting import until
 
 
@@ -82,3 +83,7 @@ async def test_one_that_still_asks_is_not_forgotten(monkeypatch: pytest.MonkeyPa
     await asyncio.sleep(0)
     late.keep("a", "1", (True, "x"))
     assert await waiting == [("1", (True, "x"))]
+
+
+def test_it_may_come_back_as_long_as_a_step_asks() -> None:
+    assert answers.GONE_SECONDS > agent_call._LONGEST_SECONDS
