@@ -13,6 +13,7 @@ from actors.agents.answers import LateAnswers
 from actors.agents.cell import Cell
 from actors.agents.directory import Directory
 from actors.agents.exchange import Exchange
+from actors.agents.jobs import Work
 from actors.agents.link import Outcome, Remote
 from actors.agents.messages import (
     Message,
@@ -138,6 +139,7 @@ class Host:
         self._loop = asyncio.get_running_loop()
         self._late = LateAnswers()
         self._withdrawn: dict[str, None] = {}
+        self._left: dict[Work, str] = {}  # of agents that are gone, with their messages' ids
         self._one_state = asyncio.Lock()
 
     async def start_agent(self, spec: AgentSpec, state: bytes | None) -> None:
@@ -165,13 +167,13 @@ class Host:
         old, self._cells[spec.name] = self._cells.get(spec.name), cell
         try:
             if old is not None:
-                await old.close("is started anew")
+                await self._close(old, "is started anew")
             await cell.start()
         # the user's code; a start that is cancelled is taken back, too
         except BaseException as error:
             if self._cells.get(spec.name) is cell:
                 del self._cells[spec.name]
-            await cell.close("could not be started")
+            await self._close(cell, "could not be started")
             if isinstance(error, IroncliwError) or not isinstance(error, Exception):
                 raise
             raise _could_not(spec.name, "be started", error) from error
@@ -189,7 +191,7 @@ class Host:
     async def drop_agent(self, name: str, reason: str) -> None:
         """End an agent that is of no use any more, without a word from it."""
         if (cell := self._cells.pop(name, None)) is not None:
-            await cell.close(reason)
+            await self._close(cell, reason)
 
     async def hand_over(self, name: str, seconds: float) -> HandedOver:
         """Stop an agent so that it can go on elsewhere.
@@ -205,6 +207,11 @@ class Host:
         state, topics = self._state_of(cell), cell.topics
         await self._end(cell, "has moved to another process")
         return HandedOver(state, list(self._parcels(rest)), topics)
+
+    def hurry(self, seconds: float) -> None:
+        """Agents that are being stopped or handed over have no longer than that for it."""
+        for cell in self._cells.values():
+            cell.hurry(seconds)
 
     def _parcels(self, messages: list[Message]) -> Iterator[Parcel]:
         now = self._loop.time()
@@ -263,7 +270,7 @@ class Host:
         except Exception:  # boundary: the user's method; the agent ends all the same
             logger.exception("agent %s: its on_stop failed", cell.name)
         self._cells.pop(cell.name, None)
-        await cell.close(reason)
+        await self._close(cell, reason)
 
     async def deliver(self, sender: str, parcels: list[Parcel]) -> list[Outcome | None]:
         """See `Remote.deliver`."""
@@ -320,8 +327,24 @@ class Host:
         self._withdrawn[message_id] = None
         if len(self._withdrawn) > MOST_WITHDRAWN:
             del self._withdrawn[next(iter(self._withdrawn))]
-        stopped = [await cell.withdraw(message_id, seconds) for cell in list(self._cells.values())]
-        return all(stopped)
+        asked = [cell.withdraw(message_id) for cell in list(self._cells.values())]
+        works = [work for work in asked if work is not None]
+        # a copy, made at once: threads take from it
+        works += [work for work, id_ in list(self._left.items()) if id_ == message_id]
+        if works:
+            ends = [asyncio.wrap_future(work, loop=self._loop) for work in works]
+            await asyncio.wait(ends, timeout=seconds)
+        return all(work.done() for work in works)
+
+    async def _close(self, cell: Cell, reason: str) -> None:
+        """Close a cell that is taken out; what it cannot break off is known until it has ended."""
+        for work, message_id in cell.under_way:
+            self._left[work] = message_id
+            work.add_done_callback(self._forget)
+        await cell.close(reason)
+
+    def _forget(self, work: Work) -> None:
+        self._left.pop(work, None)
 
     async def answers_fetched(self) -> None:
         """Return when nobody has late answers to fetch any more, or after two seconds."""

@@ -39,6 +39,8 @@ class HostHandle(Remote, Protocol):
 
     async def hand_over(self, name: str, seconds: float) -> HandedOver: ...
 
+    async def hurry(self, seconds: float) -> None: ...
+
     async def snapshots(self, names: list[str], hold_seconds: float = 0.0) -> Snapshots: ...
 
     async def replay(self, parcels: list[Parcel]) -> None: ...
@@ -199,6 +201,9 @@ class LocalHandle:
         handed = await self._alive().hand_over(name, seconds)
         self._check_it_lived()
         return handed
+
+    async def hurry(self, seconds: float) -> None:
+        self._alive().hurry(seconds)
 
     async def snapshots(self, names: list[str], hold_seconds: float = 0.0) -> Snapshots:
         return await self._alive().snapshots(names, hold_seconds)

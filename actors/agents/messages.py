@@ -23,7 +23,10 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,127}")
 
 
 class MovedError(UnavailableError):
-    """The agent is not (or no longer) here and has not begun with the message: look it up again."""
+    """The agent is not (or no longer) here: look it up again.
+
+    It has not begun with the message, or may begin anew with it, being idempotent.
+    """
 
     default_code = "agent_moved"
 

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import logging
+import math
 import os
 import time
 from collections import Counter
@@ -32,6 +33,8 @@ LIGHT_AGENTS = 500
 _LAST_WORD_SECONDS = 1.0
 """For an agent that was started on a machine that is going away."""
 _RELEASE_SECONDS = 5.0
+_HAIR_SECONDS = 0.5
+_STARVED_SECONDS = 300.0
 _STORE_PAUSE_SECONDS = 1.0
 _ASK_AGAIN_SECONDS = 0.5
 
@@ -44,19 +47,32 @@ class Place:
         handle: the host.
         kind: machine and environment of agents that may share it; None: it is one agent's own.
         leaving: it ends, or its machine; nobody is put there any more.
+        ends_at: moment of the monotonic clock by which its agents must have left; no end is known
+            of one that goes on.
         silent_polls: how often in a row it did not report.
         empty_polls: how often in a row it ran nothing, and nothing was started there.
-        starved: it was told of that its plain methods wait for threads.
+        starved_at: moment of the monotonic clock at which plain methods of it last waited long for
+            a thread.
         in_motion: agents that are being started or stopped there just now.
     """
 
     handle: HostHandle
     kind: tuple[str, str] | None
     leaving: bool = False
+    ends_at: float = math.inf
     silent_polls: int = 0
     empty_polls: int = 0
-    starved: bool = False
+    starved_at: float = -math.inf
     in_motion: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def starved(self) -> bool:
+        """Whether its threads are all busy, or were some minutes ago: nobody is put there."""
+        return time.monotonic() < self.starved_at + _STARVED_SECONDS
+
+    def ends_sooner(self, seconds: float) -> bool:
+        """Whether an end in so many seconds is a nearer one than was known, and not by a hair."""
+        return time.monotonic() + seconds < self.ends_at - _HAIR_SECONDS
 
     @contextmanager
     def moving(self, name: str) -> Iterator[None]:
@@ -227,10 +243,9 @@ class Running:
                 continue
             self.places[handle.name] = Place(handle, kind)
             for one in report.agents:
-                if one.name not in self._registry or self._registry.get(one.name).host is not None:
-                    # stopped meanwhile, or started elsewhere while this host could not be reached
-                    await handle.drop_agent(one.name, "does not belong here any more")
-                else:
+                # one that was stopped meanwhile, or started elsewhere while this host could not be
+                # reached, is dropped by the watch
+                if one.name in self._registry and self._registry.get(one.name).host is None:
                     self._registry.placed(one.name, handle.name, handle.node)
                     self._registry.report(one, time.monotonic())
 
@@ -259,7 +274,8 @@ class Running:
         # two agents that come together share one new host
         async with self._launching.setdefault(kind, asyncio.Lock()):
             for place in self.places.values():
-                if place.kind == kind and not place.leaving and not place.silent_polls:
+                well = not (place.leaving or place.silent_polls or place.starved)
+                if place.kind == kind and well:
                     if len(self._registry.on_host(place.handle.name)) < LIGHT_AGENTS:
                         return place
             return await self._launch(entry, where, kind)

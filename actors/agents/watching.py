@@ -42,6 +42,7 @@ class Watching:
         running: starts agents.
         supervisor: knows who failed when.
         leave: called with a host whose machine ends, and the seconds that are left.
+        move_away: called with a host's place and agents that must be elsewhere.
         poll_seconds: between two looks.
         figures: counts what hosts report, and restarts.
     """
@@ -52,6 +53,7 @@ class Watching:
         running: Running,
         supervisor: Supervisor,
         leave: Callable[[str, float], Coroutine[Any, Any, None]],
+        move_away: Callable[[Place, list[Entry]], Coroutine[Any, Any, None]],
         poll_seconds: float,
         figures: Figures,
     ) -> None:
@@ -59,6 +61,7 @@ class Watching:
         self._running = running
         self._supervisor = supervisor
         self._leave = leave
+        self._move_away = move_away
         self._poll_seconds = poll_seconds
         self._figures = figures
         self._restarts: dict[str, asyncio.Task[None]] = {}
@@ -226,11 +229,11 @@ class Watching:
             self._last[handle.name] = report
             for one in report.agents:
                 self._registry.report(one, time.monotonic())
-        if place.leaving:
-            return
-        if report.notice_seconds is not None:
+        notice = report.notice_seconds
+        if notice is not None and place.ends_sooner(notice):
             place.leaving = True
-            self.spawn(self._leave(handle.name, report.notice_seconds))
+            self.spawn(self._leave(handle.name, notice))
+        if place.leaving:
             return
         await self._judge(place, report)
         if place.leaving:
@@ -275,10 +278,19 @@ class Watching:
                 await _within(handle.drop_agent(entry.name, f"failed: {why}"))
                 if self._is_still_on(entry, handle.name):
                     self.failed(entry.name, why)
+        found = self._registry.on_host(handle.name)
+        there = [entry for entry in found if entry.name in verdict.move]
+        if there:
+            self._move(place, there)
         if verdict.leave is not None:
             logger.warning("the agents of host %s move: %s", handle.name, verdict.leave)
             place.leaving = True
             self.spawn(self._leave(handle.name, _LEAVE_SECONDS))
+
+    def _move(self, place: Place, entries: list[Entry]) -> None:
+        names = ", ".join(entry.name for entry in entries)
+        logger.warning("agents of host %s move, which get no thread: %s", place.handle.name, names)
+        self.spawn(self._move_away(place, entries))
 
     def _tell_of_threads(self, place: Place, report: HostReport) -> None:
         """Say once that plain methods do not come to their turn, which nobody would see."""
@@ -292,7 +304,8 @@ class Watching:
                 report.thread_wait_seconds,
                 report.lost_threads,
             )
-        place.starved = starved
+        if starved:
+            place.starved_at = time.monotonic()
 
     async def _drop_strangers(self, place: Place, names: set[str]) -> None:
         """End what runs there and was not put there: its start was broken off too late."""
