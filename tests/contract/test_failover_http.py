@@ -48,7 +48,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
     with running(tmp_path, made.sides.variant, MODELS) as server:
         made.server = server
         yield made
-        asyncio.run_coroutine_threadsafe(_close(made.sides), server.loop).result(20)
+        asyncio.run_coroutine_threadsafe(_close(made.sides), server.loop).result(60)
 
 
 def origin(response: httpx.Response) -> tuple[str, str, str]:
