@@ -43,9 +43,11 @@ $(VENV)/.native: $(VENV)/.installed $(NATIVE_SOURCES)
 serve: setup ## start the head and the service; Ctrl-C stops both
 	@exec $(VENV)/bin/ironcliw up --foreground
 
+# the first two are done by one worker in turn, see tests/conftest.py; it must not begin them last
+TESTS := tests/integration tests/chaos tests/contract tests/unit
+
 test: setup ## the tests, without the slow ones and those of optional engines
-	$(PY) -m pytest -m 'not slow and not engines' --numprocesses auto --maxprocesses 4 --dist loadfile tests/unit tests/contract
-	$(PY) -m pytest -m 'not slow and not engines' tests/integration tests/chaos
+	$(PY) -m pytest -m 'not slow and not engines' --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 test-explore: setup ## the property tests with examples that were not tried before; keeps those that fail
 	$(PY) -m pytest -m 'not slow and not engines and not cluster' --hypothesis-profile explore --numprocesses auto --dist loadfile tests/unit
