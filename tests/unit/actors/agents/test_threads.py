@@ -35,7 +35,7 @@ class Plodder(Agent):
     def plod(self, body: Any) -> Any:
         self.begun.append(body)
         self.half = True
-        self.gate.wait(30)
+        self.gate.wait(60)
         self.half = False
         return body
 
