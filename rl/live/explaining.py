@@ -232,10 +232,10 @@ def _mattered(policies: _Policies, details: Mapping[str, Any]) -> list[dict[str,
     """
     scores = details.get("scores") or []
     known = [index for index, score in enumerate(scores) if score is not None]
-    if len(known) < 2 or details.get("schema") != DIGEST or not details.get("policy_hash"):
+    if len(known) < 2 or not details.get("policy_hash"):
         return []
     learned = policies.of(details["policy_hash"])
-    if learned is None:
+    if learned is None or details.get("schema") != (learned.policy.schema or DIGEST):
         return []
     best, other = sorted(known, key=lambda index: -scores[index])[:2]
     context = np.array(details["context"], dtype=np.float32)

@@ -31,7 +31,7 @@ class Verdict:
     """A decision as it came about.
 
     Attributes:
-        by: `learned`, `greedy` or `rules`.
+        by: `learned`, `greedy` (the tuned policy, whichever it is) or `rules`.
         policy: Its name, for the log.
         chosen: By the policy, before anything was tried.
         costs: USD of each action; infinite where refused.
@@ -41,6 +41,7 @@ class Verdict:
         scores: Of the learned policy; empty: it weighed nothing.
         context: Features of the view; None: nobody asked for them.
         options: Features of each action, likewise.
+        schema: What the features are; see `rl.schema`.
     """
 
     by: str
@@ -53,6 +54,7 @@ class Verdict:
     scores: Sequence[float] = ()
     context: npt.NDArray[np.float32] | None = None
     options: npt.NDArray[np.float32] | None = None
+    schema: str = DIGEST
 
 
 def placement_of(
@@ -138,7 +140,7 @@ def _details(
     shadow = verdict.shadow
     return {
         "format": FORMAT,
-        "schema": DIGEST,
+        "schema": verdict.schema,
         "ts_mono": round(time.monotonic(), 6),
         "by": verdict.by,
         "chosen_by_policy": verdict.chosen,

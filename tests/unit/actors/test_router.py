@@ -222,7 +222,7 @@ def test_arrivals_do_not_pile_up_where_nobody_asks_for_them() -> None:
     for number in range(100):
         now += 60.0
         made.note_events(f"w{number}", [Submitted()])
-    assert len(made._arrivals) == 31
+    assert len(made._around._arrivals) == 31
 
 
 def test_losses_are_those_of_machines_and_want_of_memory_is_told_apart() -> None:

@@ -194,7 +194,7 @@ def test_costs_that_are_no_numbers_are_the_rules_affair(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy = router(tmp_path)
-    monkeypatch.setattr(policy._greedy, "costs", lambda view, mask: [math.nan] * 11)
+    monkeypatch.setattr(policy.base, "costs", lambda view, mask: [math.nan] * 11)
     placement = policy.place(situation_of())
     assert (placement.details["by"], placement.place) == ("rules", "local")
     assert placement.details["fallback"] == "the expected costs are no numbers"
