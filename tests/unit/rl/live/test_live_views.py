@@ -66,8 +66,8 @@ def test_every_feature_is_a_number_whatever_is_not_known() -> None:
 
 
 def test_memory_of_a_step_that_runs_for_a_short_while_is_not_counted_as_free() -> None:
-    # believed to run for six minutes; nobody has measured what it holds
-    for seconds, free in ((1.0, 9.0), (20.0, 9.0), (150.0, 9.0), (250.0, 10.0)):
+    # believed to run for five minutes; nobody has measured what it holds
+    for seconds, free in ((1.0, 9.0), (20.0, 9.0), (140.0, 9.0), (250.0, 10.0)):
         home = seen(home=HomeFacts(16.0, 10.0, 8.0, (run_of(since=NOW - seconds),))).view.home
         assert home.free_gb == pytest.approx(free), "what it holds later is not available any more"
         assert home.room_gb == pytest.approx(free + 1.0)
