@@ -146,9 +146,7 @@ class Router:
         # the boundary to a policy that is loaded by name: nobody may be left out by its fault
         except Exception:
             if self._has_failed():
-                logger.exception(
-                    "routing policy %r has no order; they go as they came", policy.name
-                )
+                logger.exception("routing policy %r failed to say who goes first", policy.name)
             return came
         return found
 
