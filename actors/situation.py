@@ -211,6 +211,7 @@ class Situation:
         others: Steps that wait, `step` itself among them; where there are many, those that go
             first. Empty: nobody has told.
         ended: Of the last day, the newest last.
+        killed: Unix seconds at which steps ran out of memory in the last day.
     """
 
     at: float
@@ -227,6 +228,7 @@ class Situation:
     machine_gb: float = 30.0
     others: tuple[StepFacts, ...] = ()
     ended: tuple[EndedFacts, ...] = ()
+    killed: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -183,7 +183,7 @@ class Surroundings:
 
     def note_outcome(self, key: str, place: str, outcome: str, cause: str = "") -> None:
         """What became of an attempt, for the next one; see `AttemptHistory.note`."""
-        self._history.note(key, place, outcome, cause)
+        self._history.note(key, place, outcome, cause, self._clock())
 
     def _changed(self, place: str) -> None:
         if place == LOCAL:
@@ -244,6 +244,7 @@ class Surroundings:
             machine_gb=0.0 if fleet is None else fleet.new_machine.memory_gb,
             others=others,
             ended=self._ended_now(now),
+            killed=self._history.killed(now - _DAY),
         )
 
     def _forget_arrivals(self) -> None:

@@ -69,12 +69,14 @@ class Counts:
         decided: By `learned`, `greedy`, `rules`.
         fallbacks: Reasons why another than the one that should have decided did.
         bad_numbers: Decisions with a feature that is no number.
+        failures: Decisions in which this program failed, so that the rules of placement decided.
         seconds: Of processor time, of the newest decisions of the learned policy.
     """
 
     decided: Counter[str] = field(default_factory=Counter)
     fallbacks: Counter[str] = field(default_factory=Counter)
     bad_numbers: int = 0
+    failures: int = 0
     seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
 
     @property
@@ -117,6 +119,7 @@ class NumpyPolicy:
         self.standing = Standing()
         self.counts = Counts()
         self.bad_file = ""
+        self.killed: tuple[float, ...] = ()
         self._exploration = exploration
         folder = None if state_dir is None else state_dir / FOLDER
         self.base = base_of(parameters or base_parameters(folder), idle_seconds)
@@ -156,6 +159,8 @@ class NumpyPolicy:
             self._learned, self.counts = None, Counts()
             if wanted:
                 self._learned = self._load(wanted)
+        if standing != self.standing:
+            self.counts.failures = 0
         self.standing = standing
 
     async def run(self, journal: Journal, changed: Callable[[], None]) -> None:
@@ -170,6 +175,16 @@ class NumpyPolicy:
         Raises:
             DataError: a fact is no number; the rules of placement decide then.
         """
+        self.killed = situation.killed
+        try:
+            return self._placed(situation)
+        except DataError:
+            raise  # of the step, whoever decides
+        except Exception:
+            self.counts.failures += 1
+            raise
+
+    def _placed(self, situation: Situation) -> Placement:
         try:
             live = self._views.build(situation)
         except DataError:

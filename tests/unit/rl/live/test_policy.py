@@ -193,6 +193,24 @@ def test_what_cannot_be_seen_is_counted_and_told_to_the_router(tmp_path: Path) -
     assert policy.counts.bad_numbers == 1
 
 
+def test_a_fault_of_the_program_is_counted_until_the_standing_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = router(tmp_path)
+
+    def broken(view: Any, mask: Any) -> list[float]:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(policy.base, "costs", broken)
+    with pytest.raises(KeyError, match="a bug"):
+        policy.place(situation_of())
+    with pytest.raises(DataError, match="log-normal of mu nan"):
+        policy.place(situation_of(step={"memory_gb": math.nan}))
+    assert policy.counts.failures == 1, "what is wrong with a step is none of its own"
+    policy.stand(Standing(base="rules"))
+    assert policy.counts.failures == 0
+
+
 def test_costs_that_are_no_numbers_are_the_rules_affair(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,12 +96,14 @@ class World:
 
 
 @asynccontextmanager
-async def world(folder: Path, policy: NumpyPolicy | None = None) -> AsyncIterator[World]:
+async def world(
+    folder: Path, policy: NumpyPolicy | None = None, *, is_logged: bool = True
+) -> AsyncIterator[World]:
     """Start one; closed at the end."""
     store = Store(f"sqlite:///{folder / 'state.db'}")
     store.migrate()
     journal = Journal(store)
-    log = DecisionLog(journal, 30.0)
+    log = DecisionLog(journal, 30.0, enabled=is_logged)
     facts, work = Facts(), Work()
     chosen = policy or NumpyPolicy(folder)
     router = Router(chosen, facts, facts, log)
