@@ -19,7 +19,16 @@ from rl.calibration.fit import Fit
 from rl.live.beliefs import KIND, LiveBeliefs
 from rl.live.refused import refused
 from rl.regime import Costs
-from rl.view import MACHINES, HomeView, MachineView, MoneyView, StepView, View, WaitingView
+from rl.view import (
+    MACHINES,
+    HomeView,
+    MachineView,
+    MoneyView,
+    RunView,
+    StepView,
+    View,
+    WaitingView,
+)
 from rl.view_parts import boot_mean
 
 
@@ -45,7 +54,8 @@ class LiveView:
         return [reason is None for reason in self.reasons]
 
 
-Ends = dict[str, list[tuple[float, tuple[str, int | None] | None]]]
+Run = tuple[RunFacts, float]
+"""A step that has a place, and the seconds that it has left."""
 
 
 @dataclass(slots=True)
@@ -56,8 +66,8 @@ class _Moment:
         of: A situation of that moment.
         slots: The machines that are told apart, the first three.
         others: What waits; a step's number is its place here.
-        ends: Of each workflow, the steps that run or wait: (seconds until the workflow's end by it,
-            its name and item where it waits).
+        told: What waits, in the same order.
+        runs: All that has a place.
     """
 
     of: Situation
@@ -68,7 +78,8 @@ class _Moment:
     money: MoneyView
     others: list[WaitingView]
     numbers: dict[tuple[str, str, int | None], int]
-    ends: Ends
+    told: list[StepFacts]
+    runs: list[Run]
 
     def is_of(self, other: Situation) -> bool:
         """Whether nothing has changed since that a view is made of, but for the step."""
@@ -153,45 +164,26 @@ class LiveViews:
             beliefs.money(situation.money, machines[:MACHINES], pace, at),
             others,
             {_key(one): number for number, one in enumerate(told)},
-            self._ends(situation, ordered, home, machines, told, others),
+            told,
+            _runs(situation.home.runs, home.runs, ordered, machines),
         )
-
-    def _ends(
-        self,
-        situation: Situation,
-        ordered: Sequence[MachineFacts],
-        home: HomeView,
-        machines: Sequence[MachineView],
-        told: Sequence[StepFacts],
-        others: Sequence[WaitingView],
-    ) -> Ends:
-        found: Ends = {}
-
-        def note(step: RunFacts | StepFacts, seconds: float) -> None:
-            own = (step.step, step.item) if isinstance(step, StepFacts) else None
-            end = seconds + self._after_of(step)
-            found.setdefault(step.workflow_id, []).append((end, own))
-
-        for run, view in zip(situation.home.runs, home.runs, strict=True):
-            note(run, view.seconds_left)
-        for machine, seen in zip(ordered, machines, strict=True):
-            if seen.runs:
-                for run, view in zip(machine.runs, seen.runs, strict=True):
-                    note(run, view.seconds_left)
-            else:
-                for run in machine.runs:
-                    note(run, seen.busy_seconds)
-        for step, waits in zip(told, others, strict=True):
-            note(step, waits.home_seconds)
-        return found
 
     def _step(self, situation: Situation, moment: _Moment) -> StepView:
         step = situation.step
         number = moment.numbers.get(_key(step), len(moment.others))
-        name = (step.step, step.item)
-        ends = moment.ends.get(step.workflow_id, ())
-        beside = max((end for end, own in ends if own != name), default=0.0)
+        beside = self._beside(step, number, moment)
         return self._beliefs.step(step, number, self._after_of(step), beside, situation.at)
+
+    def _beside(self, step: StepFacts, number: int, moment: _Moment) -> float:
+        """See `StepView.beside_seconds`."""
+        found, own = 0.0, step.workflow_id
+        for run, seconds in moment.runs:
+            if run.workflow_id == own:
+                found = max(found, seconds + self._after_of(run))
+        for other, waits in zip(moment.told, moment.others, strict=True):
+            if other.workflow_id == own and waits.number != number:
+                found = max(found, waits.home_seconds + waits.after_seconds)
+        return found
 
     def _after_of(self, step: StepFacts | RunFacts) -> float:
         """Believed seconds from a step's end to the workflow's."""
@@ -219,6 +211,22 @@ def _believable(steps: Iterable[StepFacts], beliefs: LiveBeliefs) -> list[StepFa
         except DataError:
             continue
         found.append(step)
+    return found
+
+
+def _runs(
+    local: Sequence[RunFacts],
+    at_home: Sequence[RunView],
+    machines: Sequence[MachineFacts],
+    seen: Sequence[MachineView],
+) -> list[Run]:
+    found = [(run, view.seconds_left) for run, view in zip(local, at_home, strict=True)]
+    for machine, view in zip(machines, seen, strict=True):
+        if view.runs:
+            ends = (one.seconds_left for one in view.runs)
+            found += zip(machine.runs, ends, strict=True)
+        else:  # they begin once it is ready
+            found += ((run, view.busy_seconds) for run in machine.runs)
     return found
 
 
