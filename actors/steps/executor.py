@@ -217,6 +217,7 @@ class StepExecutor:
             place=done.place,
             seconds=seconds,
             peak_bytes=done.peak_bytes,
+            cpu_seconds=done.cpu_seconds,
         )
 
     def _place(self, task: StepTask) -> Routed:
@@ -258,7 +259,12 @@ def _routed(steps: Sequence[Waiting]) -> list[Waiting]:
 
 def _measured(result: StepResult) -> dict[str, Any]:
     """What the decision log keeps of an attempt that ended well."""
-    facts = {"node": result.node, "run_seconds": result.seconds, "peak_bytes": result.peak_bytes}
+    facts = {
+        "node": result.node,
+        "run_seconds": result.seconds,
+        "peak_bytes": result.peak_bytes,
+        "cpu_seconds": result.cpu_seconds,
+    }
     return {name: value for name, value in facts.items() if value is not None}
 
 

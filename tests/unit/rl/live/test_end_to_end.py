@@ -56,6 +56,7 @@ async def test_steps_are_placed_and_logged_with_what_came_of_them(tmp_path: Path
     assert second.outcome["place"] == "spot"
     assert (second.outcome["run_seconds"], second.outcome["node"]) == (20.0, "n1")
     assert second.outcome["peak_bytes"] == 500_000_000
+    assert second.outcome["cpu_seconds"] == 7.5
     [step] = log.workflows[1].steps
     assert (step.target, step.place, step.seconds, step.peak_gb) == ("f", "spot", 20.0, 0.5)
     assert parse_log(lines_of(log), "x") == log

@@ -68,7 +68,8 @@ class Work:
         if self.error is not None:
             raise self.error
         seconds = 20.0 if place == "spot" else 10.0
-        return Done.of({}, task, node="n1", place=place, seconds=seconds, peak_bytes=500_000_000)
+        measured = {"seconds": seconds, "peak_bytes": 500_000_000, "cpu_seconds": 7.5}
+        return Done.of({}, task, node="n1", place=place, **measured)
 
 
 @dataclass
