@@ -320,9 +320,11 @@ def test_a_step_on_its_way_to_a_machine_has_not_begun() -> None:
     assert begun.since > run.since, "what it has done counts from there"
     made.ended(("w/a", 1), 12.5)
     made.ended(("w/b", 1), 99.0)
+    made.started(("w/c", 1), "n1")
+    made.ended(("w/c", 1))
     made.ask(task("d"), Ready(NOW), may_wait=True)
     [ended] = says.seen[3].ended
-    assert (ended.target, ended.seconds) == ("f", 12.5), "the other one has never begun"
+    assert (ended.target, ended.seconds) == ("f", 12.5), "one has never begun, one has failed"
 
 
 class Ordered(Says):

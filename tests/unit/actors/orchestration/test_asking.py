@@ -23,7 +23,7 @@ from actors.steps.executor import StepExecutor
 from actors.steps.kinds import Done
 from actors.workflow.tasks import StepTask
 from ironcliw.store import Store
-from tests.unit.actors.orchestration.conftest import until
+from tests.waiting import until
 
 
 class Largest:
