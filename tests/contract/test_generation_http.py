@@ -6,8 +6,7 @@ import asyncio
 import json
 import re
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from serve.gateway import Gateway
 from serve.keys import ApiKeys
 from serve.routes import create_app
 from tests.contract.http_service import HttpService, running
+from tests.waiting import wait_for
 
 HELLO = "Hello w\u00f6rld, \U0001f600!"
 TALKERS = {
@@ -50,13 +50,6 @@ def client(server: HttpService) -> Iterator[openai.OpenAI]:
 def http(server: HttpService) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=server.url, timeout=20) as client:
         yield client
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.01)
 
 
 def running_jobs(server: HttpService, model: str) -> int:

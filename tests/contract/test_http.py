@@ -10,7 +10,7 @@ import shutil
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from serve.host import Computed, ModelHost
 from serve.keys import ApiKeys
 from serve.variants import LocalVariant, ReplicaLostError
 from tests.contract.http_service import MODELS, HttpService, running
+from tests.waiting import wait_for
 
 JSON = {"content-type": "application/json"}
 
@@ -41,13 +42,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpService]:
 def http(server: HttpService) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=server.url, timeout=20) as client:
         yield client
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 5.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.01)
 
 
 def post(http: httpx.Client, body: Any, **headers: str) -> httpx.Response:

@@ -20,7 +20,8 @@ import pytest
 from cluster.head.processes import tagged_processes
 from cluster.testing.fake_compute import FakeCompute
 from tests.integration.conftest import Head
-from tests.integration.test_head import process_named, session_of, wait_for
+from tests.integration.test_head import process_named, session_of
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 

@@ -24,7 +24,7 @@ from actors.steps.agent_choice import declares_idempotent
 from actors.steps.executor import StepExecutor
 from ironcliw.schemas.workflows import WorkflowView
 from ironcliw.store import Store
-from tests.unit.actors.agents.waiting import until
+from tests.waiting import until
 
 
 class Writer(Agent):

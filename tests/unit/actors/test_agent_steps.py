@@ -20,7 +20,7 @@ from actors.steps.kinds import Done
 from actors.workflow.seats import SEAT
 from actors.workflow.tasks import CLOSING, StepError, StepTask
 from ironcliw.errors import UnavailableError
-from tests.unit.actors.agents.waiting import until
+from tests.waiting import until
 
 
 class Clerk(Agent):

@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import asdict
 
 import pytest
@@ -20,6 +20,7 @@ from ironcliw.errors import (
 )
 from serve.cache import ModelCache
 from serve.residency import ModelResidency
+from tests.waiting import until
 
 SIZES = {"a": 40, "b": 40, "c": 40, "broken": 10}
 BUDGET = 100
@@ -84,14 +85,6 @@ async def residency(workshop: Workshop) -> AsyncIterator[Residency]:
     yield made
     workshop.gate.set()
     await asyncio.wait_for(made.close(), 10)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the event loop run until the condition holds, 5 s at most."""
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come about within 5 s"
-        await asyncio.sleep(0.001)
 
 
 def state(residency: Residency, model: str) -> str:

@@ -17,8 +17,9 @@ from actors.workflow.tasks import StepTask
 from actors.workflow_records import events_after
 from ironcliw.errors import LeaseLostError, StoreError, UnavailableError
 from ironcliw.store import Store
-from tests.unit.actors.orchestration.conftest import Start, until
+from tests.unit.actors.orchestration.conftest import Start
 from tests.unit.actors.orchestration.executors import Scripted, forever
+from tests.waiting import until
 
 FLOW: dict[str, Any] = {
     "name": "flow",

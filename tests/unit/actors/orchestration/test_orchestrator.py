@@ -21,8 +21,9 @@ from ironcliw.errors import (
     UnavailableError,
 )
 from ironcliw.store import Store
-from tests.unit.actors.orchestration.conftest import Start, until
+from tests.unit.actors.orchestration.conftest import Start
 from tests.unit.actors.orchestration.executors import Scripted, forever
+from tests.waiting import until
 
 
 def flow(**steps: Any) -> dict[str, Any]:

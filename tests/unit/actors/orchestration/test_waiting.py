@@ -22,8 +22,8 @@ from actors.steps.executor import StepExecutor
 from actors.steps.kinds import Done
 from actors.workflow.tasks import StepTask
 from ironcliw.store import Store
-from tests.unit.actors.orchestration.conftest import until
 from tests.unit.actors.orchestration.executors import Scripted
+from tests.waiting import until
 
 
 class Gate:

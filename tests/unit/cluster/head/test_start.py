@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,13 +25,7 @@ from ironcliw.errors import ClusterError, SettingsError
 from ironcliw.settings import Settings
 from ironcliw.store import Store
 from tests.unit.cluster.vm_requests import vm_request
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.02)
+from tests.waiting import wait_for
 
 
 class Machine:

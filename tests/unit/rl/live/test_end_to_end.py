@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import pickle
 import subprocess
 import sys
@@ -32,12 +31,7 @@ from rl.view import FIRST_MACHINE
 from tests.unit.rl.live.situations import install as install_file
 from tests.unit.rl.live.situations import policy_of
 from tests.unit.rl.live.worlds import World, world
-
-
-async def until(condition: Any, seconds: float = 20.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110  # what is waited for has no event
-            await asyncio.sleep(0.005)
+from tests.waiting import until
 
 
 def logged(one: World, since: float = 0.0) -> Any:
