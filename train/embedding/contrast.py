@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from ironcliw.errors import DataError
 from train.data.masks import TokenRow
@@ -37,7 +38,7 @@ def check_contrast(data: TokenizedData) -> None:
     )
 
 
-def _positive(row: TokenRow) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:
+def _positive(row: TokenRow) -> npt.NDArray[np.int32]:
     """Its tokens."""
     assert row.starts is not None
     ends = (*row.starts, len(row.tokens))
