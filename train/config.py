@@ -282,7 +282,7 @@ def read_config(
         path: The file.
         changes: Dotted key to value, as `--set data.max_length=512` gives them.
         source: What the file is called in messages; None: its path.
-        defaults: Values of keys that the file does not have.
+        defaults: Values of keys that the file does not have, or leaves empty.
 
     Raises:
         SettingsError: the file is absent, no YAML or no mapping, or a key or value is wrong; the

@@ -29,7 +29,7 @@ def read_mapping(
         path: The file.
         changes: Dotted key to value, as `--set data.max_length=512` gives them.
         source: What the file is called in messages; None: its path.
-        defaults: Values of keys that the file does not have.
+        defaults: Values of keys that the file does not have, or leaves empty.
 
     Raises:
         SettingsError: the file is absent, no YAML or no mapping.
@@ -43,7 +43,8 @@ def read_mapping(
         raise SettingsError(f"{called} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(given, dict):
         raise SettingsError(f"{called} holds {_kind(given)}; keys and values are expected")
-    given = {**(defaults or {}), **given}
+    empty = {key: value for key, value in (defaults or {}).items() if given.get(key) is None}
+    given |= empty
     for key, value in (changes or {}).items():
         put(given, key, value)
     return given
@@ -59,8 +60,7 @@ def validated(model: type[Model], given: Mapping[str, Any], called: str) -> Mode
         return model.model_validate(given)
     except ValidationError as error:
         lines = [
-            f"  {'.'.join(map(str, item['loc'])) or called}: "
-            f"{what_is_wrong(item, _known(model, item))}" + _given(item)
+            f"  {_key(item)}{what_is_wrong(item, _known(model, item))}{_given(item)}"
             for item in error.errors()
             if not follows(item)
         ]
@@ -82,6 +82,11 @@ def put(given: dict[str, Any], key: str, value: Any) -> None:
         if not isinstance(inner, dict):
             raise SettingsError(f"--set {key}: {name} is no section")
     inner[last] = value
+
+
+def _key(item: Mapping[str, Any]) -> str:
+    """Which key is wrong; nothing where several do not fit together."""
+    return f"{'.'.join(map(str, item['loc']))}: " if item["loc"] else ""
 
 
 def _given(item: Mapping[str, Any]) -> str:

@@ -21,7 +21,8 @@ from train.checks import check_same_run
 from train.config import TrainingConfig
 from train.data.prepare import Prepared
 from train.data.read import how_to_read, read_data
-from train.embedding.tokenizer import EncoderTokenizer, within_window
+from train.embedding.contrast import check_contrast
+from train.embedding.tokenizer import EncoderTokenizer, embeds_texts, within_window
 from train.environment import run_environment
 from train.evaluation.checks import check_evaluation
 from train.evaluation.gate import Verdict
@@ -126,6 +127,7 @@ class Trainer:
         options = within_window(config.data, tokenizer)
         prepared = read_data(options, tokenizer, how_to_read(options))
         check_kind(config, prepared)
+        check_contrast(prepared.train)
         check_publishing(config, prepared.eval, self.settings)
         check_evaluation(config.evaluation, prepared.eval, prepared.train, tokenizer)
         index = self.settings.state_dir / "models" / "index"
@@ -198,6 +200,11 @@ class Trainer:
 def _tokenizer(config: TrainingConfig, settings: Settings) -> TrainingTokenizer:
     if config.embedding is not None:
         return EncoderTokenizer.load_encoder(config.model_name, settings)
+    if embeds_texts(config.model_name, settings):
+        raise SettingsError(
+            f"model {config.model_name!r} embeds texts and does not write; train it with `ironcliw "
+            "train embed`, or name a model that writes, such as SmolLM2-135M-Instruct"
+        )
     return TrainingTokenizer.load(config.model_name, settings, template=config.data.chat_template)
 
 

@@ -66,7 +66,8 @@ class ShownRow:
             yield "", self._spans(0, self.parts[0][0] if self.parts else len(self.pieces))
         for (start, name), end in zip(self.parts, ends, strict=False):
             line = "\n" if start else ""
-            yield f"{line}{name}: ", self._spans(start, end)
+            space = "" if self.pieces[start].startswith(" ") else " "
+            yield f"{line}{name}:{space}", self._spans(start, end)
 
     def _spans(self, start: int, end: int) -> Iterator[tuple[bool, str]]:
         """Neighbours that are alike, joined."""

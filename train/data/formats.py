@@ -135,7 +135,8 @@ def _unknown(
         )
     compares = "pair" in forms
     example = "anchor: query" if compares else "prompt: question, completion: answer"
-    if (other := detect(value, FORMATS if compares else GROUP_FORMATS)) is not None:
+    other = detect(value, FORMATS if compares else GROUP_FORMATS)
+    if other not in (None, "text"):  # a text alone rather lacks its label
         kind, fitting = _KINDS[compares], _KINDS[not compares]
         return RowError(
             "unknown-keys",

@@ -89,7 +89,7 @@ class EncoderTokenizer(TrainingTokenizer):
 def load_tokenizer(
     model: str, settings: Settings, template: str | None = None
 ) -> TrainingTokenizer:
-    """The tokenizer of a model of either kind: a folder with modules.json embeds texts.
+    """The tokenizer of a model of either kind.
 
     Args:
         model: An id of the catalogue, a folder or a GGUF file.
@@ -99,9 +99,22 @@ def load_tokenizer(
     Raises:
         IroncliwError: as `TrainingTokenizer.load` and `EncoderTokenizer.load_encoder`.
     """
-    if (model_path(model, settings) / "modules.json").is_file():
+    if embeds_texts(model, settings):
         return EncoderTokenizer.load_encoder(model, settings)
     return TrainingTokenizer.load(model, settings, template=template)
+
+
+def embeds_texts(model: str, settings: Settings) -> bool:
+    """Whether a model's folder is one of sentence-transformers.
+
+    Args:
+        model: An id of the catalogue, a folder or a GGUF file.
+        settings: Of which the catalogue and the state directory count here.
+
+    Raises:
+        ModelNotFoundError: no such model.
+    """
+    return (model_path(model, settings) / "modules.json").is_file()
 
 
 def within_window(options: DataOptions, tokenizer: TrainingTokenizer) -> DataOptions:

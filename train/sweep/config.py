@@ -135,14 +135,23 @@ class SweepConfig(BaseModel):
 def read_sweep(path: Path, changes: Mapping[str, Any] | None = None) -> SweepConfig:
     """Of a YAML file.
 
+    Args:
+        path: The file.
+        changes: Dotted key to value; `run` is another file, `run.seed` a key of it.
+
     Raises:
         SettingsError: as `train.config.read_config`.
     """
     given = read_mapping(path)
+    changes = dict(changes or {})
+    if "run" in changes:
+        given["run"] = changes.pop("run")
     if isinstance(given.get("run"), str):
         # a file of `train sft` or `dpo`, by its path
-        given["run"] = read_mapping(Path(given["run"]))
-    for key, value in (changes or {}).items():
+        file = given["run"]
+        called = f"run of {path} is {file!r}, a path from {Path.cwd()}"
+        given["run"] = read_mapping(Path(file), source=called)
+    for key, value in changes.items():
         put(given, key, value)
     return validated(SweepConfig, given, str(path))
 

@@ -83,6 +83,23 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     ]
 
 
+def test_keys_that_do_not_fit_together_are_told_after_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path, "model_name: x\nworkers: 3\nshards: 2\n")
+    with pytest.raises(SettingsError) as raised:
+        read_config(path, source="the job")
+    assert raised.value.message.startswith("the job:\n  workers is 3 and shards is 2: ")
+
+
+def test_a_default_stands_for_a_section_that_is_absent_or_empty(tmp_path: Path) -> None:
+    for text in ("model_name: x\n", "model_name: x\npreference:\n"):
+        found = read_config(written(tmp_path, text), defaults={"preference": {}})
+        assert found.preference is not None
+    given = written(tmp_path, "model_name: x\npreference: {beta: 0.5}\n")
+    found = read_config(given, defaults={"preference": {}})
+    assert found.preference is not None
+    assert found.preference.beta == 0.5
+
+
 def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"absent\.yaml: No such file"):
         read_config(tmp_path / "absent.yaml")

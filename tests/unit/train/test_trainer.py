@@ -13,6 +13,7 @@ from ironcliw.errors import ConflictError, DataError, SettingsError, TrainingErr
 from ironcliw.settings import Settings
 from tests.unit.train.checkpoint.samples import snapshot
 from tests.unit.train.data.token_rows import rows_of
+from tests.unit.train.embedding.encoders import make_encoder
 from tests.unit.train.evaluation.rows_of_text import TOKENIZER
 from tests.unit.train.preference.pairs import make_pairs
 from train.checkpoint.store import CheckpointStore
@@ -130,6 +131,30 @@ def test_data_of_the_other_kind(
         return
     with pytest.raises(DataError, match=words):
         check_kind(given, prepared)
+
+
+def test_a_model_that_embeds_texts_does_not_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    monkeypatch.setattr("train.trainer.choose_place", lambda *_: Place(1))
+    folder = make_encoder(tmp_path / "encoder")
+    run = Trainer(config(model_name=str(folder), preference={}), Settings(state_dir=tmp_path))
+    with pytest.raises(SettingsError, match="embeds texts and does not write; train it with `iro"):
+        run.train("rows.jsonl")
+
+
+def test_texts_of_one_label_are_refused_before_a_worker_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    monkeypatch.setattr("train.trainer.choose_place", lambda *_: Place(1))
+    folder = make_encoder(tmp_path / "encoder")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(f'{{"text": "w{at}", "label": "w9"}}\n' for at in (5, 6, 7)))
+    run = Trainer(config(model_name=str(folder), embedding={}), Settings(state_dir=tmp_path))
+    with pytest.raises(DataError, match=r"all 3 rows, .*jsonl:1 first, have the same label, and"):
+        run.train(rows)
 
 
 def test_without_data_there_is_nothing_to_train_on() -> None:

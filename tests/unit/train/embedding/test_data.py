@@ -55,6 +55,7 @@ def test_forms() -> None:
     ("value", "rule", "words"),
     [
         ({"anchor": "a"}, "unknown-keys", "no known format .*pair: anchor, positive"),
+        ({"text": "a"}, "unknown-keys", "no known format .*labelled: label, text"),
         ({"message": []}, "unknown-keys", "name your keys in columns, such as {anchor: query}"),
         (
             {"messages": []},

@@ -113,6 +113,21 @@ def test_a_run_in_a_file_of_its_own(tmp_path: Path) -> None:
     assert (found.run["model_name"], found.run["num_epochs"], found.concurrent) == ("other", 5, 3)
 
 
+def test_another_run_in_a_file_of_its_own(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.yaml").write_text(f"model_name: {name}\n")
+    file = tmp_path / "sweep.yaml"
+    file.write_text(f"name: s\nrun: {tmp_path}/one.yaml\nspace: {{lora_rank: [4]}}\n")
+    found = read_sweep(file, {"run.seed": 5, "run": f"{tmp_path}/two.yaml"})
+    assert found.run == {"model_name": "two", "seed": 5}
+    told = r"run of .*sweep\.yaml is 'gone\.yaml', a path from /.*: No such file"
+    with pytest.raises(SettingsError, match=told):
+        read_sweep(file, {"run": "gone.yaml"})
+    file.write_text("name: s\nspace: {lora_rank: [4]}\n")
+    with pytest.raises(SettingsError, match=r"run: Field required"):
+        read_sweep(file)
+
+
 def test_trials_on_other_machines_need_a_bucket(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
