@@ -22,7 +22,7 @@ from actors.steps.kinds import Done
 from actors.workflow.seats import SEAT
 from actors.workflow.tasks import CLOSING, StepError, StepTask
 from ironcliw.errors import UnavailableError
-from tests.unit.actors.agents.waiting import until
+from tests.waiting import until
 
 NUMBERS = itertools.count()
 
@@ -66,7 +66,7 @@ class Clerk(Agent):
     @capability("stamp")
     def stamp(self, body: dict[str, Any]) -> str:
         self.begun.append(body["name"])
-        self.gate.wait(20)
+        self.gate.wait(60)
         return "stamped"
 
     @capability("sicken")
@@ -397,8 +397,8 @@ async def test_the_workflows_deadline_is_the_agents() -> None:
         await bench.start(Clerk, name="clerk")
         soon = {"deadline": time.time() + 0.2, "timeout_seconds": 50.0}
         with pytest.raises(StepError) as caught:
-            async with asyncio.timeout(10):
-                await run(bench, task(changes=soon, name="a", seconds=60.0))
+            async with asyncio.timeout(60):
+                await run(bench, task(changes=soon, name="a", seconds=600.0))
         assert caught.value.failure == "timeout"
         assert Clerk.broken_off == ["a"]
 

@@ -15,7 +15,7 @@ from actors.composition import Composition
 from actors.control import Control
 from ironcliw.errors import UnavailableError
 from ironcliw.settings import Settings
-from tests.unit.actors.agents.waiting import until
+from tests.waiting import until
 
 
 class Parts:

@@ -169,7 +169,7 @@ def test_a_job_that_is_only_being_started_is_stopped_too(tmp_path: Path) -> None
     class Slow(FakeJobs):
         def submit(self, job: str, command: str) -> None:
             begun.set()
-            go.wait(10)
+            go.wait(60)
             super().submit(job, command)
 
     jobs = Slow(polls=10**6)

@@ -18,7 +18,7 @@ from actors.agents.link import HostGoneError, HostLostError
 from actors.agents.messages import Message, Parcel, new_id, to_parcel
 from ironcliw.errors import NotFoundError, StoreError, UnavailableError
 from tests.unit.actors.agents.shaky_store import ShakyStore
-from tests.unit.actors.agents.waiting import until
+from tests.waiting import until
 
 
 class Counting(Agent):

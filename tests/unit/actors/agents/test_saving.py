@@ -17,7 +17,7 @@ from actors.agents.cell import Cell
 from actors.agents.host import Snapshots
 from actors.agents.hosts import LocalHandle
 from actors.agents.records import MemoryStore
-from tests.unit.actors.agents.waiting import until
+from tests.waiting import until
 
 SOON = {"snapshot_seconds": 0.01}
 

@@ -12,7 +12,7 @@ from actors.agents.bench import AgentBench
 from actors.agents.hosts import LocalHandle
 from ironcliw.errors import AgentError, NotFoundError
 from tests.unit.actors.agents.shaky_store import ShakyStore
-from tests.unit.actors.agents.waiting import until
+from tests.waiting import until
 
 
 class Slow(Agent):

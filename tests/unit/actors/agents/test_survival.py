@@ -30,7 +30,7 @@ from ironcliw.errors import (
     UnavailableError,
 )
 from ironcliw.store import Store
-from tests.unit.actors.agents.waiting import until
+from tests.waiting import until
 
 PATIENT = RestartPolicy(restarts=3, first_pause=0.01, longest_pause=0.02)
 
@@ -407,8 +407,9 @@ async def test_bodies_that_are_not_kept(body: Any, words: str) -> None:
 
 
 async def test_a_message_past_its_deadline_is_a_dead_letter(bench: AgentBench) -> None:
+    ends = time.time() + 0.01
     await bench.send("count", 1, durable=True, deadline_seconds=0.01)
-    await asyncio.sleep(0.02)
+    await until(lambda: time.time() > ends + 0.01)
     await bench.start(Counter)
     await until(lambda: bench.system.durable_on_the_way == 0)
     [letter] = await bench.system.dead_letters("count", 10)

@@ -11,10 +11,10 @@ import pytest
 
 from actors import supervisor
 from actors.agent import Agent, capability
-from actors.agents import host, watching
+from actors.agents import exchange, host, watching
 from actors.agents.bench import AgentBench
 from ironcliw.errors import DeadlineExceededError
-from tests.unit.actors.agents.waiting import until
+from tests.waiting import until
 
 NAMES = ("busy", "waits")
 
@@ -35,7 +35,7 @@ class Plodder(Agent):
     def plod(self, body: Any) -> Any:
         self.begun.append(body)
         self.half = True
-        self.gate.wait(30)
+        self.gate.wait(60)
         self.half = False
         return body
 
@@ -53,6 +53,8 @@ async def bench(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AgentBench]:
     Plodder.gate, Plodder.begun = threading.Event(), []
     monkeypatch.setattr(supervisor, "OVERDUE_SECONDS", 0.2)
     monkeypatch.setattr(host, "_THREADS", 1)
+    # so that the agent's own word comes before its asker gives up, at any speed
+    monkeypatch.setattr(exchange, "_GRACE", 60.0)
     async with AgentBench() as bench:
         yield bench
         Plodder.gate.set()

@@ -20,7 +20,7 @@ from actors.registry import AgentStatus
 from actors.supervisor import BLOCKED_SECONDS, RestartPolicy
 from ironcliw.errors import AgentError, ConflictError, UnavailableError
 from tests.unit.actors.agents.shaky_store import ShakyStore
-from tests.unit.actors.agents.waiting import until
+from tests.waiting import until
 
 PATIENT = RestartPolicy(restarts=2, first_pause=0.01, longest_pause=0.02)
 
@@ -100,7 +100,7 @@ async def test_a_host_that_does_not_answer_keeps_nobody_from_the_others(
         monkeypatch.setattr(stuck, method, asks)
         await asked.wait()
         await (await handle_of(bench, "other")).kill()
-        await until(lambda: bench.system.describe("other")["status"] == "running", 5)
+        await until(lambda: bench.system.describe("other")["status"] == "running")
         assert await bench.ask("other", capability="count") >= 1
 
 

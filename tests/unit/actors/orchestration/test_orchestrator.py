@@ -22,8 +22,9 @@ from ironcliw.errors import (
     UnavailableError,
 )
 from ironcliw.store import Store
-from tests.unit.actors.orchestration.conftest import Start, until
+from tests.unit.actors.orchestration.conftest import Start
 from tests.unit.actors.orchestration.executors import Scripted, forever
+from tests.waiting import until
 
 
 def flow(**steps: Any) -> dict[str, Any]:
@@ -503,8 +504,8 @@ async def test_what_is_started_again_anyway_is_not_waited_for(start: Start) -> N
     orchestrator = await start(executor)
     view = await orchestrator.submit(flow(a=call("hang")))
     await until(lambda: executor.running == 1)
-    async with asyncio.timeout(5):
-        await orchestrator.close(60)
+    async with asyncio.timeout(60):
+        await orchestrator.close(600)
     assert executor.stopped == [(f"{view.id}/a", 1)]
     second = Scripted(idempotent=("hang",))
     assert (await (await start(second)).wait(view.id, 20)).status == "completed"

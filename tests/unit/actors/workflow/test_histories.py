@@ -225,7 +225,28 @@ def bug(name: str) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("name", BUGS)
+def test_a_start_while_paused_is_found() -> None:
+    """By chance it takes some thousand histories to come upon one like this."""
+
+    def happen() -> None:
+        world = world_of(
+            {"name": "two", "steps": {"a": {"function": "f"}, "b": {"function": "f"}}}, {}
+        )
+        world.start(1)
+        world.ask(requests.pause)
+        world.start(1)
+        world.commit(9)
+        check(world)
+
+    happen()
+    with bug("starts while paused"), pytest.raises(AssertionError, match="workflow is paused"):
+        happen()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*list(BUGS)[:-1], pytest.param("starts while paused", marks=pytest.mark.slow)],
+)
 def test_a_mistake_is_found(name: str) -> None:
     quick = settings(
         max_examples=1000,
