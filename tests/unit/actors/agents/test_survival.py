@@ -541,7 +541,11 @@ async def test_a_machine_that_ends_while_its_agents_leave(bench: AgentBench) -> 
     for name in ("a", "b"):
         await bench.start(Counter, name=name, options={"snapshot_seconds": 0.01})
     assert await bench.ask("a", 1, capability="count") == 1
-    await until(lambda: bench.store.snapshot("a"))
+
+    async def saved() -> bool:  # an earlier save may have found it at 0
+        return await bench.store.snapshot("a") == b'j{"count": 1}'
+
+    await until(saved)
     asked = asyncio.create_task(bench.ask("b", "s", capability="slow"))
     await until(lambda: "s" in Counter.handled)
     host = bench.system.describe("a")["host"]
