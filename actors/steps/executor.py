@@ -24,7 +24,7 @@ from actors.results import Results, has_reference
 from actors.router import Machine, Routed, Router
 from actors.routing import LOCAL, RouterPolicy
 from actors.situation import WAIT, Ready
-from actors.steps.kinds import Done, KindExecutor, result_of, step_error
+from actors.steps.kinds import Done, KindExecutor, Lasting, result_of, step_error
 from actors.workflow.tasks import READS_RESULTS, StepError, StepResult, StepTask
 from ironcliw.errors import IroncliwError, NotFoundError
 from ironcliw.schemas.workflows import StepKind
@@ -112,6 +112,12 @@ class StepExecutor:
             raise failed from error
         finally:
             self._end(task, routed, outcome, time.monotonic() - begun, facts)
+
+    async def end(self, task: StepTask) -> None:
+        """See `actors.workflow.tasks.Executor`; what ends with its orchestrator has ended."""
+        kind = self._kinds[task.kind]
+        if isinstance(kind, Lasting):
+            await kind.end(task)
 
     def admit(self, task: StepTask, ready: Ready) -> float | None:
         """Decide on a step that is ready; Unix seconds by which to ask again, where it waits.
