@@ -14,9 +14,9 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from actors.orchestration.asking import Gate
 from actors.orchestration.commits import Journal
 from actors.orchestration.engine import Committed, Engine
-from actors.orchestration.holding import Gate
 from actors.orchestration.live import LiveWorkflow
 from actors.orchestration.loading import load_all_open, load_one, summary_of
 from actors.orchestration.options import OrchestratorOptions

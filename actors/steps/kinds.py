@@ -35,6 +35,7 @@ class Done:
         place: `local` or `spot`.
         seconds: How long it ran, waiting not included; None: all of the attempt.
         peak_bytes: Most memory that it used, where that was measured.
+        cpu_seconds: Of processor time, likewise.
     """
 
     content: bytes
@@ -42,6 +43,7 @@ class Done:
     place: str | None = None
     seconds: float | None = None
     peak_bytes: int | None = None
+    cpu_seconds: float | None = None
 
     @classmethod
     def of(cls, value: Any, task: StepTask, **facts: Any) -> Done:

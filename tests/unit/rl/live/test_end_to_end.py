@@ -56,6 +56,7 @@ async def test_steps_are_placed_and_logged_with_what_came_of_them(tmp_path: Path
     assert second.outcome["place"] == "spot"
     assert (second.outcome["run_seconds"], second.outcome["node"]) == (20.0, "n1")
     assert second.outcome["peak_bytes"] == 500_000_000
+    assert second.outcome["cpu_seconds"] == 7.5
     [step] = log.workflows[1].steps
     assert (step.target, step.place, step.seconds, step.peak_gb) == ("f", "spot", 20.0, 0.5)
     assert parse_log(lines_of(log), "x") == log
@@ -121,11 +122,12 @@ async def test_a_running_router_follows_the_standing_in_the_store(tmp_path: Path
         assert [place for _, place, _ in one.work.places] == ["local", "spot", "local"]
 
 
+@pytest.mark.parametrize("is_logged", [True, False])
 async def test_alarms_take_a_policy_off_without_anybody(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, is_logged: bool
 ) -> None:
     digest = install_file(tmp_path, policy_of())
-    async with world(tmp_path) as one:
+    async with world(tmp_path, is_logged=is_logged) as one:
         now = time.time()
         stand(one, lambda old: replace(install(old, digest, now - 60), stage="half"))
         upkeep = Upkeep(one.policy, one.journal)
@@ -138,7 +140,8 @@ async def test_alarms_take_a_policy_off_without_anybody(
         error = StepError("lost", "its process was ended", retryable=False)
         error.__cause__ = OutOfMemoryError()
         one.work.error = error
-        await one.complete(2, expected_seconds=30.0, idempotent=False)
+        # the router hears of the last one with the next question
+        await one.complete(3, expected_seconds=30.0, idempotent=False)
         signs = await upkeep.signs(one.policy.standing, time.time())
         assert signs.out_of_memory >= 2
         later = Upkeep(one.policy, one.journal, clock=lambda: time.time())
