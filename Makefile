@@ -43,7 +43,7 @@ $(VENV)/.native: $(VENV)/.installed $(NATIVE_SOURCES)
 serve: setup ## start the head and the service; Ctrl-C stops both
 	@exec $(VENV)/bin/ironcliw up --foreground
 
-# the first two are done by one worker in turn, see tests/conftest.py; it must not begin them last
+# the first two are done by one worker in turn, see tests/scheduling.py; it must not begin them last
 TESTS := tests/integration tests/chaos tests/contract tests/unit
 
 test: setup ## the tests, without the slow ones and those of optional engines

@@ -12,9 +12,9 @@ from typing import Any
 
 import hypothesis
 import pytest
-from xdist.scheduler import LoadFileScheduling
 
 from ironcliw.logs import PACKAGES
+from tests.scheduling import OneClusterAtATime
 
 # How fast examples are made and run depends on what else the machine does, and says nothing of the
 # code. The examples are the same in each run, so that a change is not refused for an old fault that
@@ -31,19 +31,10 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("ironcliw")
 
-_REAL_RAY = ("tests/integration/", "tests/chaos/")
-
-
-class OneClusterAtATime(LoadFileScheduling):
-    """As `--dist loadfile`; but whatever starts a real Ray is done by one worker, in turn."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        return "real Ray" if nodeid.startswith(_REAL_RAY) else str(super()._split_scope(nodeid))
-
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneClusterAtATime | None:
-    """Tests that mostly wait for Ray leave a core to those of another worker that compute."""
+    """Files are shared out whole, and those with a real Ray go to one worker."""
     return OneClusterAtATime(config, log) if config.getoption("dist") == "loadfile" else None
 
 

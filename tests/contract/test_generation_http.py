@@ -21,13 +21,13 @@ from serve.routes import create_app
 from tests.contract.http_service import HttpService, running
 from tests.waiting import wait_for
 
-LONG = "abcdefgh" * 3000
+LONG_TEXT = "abcdefgh" * 3000
 HELLO = "Hello w\u00f6rld, \U0001f600!"
 TALKERS = {
     "talker": {"source": f"fake:300?context=256&seconds=0.005&text={HELLO}", "task": "generation"},
     # each token takes five milliseconds or more: far longer in all than a test waits for its end
     "slow-talker": {
-        "source": f"fake:300?context=32768&seconds=0.005&text={LONG}",
+        "source": f"fake:300?context=32768&seconds=0.005&text={LONG_TEXT}",
         "task": "generation",
     },
     "dice": {"source": "fake:256?context=128", "task": "generation"},
@@ -281,7 +281,7 @@ class TestStreamsThatEndEarly:
         with pytest.raises(openai.APIError, match="not whole by the request's deadline"):
             for chunk in stream:
                 text += chunk.choices[0].delta.content or ""
-        assert LONG.startswith(text)
+        assert LONG_TEXT.startswith(text)
         assert text
 
     def test_a_deadline_before_the_first_token_has_a_status(self, http: httpx.Client) -> None:

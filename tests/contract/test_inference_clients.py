@@ -133,7 +133,7 @@ def test_leaving_a_stream_frees_the_only_slot(client: Client, server: HttpServic
         break
     started = time.monotonic()
     assert client.chat("hi", model="endless", max_tokens=1)
-    assert time.monotonic() - started < 10, "the first answer takes over 30 s"
+    assert time.monotonic() - started < 25, "the first answer takes over 30 s"
 
 
 def test_a_deadline_ends_an_answer(server: HttpService) -> None:

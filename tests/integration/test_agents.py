@@ -296,7 +296,7 @@ def test_the_machines_own_agent_is_answered(agents: Client, handover: Path) -> N
     now = time.time()
     notice.write_text(json.dumps({"at": now, "deadline": now + 20, "reason": "preempted"}))
     try:
-        wait_for((handover / "done" / f"agents-{pid}").exists, 20)
+        wait_for((handover / "done" / f"agents-{pid}").exists)
     finally:
         notice.unlink()
     # and need not do so any more: the agent is elsewhere, with its state

@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,13 @@ def actors_of(head: Head) -> Any:
     return httpx.get(head.url + "/v1/status", timeout=20).json()["actors"]
 
 
+def holder_of(store: Path) -> str:
+    """Of the only lease, as the store has it; empty: nobody's."""
+    with closing(sqlite3.connect(store)) as connection:
+        [(holder,)] = connection.execute("SELECT holder FROM actors_leases")
+    return str(holder)
+
+
 def test_of_two_heads_on_one_store_one_leads_and_the_other_waits(
     tmp_path: Path, heads: list[Head]
 ) -> None:
@@ -109,8 +117,11 @@ def test_of_two_heads_on_one_store_one_leads_and_the_other_waits(
     with Client(base_url=first.url, timeout=60) as client:
         submitted = client.submit_workflow({"name": "shared", "steps": steps})
         assert client.wait_for_workflow(submitted.id, seconds=60).status == "completed"
+    holder = holder_of(tmp_path / "shared.db")
     assert first.run("down").returncode == 0
-    wait_for(lambda: actors_of(second)["state"] == "leading", 8)  # less than a lease's 10 s
+    # it was given back, so nobody has to wait until it runs out
+    assert holder_of(tmp_path / "shared.db") != holder
+    wait_for(lambda: actors_of(second)["state"] == "leading")
     with Client(base_url=second.url, timeout=60) as client:
         assert client.workflow(submitted.id).status == "completed"
 
@@ -139,7 +150,7 @@ def test_an_orderly_end_loses_nothing(tmp_path: Path, heads: list[Head]) -> None
     ended = head.run("down")
     assert ended.returncode == 0, ended.stderr
     assert "waiting up to 10 s for what runs" in ended.stderr
-    assert 2 < time.monotonic() - begun < 30, "as long as the step took, and not longer"
+    assert 2 < time.monotonic() - begun < 90, "as long as the step took, and not longer"
     gate.join()
     logs = [*head.state.glob("logs/*"), *head.ray_logs()]
     broken = [path for path in logs if "Traceback" in path.read_text(errors="replace")]

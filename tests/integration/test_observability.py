@@ -111,7 +111,7 @@ def test_a_head_exports_what_alerts_and_boards_ask_for(head: Head, tmp_path: Pat
 def test_ray_lists_its_nodes_where_prometheus_looks(head: Head) -> None:
     folder = Path(head.environment["IRONCLIW_CLUSTER__TEMP_DIR"])
     path = folder / "prom_metrics_service_discovery.json"
-    wait_for(path.is_file, 30)
+    wait_for(path.is_file)
     [targets] = json.loads(path.read_text(encoding="utf-8"))
     assert targets["labels"] == {"job": "ray"}
     assert all(target.startswith("127.0.0.1:") for target in targets["targets"])

@@ -44,7 +44,7 @@ def test_a_policy_decides_lets_wait_and_is_taken_off(routed: Head, tmp_path: Pat
     with Client(base_url=routed.url, timeout=60) as client:
         first = submit(client, tmp_path)
         assert client.wait_for_workflow(first, seconds=60).status == "completed"
-        wait_for(lambda: routed.run("route", "explain", first).returncode == 0, 20)
+        wait_for(lambda: routed.run("route", "explain", first).returncode == 0)
         [page] = routed.json("route", "explain", first)
         assert (page["chosen"], page["policy"]) == ("home", "tuned greedy")
         assert page["options"][1]["refused"] == "there is no cloud: cloud.project is not set"

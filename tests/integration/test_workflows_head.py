@@ -183,7 +183,7 @@ def test_a_cancelled_step_loses_its_process(client: Client, tmp_path: Path) -> N
     pid = begun(tmp_path, "middle")["pid"]
     client.cancel_workflow(submitted.id)
     assert client.wait_for_workflow(submitted.id, seconds=60).status == "cancelled"
-    wait_for(lambda: not psutil.pid_exists(pid), 20)
+    wait_for(lambda: not psutil.pid_exists(pid))
 
 
 def test_an_error_of_a_function_is_told_with_its_place(client: Client, tmp_path: Path) -> None:

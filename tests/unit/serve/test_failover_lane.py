@@ -129,7 +129,7 @@ async def test_a_cut_link_fails_nobody_and_is_tried_once(tmp_path: Path) -> None
         before = it.sides.spot.calls["embed"]
         started = time.monotonic()
         found = await asyncio.gather(*[it.who("cloudy") for _ in range(40)])
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 60
         assert {variant for variant, _, _ in found} == {"local"}
         assert all(degraded for _, _, degraded in found)
         # as many batches as may be in flight at once, of forty requests
@@ -145,17 +145,17 @@ async def test_time_for_an_answer_at_home_is_left_of_a_short_deadline(tmp_path: 
     async with served(tmp_path) as it:
         await it.sides.wake()
         it.sides.spot.faults.append("silent")
-        found = await it.who("cloudy", seconds=1.5)
+        found = await it.who("cloudy", seconds=3.0)
         assert found == ("local", "home", "spot was too slow for the deadline")
         # the client's time was short, which says nothing about the side
         assert it.sides.router.is_awake()
 
 
 async def test_silence_is_noticed_though_its_client_has_left(tmp_path: Path) -> None:
-    async with served(tmp_path, attempt_seconds=1.0) as it:
+    async with served(tmp_path, attempt_seconds=3.0) as it:
         await it.sides.wake()
         it.sides.spot.faults.append("silent")
-        assert (await it.who("cloudy", seconds=0.9))[0] == "local"
+        assert (await it.who("cloudy", seconds=2.7))[0] == "local"
         assert it.sides.router.is_awake()
         await it.sides.phase("resting")
 

@@ -131,7 +131,7 @@ async def test_the_word_that_it_is_whole_may_be_lost(tmp_path: Path) -> None:
 
 async def test_a_job_that_waits_for_its_turn_is_left_alone(tmp_path: Path) -> None:
     """Its first token comes after many times what a silent replica is given."""
-    async with writer(tmp_path, attempt_seconds=0.8, generation_slots=1) as it:
+    async with writer(tmp_path, attempt_seconds=1.5, generation_slots=1) as it:
         await it.sides.wake()
         turn = asyncio.Event()
         spot: Any = it.sides.spot
@@ -151,7 +151,7 @@ async def test_a_job_that_waits_for_its_turn_is_left_alone(tmp_path: Path) -> No
 
         spot.generate = late
         writing = asyncio.create_task(it.write())
-        await it.sides.router.until(time.monotonic() + 2.0)
+        await it.sides.router.until(time.monotonic() + 3.0)
         assert not writing.done()
         turn.set()
         text, answering = await writing

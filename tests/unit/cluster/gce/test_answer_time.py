@@ -22,7 +22,7 @@ def test_a_listing_has_the_time_of_the_cloud(
     compute.world.add(ClockSkew(by=3600.0))
     ahead = client.listing("home").at
     assert ahead is not None
-    assert (ahead - ours).total_seconds() == pytest.approx(3600, abs=1)
+    assert (ahead - ours).total_seconds() == pytest.approx(3600, abs=60)
 
 
 @pytest.mark.parametrize("text", ["", "soon", "2026-11-22"])

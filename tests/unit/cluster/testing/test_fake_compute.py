@@ -61,7 +61,7 @@ class TestServer:
             operation = clients.instances.insert_unary(**PLACE, instance_resource=resource)
             done = clients.operations.wait(**PLACE, operation=operation.name)
             assert done.status == compute_v1.Operation.Status.DONE
-            assert 0.15 < time.monotonic() - begin < 5
+            assert 0.15 < time.monotonic() - begin < 60
 
     def test_the_settings_of_a_cluster_lead_to_it(self, fake: FakeCompute) -> None:
         cloud = fake.cloud(max_workers=3)

@@ -147,7 +147,7 @@ class TestWaiting:
     def test_its_time_ends_it(self, client: httpx.Client) -> None:
         begin = time.monotonic()
         assert self.ask(client, timeout_sec=0.2).text == "FALSE"
-        assert 0.15 < time.monotonic() - begin < 10
+        assert 0.15 < time.monotonic() - begin < 20
 
     def test_attributes_change_and_go(self, client: httpx.Client, server: FakeMetadata) -> None:
         server.set_attribute("b-c", "2")
