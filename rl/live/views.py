@@ -17,6 +17,7 @@ from ironcliw.errors import DataError
 from rl import critical_paths
 from rl.calibration.fit import Fit
 from rl.live.beliefs import KIND, LiveBeliefs
+from rl.live.money import money_view, pace_of
 from rl.live.refused import refused
 from rl.regime import Costs
 from rl.view import (
@@ -104,7 +105,8 @@ class LiveViews:
 
     def __init__(self, fit: Fit, costs: Costs | None = None) -> None:
         self.fit = fit
-        self._beliefs = LiveBeliefs(fit, costs or Costs())
+        self._costs = costs or Costs()
+        self._beliefs = LiveBeliefs(fit)
         self._after: WeakKeyDictionary[Plan, list[float]] = WeakKeyDictionary()
         self._moment: _Moment | None = None
 
@@ -152,7 +154,7 @@ class LiveViews:
         boot = boot_mean(() if situation.money is None else situation.money.boots)
         machines = [beliefs.machine(one, boot, at) for one in ordered]
         now = _after_midnight(at)
-        pace = beliefs.pace(situation.ended, at - now)
+        pace = pace_of(situation.ended, self.fit, at - now)
         told = _believable(situation.others, beliefs)
         others, _ = self.waiting(told, at)
         return _Moment(
@@ -161,7 +163,7 @@ class LiveViews:
             home,
             ordered[:MACHINES],
             machines[:MACHINES],
-            beliefs.money(situation.money, machines[:MACHINES], pace, at),
+            money_view(situation.money, machines[:MACHINES], pace, self._costs, at),
             others,
             {_key(one): number for number, one in enumerate(told)},
             told,
