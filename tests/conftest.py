@@ -8,9 +8,11 @@ import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from ironcliw.logs import PACKAGES
 
@@ -28,6 +30,21 @@ hypothesis.settings.register_profile(
     database=hypothesis.database.DirectoryBasedExampleDatabase(".hypothesis/examples"),
 )
 hypothesis.settings.load_profile("ironcliw")
+
+_REAL_RAY = ("tests/integration/", "tests/chaos/")
+
+
+class OneClusterAtATime(LoadFileScheduling):
+    """As `--dist loadfile`; but whatever starts a real Ray is done by one worker, in turn."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "real Ray" if nodeid.startswith(_REAL_RAY) else str(super()._split_scope(nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneClusterAtATime | None:
+    """Tests that mostly wait for Ray leave a core to those of another worker that compute."""
+    return OneClusterAtATime(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,7 @@ from actors.orchestration.start_queue import StartQueue, rank_of
 from actors.orchestration.wake_ups import WakeUps
 from actors.situation import Waiting
 from actors.workflow import outcomes
-from actors.workflow.calls import task_of
+from actors.workflow.calls import former_task, task_of
 from actors.workflow.events import Event
 from actors.workflow.tasks import Executor, StepError, StepTask
 from actors.workflow.units import Unit
@@ -92,6 +92,17 @@ class Engine:
         """Takes a workflow in, with events that were applied and are not recorded yet."""
         self.lives[live.machine.id] = live
         self.advance(live, events)
+
+    def take_up(self, live: LiveWorkflow) -> None:
+        """Takes in a workflow of an earlier orchestrator, and ends what must not go on of it."""
+        machine = live.machine
+        self.add(live, outcomes.recover(machine, self._clock()))
+        for unit in list(machine.active):
+            if outcomes.must_be_ended(machine, unit):
+                self._running += 1
+                live.running += 1
+                # none of the live one's attempts: a workflow that turns must not break this off
+                self._attempts.end(unit, former_task(machine, unit))
 
     def advance(self, live: LiveWorkflow, events: Iterable[Event]) -> None:
         """Something has happened to a workflow: have all that follows."""

@@ -25,7 +25,7 @@ from actors.results import Results, has_reference
 from actors.router import Routed, Router
 from actors.routing import LOCAL, RouterPolicy
 from actors.situation import WAIT, Ready, Waiting
-from actors.steps.kinds import Done, KindExecutor, result_of, step_error
+from actors.steps.kinds import Done, KindExecutor, Lasting, result_of, step_error
 from actors.surroundings import Machine
 from actors.workflow.tasks import READS_RESULTS, StepError, StepResult, StepTask
 from ironcliw.errors import IroncliwError, NotFoundError
@@ -114,6 +114,12 @@ class StepExecutor:
             raise failed from error
         finally:
             self._end(task, routed, outcome, time.monotonic() - begun, facts)
+
+    async def end(self, task: StepTask) -> None:
+        """See `actors.workflow.tasks.Executor`; what ends with its orchestrator has ended."""
+        kind = self._kinds[task.kind]
+        if isinstance(kind, Lasting):
+            await kind.end(task)
 
     @contextmanager
     def round(self, asked: Sequence[Waiting], held: Sequence[Waiting]) -> Iterator[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel, ValidationError
 
@@ -72,6 +72,15 @@ class KindExecutor(Protocol):
         Raises:
             StepError: it failed.
         """
+        ...
+
+
+@runtime_checkable
+class Lasting(Protocol):
+    """Carries out steps that go on when the orchestrator ends."""
+
+    async def end(self, task: StepTask) -> None:
+        """See `actors.workflow.tasks.Executor`."""
         ...
 
 

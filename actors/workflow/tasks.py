@@ -164,6 +164,17 @@ class Executor(Protocol):
         """
         ...
 
+    async def end(self, task: StepTask) -> None:
+        """Has nothing more done for an attempt that an earlier orchestrator started.
+
+        Args:
+            task: Of it; without inputs and options.
+
+        Raises:
+            StepError: `unstopped`: it may still be at it.
+        """
+        ...
+
     def is_idempotent(self, kind: StepKind, target: str, options: Mapping[str, Any]) -> bool:
         """What the function or capability declares, for steps whose definition does not say.
 

@@ -49,7 +49,7 @@ class Process:
     def kill(self) -> None:
         """SIGKILL; harmless to repeat."""
         self._process.kill()
-        self._process.wait(20)
+        self._process.wait(60)
         for stream in (self._process.stdin, self._process.stdout):
             assert stream is not None
             stream.close()

@@ -242,7 +242,7 @@ async def test_a_cancelled_reader_frees_the_slot(engine: Engine) -> None:
             first.set()
 
     task = asyncio.create_task(read())
-    await asyncio.wait_for(first.wait(), 20)
+    await asyncio.wait_for(first.wait(), 60)
     task.cancel()
     await asyncio.wait([task])
     assert task.cancelled()

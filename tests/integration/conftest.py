@@ -17,16 +17,7 @@ from cluster.testing.ports import free_ports, free_run
 
 IRONCLIW = str(Path(sys.executable).with_name("ironcliw"))
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = (ROOT / "tests" / "integration", ROOT / "tests" / "chaos")
 DICTATION = "zwanzig-Boxkaempfer-jagen-Viktor-quer-um"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What shares the head of the session shares a worker of pytest-xdist; so does each file."""
-    for item in items:
-        if item.path.parent in FOLDERS and isinstance(item, pytest.Function):
-            shares = "head" in item.fixturenames and "head" not in vars(item.module)
-            item.add_marker(pytest.mark.xdist_group("head" if shares else item.path.stem))
 
 
 class Head:

@@ -67,7 +67,7 @@ class Etcher(Agent):
 
     @capability("etch", idempotent=True, timeout_seconds=0.1)
     def etch(self, body: Any) -> None:
-        self.gate.wait(20)
+        self.gate.wait(60)
         self.done.append("etch")
 
     @capability("polish", idempotent=True)

@@ -54,7 +54,7 @@ def test_between_two_processes(agent: HandoverFolder, tmp_path: Path) -> None:
         assert agent.pending() == ("train",)
         agent.write_notice("preempted", 28.0)
         assert child.stdout.readline() == "preempted\n"
-        assert child.wait(20.0) == 0
+        assert child.wait(60) == 0
     assert agent.pending() == ()
     assert (tmp_path / "done" / "train").exists()
 
@@ -66,7 +66,7 @@ def test_a_process_that_dies_is_not_waited_for(agent: HandoverFolder, tmp_path: 
         child.stdout.readline()
         assert agent.pending() == ("train",)
         child.kill()
-        child.wait(20.0)
+        child.wait(60)
         assert agent.pending() == ()
 
 

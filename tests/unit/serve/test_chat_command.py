@@ -209,9 +209,9 @@ def test_ctrl_c_stops_the_answer_and_a_second_one_ends(server: StreamingService)
     terminal.wait_for("short")
     terminal.wait_for("> ")
     terminal.interrupt()
-    # readline writes its prompt before it waits, and sees a signal between the two at the next key
+    # readline writes its prompt before it waits, and sees a signal between the two after a line
     with contextlib.suppress(OSError):  # it may have ended already
-        terminal.type(" ")
+        terminal.type("\n")
     assert terminal.close() == 0
     said = server.bodies[1]["messages"]
     assert [one["role"] for one in said] == ["user", "assistant", "user"]

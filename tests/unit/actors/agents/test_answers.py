@@ -10,6 +10,7 @@ import pytest
 from actors.agents import answers
 from actors.agents.answers import LateAnswers
 from actors.agents.link import HostLostError
+from actors.steps import agent_call
 
 
 class Clock:
@@ -92,3 +93,7 @@ async def test_one_that_still_asks_is_not_forgotten(monkeypatch: pytest.MonkeyPa
     await asyncio.sleep(0)
     late.keep("a", "1", (True, "x"))
     assert await waiting == [("1", (True, "x"))]
+
+
+def test_it_may_come_back_as_long_as_a_step_asks() -> None:
+    assert answers.GONE_SECONDS > agent_call._LONGEST_SECONDS

@@ -42,7 +42,7 @@ def bed(tmp_path: Path) -> Iterator[Bed]:
     for side in bed.made:
         if side._process is not None:
             side._process.kill()
-            side._process.wait(10)
+            side._process.wait(60)
 
 
 def end(side: SideProcess) -> int:

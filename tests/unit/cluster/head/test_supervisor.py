@@ -90,7 +90,7 @@ def bed(tmp_path: Path) -> Iterator[Bed]:
     yield bed
     end_processes(bed.session)
     for child in bed.children:
-        child.wait(10)
+        child.wait(60)
 
 
 def test_modules_and_rays_processes_come_back_until_the_head_ends(bed: Bed) -> None:

@@ -64,7 +64,7 @@ class Bed:
         thread = threading.Thread(target=beside)
         thread.start()
         agent.run()
-        thread.join(20.0)
+        thread.join(60)
         assert not failures, failures
         return self.gcs.kinds()
 
