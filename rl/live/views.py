@@ -66,7 +66,7 @@ class _Moment:
     Attributes:
         of: A situation of that moment.
         slots: The machines that are told apart, the first three.
-        others: What waits; a step's number is its place here.
+        others: What waits; a step's number is its place in the situation.
         told: What waits, in the same order.
         runs: All that has a place.
     """
@@ -137,14 +137,15 @@ class LiveViews:
     def waiting(self, steps: Sequence[StepFacts], at: float) -> tuple[list[WaitingView], float]:
         """(steps as the others see them, numbered as they come; seconds after midnight).
 
-        Raises:
-            DataError: a fact is no number.
+        One of which a fact is no number is left out: that is told when it is asked about.
         """
-        now = _after_midnight(at)
-        found = [
-            self._beliefs.waiting(one, number, self._after_of(one), at, now)
-            for number, one in enumerate(steps)
-        ]
+        now, found = _after_midnight(at), list[WaitingView]()
+        for number, step in enumerate(steps):
+            try:
+                after = self._after_of(step)
+                found.append(self._beliefs.waiting(step, number, after, at, now))
+            except DataError:
+                continue
         return found, now
 
     def _seen(self, situation: Situation) -> _Moment:
@@ -155,8 +156,8 @@ class LiveViews:
         machines = [beliefs.machine(one, boot, at) for one in ordered]
         now = _after_midnight(at)
         pace = pace_of(situation.ended, self.fit, at - now)
-        told = _believable(situation.others, beliefs)
-        others, _ = self.waiting(told, at)
+        others, _ = self.waiting(situation.others, at)
+        told = [situation.others[one.number] for one in others]
         return _Moment(
             situation,
             now,
@@ -165,14 +166,14 @@ class LiveViews:
             machines[:MACHINES],
             money_view(situation.money, machines[:MACHINES], pace, self._costs, at),
             others,
-            {_key(one): number for number, one in enumerate(told)},
+            {_key(one): view.number for one, view in zip(told, others, strict=True)},
             told,
             _runs(situation.home.runs, home.runs, ordered, machines),
         )
 
     def _step(self, situation: Situation, moment: _Moment) -> StepView:
         step = situation.step
-        number = moment.numbers.get(_key(step), len(moment.others))
+        number = moment.numbers.get(_key(step), len(situation.others))
         beside = self._beside(step, number, moment)
         return self._beliefs.step(step, number, self._after_of(step), beside, situation.at)
 
@@ -202,18 +203,6 @@ class LiveViews:
 
 def _key(step: StepFacts) -> tuple[str, str, int | None]:
     return step.workflow_id, step.step, step.item
-
-
-def _believable(steps: Iterable[StepFacts], beliefs: LiveBeliefs) -> list[StepFacts]:
-    """Without those whose facts are no numbers: that is told when they are asked about."""
-    found = []
-    for step in steps:
-        try:
-            beliefs.of(step)
-        except DataError:
-            continue
-        found.append(step)
-    return found
 
 
 def _runs(

@@ -381,6 +381,8 @@ def test_a_step_that_cannot_be_believed_harms_no_other(tmp_path: Path) -> None:
     policy = router(tmp_path, parameters=QueueParameters())
     placement = policy.place(situation_of(step=others[0], others=others))
     assert placement.place == "local"
+    steps = (step_of(expected_seconds=4000.0, deadline=None), *others)
+    assert list(policy.in_order(steps, situation_of().at)) == [2, 1, 0]
     assert policy.counts.bad_numbers == 0
 
 
