@@ -213,7 +213,9 @@ class NumpyPolicy:
             return range(len(steps))
         views, now = self._views.waiting(steps, at)
         urgency = order if isinstance(order, Urgency) else _URGENT
-        value = [urgency.of(one, now) for one in views]
+        value = [math.inf] * len(steps)  # of which a fact is no number, is heard of soon
+        for one in views:
+            value[one.number] = urgency.of(one, now)
         return sorted(range(len(steps)), key=lambda index: -value[index])
 
     def _order(self) -> Order:

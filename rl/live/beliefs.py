@@ -1,34 +1,16 @@
-"""What is believed of steps, places and money of the running system, as parts of a view."""
+"""What is believed of the steps and places of the running system, as parts of a view."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from actors.situation import (
-    EndedFacts,
-    HomeFacts,
-    MachineFacts,
-    MoneyFacts,
-    Plan,
-    RunFacts,
-    StepFacts,
-)
+from actors.situation import HomeFacts, MachineFacts, Plan, RunFacts, StepFacts
 from rl.calibration.fit import CLOUD, HOME, Fit, LogNormal
-from rl.pace import Pace
-from rl.regime import Costs
 from rl.remaining import seconds_left
-from rl.view import HomeView, MachineView, MoneyView, RunView, StepView, WaitingView
-from rl.view_parts import (
-    Bound,
-    boot_mean,
-    booting_view,
-    committed_dollars,
-    hazard_mean,
-    run_view,
-    working_view,
-)
+from rl.view import HomeView, MachineView, RunView, StepView, WaitingView
+from rl.view_parts import Bound, booting_view, run_view, working_view
 from rl.work import KINDS
 
 KIND = "function"
@@ -37,13 +19,11 @@ PRIORITIES: Mapping[str, float] = {"critical": 2.0, "high": 1.5, "normal": 1.0, 
 """Weight of a workflow's time, where the simulator's lie between 0.7 and 1.5."""
 NO_DEADLINE_SECONDS = 4 * 3600.0
 """A workflow without a deadline counts as having one so far away that it is never missed."""
-NO_CAP_DOLLARS = 1000.0
 MEMORY_GROWTH, MOST_GROWTHS = 1.5, 2
 """Of a step's memory, each time that it ran out of it; no more often, or nothing would fit."""
 TRANSFER_SECONDS = 0.5
 _SETTLING_SECONDS, _SETTLING_SHARE = 15.0, 0.5
 """A step that runs for less than that, and that share of its believed time, may hold more yet."""
-_UNPAID = MoneyFacts(0.0638, day_cap=0.0, month_cap=0.0)
 _MOST_KNOWN = 4096
 
 
@@ -73,12 +53,10 @@ class LiveBeliefs:
 
     Args:
         fit: Of durations and memory.
-        costs: What waiting and missed deadlines are worth.
     """
 
-    def __init__(self, fit: Fit, costs: Costs) -> None:
+    def __init__(self, fit: Fit) -> None:
         self.fit = fit
-        self._costs = costs
         self._kind = KINDS[KIND]
         self._known: dict[tuple[str, float | None, float | None, int], Believed] = {}
 
@@ -240,47 +218,6 @@ class LiveBeliefs:
         before = TRANSFER_SECONDS + (0.0 if is_warm else self._kind.cold_cloud)
         work = found.work_seconds + before
         return run_view(work, slowness, found.memory_gb, found.priority, found.cores)
-
-    # money
-
-    def money(
-        self,
-        facts: MoneyFacts | None,
-        machines: Iterable[MachineView | None],
-        pace: float,
-        at: float,
-    ) -> MoneyView:
-        """Money and risk; nothing to spend where nobody has told."""
-        facts = facts or _UNPAID
-        month = min(facts.month_left, NO_CAP_DOLLARS)
-        since = math.inf if facts.refused_at is None else max(at - facts.refused_at, 0.0)
-        return MoneyView(
-            price_per_hour=facts.price_per_hour,
-            day_left=min(facts.day_left, month),
-            month_left=month,
-            committed=committed_dollars(machines, facts.price_per_hour),
-            hazard_per_hour=hazard_mean(facts.losses, facts.exposed_hours),
-            boot_seconds=boot_mean(facts.boots),
-            stocked_out_seconds=since,
-            hour_of_priority=self._costs.hour_of_priority,
-            miss=self._costs.miss,
-            day_cap=math.inf if facts.day_cap is None else facts.day_cap,
-            cloud_pace=pace,
-        )
-
-    def pace(self, ended: Iterable[EndedFacts], since: float) -> float:
-        """Times as long as believed steps took on machines; see `rl.pace`.
-
-        Args:
-            ended: Steps there.
-            since: Unix seconds; of those before nothing is taken, as the day was another.
-        """
-        pace = Pace()
-        for one in ended:
-            if one.at >= since:
-                believed = self.fit.seconds(one.target, CLOUD, one.expected_seconds)
-                pace.saw(one.seconds, believed.median, believed.sigma)
-        return pace.mean()
 
 
 def deadline_in(step: StepFacts, at: float) -> float:

@@ -17,6 +17,7 @@ from ironcliw.errors import DataError
 from rl import critical_paths
 from rl.calibration.fit import Fit
 from rl.live.beliefs import KIND, LiveBeliefs
+from rl.live.money import money_view, pace_of
 from rl.live.refused import refused
 from rl.regime import Costs
 from rl.view import (
@@ -65,7 +66,7 @@ class _Moment:
     Attributes:
         of: A situation of that moment.
         slots: The machines that are told apart, the first three.
-        others: What waits; a step's number is its place here.
+        others: What waits; a step's number is its place in the situation.
         told: What waits, in the same order.
         runs: All that has a place.
     """
@@ -104,7 +105,8 @@ class LiveViews:
 
     def __init__(self, fit: Fit, costs: Costs | None = None) -> None:
         self.fit = fit
-        self._beliefs = LiveBeliefs(fit, costs or Costs())
+        self._costs = costs or Costs()
+        self._beliefs = LiveBeliefs(fit)
         self._after: WeakKeyDictionary[Plan, list[float]] = WeakKeyDictionary()
         self._moment: _Moment | None = None
 
@@ -135,14 +137,15 @@ class LiveViews:
     def waiting(self, steps: Sequence[StepFacts], at: float) -> tuple[list[WaitingView], float]:
         """(steps as the others see them, numbered as they come; seconds after midnight).
 
-        Raises:
-            DataError: a fact is no number.
+        One of which a fact is no number is left out: that is told when it is asked about.
         """
-        now = _after_midnight(at)
-        found = [
-            self._beliefs.waiting(one, number, self._after_of(one), at, now)
-            for number, one in enumerate(steps)
-        ]
+        now, found = _after_midnight(at), list[WaitingView]()
+        for number, step in enumerate(steps):
+            try:
+                after = self._after_of(step)
+                found.append(self._beliefs.waiting(step, number, after, at, now))
+            except DataError:
+                continue
         return found, now
 
     def _seen(self, situation: Situation) -> _Moment:
@@ -152,25 +155,25 @@ class LiveViews:
         boot = boot_mean(() if situation.money is None else situation.money.boots)
         machines = [beliefs.machine(one, boot, at) for one in ordered]
         now = _after_midnight(at)
-        pace = beliefs.pace(situation.ended, at - now)
-        told = _believable(situation.others, beliefs)
-        others, _ = self.waiting(told, at)
+        pace = pace_of(situation.ended, self.fit, at - now)
+        others, _ = self.waiting(situation.others, at)
+        told = [situation.others[one.number] for one in others]
         return _Moment(
             situation,
             now,
             home,
             ordered[:MACHINES],
             machines[:MACHINES],
-            beliefs.money(situation.money, machines[:MACHINES], pace, at),
+            money_view(situation.money, machines[:MACHINES], pace, self._costs, at),
             others,
-            {_key(one): number for number, one in enumerate(told)},
+            {_key(one): view.number for one, view in zip(told, others, strict=True)},
             told,
             _runs(situation.home.runs, home.runs, ordered, machines),
         )
 
     def _step(self, situation: Situation, moment: _Moment) -> StepView:
         step = situation.step
-        number = moment.numbers.get(_key(step), len(moment.others))
+        number = moment.numbers.get(_key(step), len(situation.others))
         beside = self._beside(step, number, moment)
         return self._beliefs.step(step, number, self._after_of(step), beside, situation.at)
 
@@ -200,18 +203,6 @@ class LiveViews:
 
 def _key(step: StepFacts) -> tuple[str, str, int | None]:
     return step.workflow_id, step.step, step.item
-
-
-def _believable(steps: Iterable[StepFacts], beliefs: LiveBeliefs) -> list[StepFacts]:
-    """Without those whose facts are no numbers: that is told when they are asked about."""
-    found = []
-    for step in steps:
-        try:
-            beliefs.of(step)
-        except DataError:
-            continue
-        found.append(step)
-    return found
 
 
 def _runs(

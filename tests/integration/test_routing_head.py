@@ -10,6 +10,7 @@ import pytest
 
 from ironcliw.client import Client
 from ironcliw.errors import DeadlineExceededError
+from rl.live.base import base_of, base_parameters
 from rl.policy_file import save_policy
 from rl.view import WAIT
 from tests.integration.conftest import Head
@@ -46,7 +47,7 @@ def test_a_policy_decides_lets_wait_and_is_taken_off(routed: Head, tmp_path: Pat
         assert client.wait_for_workflow(first, seconds=60).status == "completed"
         wait_for(lambda: routed.run("route", "explain", first).returncode == 0)
         [page] = routed.json("route", "explain", first)
-        assert (page["chosen"], page["policy"]) == ("home", "tuned greedy")
+        assert (page["chosen"], page["policy"]) == ("home", base_of(base_parameters()).name)
         assert page["options"][1]["refused"] == "there is no cloud: cloud.project is not set"
         assert page["outcome"]["outcome"] == "ok"
 
