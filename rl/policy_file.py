@@ -1,9 +1,10 @@
 """A learned policy as a file: weights, what they were made for, and a hash of all of it.
 
 The file is an `.npz` of numpy, so that the head needs no torch to decide. It carries the digest of
-the features (`rl.schema.DIGEST`), the parameters of the expected-cost policy that the network
-corrects, and what views of training looked like, by which `rl.neural` tells a view that is unlike
-them. Who writes one: `rl.learning`, or any other trainer that scores options one by one.
+the features (`rl.schema`), which policy the network corrects (the expected-cost or the queue-aware
+one) with its parameters, and what views of training looked like, by which `rl.neural` tells a view
+that is unlike them. Who writes one: `rl.learning`, or any other trainer that scores options one by
+one.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ import numpy.typing as npt
 
 from ironcliw.errors import SettingsError
 from rl.features import CONTEXT, OPTION
-from rl.greedy import GreedyParameters
-from rl.schema import DIGEST
+from rl.parameters import Parameters, kind_of, parameters_of
+from rl.schema import schema_of
 
 FORMAT = 1
 INPUTS = len(CONTEXT) + len(OPTION)
@@ -37,7 +38,7 @@ _GUARD = ("low", "high", "mean", "precision")
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """What views of training looked like; beyond it the expected-cost policy decides.
+    """What views of training looked like; beyond it the base decides.
 
     Attributes:
         low: Least value of each feature, those of the context before those of an option.
@@ -59,18 +60,17 @@ class PolicyFile:
     """A learned policy.
 
     An option's score is minus its expected cost over the least one, by `tau`, plus the network's
-    output for (context, option). The best is taken if it is `margin` better than the expected-cost
-    policy's choice.
+    output for (context, option). The best is taken if it is `margin` better than the base's choice.
 
     Attributes:
         layers: (weight of shape (inputs, outputs), bias), with ReLU between them; one output.
         tau: USD that a score of 1 stands for.
-        margin: Scores by which another choice than the expected-cost policy's must be better.
+        margin: Scores by which another choice than the base's must be better.
         reach: USD; options that are believed to cost so much more than the cheapest are left out.
-        parameters: Of the expected-cost policy.
-        machines: Whether it decides about buying early and giving back too; if not, the
-            expected-cost policy does.
+        parameters: Of the base; their kind says which policy that is.
+        machines: Whether it decides about buying early and giving back too; if not, the base does.
         training: What it was trained on, for people; values that JSON can hold.
+        schema: See `rl.schema.schema_of`; "" stands for this release's.
         digest: SHA-256 of all of it, in hexadecimal; "" until it is saved.
     """
 
@@ -79,10 +79,10 @@ class PolicyFile:
     tau: float
     margin: float
     reach: float
-    parameters: GreedyParameters
+    parameters: Parameters
     machines: bool = False
     training: Mapping[str, Any] = field(default_factory=dict)
-    schema: str = DIGEST
+    schema: str = ""
     digest: str = ""
 
 
@@ -92,6 +92,7 @@ def save_policy(path: Path, policy: PolicyFile) -> PolicyFile:
     Raises:
         SettingsError: the policy is not one that could be loaded, or the file cannot be written.
     """
+    policy = replace(policy, schema=policy.schema or schema_of(policy.parameters))
     arrays, page = _arrays(policy), _page(policy)
     digest = _digest(arrays, page)
     finished = replace(policy, digest=digest)
@@ -164,7 +165,8 @@ def _policy(
         tau=float(page["tau"]),
         margin=float(page["margin"]),
         reach=float(page["reach"]),
-        parameters=GreedyParameters.of(page["parameters"]),
+        # files of earlier releases have the one base that there was
+        parameters=parameters_of(page.get("base", "greedy"), page["parameters"], str(path)),
         machines=bool(page["machines"]),
         training=page["training"],
         schema=str(page["schema"]),
@@ -190,6 +192,7 @@ def _page(policy: PolicyFile) -> str:
             "reach": policy.reach,
             "limit": policy.guard.limit,
             "machines": policy.machines,
+            "base": kind_of(policy.parameters),
             "parameters": asdict(policy.parameters),
             "training": dict(policy.training),
         },
@@ -208,10 +211,10 @@ def _digest(arrays: Mapping[str, npt.NDArray[Any]], page: str) -> str:
 
 def _check(policy: PolicyFile, where: str) -> None:
     """Raise for what could not decide."""
-    if policy.schema != DIGEST:
+    if policy.schema != (own := schema_of(policy.parameters)):
         raise SettingsError(
             f"policy file {where} was trained with other features ({policy.schema[:12]}, this "
-            f"release has {DIGEST[:12]}); train it again"
+            f"release has {own[:12]}); train it again"
         )
     figures = (policy.tau, policy.margin, policy.reach, policy.guard.limit)
     if not all(math.isfinite(one) and one >= 0 for one in figures) or policy.tau == 0:

@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 from rl.branches import advance, branch, is_idle
 from rl.features import CONTEXT, OPTION, features
-from rl.greedy import Greedy
 from rl.learning.plan import Training
 from rl.neural import overs, weighed
+from rl.parameters import Base
 from rl.simulator import Decision, Policy, Simulation
 from rl.work import Day
 
@@ -97,7 +97,7 @@ def stacked(labels: Sequence[Label], alternatives: int) -> Labels:
 def collect(
     days: Iterable[Day],
     policy: Policy,
-    greedy: Greedy,
+    base: Base,
     plan: Training,
     *,
     number: int = 0,
@@ -108,7 +108,7 @@ def collect(
     Args:
         days: As many as are needed.
         policy: That decides, in the day and in its branches.
-        greedy: Whose costs scores begin with.
+        base: Whose costs scores begin with.
         plan: How many, and of which.
         number: Of the round.
         is_over: Asked after each day; true to end before there are enough.
@@ -116,7 +116,7 @@ def collect(
     random = np.random.default_rng([plan.seed, 2, number])
     found: list[Label] = []
     for index, day in enumerate(days):
-        found += _of_day(day, policy, greedy, plan, random, number * 1_000_000 + index)
+        found += _of_day(day, policy, base, plan, random, number * 1_000_000 + index)
         if len(found) >= plan.decisions or is_over():
             break
     return found[: plan.decisions]
@@ -125,7 +125,7 @@ def collect(
 def _of_day(
     day: Day,
     policy: Policy,
-    greedy: Greedy,
+    base: Base,
     plan: Training,
     random: np.random.Generator,
     number: int,
@@ -137,7 +137,7 @@ def _of_day(
     while (decision := simulation.next_decision()) is not None:
         view, mask = decision.view, decision.mask
         taken = policy.choose(view, mask)
-        costs = greedy.costs(view, mask)
+        costs = base.costs(view, mask)
         options = weighed(costs, view, plan.reach, plan.machines)
         if len(options) > 1 and taken in options and _is_chosen(costs, plan, random):
             others = [one for one in options if one != taken]
@@ -169,12 +169,12 @@ def _label(
     context, options = features(view, mask, costs)
     over = overs(costs, view)
     spent = futures(simulation, policy, chosen, plan.horizon)
-    base, machines = spent[0]
+    own, machines = spent[0]
     return Label(
         context=context,
         options=options[list(chosen)],
         over=[over[one] for one in chosen],
-        cost=[one[0] - base for one in spent],
+        cost=[one[0] - own for one in spent],
         dollars=[one[1] - machines for one in spent],
         day=number,
     )

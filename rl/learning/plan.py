@@ -39,7 +39,7 @@ class Training:
         decay: Of weights.
         validation: Days of each regime on which policies are chosen.
         ppo_steps: Decisions of MaskablePPO after the rounds; 0 for none.
-        most_dollars: Money for machines, by the expected-cost policy's, that is not to be passed.
+        most_dollars: Money for machines, by the base's, that is not to be passed.
         minutes: After which learning makes an end of what it does.
     """
 

@@ -1,9 +1,9 @@
 """MaskablePPO of sb3-contrib, which goes on from a policy that was fitted to labels.
 
 Its policy is the network of the policy file behind the same start: logits are scores, so before the
-first update its best action is the file's. Advantages are against the expected-cost policy on the
-same day (`episodes.py`), the days go from light to busy, and money for machines has a price that
-rises while more is spent than may be.
+first update its best action is the file's. Advantages are against the base on the same day
+(`episodes.py`), the days go from light to busy, and money for machines has a price that rises while
+more is spent than may be.
 """
 
 from __future__ import annotations

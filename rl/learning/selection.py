@@ -24,12 +24,12 @@ Costs = dict[str, npt.NDArray[np.float64]]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A policy on days of validation, each figure by that of the expected-cost policy.
+    """A policy on days of validation, each figure by that of the base.
 
     Attributes:
         ratios: Of the mean costs, by regime.
         dollars: Of the money for machines, all regimes' mean.
-        met: Points of deadlines kept above the expected-cost policy's, all regimes' mean.
+        met: Points of deadlines kept above the base's, all regimes' mean.
         score: By which policies are compared; lower is better.
     """
 
@@ -64,7 +64,7 @@ def verdict(own: Costs, base: Costs, most_dollars: float) -> Verdict:
 
 
 def judged(policy: PolicyFile, days: Days, base: Costs, most_dollars: float) -> Verdict:
-    """A policy by the expected-cost policy's costs."""
+    """A policy by its base's costs."""
     return verdict(measured(Learned(policy), days), base, most_dollars)
 
 

@@ -17,13 +17,13 @@ from typing import Any
 
 import torch
 
-from rl.greedy import Greedy, GreedyParameters
 from rl.learning.days import check_regimes, training_days, validation_days
 from rl.learning.labels import Label, Labels, collect, stacked
 from rl.learning.network import averaged, fit
 from rl.learning.plan import Training
 from rl.learning.selection import Costs, Days, Verdict, guard_of, judged, measured
 from rl.neural import Learned
+from rl.parameters import Parameters, policy_of
 from rl.policy_file import PolicyFile
 from rl.regime import Regime
 from rl.simulator import Policy
@@ -46,7 +46,7 @@ class _Run:
     """What the stages of a training share."""
 
     regimes: Sequence[Regime]
-    parameters: GreedyParameters
+    parameters: Parameters
     plan: Training
     report: Report
     data: Path | None
@@ -59,7 +59,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.days = validation_days(self.regimes, self.plan, self.data)
-        self.base = measured(Greedy(self.parameters), self.days)
+        self.base = measured(policy_of(self.parameters), self.days)
 
     def is_over(self) -> bool:
         """Whether the minutes are used up; then what comes is no longer the same every time."""
@@ -90,7 +90,7 @@ class _Run:
 
 def train(
     regimes: Sequence[Regime],
-    parameters: GreedyParameters,
+    parameters: Parameters,
     plan: Training | None = None,
     *,
     report: Report = lambda line: None,
@@ -100,7 +100,7 @@ def train(
 
     Args:
         regimes: To learn from; none may be held out.
-        parameters: Of the expected-cost policy that is begun at.
+        parameters: Of the base.
         plan: How.
         report: Called with lines of progress.
         data: The data folder, for regimes that need traces.
@@ -111,7 +111,9 @@ def train(
     check_regimes(regimes)
     torch.set_num_threads(1)
     run = _Run(regimes, parameters, plan or Training(), report, data)
-    run.say(f"expected-cost policy measured on {sum(map(len, run.days.values()))} days")
+    run.say(
+        f"{policy_of(parameters).name} policy measured on {sum(map(len, run.days.values()))} days"
+    )
     labels = _rounds(run)
     if run.plan.ppo_steps and not run.is_over():
         from rl.learning.ppo import refined  # needs stable-baselines3, the rounds do not
@@ -123,12 +125,12 @@ def train(
 
 
 def _rounds(run: _Run) -> Labels:
-    plan, greedy = run.plan, Greedy(run.parameters)
-    policy: Policy = greedy
+    plan, base = run.plan, policy_of(run.parameters)
+    policy: Policy = base
     found: list[Label] = []
     for number in range(plan.rounds):
         days = training_days(run.regimes, plan, number, run.data)
-        found += collect(days, policy, greedy, plan, number=number, is_over=run.is_over)
+        found += collect(days, policy, base, plan, number=number, is_over=run.is_over)
         labels = stacked(found, plan.alternatives)
         run.say(f"round {number}: {len(labels)} decisions labelled")
         fitted = fitted_policy(labels, run.parameters, plan, run.price, run.say)
@@ -139,7 +141,7 @@ def _rounds(run: _Run) -> Labels:
 
 
 def fitted_policy(
-    labels: Labels, parameters: GreedyParameters, plan: Training, price: float, say: Report
+    labels: Labels, parameters: Parameters, plan: Training, price: float, say: Report
 ) -> PolicyFile:
     """A policy whose networks are fitted to labels; its margin is the first of the plan's."""
     members = []
@@ -162,7 +164,7 @@ def _chosen(run: _Run, labelled: int) -> PolicyFile:
     assert run.best is not None
     policy, found = run.best.policy, run.best.verdict
     if found.score >= 1.0:
-        run.say("nothing is better than the expected-cost policy, which is kept")
+        run.say("nothing is better than the base, which is kept")
         policy = replace(policy, margin=NEVER)
     training: dict[str, Any] = {
         "plan": run.plan.as_dict(),

@@ -46,6 +46,7 @@ class Plan:
         seed: Of it.
         days: Of each regime, in the report.
         is_quick: A few days alone, for finding a broken path.
+        base: File of the policy to begin at; the shipped one without.
     """
 
     policy: Path
@@ -54,6 +55,7 @@ class Plan:
     seed: int
     days: int
     is_quick: bool = False
+    base: Path | None = None
 
 
 def train_policy(
@@ -83,7 +85,8 @@ def train_policy(
     held_out = [here(path, settings, folder) for path in HELD_OUT]
     _run(
         ["train", *_each("--regime", regimes), "--seed", str(plan.seed), "--minutes",
-         str(plan.minutes), "--out", str(plan.policy)],
+         str(plan.minutes), *_each("--base", [plan.base] if plan.base else []),
+         "--out", str(plan.policy)],
         "training",
     )  # fmt: skip
     policy = load_policy(plan.policy)

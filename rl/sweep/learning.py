@@ -15,17 +15,16 @@ import numpy as np
 import torch
 
 from ironcliw.settings import load_settings
-from rl.greedy import Greedy
 from rl.learning.days import check_regimes, training_days, validation_days
 from rl.learning.labels import Labels, collect, stacked
 from rl.learning.plan import Training
 from rl.learning.selection import judged, measured
 from rl.learning.train import fitted_policy
 from rl.neural import Learned
-from rl.parameters import load_parameters
+from rl.parameters import policy_of
 from rl.policy_file import save_policy
 from rl.simulator import Policy
-from rl.sweep.regimes import REGIMES, received
+from rl.sweep.regimes import NAMED, received, received_base
 from rl.sweep.trial import Tell
 
 POLICY = "policy.npz"
@@ -35,7 +34,7 @@ def train(values: Mapping[str, Any], folder: Path, rounds: int, tell: Tell) -> N
     """Learn; see `Trainer`.
 
     Args:
-        values: Of `rl.learning.plan.Training`, and `regimes`, see `rl.sweep.regimes`.
+        values: Of `rl.learning.plan.Training`, and `regimes` and `base`, see `rl.sweep.regimes`.
         folder: Of the labels of each round, and of the newest policy.
         rounds: All of them.
         tell: Told of each, with the score by which policies are chosen.
@@ -43,20 +42,20 @@ def train(values: Mapping[str, Any], folder: Path, rounds: int, tell: Tell) -> N
     Raises:
         SettingsError: a value has no such name or is wrong, or a regime is held out.
     """
-    own = {name: value for name, value in values.items() if name != REGIMES}
+    own = {name: value for name, value in values.items() if name not in NAMED}
     plan = Training.of({**own, "rounds": rounds}, "the sweep")
     regimes = received(values)
     check_regimes(regimes)
     torch.set_num_threads(1)
-    data, parameters = load_settings().bench.data, load_parameters()
-    greedy = Greedy(parameters)
+    data, parameters = load_settings().bench.data, received_base(values)
+    start = policy_of(parameters)
     days = validation_days(regimes, plan, data)
-    base = measured(greedy, days)
+    base = measured(start, days)
     kept = [_read(path) for path in sorted(folder.glob("labels-*.npz"))][:rounds]
     for number in range(len(kept), rounds):
-        policy: Policy = Learned(folder / POLICY) if number else greedy
+        policy: Policy = Learned(folder / POLICY) if number else start
         found = collect(
-            training_days(regimes, plan, number, data), policy, greedy, plan, number=number
+            training_days(regimes, plan, number, data), policy, start, plan, number=number
         )
         kept.append(stacked(found, plan.alternatives))
         fitted = fitted_policy(_joined(kept), parameters, plan, 0.0, lambda line: None)

@@ -21,8 +21,9 @@ from rl.learning.randomised import randomised
 from rl.learning.selection import guard_of
 from rl.learning.train import train
 from rl.neural import Learned, residuals
-from rl.parameters import load_parameters
+from rl.parameters import load_parameters, written
 from rl.policy_file import load_policy, save_policy
+from rl.queue_parameters import QueueParameters
 from rl.regime import Regime, load_regime
 from rl.simulator import Simulation, simulate
 from rl.view import BUY, HOME, WAIT
@@ -187,8 +188,13 @@ def test_the_command_writes_a_file_and_evaluate_reads_it(
         "validation = 2\nppo_steps = 0\nmargins = [0.5]\n"
     )
     regime, out = str(FOLDER / "light.toml"), str(tmp_path / "mine.npz")
-    assert main(["train", "--regime", regime, "--config", str(config), "--out", out]) == 0
-    assert load_policy(Path(out)).digest in capsys.readouterr().out
+    base = tmp_path / "base.toml"
+    base.write_text(written(QueueParameters(order_left=1.5), {}, "made"))
+    words = ["train", "--regime", regime, "--config", str(config), "--base", str(base)]
+    assert main([*words, "--out", out]) == 0
+    policy = load_policy(Path(out))
+    assert policy.parameters == QueueParameters(order_left=1.5)
+    assert policy.digest in capsys.readouterr().out
     assert main(["evaluate", "--regime", regime, "--days", "3", "--policy", out]) == 0
     assert "learned: mine" in capsys.readouterr().out
 

@@ -10,14 +10,18 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
-from rl.features import CONTEXT, OPTION
+from rl.features import CONTEXT, OPTION, features
 from rl.learning.episodes import Windows
+from rl.learning.network import scorer_of
 from rl.learning.plan import Training
-from rl.learning.ppo import SHARPNESS, layers_of, learner, refined
-from rl.neural import Learned, residuals
-from rl.parameters import load_parameters
+from rl.learning.ppo import SHARPNESS, Scores, layers_of, learner, refined
+from rl.neural import Learned, residuals, weighed
+from rl.parameters import Parameters, load_parameters, policy_of
+from rl.queue_parameters import QueueParameters
 from rl.regime import Regime, load_regime
+from rl.simulator import Simulation
 from rl.view import ACTIONS
+from rl.workload import make_day
 from tests.unit.rl.made_policies import made_policy
 
 FOLDER = Path(__file__).parents[3] / "rl" / "regimes"
@@ -49,7 +53,7 @@ def test_the_expected_cost_policy_earns_nothing_against_itself(windows: Windows)
         while not over:
             decision = windows._simulation.asked
             assert decision is not None
-            action = windows._greedy.choose(decision.view, decision.mask)
+            action = windows._base.choose(decision.view, decision.mask)
             assert windows.action_masks()[action]
             _, reward, over, _, _ = windows.step(np.int64(action))
             total += reward
@@ -89,6 +93,27 @@ def test_before_learning_its_best_action_is_the_files(windows: Windows) -> None:
         observation, _, over, _, _ = windows.step(np.int64(action))
         if over:
             observation, _ = windows.reset()
+
+
+@pytest.mark.parametrize("parameters", [load_parameters(), QueueParameters()])
+def test_without_residual_the_network_takes_what_the_base_takes(parameters: Parameters) -> None:
+    policy = made_policy(tau=PLAN.tau, reach=PLAN.reach, parameters=parameters)
+    network, base, asked = Scores(scorer_of(policy.layers), policy.tau), policy_of(parameters), 0
+    day = make_day(load_regime(FOLDER / "busy.toml"), 2, "validation", 1)
+    simulation = Simulation(day, order=base.order)
+    while (decision := simulation.next_decision()) is not None:
+        view, mask = decision.view, decision.mask
+        costs = base.costs(view, mask)
+        taken = base.choose(view, mask)
+        if len(options := weighed(costs, view, policy.reach, False)) > 1:
+            context, of_options = features(view, mask, costs)
+            seen = torch.from_numpy(np.concatenate([context, of_options.ravel()])[None])
+            with torch.no_grad():
+                scores = network.forward_actor(seen)[0].numpy()
+            assert max(options, key=scores.__getitem__) == taken
+            asked += 1
+        simulation.take(taken)
+    assert asked > 50
 
 
 def _logits(model: object, observation: np.ndarray) -> np.ndarray:
