@@ -1,10 +1,10 @@
 """A learned policy that decides with numpy alone.
 
 It starts from its base, the expected-cost or the queue-aware policy: an option's score is minus
-what the base believes it to cost over the cheapest, plus what a network adds. Where a view is
-unlike those of training, where the network is not much surer than the costs, or where there is
-nothing near the cheapest, the base's choice is taken. The network sees options one by one, so slots
-of machines are alike to it.
+what the base believes it to cost over the cheapest, less what its effects on others are learned to
+cost, plus what a network adds. Where a view is unlike those of training, where the network is not
+much surer than the costs, or where there is nothing near the cheapest, the base's choice is taken.
+The network sees options one by one, so slots of machines are alike to it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from rl.effects import effects
 from rl.features import features
 from rl.parameters import policy_of
 from rl.policy_file import Array, Layer, PolicyFile, load_policy
@@ -90,6 +91,10 @@ class Learned:
         """See `rl.simulator.Policy`."""
         return self.opinion(view, mask).action
 
+    def costs(self, view: View, mask: Sequence[bool]) -> list[float]:
+        """USD of each action by the base, infinite where it is refused."""
+        return self.base.costs(view, mask)
+
     def opinion(self, view: View, mask: Sequence[bool]) -> Opinion:
         """The choice and what led to it."""
         costs = self.base.costs(view, mask)
@@ -107,6 +112,8 @@ class Learned:
             return opinion
         self.counts.weighed += 1
         over = np.array(overs(costs, view))[found]
+        if self.policy.effects is not None:
+            over = over + effects(view, found) @ self.policy.effects
         scores = residuals(self.policy.layers, context, options[found]) - over / self.policy.tau
         opinion.scores = [-math.inf] * ACTIONS
         for action, score in zip(found, scores.tolist(), strict=True):

@@ -12,13 +12,18 @@ import math
 from collections.abc import Iterator
 from functools import cache
 
+from rl.effects import EFFECTS, effects
 from rl.features import SCHEMA, features
 from rl.greedy import Greedy
 from rl.parameters import Base, Parameters, kind_of
 from rl.queue_aware import QueueAware
 from rl.view import (
     ACTIONS,
+    BUY,
+    FIRST_MACHINE,
+    HOME,
     KEEP,
+    WAIT,
     HomeView,
     MachineView,
     MoneyView,
@@ -33,19 +38,23 @@ _DECIMALS, _OF_DOLLARS = 4, 6
 """Machines differ in the last bits of exp and log, and no change that matters is smaller."""
 
 
-def digest(base: Base | None = None) -> str:
+def digest(base: Base | None = None, *, has_effects: bool = False) -> str:
     """SHA-256, in hexadecimal, of names and of numbers as this release makes them.
 
     Args:
         base: Whose costs; the expected-cost policy's without.
+        has_effects: Whether those of `rl.effects` are among them.
     """
-    policy, lines = base or Greedy(), list(SCHEMA)
+    policy, lines = base or Greedy(), [*SCHEMA, *(EFFECTS if has_effects else ())]
     for view in _views():
         mask = [(action < KEEP) == (view.step is not None) for action in range(ACTIONS)]
         costs = policy.costs(view, mask)
         context, options = features(view, mask, costs)
         lines += [_told(value, _OF_DOLLARS) for value in costs]
         lines += [_told(value) for value in (*context.tolist(), *options.ravel().tolist())]
+        if has_effects and view.step is not None:
+            found = effects(view, (HOME, FIRST_MACHINE, FIRST_MACHINE + 1, BUY, WAIT))
+            lines += [_told(value, _OF_DOLLARS) for value in found.ravel().tolist()]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -125,10 +134,16 @@ DIGEST = digest()
 
 
 @cache
-def _of_kind(kind: str) -> str:
-    return DIGEST if kind == "greedy" else digest(QueueAware())
+def _of_kind(kind: str, has_effects: bool) -> str:
+    base = QueueAware() if kind == "queue-aware" else Greedy()
+    return digest(base, has_effects=has_effects)
 
 
-def schema_of(parameters: Parameters) -> str:
-    """The digest of a policy that corrects the one whose parameters they are."""
-    return _of_kind(kind_of(parameters))
+def schema_of(parameters: Parameters, *, has_effects: bool = False) -> str:
+    """The digest of a policy that corrects a base.
+
+    Args:
+        parameters: Of the base.
+        has_effects: Whether it learned what effects on others cost.
+    """
+    return _of_kind(kind_of(parameters), has_effects)

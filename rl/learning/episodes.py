@@ -92,12 +92,18 @@ class Windows(gymnasium.Env[Floats, np.int64]):
         return self._observation(), {"day": day.name}
 
     def step(self, action: np.int64) -> tuple[Floats, float, bool, bool, dict[str, Any]]:
-        """Take a decision; it must be allowed by `action_masks`."""
+        """Take a decision; it must be allowed by `action_masks`.
+
+        A window is cut at its first decision beyond the horizon. What that leaves behind is worth
+        something, so the learner has to add what it believes: a window is truncated, not over.
+        """
         world = self._simulation.world
         self._simulation.take(int(action), "of the windows")
         self._next()
         over = self._simulation.asked is None
-        now = self._end if over else world.now
+        is_cut = not over and world.now >= self._end
+        # whoever is done first waits for the other: then both have paid for the same day
+        now = max(world.now, self._curve[0][-1]) if over else world.now
         own, sibling = world.spent_at(now), self._spent_by_sibling(now)
         spent, machines = own[0] - self._own[0], own[1] - self._own[1]
         theirs, their_machines = sibling[0] - self._sibling[0], sibling[1] - self._sibling[1]
@@ -105,7 +111,7 @@ class Windows(gymnasium.Env[Floats, np.int64]):
         self.dollars[0] += machines
         self.dollars[1] += their_machines
         worse = spent - theirs + self.price * (machines - their_machines)
-        return self._observation(), -worse / REWARD_DOLLARS, over, False, {}
+        return self._observation(), -worse / REWARD_DOLLARS, over, is_cut, {}
 
     def action_masks(self) -> npt.NDArray[np.bool_]:
         """True for actions that are allowed and within reach."""
@@ -143,8 +149,8 @@ class Windows(gymnasium.Env[Floats, np.int64]):
         return one + share * (other - one), its + share * (others - its)
 
     def _next(self) -> None:
-        """Go on to a decision with more than one option, or to the window's end."""
-        while (decision := self._simulation.next_decision(self._end)) is not None:
+        """Go on to a decision with more than one option, or to the day's end."""
+        while (decision := self._simulation.next_decision()) is not None:
             costs = self._base.costs(decision.view, decision.mask)
             if len(self._weighed(costs, decision.view)) > 1:
                 return

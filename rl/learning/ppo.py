@@ -185,6 +185,7 @@ def refined(
         data: The data folder.
         is_over: Whether to make an end now; asked at each step.
     """
+    torch.set_num_threads(1)
     windows = [
         Windows(regimes, policy.parameters, plan, member, data) for member in range(ENVIRONMENTS)
     ]

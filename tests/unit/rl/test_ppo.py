@@ -25,7 +25,7 @@ from rl.workload import make_day
 from tests.unit.rl.made_policies import made_policy
 
 FOLDER = Path(__file__).parents[3] / "rl" / "regimes"
-PLAN = Training(seed=2, ppo_steps=128)
+PLAN = Training(seed=2, ppo_steps=128, model="network", reach=0.15)
 
 
 @pytest.fixture
@@ -55,9 +55,28 @@ def test_the_expected_cost_policy_earns_nothing_against_itself(windows: Windows)
             assert decision is not None
             action = windows._base.choose(decision.view, decision.mask)
             assert windows.action_masks()[action]
-            _, reward, over, _, _ = windows.step(np.int64(action))
+            _, reward, over, is_cut, _ = windows.step(np.int64(action))
             total += reward
+            over |= is_cut
         assert total == pytest.approx(0.0, abs=0.05)
+
+
+def test_a_window_is_cut_at_a_decision_and_not_over(windows: Windows) -> None:
+    """So that the learner adds what the rest is worth: it sees what it decides about next."""
+    cut = 0
+    for seed in range(6):
+        windows.reset(seed=seed)
+        start, over, is_cut = windows._simulation.world.now, False, False
+        while not (over or is_cut):
+            assert windows._simulation.world.now < start + PLAN.horizon
+            action = np.flatnonzero(windows.action_masks())[0]
+            observation, _, over, is_cut, _ = windows.step(action)
+        cut += is_cut
+        assert not (over and is_cut)
+        if is_cut:
+            assert windows._simulation.world.now >= start + PLAN.horizon
+            assert windows._simulation.asked is not None and observation.any()
+    assert cut >= 3
 
 
 def test_worse_choices_earn_less(windows: Windows) -> None:
@@ -67,8 +86,9 @@ def test_worse_choices_earn_less(windows: Windows) -> None:
         total, over = 0.0, False
         while not over:
             action = random.choice(np.flatnonzero(windows.action_masks()))
-            _, reward, over, _, _ = windows.step(action)
+            _, reward, over, is_cut, _ = windows.step(action)
             total += reward
+            over |= is_cut
         totals.append(total)
     assert np.mean(totals) < -0.1
 
@@ -90,8 +110,8 @@ def test_before_learning_its_best_action_is_the_files(windows: Windows) -> None:
         assert probabilities[best] == pytest.approx(
             SHARPNESS * np.array(opinion.scores)[best], abs=1e-3
         )
-        observation, _, over, _, _ = windows.step(np.int64(action))
-        if over:
+        observation, _, over, is_cut, _ = windows.step(np.int64(action))
+        if over or is_cut:
             observation, _ = windows.reset()
 
 

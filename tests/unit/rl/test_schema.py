@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rl import features, greedy, queue_aware, schema, urgency
+from rl import effects, features, greedy, queue_aware, schema, urgency
 from rl.queue_aware import QueueAware
 from rl.queue_parameters import QueueParameters
 from rl.schema import DIGEST, digest, schema_of
@@ -46,6 +46,26 @@ def test_each_base_has_a_digest_of_its_own_whatever_its_parameters() -> None:
     assert schema_of(greedy.GreedyParameters(risk=0.9)) == DIGEST
     aware = schema_of(QueueParameters())
     assert aware == schema_of(QueueParameters(risk=0.9)) == digest(QueueAware()) != DIGEST
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "change"),
+    [
+        (effects, "until_free", lambda found: (found[0] + 60.0, found[1])),
+        (effects, "_MACHINE_GB", 32.0),
+        (effects, "_SOON", 90.0),
+        (schema, "EFFECTS", (*effects.EFFECTS, "mood")),
+    ],
+)
+def test_another_effect_is_another_digest_for_whom_learned_from_it(
+    place: Any, name: str, change: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = schema_of(QueueParameters(), has_effects=True)
+    assert wanted != schema_of(QueueParameters())
+    before = getattr(place, name)
+    monkeypatch.setattr(place, name, _changed(before, change) if callable(change) else change)
+    assert digest(QueueAware(), has_effects=True) != wanted
+    assert digest() == DIGEST
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,8 @@ TINY = {
     "horizon": 600.0,
     "randomised": 0.0,
     "margins": [0.3],
+    "confirmation": 1,
+    "model": "network",
 }
 
 
