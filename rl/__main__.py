@@ -60,7 +60,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         parameters = load_tuned(path)
         starts.append(parameters)
         makers[path.stem] = partial(policy_of, parameters, path.stem)
-    found = evaluate(days, makers)
+    if arguments.against not in makers:
+        raise SettingsError(
+            f"--against {arguments.against!r} is none of the policies: {', '.join(makers)}"
+        )
+    found = evaluate(days, makers, base=arguments.against)
     page: dict[str, Any] = {
         "regime": regime.name,
         "digest": regime.digest(),
@@ -68,7 +72,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         "split": arguments.split,
         "seed": arguments.seed,
         "days": len(days),
-        "base": BASE,
+        "base": arguments.against,
         "policies": found,
     }
     if arguments.clairvoyant:
@@ -117,6 +121,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.add_argument(
         "--tuned", type=Path, action="append", default=[], help="a file of `tune`; may be repeated"
+    )
+    one.add_argument(
+        "--against",
+        default=BASE,
+        metavar="NAME",
+        help="whose cost is 1; of a --tuned file its stem",
     )
     one.add_argument(
         "--lever", choices=sorted(ALL_LEVERS), action="append", default=[],

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -184,8 +185,8 @@ def _varied(rest: Rest, name: str, by: float) -> Rest:
 
 
 def _other(parameters: Parameters, name: str, by: float) -> Parameters:
-    value = float(getattr(parameters, name)) * math.exp(by)
-    return replace(parameters, **{name: value})
+    values: dict[str, Any] = {name: float(getattr(parameters, name)) * math.exp(by)}
+    return replace(parameters, **values)
 
 
 def _drawn(random: np.random.Generator, levers: frozenset[str]) -> float:

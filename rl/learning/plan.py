@@ -56,15 +56,15 @@ class Training:
     """
 
     seed: int = 0
-    rounds: int = 2
+    rounds: int = 1
     decisions: int = 20_000
     randomised: float = 0.25
-    labelled: float = 0.1
+    labelled: float = 0.25
     explored: float = 0.1
     alternatives: int = 3
     horizon: float = 3600.0
     tau: float = 0.02
-    reach: float = 0.15
+    reach: float = 0.03
     machines: bool = False
     model: str = "effects"
     margins: tuple[float, ...] = (0.0, 0.25)
@@ -79,7 +79,7 @@ class Training:
     decay: float = 0.1
     validation: int = 60
     confirmation: int = 200
-    ppo_steps: int = 60_000
+    ppo_steps: int = 0
     most_dollars: float = 1.05
     minutes: float = 55.0
 

@@ -86,6 +86,20 @@ def test_the_command_writes_what_it_says(
     assert {name: one["costs"] for name, one in again.items()} == first
 
 
+def test_policies_may_be_compared_with_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, mine = tmp_path / "out.json", tmp_path / "mine.toml"
+    mine.write_text(written(QueueParameters(), {}, "made"))
+    words = ["evaluate", "--regime", LIGHT, "--days", "2", "--tuned", str(mine)]
+    assert main([*words, "--against", "mine", "--json", str(out)]) == 0
+    page = json.loads(out.read_text())
+    assert page["base"] == "mine" and page["policies"]["mine"]["ratio"]["mean"] == 1.0
+    assert page["policies"][BASE]["ratio"]["mean"] != 1.0
+    assert main([*words, "--against", "yours"]) == 1
+    assert "--against 'yours' is none of the policies: rule A" in capsys.readouterr().err
+
+
 def test_a_regime_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('name = "mine"\n[spot]\nmachines = 0\n[costs]\nday_dollars = 0.0\n')
