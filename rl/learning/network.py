@@ -157,8 +157,9 @@ class _Data:
         """Of each decision, over its alternatives: squares, whose least is at the mean."""
         scores = scorer(self._context[rows], self._options[rows]) - self._over[rows]
         found = scores[:, :1] - scores[:, 1:]  # what an alternative is believed to cost more
-        errors = ((found - self._cost[rows, 1:]) * self._unit).square()
-        return (errors * self._there[rows, 1:]).sum(dim=1)
+        errors: Tensor = ((found - self._cost[rows, 1:]) * self._unit).square()
+        losses: Tensor = (errors * self._there[rows, 1:]).sum(dim=1)
+        return losses
 
     def error(self, scorer: Scorer, kept: npt.NDArray[np.bool_]) -> float:
         """Mean of the losses of some decisions; 0 without any."""

@@ -78,5 +78,5 @@ def _best(x: Numbers, y: Numbers, day: npt.NDArray[np.int64]) -> tuple[float, fl
 
 
 def _solve(x: Numbers, y: Numbers, strength: float) -> Numbers:
-    found: Numbers = np.linalg.solve(x.T @ x + strength * len(x) * np.eye(x.shape[1]), x.T @ y)
-    return found
+    pulled = x.T @ x + strength * len(x) * np.eye(x.shape[1])
+    return np.asarray(np.linalg.solve(pulled, x.T @ y), dtype=np.float64)
