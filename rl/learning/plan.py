@@ -57,7 +57,7 @@ class Training:
 
     seed: int = 0
     rounds: int = 1
-    decisions: int = 20_000
+    decisions: int = 8_000
     randomised: float = 0.25
     labelled: float = 0.25
     explored: float = 0.1
@@ -67,7 +67,7 @@ class Training:
     reach: float = 0.03
     machines: bool = False
     model: str = "effects"
-    margins: tuple[float, ...] = (0.0, 0.25)
+    margins: tuple[float, ...] = (0.15, 0.3)
     shrinks: tuple[float, ...] = (0.5, 1.0)
     width: int = 32
     members: int = 8
@@ -75,7 +75,7 @@ class Training:
     batch: int = 512
     rate: float = 1e-3
     winsor: float = 0.5
-    trust: float = 0.0
+    trust: float = 1.0
     decay: float = 0.1
     validation: int = 60
     confirmation: int = 200

@@ -40,7 +40,7 @@ from tests.unit.rl.made_policies import made_policy
 FOLDER = Path(__file__).parents[3] / "rl" / "regimes"
 SMALL = Training(
     seed=4, rounds=1, decisions=60, members=2, epochs=2, width=8, validation=2, ppo_steps=0,
-    machines=True, confirmation=2, reach=0.15,
+    machines=True, confirmation=2, reach=0.15, trust=0.0,
 )  # fmt: skip
 
 
