@@ -9,7 +9,7 @@ export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup native serve test test-slow test-engines test-netns test-all prove-resume prove-workflows report-routing validate-routing smoke-gcp smoke-mac kernel-tests kernel-tests-arm kernel-tests-sanitize kernel-tests-race fuzz check format bench bench-peers clean
+.PHONY: help setup native serve test test-explore test-slow test-engines test-netns test-all prove-resume prove-workflows report-routing validate-routing smoke-gcp smoke-mac kernel-tests kernel-tests-arm kernel-tests-sanitize kernel-tests-race fuzz check format bench bench-peers clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-21s %s\n", $$1, $$2}'
@@ -43,9 +43,14 @@ $(VENV)/.native: $(VENV)/.installed $(NATIVE_SOURCES)
 serve: setup ## start the head and the service; Ctrl-C stops both
 	@exec $(VENV)/bin/ironcliw up --foreground
 
+# the first two are done by one worker in turn, see tests/conftest.py; it must not begin them last
+TESTS := tests/integration tests/chaos tests/contract tests/unit
+
 test: setup ## the tests, without the slow ones and those of optional engines
-	$(PY) -m pytest -m 'not slow and not engines' --numprocesses auto --maxprocesses 4 --dist loadfile tests/unit
-	$(PY) -m pytest -m 'not slow and not engines' tests/contract tests/integration tests/chaos
+	$(PY) -m pytest -m 'not slow and not engines' --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(TESTS)
+
+test-explore: setup ## the property tests with examples that were not tried before; keeps those that fail
+	$(PY) -m pytest -m 'not slow and not engines and not cluster' --hypothesis-profile explore --numprocesses auto --dist loadfile tests/unit
 
 test-slow: setup ## the slow tests alone
 	$(PY) -m pytest -m slow --timeout 900

@@ -107,6 +107,24 @@ class Composition:
     learner: Learner | None = None
     code: Sequence[tuple[str, Sequence[str]]] = field(default_factory=tuple)
 
+    async def start(self) -> None:
+        """Take up agents and open workflows; returns when all of them go on.
+
+        Steps begin before that: `background` has to run, and whatever they tell has to be heard.
+
+        Raises:
+            StoreError: The store cannot be used.
+            UnavailableError: Somebody else leads.
+        """
+        # beside each other: a host that is slow to answer must not keep steps that need no agent
+        # from going on; those that do wait until theirs is found
+        starts = [asyncio.create_task(one.start()) for one in (self.agents, self.orchestrator)]
+        try:
+            await asyncio.gather(*starts)
+        finally:
+            for one in starts:
+                one.cancel()
+
     async def close(self, seconds: float) -> None:
         """Bring to an end what runs; a process that ends without it loses nothing that is durable.
 
@@ -154,7 +172,7 @@ class Composition:
 async def compose(
     settings: Settings, store: Store, lease: Lease, code_uri: str | None, control: Any
 ) -> Composition:
-    """Build everything and go on with the workflows that are open.
+    """Build everything; nothing goes on before `Composition.start`.
 
     Args:
         settings: As given to `up`.
@@ -200,10 +218,7 @@ async def compose(
         executor if router.may_wait else None,
     )  # fmt: skip
     router.waiting = lambda: orchestrator.queued
-    # known before the workflows go on, whose steps ask them, and wait until they are found: a host
-    # that is slow to answer must not keep other steps from it
-    await agents.load()
-    await asyncio.gather(agents.start(), orchestrator.start())
+    await agents.load()  # known before the workflows go on, whose steps ask them
 
     def count() -> None:
         metrics.on_counts(journal.counts.committed, journal.counts.transactions, log.lost)

@@ -74,32 +74,46 @@ class Control:
             self._lease = lease
             # already now: to find agents and workflows may take longer than the lease lasts
             leading = asyncio.create_task(self._lead(store, lease))
-            self._made = await compose(self._settings, store, lease, self._code_uri, _this_actor())
+            made = await compose(self._settings, store, lease, self._code_uri, _this_actor())
+            await self._begin(made)
         except IroncliwError as error:
             self._failed = error
         # the boundary of the actor: a bug is told to whoever starts it, and logged
         except Exception as error:
             logger.exception("the control actor could not be put together")
             self._failed = IroncliwError(f"{type(error).__name__}: {error}", code="internal_error")
-        if self._made is None:
+        if self._failed is not None:
             await self._give_up()
             return
-        self._waits = False
-        self._started.set()
-        works = [keep_going(name, work) for name, work in self._made.background().items()]
-        works.append(self._until_another_leads(self._made))
-        self._tasks = [asyncio.create_task(work) for work in works]
-        await self._open_door()
         await leading
+
+    async def _begin(self, made: Composition) -> None:
+        """Go on with what is open; all that steps need of us is there before the first goes on."""
+        self._made = made
+        works = [keep_going(name, work) for name, work in made.background().items()]
+        works += [self._until_another_leads(made), made.start()]
+        await self._open_door()
+        self._tasks = [asyncio.create_task(work) for work in works]
+        starting = self._tasks[-1]
+        await asyncio.wait([starting])
+        if not starting.cancelled():  # by `close`, which is all there is to do then
+            starting.result()
+            self._waits = False
+            self._started.set()
 
     @property
     def _stopping(self) -> bool:
         return self._closing is not None
 
+    @property
+    def _leads(self) -> bool:
+        """All that was open goes on."""
+        return self._started.is_set() and self._failed is None and not self._stopping
+
     async def status(self) -> dict[str, Any]:
         """How workflows and agents stand, and who leads; also while this process does not."""
         error = None if self._failed is None else self._failed.message
-        if self._made is not None and not self._stopping:
+        if self._made is not None and self._leads:
             assert self._lease is not None, "it was composed with one"
             told = {"state": "leading", "leader": self._lease.holder, "error": None}
             return {**told, **self._made.exporter.status()}
@@ -174,7 +188,7 @@ class Control:
             raise self._failed
         if self._stopping:
             raise UnavailableError("the head is being stopped", retry_after=5.0, code="stopping")
-        if self._made is None:
+        if self._made is None or not self._leads:
             why = "another head leads the workflows of this store" if self._waits else "it starts"
             raise UnavailableError(
                 f"workflows and agents are not ready: {why}", retry_after=1.0, code=NOT_READY
@@ -208,7 +222,8 @@ class Control:
         """Tell whoever asks why nothing can start, and try again as a new process."""
         logger.error("workflows and agents cannot start: %s", self._failed)
         self._started.set()
-        await asyncio.sleep(_TOLD_SECONDS)
+        # steps may have begun, and come to their end in order
+        await asyncio.gather(asyncio.sleep(_TOLD_SECONDS), self.close())
         os._exit(1)
 
     async def _until_another_leads(self, made: Composition) -> None:

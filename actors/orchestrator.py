@@ -14,9 +14,9 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from actors.orchestration.asking import Gate
 from actors.orchestration.commits import Journal
 from actors.orchestration.engine import Committed, Engine
-from actors.orchestration.holding import Gate
 from actors.orchestration.live import LiveWorkflow
 from actors.orchestration.loading import load_all_open, load_one, summary_of
 from actors.orchestration.options import OrchestratorOptions
@@ -90,7 +90,7 @@ class Orchestrator:
         """Takes up all open workflows, and returns when all of them go on.
 
         Steps that ran when the last orchestrator ended are started again where they are
-        idempotent; others become uncertain.
+        idempotent; others become uncertain. What may be undone and still runs is stopped first.
 
         Raises:
             UnavailableError: Somebody else leads.
@@ -100,12 +100,13 @@ class Orchestrator:
         self._state = "starting"
         lives = await self._journal.read(partial(load_all_open, limits=self._options.limits))
         for index, live in enumerate(lives):
-            self._engine.add(live, outcomes.recover(live.machine, self._clock()))
+            self._engine.take_up(live)
             if index % 100 == 99:  # what has come up meanwhile gets a turn
                 await asyncio.sleep(0)
         for live in lives:
             await live.until_committed()
-        self._state = "running"
+        if self._state == "starting":  # else it was closed meanwhile
+            self._state = "running"
 
     async def submit(
         self,

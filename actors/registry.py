@@ -6,7 +6,8 @@ reports, not when somebody asks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -84,6 +85,7 @@ class Entry:
         by_priority: those that wait, the most urgent first.
         records: capability -> how it has fared.
         topics: those that it listens to.
+        start: number of the start by which it runs, or ran last, unlike that of any other start.
     """
 
     spec: AgentSpec
@@ -98,6 +100,7 @@ class Entry:
     by_priority: tuple[int, ...] = NOBODY_WAITS
     records: dict[str, Record] = field(default_factory=dict)
     topics: set[str] = field(default_factory=set)
+    start: int = 0
     _idempotent: frozenset[str] = frozenset()
     _candidates: dict[str | None, Candidate] = field(default_factory=dict)
 
@@ -172,6 +175,7 @@ class Registry:
         self._entries: dict[str, Entry] = {}
         self._offers: dict[str, dict[str, None]] = {}  # capability -> names, in their order
         self._listings: dict[str, Listing] = {}
+        self._starts = itertools.count(1)
         self.on_change: Callable[[], None] = lambda: None
         """Called when an agent has come, gone or changed."""
 
@@ -183,6 +187,10 @@ class Registry:
 
     def __contains__(self, name: str) -> bool:
         return name in self._entries
+
+    def has(self, entry: Entry) -> bool:
+        """Whether an agent is there still, and not another one of its name."""
+        return self._entries.get(entry.name) is entry
 
     def add(self, entry: Entry) -> None:
         """Enter an agent.
@@ -241,7 +249,7 @@ class Registry:
         """An agent runs on a host."""
         entry = self.get(name)
         entry.host, entry.node, entry.load, entry.reason = host, node, 0, None
-        entry.status = AgentStatus.RUNNING
+        entry.status, entry.start = AgentStatus.RUNNING, next(self._starts)
         self._changed(entry)
 
     def mark(self, name: str, status: AgentStatus, reason: str | None) -> None:
@@ -270,6 +278,11 @@ class Registry:
     def on_host(self, host: str) -> list[Entry]:
         """The agents of a host."""
         return [entry for entry in self._entries.values() if entry.host == host]
+
+    def starts_on(self, host: str, names: Iterable[str]) -> dict[str, int]:
+        """Of those of some agents that run on a host: by which start they do."""
+        found = (self._entries.get(name) for name in names)
+        return {entry.name: entry.start for entry in found if entry and entry.host == host}
 
     def offering(self, capability: str) -> list[Entry]:
         """Those that have a capability, however they are."""

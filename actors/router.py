@@ -10,12 +10,10 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
-from actors.attempt_history import AttemptHistory, Past
 from actors.decision_log import Decided, DecisionLog
 from actors.routing import (
     LOCAL,
@@ -29,72 +27,23 @@ from actors.routing import (
 )
 from actors.situation import (
     WAIT,
-    HomeFacts,
-    MachineFacts,
-    MoneyFacts,
+    OrderingPolicy,
     Placement,
     Ready,
-    RunFacts,
     Situation,
     SituationPolicy,
-    StepFacts,
+    Waiting,
 )
+from actors.surroundings import Fleet, Key, Machine, Surroundings
 from actors.workflow.tasks import StepTask
 
 logger = logging.getLogger(__name__)
 
 _PRIORITIES = {"critical": 0.0, "high": 1.0, "normal": 2.0, "low": 3.0}
-_RECENT_SECONDS = 1800.0
 _MOST_WAITS = 10_000
 _TOLD_EACH = 100
 LONGEST_WAIT_SECONDS = 900.0
 """A step that waits is asked about again after it, whatever its policy said."""
-Key = tuple[str, int]
-
-
-class Machine(Protocol):
-    """What a simple policy's features come from."""
-
-    def options(self) -> Sequence[Option]:
-        """Where work may go in this cluster."""
-        ...
-
-    def memory(self) -> tuple[float, float]:
-        """The head's: gigabytes available, and percent in use."""
-        ...
-
-
-class Fleet(Protocol):
-    """What a situation is made of; `actors.fleet_facts` has the one of a cluster."""
-
-    has_cloud: bool
-    most_machines: int
-    new_machine: MachineFacts
-
-    @property
-    def age(self) -> float:
-        """Seconds since machines and money were read."""
-        ...
-
-    def home(self) -> HomeFacts:
-        """The head, without its runs."""
-        ...
-
-    def machines(self) -> Sequence[MachineFacts]:
-        """Those of the cloud, without their runs."""
-        ...
-
-    def money(self) -> MoneyFacts | None:
-        """None where nothing can be bought."""
-        ...
-
-
-@dataclass(slots=True)
-class _Placed:
-    run: RunFacts
-    place: str
-    node: str
-    is_known: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,16 +87,20 @@ class Router:
             policy if isinstance(policy, RouterPolicy) else PlacementPolicy()
         )
         self._machine = machine
-        self._fleet = fleet
         self._log = log
         self._clock = clock
-        self._placed: dict[Key, _Placed] = {}
+        self._around = Surroundings(machine, fleet, clock)
         self._waits: dict[str, tuple[tuple[str, bool], ...]] = {}
-        self._done: dict[str, set[str]] = {}
-        self._arrivals: deque[float] = deque()
-        self._history = AttemptHistory()
-        self.waiting: Callable[[], int] = lambda: 1
         self.failures = 0
+
+    @property
+    def waiting(self) -> Callable[[], int]:
+        """Says how many steps are ready and have no place."""
+        return self._around.waiting
+
+    @waiting.setter
+    def waiting(self, count: Callable[[], int]) -> None:
+        self._around.waiting = count
 
     @property
     def may_wait(self) -> bool:
@@ -158,10 +111,44 @@ class Router:
         """Committed events of a workflow: its submission counts as an arrival."""
         del workflow_id
         if any(getattr(event, "kind", "") == "submitted" for event in events):
-            self._arrivals.append(self._clock())
-            self._forget_arrivals()  # a simple policy never asks how many they are
+            self._around.arrived()
 
     # ------------------------------------------------------------------ deciding
+
+    @contextmanager
+    def round(self, asked: Sequence[Waiting], held: Sequence[Waiting]) -> Iterator[None]:
+        """Steps are asked about one after the other, as of one moment.
+
+        Args:
+            asked: They.
+            held: Others that wait.
+        """
+        self._around.begin_round(asked, held)
+        try:
+            yield
+        finally:
+            self._around.end_round()
+
+    def in_order(self, steps: Sequence[Waiting]) -> Sequence[int]:
+        """Indices of steps that wait, the one to ask about first first; as they come, by default.
+
+        Args:
+            steps: In the order of starts.
+        """
+        policy, came = self._policy, range(len(steps))
+        if len(steps) < 2 or not isinstance(policy, OrderingPolicy):
+            return came
+        facts = [self._around.known(task, ready) for task, ready in steps]
+        try:
+            found = list(policy.in_order(facts, self._clock()))
+            if sorted(found) != list(came):
+                raise ValueError(f"its order {found} has not each of {len(steps)} steps once")
+        # the boundary to a policy that is loaded by name: nobody may be left out by its fault
+        except Exception:
+            if self._has_failed():
+                logger.exception("routing policy %r failed to say who goes first", policy.name)
+            return came
+        return found
 
     def ask(self, task: StepTask, ready: Ready, *, may_wait: bool) -> Routed:
         """Where that attempt goes; it counts as there from now on, unless it waits.
@@ -177,33 +164,32 @@ class Router:
             routed = self._by_situation(self._policy, task, ready, places, may_wait)
             if routed is not None:
                 return routed
-        return self._by_rules(task, options, mask)
+        return self._by_rules(task, ready, options, mask)
 
     def started(self, key: Key, node: str) -> None:
         """An attempt has begun on a node."""
-        if (placed := self._placed.get(key)) is not None:
-            placed.node, placed.is_known = node, True
+        self._around.started(key, node)
 
-    def ended(self, key: Key) -> None:
-        """An attempt has ended, however."""
-        placed = self._placed.pop(key, None)
-        if placed is not None and placed.place == SPOT and placed.is_known:
-            self._done.setdefault(placed.node, set()).add(placed.run.target)
+    def ended(self, key: Key, seconds: float | None = None) -> None:
+        """An attempt has ended, however; it ran so long, where it ended well and that is known."""
+        self._around.ended(key, seconds)
 
     def note_outcome(self, key: str, place: str, outcome: str, cause: str = "") -> None:
         """What became of an attempt, for the next one; see `AttemptHistory.note`."""
-        self._history.note(key, place, outcome, cause)
+        self._around.note_outcome(key, place, outcome, cause)
 
     def running(self, place: str) -> int:
         """Steps that are at a place or on their way."""
-        return sum(one.place == place for one in self._placed.values())
+        return self._around.running(place)
 
-    def _by_rules(self, task: StepTask, options: Sequence[Option], mask: Sequence[bool]) -> Routed:
+    def _by_rules(
+        self, task: StepTask, ready: Ready, options: Sequence[Option], mask: Sequence[bool]
+    ) -> Routed:
         features = self.features(task)
         choice = checked(
             self._rules.decide(features, options, mask), options, mask, self._rules.name
         )
-        self._place(task, options[choice.index].name, "")
+        self._around.place(task, options[choice.index].name, "", ready)
         row = Decided(
             task.workflow_id, task.step, task.attempt, self._rules.name, features, options, mask,
             choice,
@@ -225,8 +211,7 @@ class Router:
         # the boundary to a policy that is loaded by name and may be learned: a step must have a
         # place whatever is wrong with it
         except Exception:
-            self.failures += 1
-            if self.failures % _TOLD_EACH == 1:
+            if self._has_failed():
                 logger.exception("routing policy %r failed; the rules decide", policy.name)
             return None
         if placement.place == WAIT:
@@ -234,15 +219,13 @@ class Router:
             again = latest if placement.ask_again_at is None else placement.ask_again_at
             return Routed(WAIT, "", decision, min(again, latest))
         self._waits.pop(task.key, None)
-        self._place(task, placement.place, placement.node)
+        self._around.place(task, placement.place, placement.node, ready)
         return Routed(placement.place, placement.node, decision)
 
-    def _place(self, task: StepTask, place: str, node: str) -> None:
-        killed = self._history.of(task.key).out_of_memory
-        run = RunFacts(
-            task.target, task.priority, task.memory_gb, task.expected_seconds, self._clock(), killed
-        )
-        self._placed[task.key, task.attempt] = _Placed(run, place, node)
+    def _has_failed(self) -> bool:
+        """Count it; whether it is to be told."""
+        self.failures += 1
+        return self.failures % _TOLD_EACH == 1
 
     # ------------------------------------------------------------------ facts
 
@@ -263,54 +246,7 @@ class Router:
 
     def situation(self, task: StepTask, ready: Ready, may_wait: bool) -> Situation:
         """Everything about a step as it stands now."""
-        now = self._clock()
-        self._forget_arrivals()
-        fleet = self._fleet
-        home = self._head() if fleet is None else fleet.home()
-        local = tuple(one.run for one in self._placed.values() if one.place == LOCAL)
-        return Situation(
-            at=now,
-            age=0.0 if fleet is None else fleet.age,
-            may_wait=may_wait,
-            step=_facts(task, ready, self._history.of(task.key)),
-            home=replace(home, runs=local),
-            machines=() if fleet is None else tuple(self._machines(fleet)),
-            money=None if fleet is None else fleet.money(),
-            waiting=max(1, self.waiting()),
-            arrivals=len(self._arrivals),
-            has_cloud=fleet is not None and fleet.has_cloud,
-            most_machines=0 if fleet is None else fleet.most_machines,
-            machine_gb=0.0 if fleet is None else fleet.new_machine.memory_gb,
-        )
-
-    def _forget_arrivals(self) -> None:
-        oldest = self._clock() - _RECENT_SECONDS
-        while self._arrivals and self._arrivals[0] < oldest:
-            self._arrivals.popleft()
-
-    def _head(self) -> HomeFacts:
-        free, percent = self._machine.memory()
-        return HomeFacts(free / max(1.0 - percent / 100.0, 0.01), free, 1.0)
-
-    def _machines(self, fleet: Fleet) -> Iterable[MachineFacts]:
-        """With their runs; one that was just asked for is there before anybody has listed it."""
-        found = list(fleet.machines())
-        nodes = {machine.node for machine in found if machine.node}
-        self._done = {node: done for node, done in self._done.items() if node in nodes}
-        on_node: dict[str, list[RunFacts]] = {}
-        coming: list[RunFacts] = []
-        for one in self._placed.values():
-            if one.place == SPOT:
-                (on_node.setdefault(one.node, []) if one.node in nodes else coming).append(one.run)
-        if coming and all(machine.node for machine in found):
-            found.append(replace(fleet.new_machine, since=min(run.since for run in coming)))
-        for machine in found:
-            runs = on_node.get(machine.node, [])
-            if not machine.node:
-                runs, coming = coming, []
-            done = frozenset(self._done.get(machine.node, ()))
-            idle = None if runs else machine.idle_since
-            yield replace(machine, runs=tuple(runs), done=done, idle_since=idle)
+        return self._around.situation(task, ready, may_wait=may_wait)
 
     # ------------------------------------------------------------------ the log
 
@@ -333,24 +269,6 @@ class Router:
 
     def _note(self, row: Decided) -> str | None:
         return None if self._log is None else self._log.note(row)
-
-
-def _facts(task: StepTask, ready: Ready, past: Past) -> StepFacts:
-    return StepFacts(
-        workflow_id=task.workflow_id,
-        step=task.step,
-        item=task.item,
-        attempt=task.attempt,
-        target=task.target,
-        place=task.place,
-        priority=task.priority,
-        memory_gb=task.memory_gb,
-        expected_seconds=task.expected_seconds,
-        deadline=task.deadline,
-        ready=ready,
-        losses=past.losses,
-        out_of_memory=past.out_of_memory,
-    )
 
 
 def _allowed(placement: Placement, places: set[str]) -> Placement:

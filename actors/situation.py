@@ -9,10 +9,11 @@ durations and hazards is the policy's own affair. Pure: no Ray, no store. Memory
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
+from actors.workflow.tasks import StepTask
 from ironcliw.schemas.base import Priority
 from ironcliw.schemas.workflows import Place
 
@@ -53,6 +54,13 @@ class Ready:
     index: int = 0
 
 
+class Waiting(NamedTuple):
+    """A step that is ready and has no place: its next attempt, and since when it waits."""
+
+    task: StepTask
+    ready: Ready
+
+
 @dataclass(frozen=True, slots=True)
 class StepFacts:
     """The step that a place is sought for: fields of `StepTask` and `Ready`, and its past.
@@ -79,7 +87,13 @@ class StepFacts:
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """A step that has a place: it runs there, or is on its way; see `StepFacts`."""
+    """A step that has a place: it runs there, or is on its way; see `StepFacts`.
+
+    Attributes:
+        since: When it began; of one that has not, when it got its place.
+        has_begun: False until a machine tells that it runs there.
+        ready: Its place in its workflow; None: not known.
+    """
 
     target: str
     priority: Priority
@@ -87,6 +101,24 @@ class RunFacts:
     expected_seconds: float | None
     since: float
     out_of_memory: int = 0
+    has_begun: bool = True
+    workflow_id: str = ""
+    ready: Ready | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EndedFacts:
+    """A step that has ended well on a machine, for how fast machines are.
+
+    Attributes:
+        seconds: That it ran.
+        at: Unix seconds of its end.
+    """
+
+    target: str
+    expected_seconds: float | None
+    seconds: float
+    at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +208,10 @@ class Situation:
         has_cloud: Whether there may be machines at all.
         most_machines: That there may be at once.
         machine_gb: That steps may hold of a new one.
+        others: Steps that wait, `step` itself among them; where there are many, those that go
+            first. Empty: nobody has told.
+        ended: Of the last day, the newest last.
+        killed: Unix seconds at which steps ran out of memory in the last day.
     """
 
     at: float
@@ -190,6 +226,9 @@ class Situation:
     has_cloud: bool = False
     most_machines: int = 0
     machine_gb: float = 30.0
+    others: tuple[StepFacts, ...] = ()
+    ended: tuple[EndedFacts, ...] = ()
+    killed: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,3 +268,16 @@ class SituationPolicy(Protocol):
 
     def place(self, situation: Situation) -> Placement:
         """Where a step goes, or that it waits, which only `may_wait` allows."""
+
+
+@runtime_checkable
+class OrderingPolicy(Protocol):
+    """A `SituationPolicy` that says who is asked about first; of others they go as they came."""
+
+    def in_order(self, steps: Sequence[StepFacts], at: float) -> Sequence[int]:
+        """Each step's index once, the one to ask about first first.
+
+        Args:
+            steps: That wait, in the order of starts.
+            at: Unix seconds.
+        """

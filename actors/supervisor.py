@@ -22,6 +22,10 @@ LOST_THREADS = 8
 """Of the threads of a process: when so many hang, its agents are better off in a new one."""
 
 
+STARVED_SECONDS = 120.0
+"""A plain method that has waited so long for a thread is begun in another process."""
+
+
 class Step(StrEnum):
     """What to do about an agent."""
 
@@ -114,11 +118,13 @@ class Verdict:
         kill: the process must go, and why; None: it may stay.
         to_blame: agents that count as failed: name -> why.
         leave: why its agents must move, after which the process ends; None: they may stay.
+        move: agents that move, while the others and the process stay.
     """
 
     kill: str | None = None
     to_blame: dict[str, str] = field(default_factory=dict)
     leave: str | None = None
+    move: tuple[str, ...] = ()
 
 
 def judge(report: HostReport, *, alone: bool) -> Verdict:
@@ -139,7 +145,12 @@ def judge(report: HostReport, *, alone: bool) -> Verdict:
     leave = None
     if report.lost_threads >= LOST_THREADS:
         leave = f"{report.lost_threads} of its threads hang in methods of agents that are gone"
-    return Verdict(None, failed, leave)
+    move: tuple[str, ...] = ()
+    if leave is None and report.thread_wait_seconds >= STARVED_SECONDS:
+        # those that have the threads may take as long as it takes
+        starved = (one.name for one in report.agents if one.starved)
+        move = tuple(name for name in starved if name not in failed)
+    return Verdict(None, failed, leave, move)
 
 
 def to_blame(report: HostReport | None, names: list[str]) -> list[str]:

@@ -16,7 +16,7 @@ from actors.agent import Agents
 from actors.control_link import NAMESPACE
 from actors.service import start
 from benchmarks.processes import pss_bytes
-from benchmarks.servers import free_ports
+from cluster.testing.ports import free_ports
 from ironcliw.settings import Settings, export_environment, load_settings
 
 T = TypeVar("T")

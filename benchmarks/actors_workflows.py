@@ -65,6 +65,9 @@ class Instant:
         async with self._changed:
             await self._changed.wait_for(lambda: self._blocked >= count)
 
+    async def end(self, task: StepTask) -> None:
+        """Nothing outlives its orchestrator here."""
+
     def is_idempotent(self, kind: str, target: str, options: Mapping[str, Any]) -> bool:
         """They are."""
         return True

@@ -1,6 +1,6 @@
 """Is a run that is killed anywhere the run that was not? Weights and log are compared by the byte.
 
-    python -m benchmarks.resume_proof [--slice]      (make prove-resume)
+    python -m benchmarks.resume_proof [--slice] [--only WORDS]      (make prove-resume)
 
 Small runs of every kind are killed from outside at random times, from inside at every place of a
 checkpoint's commit, and told that their machine is taken back; each goes on until it is done. Then
@@ -255,6 +255,18 @@ def render(found: list[Found], shown: dict[str, str], seconds: float) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def chosen_cases(only: str, *, is_slice: bool) -> dict[str, dict[str, Any]]:
+    """The kinds of runs that are examined.
+
+    Args:
+        only: Words that their names have; empty: all.
+        is_slice: Where no words are given, one kind stands for all.
+    """
+    if is_slice and not only:
+        return dict(list(CASES.items())[1:2])
+    return {name: changes for name, changes in CASES.items() if only in name}
+
+
 @contextlib.contextmanager
 def _folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="ironcliw-proof-") as folder:
@@ -264,17 +276,22 @@ def _folder() -> Iterator[Path]:
 def main() -> int:
     """Print the report, and keep it unless it is of a slice; 1 where anything is not as it must."""
     parser = argparse.ArgumentParser(description="Kills runs of training, and compares their bits.")
-    parser.add_argument("--slice", action="store_true", help="a minute of it; no report is kept")
+    parser.add_argument(
+        "--slice",
+        action="store_true",
+        help="one kind, or those of --only, with some eight kills each; no report is kept",
+    )
     parser.add_argument(
         "--only",
         default="",
-        help="kinds with these words; or 'mistakes'; nothing kept",
+        help="kinds with these words; or 'mistakes'; no report is kept",
     )
     given = parser.parse_args()
     is_slice, only = given.slice, given.only
+    cases = chosen_cases(only, is_slice=is_slice)
+    if not cases and only not in "FSDP mistakes":
+        parser.error(f"--only {only!r}: no kind has these words; kinds are {'; '.join(CASES)}")
     begun, draw = time.monotonic(), random.Random(SEED)
-    cases = dict(list(CASES.items())[1:2]) if is_slice else CASES
-    cases = {name: changes for name, changes in cases.items() if only in name}
     names = [*MISTAKES, _FLIPPED, _THREADS]
     with _folder() as folder:
         model = runs.make_model(folder / "model")
@@ -286,7 +303,7 @@ def main() -> int:
         if only in "mistakes":
             wrong = Bench(folder / "wrong", model, _WRONG_CASE)
             shown |= controls(wrong, names[::3] if is_slice else names)
-        if only in "FSDP mistakes" and not is_slice:
+        if only in "FSDP mistakes" and (only or not is_slice):
             cut = Bench(folder / "wrong-fsdp", model, _WRONG_FSDP_CASE)
             made = controls(cut, [*FSDP_MISTAKES, _FLIPPED])
             shown |= {f"FSDP: {name}": what for name, what in made.items()}

@@ -29,7 +29,7 @@ import train.sharding.assembly  # noqa: F401  # imported when it is needed, and 
 from benchmarks.harness import BenchmarkError
 from benchmarks.machine import ROOT
 from benchmarks.resume_encoder import make_encoder, make_texts
-from benchmarks.servers import free_ports
+from cluster.testing.ports import free_ports
 from cluster.vm.agent import DONE_FOLDER, HOOKS_FOLDER, NOTICE_FILE
 from cluster.vm.facts import write_atomically
 from ironcliw.settings import Settings, process_environment

@@ -16,9 +16,9 @@ from pathlib import Path
 from benchmarks import processes
 from benchmarks.harness import BenchmarkError
 from benchmarks.machine import ROOT
-from benchmarks.servers import free_ports
 from cluster.testing.fake_compute import FakeCompute
 from cluster.testing.instances import Timings
+from cluster.testing.ports import free_ports
 from cluster.testing.process_vms import SMALL_NODE, SYSTEM_PATH, ProcessVms
 from cluster.testing.world import World
 from ironcliw.settings import process_environment

@@ -10,7 +10,6 @@ import http.client
 import json
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from benchmarks import processes
 from benchmarks.harness import CAPS, BenchmarkError, Options
 from benchmarks.machine import ROOT
 from benchmarks.peers import infinity_peer
+from cluster.testing.ports import free_ports, free_run
 from ironcliw.settings import process_environment
 
 MODEL = "all-MiniLM-L6-v2"
@@ -136,17 +136,6 @@ def post(url: str, texts: list[str], timeout: float = 30.0) -> tuple[int, dict[s
     return response.status, {name.lower(): value for name, value in response.getheaders()}
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    sockets = [socket.socket() for _ in range(count)]
-    for item in sockets:
-        item.bind(("127.0.0.1", 0))
-    ports = [int(item.getsockname()[1]) for item in sockets]
-    for item in sockets:
-        item.close()
-    return ports
-
-
 def start_ours(options: Options, folder: Path, **settings: str) -> Server:
     """Our server as `make serve` starts it, with a state directory and ports of its own.
 
@@ -156,7 +145,7 @@ def start_ours(options: Options, folder: Path, **settings: str) -> Server:
         settings: More variables of its environment.
     """
     port, gcs, dashboard, metrics, agent = free_ports(5)
-    first = _worker_ports(200)
+    first = free_run(200)
     variables = {
         "IRONCLIW_STATE_DIR": str(folder / "state"),
         "IRONCLIW_SERVE__PORT": str(port),
@@ -201,16 +190,3 @@ def start_infinity(options: Options, folder: Path) -> Server:
     environment = options.child_environment(**infinity_peer.VARIABLES)
     url = f"http://127.0.0.1:{port}/v1/embeddings"
     return Server("infinity bf16", command, url, environment, folder)
-
-
-def _worker_ports(count: int) -> int:
-    """First of a run of ports of which the outer ones are free; Ray checks the rest itself."""
-    for first in range(21000, 30000, count):
-        with socket.socket() as low, socket.socket() as high:
-            try:
-                low.bind(("127.0.0.1", first))
-                high.bind(("127.0.0.1", first + count - 1))
-            except OSError:
-                continue
-            return first
-    raise BenchmarkError(f"no run of {count} free ports between 21000 and 30000 for Ray's workers")

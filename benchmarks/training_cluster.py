@@ -15,7 +15,6 @@ import random
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -34,6 +33,7 @@ from benchmarks.processes import TAG, kill_members, members, wait_until
 from benchmarks.training_story import Blow, Done, Plan, Reported, Story, log_lines
 from benchmarks.training_work import ROWS
 from cluster.handover import Handover
+from cluster.testing.ports import free_ports
 from cluster.vm.agent import DONE_FOLDER, HOOKS_FOLDER, NOTICE_FILE
 from cluster.vm.facts import is_running, write_atomically
 from cluster.vm.startup import PULL_TIMEOUT
@@ -147,7 +147,7 @@ def _workers(tags: Sequence[str]) -> list[tuple[str, int]]:
 @contextmanager
 def _cluster(nodes: int, folder: Path) -> Iterator[tuple[str, list[str]]]:
     """A head without workers and some nodes; yields its address and the nodes' tags."""
-    port = _free_port()
+    [port] = free_ports(1)
     address = f"127.0.0.1:{port}"
     with ExitStack() as stack:
         _start(
@@ -164,13 +164,6 @@ def _cluster(nodes: int, folder: Path) -> Iterator[tuple[str, list[str]]]:
         yield address, tags
 
 
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    return port
-
-
 def _start(stack: ExitStack, tag: str, words: list[str]) -> None:
     """A raylet; all that it starts carries the tag, and is killed in the end."""
     stack.callback(kill_members, tag)
@@ -179,7 +172,7 @@ def _start(stack: ExitStack, tag: str, words: list[str]) -> None:
         [
             *(program, "start", "--disable-usage-stats", "--node-ip-address=127.0.0.1"),
             # each node's agent has a fixed one, and the second would wait for it
-            f"--dashboard-agent-listen-port={_free_port()}",
+            f"--dashboard-agent-listen-port={free_ports(1)[0]}",
             *words,
         ],
         # as a cluster of ours has it

@@ -21,7 +21,7 @@ import psutil
 from benchmarks import processes
 from benchmarks.harness import BenchmarkError
 from benchmarks.machine import ROOT
-from benchmarks.servers import free_ports
+from cluster.testing.ports import free_ports
 from ironcliw.settings import process_environment
 
 logger = logging.getLogger(__name__)

@@ -1,8 +1,9 @@
 """The router that the running system uses: `routing.policy = "rl.policy:NumpyPolicy"`.
 
 It needs numpy alone. A learned policy decides where its standing allows it (`rl.promotion`), the
-tuned expected-cost policy elsewhere, and the rules of placement where that one raised alarms too.
-Whatever goes wrong with one is logged and counted, and the next of them decides.
+tuned policy of `rl.live.base` elsewhere (its stage and its rows say `greedy`, whichever it is), and
+the rules of placement where that one raised alarms too. Whatever goes wrong with one is logged and
+counted, and the next of them decides.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,20 +20,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from actors.routing import LOCAL, PlacementPolicy, mask_of, options_of
-from actors.situation import Placement, Situation
+from actors.situation import Placement, Situation, StepFacts
 from ironcliw.errors import DataError, IroncliwError
 from rl.baselines import least_loaded
 from rl.calibration.files import load_fit
 from rl.calibration.fit import Fit, prior
 from rl.features import features
-from rl.greedy import Greedy, GreedyParameters
+from rl.live.base import base_of, base_parameters, schema_of
 from rl.live.exploring import Drawn, explore
 from rl.live.record import STEP_ACTIONS, Verdict, placement_of
 from rl.live.views import LiveView, LiveViews
 from rl.neural import Learned
-from rl.parameters import load_parameters, of_the_cloud
+from rl.parameters import Parameters
 from rl.promotion import Standing, decides
 from rl.regime import Costs
+from rl.schema import DIGEST
+from rl.simulator import Order
+from rl.urgency import Urgency
 from rl.view import HOME, WAIT
 
 if TYPE_CHECKING:
@@ -48,7 +52,8 @@ SLOW_SECONDS = 0.005
 _RECENT = 500
 _MOST_SLOW = 5
 _TOLD_EACH = 100
-_BASES = {"greedy": "tuned greedy", "rules": "placement rules"}
+_RULES = "placement rules"
+_URGENT = Urgency()
 
 
 def policy_path(state_dir: Path, digest: str) -> Path:
@@ -64,12 +69,14 @@ class Counts:
         decided: By `learned`, `greedy`, `rules`.
         fallbacks: Reasons why another than the one that should have decided did.
         bad_numbers: Decisions with a feature that is no number.
+        failures: Decisions in which this program failed, so that the rules of placement decided.
         seconds: Of processor time, of the newest decisions of the learned policy.
     """
 
     decided: Counter[str] = field(default_factory=Counter)
     fallbacks: Counter[str] = field(default_factory=Counter)
     bad_numbers: int = 0
+    failures: int = 0
     seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
 
     @property
@@ -85,7 +92,8 @@ class NumpyPolicy:
     Args:
         state_dir: Of the cluster; None: nothing is read from it, and nothing is learned.
         exploration: Share of decisions that try another option; see `rl.live.exploring`.
-        parameters: Of the expected-cost policy; the shipped ones without.
+        parameters: Of the tuned policy; those of the state directory or the shipped ones without.
+        idle_seconds: After which the system gives machines back; None: as the parameters have it.
         fit: What is believed; read from the state directory without, else the shipped priors.
         costs: What waiting and missed deadlines are worth.
         settings: For what it does at night; None: nothing.
@@ -99,7 +107,8 @@ class NumpyPolicy:
         state_dir: Path | None = None,
         *,
         exploration: float = 0.0,
-        parameters: GreedyParameters | None = None,
+        parameters: Parameters | None = None,
+        idle_seconds: float | None = None,
         fit: Fit | None = None,
         costs: Costs | None = None,
         settings: Settings | None = None,
@@ -110,8 +119,11 @@ class NumpyPolicy:
         self.standing = Standing()
         self.counts = Counts()
         self.bad_file = ""
+        self.killed: tuple[float, ...] = ()
         self._exploration = exploration
-        self._greedy = Greedy(parameters or load_parameters(), name="tuned greedy")
+        folder = None if state_dir is None else state_dir / FOLDER
+        self.base = base_of(parameters or base_parameters(folder), idle_seconds)
+        self._schema = schema_of(self.base)
         self._learned: Learned | None = None
         self._costs = costs
         self._views = LiveViews(fit or self._read_fit(), costs)
@@ -124,7 +136,7 @@ class NumpyPolicy:
         return cls(
             settings.state_dir,
             exploration=settings.routing.exploration,
-            parameters=of_the_cloud(load_parameters(), 60.0 * settings.cloud.idle_minutes),
+            idle_seconds=60.0 * settings.cloud.idle_minutes,
             settings=settings,
         )
 
@@ -147,6 +159,8 @@ class NumpyPolicy:
             self._learned, self.counts = None, Counts()
             if wanted:
                 self._learned = self._load(wanted)
+        if standing != self.standing:
+            self.counts.failures = 0
         self.standing = standing
 
     async def run(self, journal: Journal, changed: Callable[[], None]) -> None:
@@ -161,6 +175,16 @@ class NumpyPolicy:
         Raises:
             DataError: a fact is no number; the rules of placement decide then.
         """
+        self.killed = situation.killed
+        try:
+            return self._placed(situation)
+        except DataError:
+            raise  # of the step, whoever decides
+        except Exception:
+            self.counts.failures += 1
+            raise
+
+    def _placed(self, situation: Situation) -> Placement:
         try:
             live = self._views.build(situation)
         except DataError:
@@ -181,6 +205,21 @@ class NumpyPolicy:
             "exploration": self._exploration,
         }
         return placement_of(situation, live, verdict, drawn, facts)
+
+    def in_order(self, steps: Sequence[StepFacts], at: float) -> Sequence[int]:
+        """See `actors.situation.OrderingPolicy`: as whoever decides most would have it."""
+        order = self._order()
+        if order == "fifo" or len(steps) < 2:
+            return range(len(steps))
+        views, now = self._views.waiting(steps, at)
+        urgency = order if isinstance(order, Urgency) else _URGENT
+        value = [urgency.of(one, now) for one in views]
+        return sorted(range(len(steps)), key=lambda index: -value[index])
+
+    def _order(self) -> Order:
+        if self._learned is not None and self.standing.stage in ("half", "default"):
+            return self._learned.order
+        return "fifo" if self.standing.base == "rules" else self.base.order
 
     # ------------------------------------------------------------------ who decides
 
@@ -206,16 +245,19 @@ class NumpyPolicy:
         if wanted:  # in the shadow nobody has decided in its place
             acting.fallback = acting.fallback or why
         acting.context, acting.options = learned.context, learned.options
+        acting.schema = learned.schema
         return acting
 
     def _base(self, live: LiveView, situation: Situation) -> Verdict:
         """The tuned policy, or the rules where it may not or cannot decide."""
         mask = live.mask
-        costs = self._greedy.costs(live.view, mask)
+        costs = self.base.costs(live.view, mask)
         chosen = min(range(STEP_ACTIONS), key=costs.__getitem__)
         if self.standing.base == "greedy" and mask[chosen] and math.isfinite(costs[chosen]):
-            return Verdict("greedy", _BASES["greedy"], chosen, costs)
-        found = Verdict("rules", _BASES["rules"], self._by_rules(live, situation), costs)
+            return Verdict("greedy", self.base.name, chosen, costs, schema=self._schema)
+        found = Verdict(
+            "rules", _RULES, self._by_rules(live, situation), costs, schema=self._schema
+        )
         if self.standing.base == "greedy":
             self._fall(found, "the expected costs are no numbers")
         return found
@@ -239,6 +281,7 @@ class NumpyPolicy:
         found = Verdict(
             "learned", name, opinion.action, opinion.costs, scores=opinion.scores,
             context=opinion.context, options=opinion.options,
+            schema=learned.policy.schema or DIGEST,
         )  # fmt: skip
         if opinion.outside:
             self.counts.fallbacks[opinion.outside] += 1

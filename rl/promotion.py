@@ -34,6 +34,7 @@ LEAST_WORKFLOWS = 100
 """For which it must have decided itself in a stage in which it decides at all."""
 MOST_OUT_OF_MEMORY = 1
 MOST_COST_RATIO = 1.05
+MOST_FAILURES = 10
 BREACH = "a cap on money was passed"
 """Begins the reason of a change that was made because of it."""
 _KEPT = 50
@@ -114,6 +115,7 @@ class Signs:
         bad_numbers: Decisions with a feature that is no number.
         slow: Whether it decides in more than five milliseconds.
         bad_file: Why its file cannot be used; empty: it can.
+        failures: Decisions in which the router failed, so that the rules of placement decided.
     """
 
     at: float
@@ -123,6 +125,7 @@ class Signs:
     bad_numbers: int = 0
     slow: bool = False
     bad_file: str = ""
+    failures: int = 0
 
 
 def install(standing: Standing, policy: str, at: float) -> Standing:
@@ -277,6 +280,8 @@ def _systems_alarm(signs: Signs) -> str:
         return f"{BREACH}: {' '.join(signs.breaches)}"
     if signs.out_of_memory > MOST_OUT_OF_MEMORY:
         return f"{signs.out_of_memory} steps ran out of memory within a day"
+    if signs.failures > MOST_FAILURES:
+        return f"{signs.failures} decisions failed, as the head's log tells"
     return ""
 
 

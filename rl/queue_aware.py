@@ -31,6 +31,7 @@ from rl.view import (
     MachineView,
     StepView,
     View,
+    WaitingView,
 )
 
 HOUR = 3600.0
@@ -40,6 +41,10 @@ _STOCK_SECONDS = 1200.0  # after which a refusal tells little
 _REFUSAL_SECONDS = 45.0  # until one is heard
 _NEAR = 0.05  # USD over the cheapest, within which an option is looked at again
 _NO_MACHINE_SECONDS = 900.0  # to wait for one where none works
+
+
+def _less_urgent(pair: tuple[float, WaitingView]) -> float:
+    return -pair[0]
 
 
 class QueueAware:
@@ -57,6 +62,7 @@ class QueueAware:
             p.order_priority, p.order_left, p.order_size, p.order_deadline, p.order_width
         )
         self.order: Order = self._urgency
+        self._known: tuple[Sequence[WaitingView], float, list[float]] = ((), 0.0, [])
 
     def choose(self, view: View, mask: Sequence[bool]) -> int:
         """The cheapest option; the first of equals."""
@@ -91,9 +97,8 @@ class QueueAware:
         near = [action for action in range(KEEP) if costs[action] <= most]
         if len(near) < 2 or len(view.others) < 2:
             return
-        now, urgency = view.now, self._urgency
-        others = [one for one in view.others if one.number != step.number]
-        others.sort(key=lambda one: -urgency.of(one, now))
+        ranked = sorted(zip(self._urgencies(view), view.others, strict=True), key=_less_urgent)
+        others = [one for _, one in ranked if one.number != step.number]
         del others[MOST:]
         found = {}
         for action in near:
@@ -232,17 +237,19 @@ class QueueAware:
         """GB times seconds that more urgent steps will hold, weighted."""
         if len(view.others) < 2:
             return 0.0
-        now, urgency = view.now, self._urgency
-        own = next((one for one in view.others if one.number == step.number), None)
-        if own is None:
-            return 0.0
-        mine = urgency.of(own, now)
-        held = sum(
-            one.memory_gb * one.home_seconds
-            for one in view.others
-            if one is not own and urgency.of(one, now) > mine
-        )
+        urgencies = self._urgencies(view)
+        pairs = list(zip(view.others, urgencies, strict=True))
+        mine = next((value for one, value in pairs if one.number == step.number), math.inf)
+        held = sum(one.memory_gb * one.home_seconds for one, value in pairs if value > mine)
         return self.parameters.ahead * held
+
+    def _urgencies(self, view: View) -> list[float]:
+        """Of the others; the decisions of a moment have the same."""
+        others, now, found = self._known
+        if others is not view.others or now != view.now:
+            found = [self._urgency.of(one, view.now) for one in view.others]
+            self._known = (view.others, view.now, found)
+        return found
 
     # machines
 

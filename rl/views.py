@@ -6,17 +6,21 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 
-from rl.guardrails import RESERVE_GB, TAIL_SECONDS
+from rl.guardrails import RESERVE_GB
 from rl.mechanics import HOUR, Mechanics
 from rl.sites import Machine, Run, Site, Task
 from rl.upcoming import ends, first_large, longest_beside
 from rl.view import HomeView, MachineView, MoneyView, RunView, StepView, View, WaitingView
+from rl.view_parts import (
+    Bound,
+    boot_mean,
+    booting_view,
+    committed_dollars,
+    hazard_mean,
+    run_view,
+    working_view,
+)
 from rl.work import KINDS
-
-# What is believed before anything is known: one loss in 40 hours (shared notes: Gamma(1, 40 h)),
-# and three starts of 90 s.
-PRIOR_LOSSES, PRIOR_HOURS = 1.0, 40.0
-PRIOR_BOOTS, PRIOR_BOOT_SECONDS = 3, 90.0
 
 
 class Beliefs:
@@ -41,15 +45,13 @@ class Beliefs:
 
     def boot_seconds(self) -> float:
         """Mean of what a machine takes to start."""
-        boots = self.world.boots
-        known = PRIOR_BOOTS * PRIOR_BOOT_SECONDS + sum(boots)
-        return known / (PRIOR_BOOTS + len(boots))
+        return boot_mean(self.world.boots)
 
     def hazard_per_hour(self) -> float:
         """Mean of the posterior of a machine's hazard."""
         losses, hours = self.world.day.history
         seen = self.world.exposed_seconds / HOUR
-        return (PRIOR_LOSSES + losses + self.world.lost) / (PRIOR_HOURS + hours + seen)
+        return hazard_mean(losses + self.world.lost, hours + seen)
 
     def home_seconds(self, task: Task) -> float:
         """Of work at home."""
@@ -87,41 +89,37 @@ class Beliefs:
     def _machine(self, machine: Machine) -> MachineView:
         now, site = self.world.now, machine.site
         site.advance(now)
-        runs = self._runs(site)
-        cores, used, ready_in, longest = site.cores_wanted, site.used_gb, 0.0, 0.0
-        if not machine.is_ready:
-            ready_in = max(5.0, self.boot_seconds() - (now - machine.bought_at))
-            for task in machine.bound:
-                kind = KINDS[task.step.kind]
-                cores += task.step.cores_wanted
-                used += max(task.step.memory_p95_gb, task.memory_floor)
-                longest = max(longest, kind.cold_cloud + self.cloud_seconds(task))
-            busy = ready_in + longest * max(1.0, cores / site.cores) if machine.bound else 0.0
-        else:
-            busy = max((run.seconds_left for run in runs), default=0.0)
-        idle = now - machine.idle_since if machine.is_ready and not site.runs else 0.0
         warm = machine.warm | {task.step.kind for task in machine.bound}
-        return MachineView(
-            state="leaving" if machine.is_leaving else "ready" if machine.is_ready else "booting",
-            ready_in=ready_in,
-            free_gb=site.memory_gb - used,
-            cores=site.cores,
-            cores_wanted=cores,
-            busy_seconds=busy,
-            idle_seconds=idle,
-            warm=warm,
-            runs=runs,
+        if not machine.is_ready:
+            return booting_view(
+                "leaving" if machine.is_leaving else "booting",
+                now - machine.bought_at,
+                self.boot_seconds(),
+                site.memory_gb,
+                site.cores,
+                [self._bound(task) for task in machine.bound],
+                warm,
+            )
+        return working_view(
+            "leaving" if machine.is_leaving else "ready",
+            site.memory_gb - site.used_gb,
+            site.cores,
+            site.cores_wanted,
+            self._runs(site),
+            now - machine.idle_since,
+            warm,
         )
+
+    def _bound(self, task: Task) -> Bound:
+        seconds = KINDS[task.step.kind].cold_cloud + self.cloud_seconds(task)
+        memory = max(task.step.memory_p95_gb, task.memory_floor)
+        return Bound(task.step.cores_wanted, memory, seconds)
 
     def _of_money(self) -> MoneyView:
         world, costs = self.world, self.world.day.regime.costs
         price = world.ledger.price
         day_left, month_left = world.ledger.left(world.there(), world.now)
-        committed = sum(
-            (one.busy_seconds + TAIL_SECONDS) / HOUR * price
-            for one in self._machines
-            if one is not None and one.state != "leaving"
-        )
+        committed = committed_dollars(self._machines, price)
         return MoneyView(
             price_per_hour=price,
             day_left=day_left,
@@ -141,14 +139,12 @@ class Beliefs:
         found = []
         for run in site.runs:
             work, task = self._work_left(run), run.task
-            cores = task.step.cores_wanted
-            weight = task.workflow.priority
-            found.append(RunView(work * slowness, task.step.memory_gb, weight, cores, work))
+            step, weight = task.step, task.workflow.priority
+            found.append(run_view(work, slowness, step.memory_gb, weight, step.cores_wanted))
         return found
 
     def _work_left(self, run: Run) -> float:
-        # never 0: what has nothing left is idle, and may be stopped
-        return max(run.left if self.clairvoyant else run.believed_left(), 0.001)
+        return run.left if self.clairvoyant else run.believed_left()
 
     def _seconds_left(self) -> dict[int, float]:
         """Until the end of each step that has a place, by number."""

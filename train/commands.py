@@ -81,7 +81,7 @@ def check_data(
     row: Annotated[int, typer.Option(help="Which row to show, counted from 0.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Count rows and tokens, name every problem, and show one row with its mask.
+    """Count rows and tokens, name every problem, and show one row as the model reads it.
 
     Exits with 1 where a run would refuse the data.
     """
@@ -129,7 +129,7 @@ def _write(counts: dict[str, Any], shown: ShownRow | None) -> None:
     if shown is None:
         console.write_line("no row would be trained on")
         return
-    console.write_line(f"\n{shown.source}, what the model shall learn to write is marked:")
+    console.write_line(f"\n{shown.source}, {shown.told}:")
     screen = Console(file=sys.stdout)
     if screen.is_terminal and not screen.no_color:
         screen.print(shown.coloured())

@@ -14,8 +14,9 @@ COLLECT_SECONDS = 10.0
 """After which a sender that waits for late answers is told that there are none yet."""
 FORGET_SECONDS = 60.0
 """A sender that has not asked for so long seems gone: it asks all the time while it waits."""
-GONE_SECONDS = 3600.0
-"""After which it surely is; until then it may come back, and is told what was not kept."""
+GONE_SECONDS = 8 * 86_400.0
+"""After which it surely is. Until then it may come back, such as a head whose machine slept, and is
+told what was not kept; no step asks for longer, and an id takes little room."""
 
 
 @dataclass(slots=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 from actors.agent import Agent, Listener
-from actors.agents.jobs import Job, Jobs
+from actors.agents.jobs import Job, Jobs, Work
 from actors.agents.mailbox import Mailbox, Overflow
 from actors.agents.messages import DEFAULT_SECONDS, Message, MovedError, withdrawn
 from actors.agents.options import AgentOptions, Capability
@@ -18,6 +18,7 @@ from actors.agents.room import Room
 from actors.agents.threads import Threads
 from actors.agents.work import Tallies, call, what_it_raised
 from ironcliw.errors import (
+    AgentError,
     DeadlineExceededError,
     IroncliwError,
     OverloadedError,
@@ -56,11 +57,31 @@ class Cell:
         self._room = Room()
         self._unwanted: set[str] = set()
         self._one_ended = asyncio.Event()
+        self._limits: set[asyncio.Timeout] = set()  # of those who wait for that
+        self._starting: asyncio.Task[None] | None = None
         self._held = False  # begin with nothing more
         self._plain_held = 0  # begin with no plain method, for so many
         self._refusal: IroncliwError | None = None  # what senders are told; None: welcome
         self._tallies = Tallies()
         self._full = self._expired = self._unheard = 0  # since the last report
+
+    async def start(self) -> None:
+        """Have the agent start; `close` breaks it off.
+
+        Raises:
+            AgentError: it was closed before it had started.
+            Exception: whatever its `on_start` raises.
+        """
+        if not self._held:
+            # its name tells whose code it is that keeps the event loop for itself
+            self._starting = self._loop.create_task(self._start(), name=f"agent:{self.name}")
+            await asyncio.wait([self._starting])
+        if self._starting is None or self._starting.cancelled() or self._held:
+            raise AgentError(f"agent {self.name!r} was stopped while it started")
+        self._starting.result()
+
+    async def _start(self) -> None:
+        await self.agent.on_start()
 
     def post(self, message: Message) -> asyncio.Future[Any]:
         """Put a message into the mailbox; the future has the agent's answer.
@@ -127,6 +148,7 @@ class Cell:
             tuple(self._listeners),
             self.mailbox.by_priority,
             *since,
+            self._jobs.starved,
         )
 
     def _complaint(self) -> str | None:
@@ -196,6 +218,13 @@ class Cell:
     def _unasked(self, messages: list[Message]) -> list[Message]:
         return [message for message in messages if message.id not in self._answers]
 
+    def hurry(self, seconds: float) -> None:
+        """Wait no longer than that for what the agent is at, where somebody waits for it."""
+        at = self._loop.time() + seconds
+        for limit in self._limits:
+            if not limit.expired() and at < (limit.when() or 0.0):
+                limit.reschedule(at)
+
     async def close(self, reason: str) -> None:
         """Break off whatever is there; the senders are told."""
         # none of these was begun, so whoever asks may be sent elsewhere
@@ -204,7 +233,8 @@ class Cell:
         self._refuse(self._refusal or gone)
         for message in self.mailbox.drain():
             self._resolve(message, gone)
-        running, pooled = [job for job in self._jobs if not job.done()], self._jobs.pooled
+        tasks = [*self._jobs, *([self._starting] if self._starting else [])]
+        running, pooled = [task for task in tasks if not task.done()], self._jobs.pooled
         for future in running:
             future.cancel()
         if running:
@@ -212,25 +242,28 @@ class Cell:
             await asyncio.wait(running, timeout=0.5)
         self._threads.leave(pooled)
 
-    async def withdraw(self, message_id: str, seconds: float) -> bool:
+    def withdraw(self, message_id: str) -> Work | None:
         """Do nothing more for a message, whoever waits for its answer.
 
         Args:
             message_id: of it; of a message that is not here nothing is done anyway.
-            seconds: how long work that was begun may take to end.
 
         Returns:
-            Whether nothing is done for it any more; a thread cannot be broken off.
+            Work that was begun, broken off if it can be: a thread cannot be.
         """
         if (begun := self._jobs.break_off(message_id, withdrawn())) is not None:
-            await asyncio.wait([begun], timeout=seconds)
-            return begun.done()
+            return begun
         if (message := self.mailbox.remove(message_id)) is not None:
             self._resolve(message, withdrawn())
             self._pump()  # whoever waits for its place has it
         elif message_id in self._answers:  # it waits for room
             self._unwanted.add(message_id)
-        return True
+        return None
+
+    @property
+    def under_way(self) -> Iterator[tuple[Work, str]]:
+        """Work that has not ended, each with its message's id."""
+        return ((job.work(future), job.message.id) for future, job in self._jobs.items())
 
     def _refuse(self, error: IroncliwError) -> None:
         self._refusal = error
@@ -238,10 +271,14 @@ class Cell:
 
     async def _quiet(self, seconds: float, condition: Callable[[], bool]) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while not condition():
-                    self._one_ended.clear()
-                    await self._one_ended.wait()
+            async with asyncio.timeout(seconds) as limit:
+                self._limits.add(limit)
+                try:
+                    while not condition():
+                        self._one_ended.clear()
+                        await self._one_ended.wait()
+                finally:
+                    self._limits.discard(limit)
 
     def _put(self, message: Message) -> bool:
         """False: the mailbox is full, and whoever sends may wait."""

@@ -91,8 +91,8 @@ class Exchange:
             durable: the message stands in the store.
             attempts: of a durable message, how often it was given to an agent before.
             message_id: for `AgentSystem.withdraw`; None: a new one.
-            given_to: is told of each host that may have the message; one that says that it has not
-                begun with it is taken out again.
+            given_to: is told of each host that may have the message; one that was gone before it
+                came is taken out again.
             waiting: entered while there is no agent that would take the message.
         """
         _check_seconds(deadline_seconds)
@@ -141,9 +141,10 @@ class Exchange:
             given_to.add(found.host)  # also where it is given up before it has left
             try:
                 answer = await self._post(found, message, wants_reply=True)
-            except (MovedError, HostGoneError):
+            except (MovedError, HostGoneError) as error:
                 breaker.leave()
-                given_to.discard(found.host)
+                if isinstance(error, HostGoneError):  # else a thread may go on with it there
+                    given_to.discard(found.host)
                 self.memory.forget(target)
                 await asyncio.sleep(min(0.02 * 2**attempt, 0.5))
             except HostLostError:

@@ -13,6 +13,7 @@ from actors.agents.answers import LateAnswers
 from actors.agents.cell import Cell
 from actors.agents.directory import Directory
 from actors.agents.exchange import Exchange
+from actors.agents.jobs import Work
 from actors.agents.link import Outcome, Remote
 from actors.agents.messages import (
     Message,
@@ -44,6 +45,8 @@ MOST_WITHDRAWN = 10_000
 """Messages that are not taken if they come after they were withdrawn."""
 SNAPSHOT_BYTES = 8 * 1024**2
 """States of so many bytes are given at once, and one more."""
+STATES_SECONDS = 0.2
+"""States that take so long to make are given at once, and one more; a hold may double its time."""
 _ON_THE_WAY_SECONDS = 0.1  # an answer that was fetched is still to be sent
 _THREADS = 32
 
@@ -89,12 +92,14 @@ class Snapshots:
     Attributes:
         states: by name.
         busy: agents that were in the midst of a plain method.
-        left: agents to be asked again at once: these are bytes enough for one answer.
+        left: agents to be asked again at once: these are enough for one answer.
+        seconds: that it took to make them.
     """
 
     states: dict[str, bytes] = field(default_factory=dict)
     busy: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+    seconds: float = 0.0
 
 
 def load_agent_class(class_name: str) -> type[Agent]:
@@ -134,9 +139,11 @@ class Host:
         self._loop = asyncio.get_running_loop()
         self._late = LateAnswers()
         self._withdrawn: dict[str, None] = {}
+        self._left: dict[Work, str] = {}  # of agents that are gone, with their messages' ids
+        self._one_state = asyncio.Lock()
 
     async def start_agent(self, spec: AgentSpec, state: bytes | None) -> None:
-        """Make an agent and start it; harmless to repeat.
+        """Make an agent and start it; one of its name, left by a start that was broken off, ends.
 
         Args:
             spec: what to make.
@@ -144,10 +151,8 @@ class Host:
 
         Raises:
             SettingsError: its class cannot be loaded.
-            AgentError: it raised while it was made, restored or started.
+            AgentError: it raised while it was made, restored or started, or was stopped meanwhile.
         """
-        if spec.name in self._cells:
-            return
         try:
             agent = self._load(spec.class_name)(**spec.arguments)
             if state is not None:
@@ -159,13 +164,16 @@ class Host:
         cell = Cell(spec.name, agent, spec.options, self.threads)
         agent._outside = OutsideOf(spec.name, self.exchange, lambda: cell)
         # before it is started: it may ask, and be asked, at once
-        self._cells[spec.name] = cell
+        old, self._cells[spec.name] = self._cells.get(spec.name), cell
         try:
-            await agent.on_start()
+            if old is not None:
+                await self._close(old, "is started anew")
+            await cell.start()
         # the user's code; a start that is cancelled is taken back, too
         except BaseException as error:
-            del self._cells[spec.name]
-            await cell.close("could not be started")
+            if self._cells.get(spec.name) is cell:
+                del self._cells[spec.name]
+            await self._close(cell, "could not be started")
             if isinstance(error, IroncliwError) or not isinstance(error, Exception):
                 raise
             raise _could_not(spec.name, "be started", error) from error
@@ -183,7 +191,7 @@ class Host:
     async def drop_agent(self, name: str, reason: str) -> None:
         """End an agent that is of no use any more, without a word from it."""
         if (cell := self._cells.pop(name, None)) is not None:
-            await cell.close(reason)
+            await self._close(cell, reason)
 
     async def hand_over(self, name: str, seconds: float) -> HandedOver:
         """Stop an agent so that it can go on elsewhere.
@@ -199,6 +207,11 @@ class Host:
         state, topics = self._state_of(cell), cell.topics
         await self._end(cell, "has moved to another process")
         return HandedOver(state, list(self._parcels(rest)), topics)
+
+    def hurry(self, seconds: float) -> None:
+        """Agents that are being stopped or handed over have no longer than that for it."""
+        for cell in self._cells.values():
+            cell.hurry(seconds)
 
     def _parcels(self, messages: list[Message]) -> Iterator[Parcel]:
         now = self._loop.time()
@@ -217,17 +230,29 @@ class Host:
         """
         found = Snapshots()
         cells = [self._cells[name] for name in names if name in self._cells]
-        await asyncio.gather(*(self._snapshot(cell, found, hold_seconds) for cell in cells))
+
+        def task(cell: Cell) -> asyncio.Task[None]:
+            # by its name one that keeps the event loop for itself is known
+            work = self._snapshot(cell, found, hold_seconds)
+            return self._loop.create_task(work, name=f"agent:{cell.name}")
+
+        await asyncio.gather(*map(task, cells))
         return found
 
     async def _snapshot(self, cell: Cell, found: Snapshots, hold_seconds: float) -> None:
         async with cell.between_methods(hold_seconds) as is_between:
             if not is_between:
                 found.busy.append(cell.name)
-            elif sum(map(len, found.states.values())) >= SNAPSHOT_BYTES:
-                found.left.append(cell.name)
-            elif (state := self._state_of(cell)) is not None:
-                found.states[cell.name] = state
+                return
+            async with self._one_state:
+                await asyncio.sleep(0)  # whatever else there is has its turn between two
+                if _are_enough(found, hold_seconds):
+                    found.left.append(cell.name)
+                elif self._cells.get(cell.name) is cell:
+                    begun = self._loop.time()
+                    if (state := self._state_of(cell)) is not None:
+                        found.states[cell.name] = state
+                    found.seconds += self._loop.time() - begun
 
     def _state_of(self, cell: Cell) -> bytes | None:
         if cell.in_thread:
@@ -245,7 +270,7 @@ class Host:
         except Exception:  # boundary: the user's method; the agent ends all the same
             logger.exception("agent %s: its on_stop failed", cell.name)
         self._cells.pop(cell.name, None)
-        await cell.close(reason)
+        await self._close(cell, reason)
 
     async def deliver(self, sender: str, parcels: list[Parcel]) -> list[Outcome | None]:
         """See `Remote.deliver`."""
@@ -302,8 +327,24 @@ class Host:
         self._withdrawn[message_id] = None
         if len(self._withdrawn) > MOST_WITHDRAWN:
             del self._withdrawn[next(iter(self._withdrawn))]
-        stopped = [await cell.withdraw(message_id, seconds) for cell in list(self._cells.values())]
-        return all(stopped)
+        asked = [cell.withdraw(message_id) for cell in list(self._cells.values())]
+        works = [work for work in asked if work is not None]
+        # a copy, made at once: threads take from it
+        works += [work for work, id_ in list(self._left.items()) if id_ == message_id]
+        if works:
+            ends = [asyncio.wrap_future(work, loop=self._loop) for work in works]
+            await asyncio.wait(ends, timeout=seconds)
+        return all(work.done() for work in works)
+
+    async def _close(self, cell: Cell, reason: str) -> None:
+        """Close a cell that is taken out; what it cannot break off is known until it has ended."""
+        for work, message_id in cell.under_way:
+            self._left[work] = message_id
+            work.add_done_callback(self._forget)
+        await cell.close(reason)
+
+    def _forget(self, work: Work) -> None:
+        self._left.pop(work, None)
 
     async def answers_fetched(self) -> None:
         """Return when nobody has late answers to fetch any more, or after two seconds."""
@@ -350,6 +391,11 @@ class Host:
 
 def _could_not(name: str, what: str, error: Exception) -> AgentError:
     return AgentError(f"agent {name!r} could not {what}: {type(error).__name__}: {error}")
+
+
+def _are_enough(found: Snapshots, hold_seconds: float) -> bool:
+    size = sum(map(len, found.states.values()))
+    return size >= SNAPSHOT_BYTES or found.seconds >= max(STATES_SECONDS, hold_seconds)
 
 
 def _outcome(future: asyncio.Future[Any]) -> Outcome:

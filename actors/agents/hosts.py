@@ -39,6 +39,8 @@ class HostHandle(Remote, Protocol):
 
     async def hand_over(self, name: str, seconds: float) -> HandedOver: ...
 
+    async def hurry(self, seconds: float) -> None: ...
+
     async def snapshots(self, names: list[str], hold_seconds: float = 0.0) -> Snapshots: ...
 
     async def replay(self, parcels: list[Parcel]) -> None: ...
@@ -184,7 +186,10 @@ class LocalHandle:
         return await self._alive().withdraw(message_id, seconds)
 
     async def start_agent(self, spec: AgentSpec, state: bytes | None) -> None:
-        await self._alive().start_agent(spec, state)
+        try:
+            await self._alive().start_agent(spec, state)
+        finally:
+            self._check_it_lived()
 
     async def stop_agent(self, name: str, seconds: float) -> bytes | None:
         return await self._alive().stop_agent(name, seconds)
@@ -196,6 +201,9 @@ class LocalHandle:
         handed = await self._alive().hand_over(name, seconds)
         self._check_it_lived()
         return handed
+
+    async def hurry(self, seconds: float) -> None:
+        self._alive().hurry(seconds)
 
     async def snapshots(self, names: list[str], hold_seconds: float = 0.0) -> Snapshots:
         return await self._alive().snapshots(names, hold_seconds)

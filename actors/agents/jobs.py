@@ -12,6 +12,9 @@ from actors.agents.options import Capability
 from actors.agents.threads import Threads
 from ironcliw.errors import IroncliwError
 
+Work = asyncio.Future[Any] | futures.Future[Any]
+"""What is done when a method has ended: its task, or its place among the threads."""
+
 
 class Job:
     """A message that is being worked on.
@@ -103,6 +106,14 @@ class Job:
         self.instead = why
         return True
 
+    def work(self, future: asyncio.Future[Any]) -> Work:
+        """What is done when its method has ended; `future` may be cancelled before a thread ends.
+
+        Args:
+            future: what the agent waits for.
+        """
+        return future if self.pooled is None else self.pooled
+
     def silence(self) -> None:
         """Ring no more."""
         if self._alarm is not None:
@@ -140,6 +151,12 @@ class Jobs(dict[asyncio.Future[Any], Job]):
         """What plain methods that run, or wait for a thread, are to the pool of threads."""
         return [job.pooled for job in self.values() if job.pooled is not None]
 
+    @property
+    def starved(self) -> bool:
+        """Whether plain methods wait for a thread, and none of them has one."""
+        waiting = [work for work in self.pooled if not work.done()]
+        return bool(waiting) and not any(work.running() for work in waiting)
+
     def overdue_seconds(self, now: float) -> float:
         """Since when the one that is longest past its time should have ended."""
         return max((job.overdue_seconds(now) for job in self.values()), default=0.0)
@@ -152,7 +169,7 @@ class Jobs(dict[asyncio.Future[Any], Job]):
         """
         return [job.message for job in self.values() if job.recall(why)]
 
-    def break_off(self, message_id: str, why: IroncliwError) -> asyncio.Future[Any] | None:
+    def break_off(self, message_id: str, why: IroncliwError) -> Work | None:
         """Break a message's work off, if it can be; what has its end, or None: there is none.
 
         Args:
@@ -165,7 +182,7 @@ class Jobs(dict[asyncio.Future[Any], Job]):
                     job.instead = why
                     future.cancel()
                 job.recall(why)
-                return future
+                return job.work(future)
         return None
 
     def break_off_idempotent(self, moved: IroncliwError, asked: Container[str]) -> None:

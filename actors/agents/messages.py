@@ -23,7 +23,10 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,127}")
 
 
 class MovedError(UnavailableError):
-    """The agent is not (or no longer) here and has not begun with the message: look it up again."""
+    """The agent is not (or no longer) here: look it up again.
+
+    It has not begun with the message, or may begin anew with it, being idempotent.
+    """
 
     default_code = "agent_moved"
 
@@ -139,6 +142,12 @@ class Parcel:
     body: Any
     seconds_left: float | None
     wants_reply: bool
+
+    @property
+    def capability(self) -> str | None:
+        """Of the message."""
+        found: str | None = self.fields[2]
+        return found
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Parcel, (self.fields, self.body, self.seconds_left, self.wants_reply)

@@ -94,6 +94,10 @@ class HostActor:
         """See `Host.hand_over`."""
         return await self._host.hand_over(name, seconds)
 
+    async def hurry(self, seconds: float) -> None:
+        """See `Host.hurry`."""
+        self._host.hurry(seconds)
+
     async def snapshots(self, names: list[str], hold_seconds: float = 0.0) -> Snapshots:
         """See `Host.snapshots`."""
         return await self._host.snapshots(names, hold_seconds)

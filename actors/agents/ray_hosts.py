@@ -157,6 +157,10 @@ class RayHandle(RayRemote):
         found: HandedOver = await self._call("hand_over", name, seconds)
         return found
 
+    async def hurry(self, seconds: float) -> None:
+        """See `HostHandle.hurry`."""
+        await self._call("hurry", seconds)
+
     async def snapshots(self, names: list[str], hold_seconds: float = 0.0) -> Snapshots:
         """See `HostHandle.snapshots`."""
         found: Snapshots = await self._call("snapshots", names, hold_seconds)

@@ -56,6 +56,7 @@ class AgentReport:
         by_priority: how many of those that wait are critical, high, normal and low.
         full: messages that found no place in the mailbox since the last report.
         expired: messages whose deadline passed in the mailbox since then.
+        starved: its plain methods wait for a thread, and it has none.
         unheard: messages that failed since then, and nobody waited for their answers.
     """
 
@@ -70,6 +71,7 @@ class AgentReport:
     full: int = 0
     expired: int = 0
     unheard: int = 0
+    starved: bool = False
 
 
 @dataclass(slots=True)

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import logging
+import math
 import os
 import time
 from collections import Counter
@@ -16,13 +17,14 @@ from typing import Any
 
 from actors.agents.hosts import HOME_PLACES, HostHandle, HostPlan, Hosts
 from actors.agents.last_words import LastWords
-from actors.agents.link import HostLostError
+from actors.agents.link import HostGoneError, HostLostError
+from actors.agents.messages import Parcel
 from actors.agents.records import AgentStore
 from actors.agents.reports import REPORT_SECONDS, HostReport
 from actors.agents.rows import options_json
 from actors.registry import Entry, Registry
 from actors.supervisor import BLOCKED_SECONDS
-from ironcliw.errors import SettingsError, StoreError, UnavailableError
+from ironcliw.errors import AgentError, SettingsError, StoreError, UnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,8 @@ LIGHT_AGENTS = 500
 _LAST_WORD_SECONDS = 1.0
 """For an agent that was started on a machine that is going away."""
 _RELEASE_SECONDS = 5.0
+_HAIR_SECONDS = 0.5
+_STARVED_SECONDS = 300.0
 _STORE_PAUSE_SECONDS = 1.0
 _ASK_AGAIN_SECONDS = 0.5
 
@@ -43,19 +47,32 @@ class Place:
         handle: the host.
         kind: machine and environment of agents that may share it; None: it is one agent's own.
         leaving: it ends, or its machine; nobody is put there any more.
+        ends_at: moment of the monotonic clock by which its agents must have left; no end is known
+            of one that goes on.
         silent_polls: how often in a row it did not report.
         empty_polls: how often in a row it ran nothing, and nothing was started there.
-        starved: it was told of that its plain methods wait for threads.
+        starved_at: moment of the monotonic clock at which plain methods of it last waited long for
+            a thread.
         in_motion: agents that are being started or stopped there just now.
     """
 
     handle: HostHandle
     kind: tuple[str, str] | None
     leaving: bool = False
+    ends_at: float = math.inf
     silent_polls: int = 0
     empty_polls: int = 0
-    starved: bool = False
+    starved_at: float = -math.inf
     in_motion: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def starved(self) -> bool:
+        """Whether its threads are all busy, or were some minutes ago: nobody is put there."""
+        return time.monotonic() < self.starved_at + _STARVED_SECONDS
+
+    def ends_sooner(self, seconds: float) -> bool:
+        """Whether an end in so many seconds is a nearer one than was known, and not by a hair."""
+        return time.monotonic() + seconds < self.ends_at - _HAIR_SECONDS
 
     @contextmanager
     def moving(self, name: str) -> Iterator[None]:
@@ -104,9 +121,10 @@ class Running:
 
         Raises:
             UnavailableError: there is no machine for it, or its process ended meanwhile.
-            IroncliwError: the agent itself could not be made or started.
+            IroncliwError: the agent itself could not be made or started, or somebody stopped it.
         """
-        while not await self._start(self._registry.get(name)):
+        entry = self._registry.get(name)
+        while not await self._start(entry):
             logger.info("agent %s was started on a machine that goes away: once more", name)
 
     async def _start(self, entry: Entry) -> bool:
@@ -118,10 +136,7 @@ class Running:
     async def _start_at(self, place: Place, entry: Entry) -> bool:
         name = entry.name
         try:
-            state = await self.last_words.state_of(name)
-            await place.handle.start_agent(entry.spec, state)
-            # before anybody can find it there: what is newer comes after them
-            await self._replay(place.handle, name)
+            await self._have_started(place.handle, entry)
         except HostLostError:
             if place.leaving:
                 return False
@@ -132,12 +147,12 @@ class Running:
             if place.kind is None:
                 await self.end(place.handle.name)
             raise
-        if name not in self._registry:  # it was stopped meanwhile
+        if not self._registry.has(entry):
             if place.kind is None:
                 await self.end(place.handle.name)
-            else:
+            elif name not in self._registry:  # else the newer one takes its place
                 await place.handle.drop_agent(name, "was stopped")
-            return True
+            raise AgentError(f"agent {name!r} was stopped while it started")
         if place.leaving:
             await self._take_back(name, place)
             return False
@@ -146,16 +161,29 @@ class Running:
         self._registry.placed(name, place.handle.name, place.handle.node)
         return True
 
-    async def _replay(self, handle: HostHandle, name: str) -> None:
-        """Give an agent what was kept for it; what it did not take is kept on."""
-        parcels = self.last_words.take_parcels(name)
+    async def _have_started(self, handle: HostHandle, entry: Entry) -> None:
+        state = await self.last_words.state_of(entry.name)
+        if self._registry.has(entry):  # else it might end a newer one of its name
+            await handle.start_agent(entry.spec, state)
+        if self._registry.has(entry):
+            # before anybody can find it there: what is newer comes after them
+            await self._replay(handle, entry)
+
+    async def _replay(self, handle: HostHandle, entry: Entry) -> None:
+        """Give an agent what was kept for it; what it has surely not taken is kept on."""
+        parcels = self.last_words.take_parcels(entry.name)
         if not parcels:
             return
         try:
             await handle.replay(parcels)
-        except BaseException:  # cancelled, too
-            if name in self._registry:
-                self.last_words.carry(name, parcels)
+        except BaseException as error:  # cancelled, too
+            if self._registry.has(entry):
+                is_sure = isinstance(error, HostGoneError)
+                again = [one for one in parcels if is_sure or _may_come_twice(one, entry)]
+                self.last_words.carry(entry.name, again)
+                if lost := len(parcels) - len(again):
+                    words = "agent %s: %d messages are lost: nobody knows whether it had them"
+                    logger.error(words, entry.name, lost)
             raise
 
     async def _take_back(self, name: str, place: Place) -> None:
@@ -166,6 +194,17 @@ class Running:
             return  # it has its state and its messages of before, or they went with the machine
         self.last_words.carry(name, handed.parcels)
         await self.last_words.keep(name, handed.state)
+
+    async def break_off(self, name: str) -> None:
+        """Have no host go on with the start of an agent; whoever asked for it is told."""
+        for place in list(self.places.values()):
+            if place.in_motion[name]:
+                try:
+                    async with asyncio.timeout(REPORT_SECONDS):
+                        await place.handle.drop_agent(name, "was stopped")
+                except (TimeoutError, UnavailableError) as error:  # at the next report it must not
+                    words = "host %s still starts agent %s: %s"
+                    logger.warning(words, place.handle.name, name, str(error) or "no answer")
 
     async def note(self, name: str) -> None:
         """Have the store know how an agent is; a store that is away, as soon as it is back."""
@@ -204,10 +243,9 @@ class Running:
                 continue
             self.places[handle.name] = Place(handle, kind)
             for one in report.agents:
-                if one.name not in self._registry or self._registry.get(one.name).host is not None:
-                    # stopped meanwhile, or started elsewhere while this host could not be reached
-                    await handle.drop_agent(one.name, "does not belong here any more")
-                else:
+                # one that was stopped meanwhile, or started elsewhere while this host could not be
+                # reached, is dropped by the watch
+                if one.name in self._registry and self._registry.get(one.name).host is None:
                     self._registry.placed(one.name, handle.name, handle.node)
                     self._registry.report(one, time.monotonic())
 
@@ -236,7 +274,8 @@ class Running:
         # two agents that come together share one new host
         async with self._launching.setdefault(kind, asyncio.Lock()):
             for place in self.places.values():
-                if place.kind == kind and not place.leaving and not place.silent_polls:
+                well = not (place.leaving or place.silent_polls or place.starved)
+                if place.kind == kind and well:
                     if len(self._registry.on_host(place.handle.name)) < LIGHT_AGENTS:
                         return place
             return await self._launch(entry, where, kind)
@@ -288,6 +327,11 @@ async def _report_of(handle: HostHandle) -> HostReport | None:
     except (TimeoutError, UnavailableError) as error:
         logger.warning("host %s is not taken up: %s", handle.name, str(error) or "no answer")
         return None
+
+
+def _may_come_twice(parcel: Parcel, entry: Entry) -> bool:
+    capability = entry.capabilities.get(parcel.capability or "")
+    return capability is not None and capability.idempotent
 
 
 def _where(host: str) -> str:

@@ -24,8 +24,10 @@ SNAPSHOT_SECONDS = 60.0
 """How long a host may take over the states of a batch."""
 HOLD_SECONDS = 5.0
 """So long no plain method begins in an agent that was in the midst of one at its last turn."""
+HOLD_AGAIN_SECONDS = 20 * HOLD_SECONDS
+"""After a hold in vain, none for so long: the methods of such an agent would hardly begin."""
 BATCH = 50
-"""Agents whose states are asked for at once: nothing else runs on their event loop meanwhile."""
+"""Agents whose states are asked for at once."""
 
 
 class Saving:
@@ -41,12 +43,14 @@ class Saving:
         self._last_words = last_words
         self._saved_at: dict[str, float] = {}
         self._missed: set[str] = set()
+        self._hold_from: dict[str, float] = {}  # after a hold in vain
         self._under_way: set[str] = set()
 
     def forget(self, name: str) -> None:
         """An agent is being stopped."""
         self._saved_at.pop(name, None)
         self._missed.discard(name)
+        self._hold_from.pop(name, None)
 
     def due(self, host: str, names: Sequence[str]) -> list[str]:
         """Those of a host's agents that are due; none while a save of that host is under way."""
@@ -65,9 +69,9 @@ class Saving:
         """Save states of a host's agents; those that were not saved stay due."""
         self._under_way.add(handle.name)
         try:
-            missed = [name for name in names if name in self._missed]
-            await self._save(handle, [name for name in names if name not in self._missed], 0.0)
-            await self._save(handle, missed, HOLD_SECONDS)
+            held = set(filter(self._may_hold, names))
+            await self._save(handle, [name for name in names if name not in held], 0.0)
+            await self._save(handle, [name for name in names if name in held], HOLD_SECONDS)
         except HostLostError as error:
             logger.info("host %s ended before its states were saved: %s", handle.name, error)
         except TimeoutError:
@@ -79,15 +83,19 @@ class Saving:
         finally:
             self._under_way.discard(handle.name)
 
+    def _may_hold(self, name: str) -> bool:
+        return name in self._missed and time.monotonic() >= self._hold_from.get(name, 0.0)
+
     async def _save(self, handle: HostHandle, names: list[str], hold_seconds: float) -> None:
         while names:
             batch, names = names[:BATCH], names[BATCH:]
+            before = self._registry.starts_on(handle.name, batch)
             async with asyncio.timeout(SNAPSHOT_SECONDS + hold_seconds):
                 found = await handle.snapshots(batch, hold_seconds)
-            # one that has moved meanwhile has saved a newer one
-            states = {
-                name: state for name, state in found.states.items() if self._is_on(name, handle)
-            }
+            # one that was started again meanwhile, perhaps there, has saved a newer one before
+            after = self._registry.starts_on(handle.name, batch)
+            batch = [name for name, start in before.items() if after.get(name) == start]
+            states = {name: found.states[name] for name in batch if name in found.states}
             # without a limit: the journal does not take back what it was asked for
             if states:
                 await self._last_words.save(states)
@@ -102,12 +110,9 @@ class Saving:
             if name not in found.busy:
                 self._missed.discard(name)
                 self._saved_at[name] = now
-            elif held:  # not at each look: its methods are held up every time
+            elif held:
                 words = "agent %s: no state is saved, its method did not end within %g s"
                 logger.warning(words, name, HOLD_SECONDS)
-                self._saved_at[name] = now
-            else:
+                self._hold_from[name] = now + HOLD_AGAIN_SECONDS
+            else:  # it stays due, and has its state saved where a look finds it between two
                 self._missed.add(name)
-
-    def _is_on(self, name: str, handle: HostHandle) -> bool:
-        return name in self._registry and self._registry.get(name).host == handle.name

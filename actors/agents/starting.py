@@ -80,8 +80,8 @@ class Starting:
         return old
 
     async def _take_back(self, entry: Entry, old: Entry | None) -> None:
-        if entry.name not in self._registry or self._registry.get(entry.name) is not entry:
-            return  # somebody has stopped it meanwhile
+        if not self._registry.has(entry) or entry.status is not AgentStatus.STARTING:
+            return  # somebody has stopped it meanwhile, or starts it again
         self._registry.remove(entry.name)
         try:
             if old is None:

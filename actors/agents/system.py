@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
@@ -26,10 +27,10 @@ from actors.agents.messages import DEFAULT_SECONDS, Priority, checked_name, new_
 from actors.agents.options import Capability
 from actors.agents.records import AgentStore
 from actors.agents.rows import from_row
-from actors.agents.running import Running
+from actors.agents.running import Place, Running
 from actors.agents.starting import Starting
 from actors.agents.watching import Watching
-from actors.handover import hand_over_host
+from actors.handover import hand_over_agents, hand_over_host, hurry_host
 from actors.message_records import MessageRow
 from actors.registry import AgentStatus, Entry, Registry
 from actors.selection import Candidate
@@ -46,6 +47,10 @@ logger = logging.getLogger(__name__)
 MOST_ATTEMPTS = 5
 """Deliveries of a durable message to a capability that nobody offers now."""
 _ANSWER_SECONDS = 2.0  # for the way there and back
+_MOVE_SECONDS = 30.0
+"""For the coroutines of agents that move because their plain methods get no thread."""
+_HALT_SECONDS = 10.0
+"""For `on_stop`, the store and the last answers, after what the agent was at."""
 
 
 class AgentSystem:
@@ -77,6 +82,7 @@ class AgentSystem:
         self._store = store
         self._hosts = hosts
         self._loaded = False
+        self._found = asyncio.Event()
         self._clock = clock
         self._lookups = Lookups(self.registry)
         self.figures = Figures()
@@ -89,6 +95,7 @@ class AgentSystem:
             self._running,
             self._supervisor,
             self.host_leaving,
+            self._move_away,
             poll_seconds,
             self.figures,
         )
@@ -113,6 +120,7 @@ class AgentSystem:
         if not self._loaded:
             await self.load()
         await self._running.find_again()
+        self._found.set()
         for entry in list(self.registry):
             if entry.status is AgentStatus.RESTARTING:
                 self._watching.restart(entry.name, entry.reason or "it is taken up")
@@ -127,13 +135,19 @@ class AgentSystem:
         """
         await self._watching.close()
         running = [entry for entry in self.registry if entry.host is not None]
-        halts = [self._halt(entry, seconds) for entry in running]
+        halts = [self._rest(entry, seconds) for entry in running]
         results = await asyncio.gather(*halts, return_exceptions=True)
         for entry, result in zip(running, results, strict=True):
             if isinstance(result, BaseException):
                 # boundary: what fails for one agent must not keep the others from their rest
-                logger.error("agent %s starts again from an older state: %s", entry.name, result)
+                why = str(result) or "its process does not answer"
+                logger.error("agent %s starts again from an older state: %s", entry.name, why)
         await self.close()
+
+    async def _rest(self, entry: Entry, seconds: float) -> None:
+        # nobody watches its host any more: one that blocks must not keep the head from its end
+        async with asyncio.timeout(seconds + _HALT_SECONDS):
+            await self._halt(entry, seconds)
 
     async def close(self) -> None:
         """End the supervision; the agents go on without it."""
@@ -182,16 +196,21 @@ class AgentSystem:
         """
         entry = self.registry.get(name)
         self._watching.forget(name)
-        await self._halt(entry, seconds)
+        if entry.status is AgentStatus.STARTING:
+            self.registry.mark(name, AgentStatus.RESTARTING, "it is being stopped")
+            await self._running.break_off(name)
+        else:
+            await self._halt(entry, seconds)
         try:
             await self._store.remove(name)
         except StoreError as error:
-            if name in self.registry:
+            if self.registry.has(entry):
                 why = f"it has stopped, and the store does not forget it: {error}; stop it again"
                 self.registry.mark(name, AgentStatus.FAILED, why)
             raise
-        self._running.last_words.forget(name)
-        if name in self.registry:
+        if self.registry.has(entry):
+            self._watching.forget(name)  # its host may have been lost meanwhile
+            self._running.last_words.forget(name)
             self.registry.remove(name)
 
     async def _halt(self, entry: Entry, seconds: float) -> None:
@@ -211,12 +230,27 @@ class AgentSystem:
             await self._running.release(host.name)
 
     async def host_leaving(self, host: str, seconds: float) -> None:
-        """Move the agents of a host whose machine ends in `seconds`."""
+        """Move the agents of a host whose machine ends in `seconds`.
+
+        May be told again: an end that is nearer than was known hurries those that still move.
+        """
         place = self._running.places.get(host)
-        if place is not None:
-            place.leaving = True
-            await hand_over_host(place, seconds, self.registry, self._running, self._watching)
-            self.figures.forget(host)
+        if place is None or not place.ends_sooner(seconds):
+            return
+        moves = place.ends_at < math.inf
+        place.leaving, place.ends_at = True, time.monotonic() + seconds
+        if moves:
+            await hurry_host(place, seconds)
+            return
+        await hand_over_host(place, seconds, self.registry, self._running, self._watching)
+        self.figures.forget(host)
+
+    async def _move_away(self, place: Place, entries: list[Entry]) -> None:
+        """Move agents that get no thread where they are."""
+        why = "all threads of its process are busy"
+        await hand_over_agents(
+            place, entries, why, _MOVE_SECONDS, self.registry, self._running, self._watching
+        )
 
     async def node_leaving(self, node: str, deadline: float) -> None:
         """Have the agents of a machine move, which ends soon; returns at once.
@@ -229,7 +263,7 @@ class AgentSystem:
         """
         seconds = max(0.0, deadline - self._clock())
         for place in self._running.places.values():
-            if place.handle.node == node and not place.leaving:
+            if place.handle.node == node and place.ends_sooner(seconds):
                 place.leaving = True
                 self._watching.spawn(self.host_leaving(place.handle.name, seconds))
 
@@ -255,17 +289,23 @@ class AgentSystem:
         """See `Agent.ask`."""
         return await self.exchange.ask(target, body, **options)
 
-    async def withdraw(self, message_id: str, hosts: Collection[str], seconds: float) -> bool:
+    async def withdraw(
+        self, message_id: str, hosts: Collection[str] | None, seconds: float
+    ) -> bool:
         """Have nothing more done for a message.
 
         Args:
             message_id: as it was given to `ask`.
-            hosts: those that may have it, as `ask` has told; no other one is asked.
+            hosts: those that may have it, as `ask` has told; no other one is asked. None: an
+                earlier system was asked; all are, once those of that one are found.
             seconds: how long work that was begun may take to end.
 
         Returns:
             Whether each of them says so; a host that has ended does nothing any more.
         """
+        if hosts is None:
+            await self._found.wait()
+            hosts = list(self._running.places)
         places = [place for name in hosts if (place := self._running.places.get(name)) is not None]
         asked = [_withdrawn(place.handle, message_id, seconds) for place in places]
         return all(await asyncio.gather(*asked))

@@ -16,7 +16,7 @@ from actors.agents.reports import REPORT_SECONDS, HostReport
 from actors.agents.running import Place, Running
 from actors.agents.saving import Saving
 from actors.breaker import OpenCircuit
-from actors.registry import AgentStatus, Registry
+from actors.registry import AgentStatus, Entry, Registry
 from actors.supervisor import Step, Supervisor, judge, to_blame
 from ironcliw.errors import IroncliwError, UnavailableError
 
@@ -42,6 +42,7 @@ class Watching:
         running: starts agents.
         supervisor: knows who failed when.
         leave: called with a host whose machine ends, and the seconds that are left.
+        move_away: called with a host's place and agents that must be elsewhere.
         poll_seconds: between two looks.
         figures: counts what hosts report, and restarts.
     """
@@ -52,6 +53,7 @@ class Watching:
         running: Running,
         supervisor: Supervisor,
         leave: Callable[[str, float], Coroutine[Any, Any, None]],
+        move_away: Callable[[Place, list[Entry]], Coroutine[Any, Any, None]],
         poll_seconds: float,
         figures: Figures,
     ) -> None:
@@ -59,6 +61,7 @@ class Watching:
         self._running = running
         self._supervisor = supervisor
         self._leave = leave
+        self._move_away = move_away
         self._poll_seconds = poll_seconds
         self._figures = figures
         self._restarts: dict[str, asyncio.Task[None]] = {}
@@ -226,11 +229,11 @@ class Watching:
             self._last[handle.name] = report
             for one in report.agents:
                 self._registry.report(one, time.monotonic())
-        if place.leaving:
-            return
-        if report.notice_seconds is not None:
+        notice = report.notice_seconds
+        if notice is not None and place.ends_sooner(notice):
             place.leaving = True
-            self.spawn(self._leave(handle.name, report.notice_seconds))
+            self.spawn(self._leave(handle.name, notice))
+        if place.leaving:
             return
         await self._judge(place, report)
         if place.leaving:
@@ -269,14 +272,25 @@ class Watching:
             await self.lost(handle.name, verdict.kill, verdict.to_blame)
             return
         self._tell_of_threads(place, report)
-        for name, why in verdict.to_blame.items():
-            if self._is_on(name, handle):
-                await _within(handle.drop_agent(name, f"failed: {why}"))
-                self.failed(name, why)
+        for entry in self._registry.on_host(handle.name):
+            why = verdict.to_blame.get(entry.name)
+            if why is not None and self._is_still_on(entry, handle.name):
+                await _within(handle.drop_agent(entry.name, f"failed: {why}"))
+                if self._is_still_on(entry, handle.name):
+                    self.failed(entry.name, why)
+        found = self._registry.on_host(handle.name)
+        there = [entry for entry in found if entry.name in verdict.move]
+        if there:
+            self._move(place, there)
         if verdict.leave is not None:
             logger.warning("the agents of host %s move: %s", handle.name, verdict.leave)
             place.leaving = True
             self.spawn(self._leave(handle.name, _LEAVE_SECONDS))
+
+    def _move(self, place: Place, entries: list[Entry]) -> None:
+        names = ", ".join(entry.name for entry in entries)
+        logger.warning("agents of host %s move, which get no thread: %s", place.handle.name, names)
+        self.spawn(self._move_away(place, entries))
 
     def _tell_of_threads(self, place: Place, report: HostReport) -> None:
         """Say once that plain methods do not come to their turn, which nobody would see."""
@@ -290,7 +304,8 @@ class Watching:
                 report.thread_wait_seconds,
                 report.lost_threads,
             )
-        place.starved = starved
+        if starved:
+            place.starved_at = time.monotonic()
 
     async def _drop_strangers(self, place: Place, names: set[str]) -> None:
         """End what runs there and was not put there: its start was broken off too late."""
@@ -302,6 +317,10 @@ class Watching:
     def _is_on(self, name: str, handle: HostHandle) -> bool:
         return name in self._registry and self._registry.get(name).host == handle.name
 
+    def _is_still_on(self, entry: Entry, host: str) -> bool:
+        """Whether nobody has stopped an agent meanwhile, or started it elsewhere."""
+        return self._registry.has(entry) and entry.host == host
+
     async def circuits(self) -> dict[str, list[OpenCircuit]]:
         """Host -> the circuits that are open there; one that does not answer is left out."""
         handles = [place.handle for place in self._running.places.values()]
@@ -310,7 +329,8 @@ class Watching:
 
     async def lost(self, host: str, why: str, to_be_blamed: dict[str, str] | None = None) -> None:
         """A host's process ended, or must: its agents are started elsewhere."""
-        names = [entry.name for entry in self._registry.on_host(host)]
+        entries = self._registry.on_host(host)
+        names = [entry.name for entry in entries]
         blamed = to_be_blamed
         if blamed is None:
             blamed = dict.fromkeys(to_blame(self._last.get(host), names), why)
@@ -319,11 +339,13 @@ class Watching:
         logger.warning("host %s with %d agents is lost: %s", host, len(names), why)
         # before they are started again: nothing of the old process may still be at it
         await self._running.end(host)
-        for name in names:
-            if name in blamed:
-                self.failed(name, blamed[name])
+        for entry in entries:
+            if not self._is_still_on(entry, host):
+                continue
+            if entry.name in blamed:
+                self.failed(entry.name, blamed[entry.name])
             else:
-                self.restart(name, why)
+                self.restart(entry.name, why)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Have something done meanwhile; `close` breaks it off."""

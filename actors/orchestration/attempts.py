@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import Callable, Iterator
-from typing import Generic, Literal, TypeVar
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Generic, Literal, TypeVar
 
 from actors.workflow.seats import SEAT, Seat
 from actors.workflow.tasks import Executor, StepError, StepResult, StepTask
@@ -17,7 +17,7 @@ StopReason = Literal["timeout", "turned", "moved", "left", "closing"]
 """turned: its workflow fails or is cancelled. left: its node has gone. closing: the orchestrator
 ends, and the next one finds the attempt running."""
 Outcome = StepResult | StepError | None
-"""None: it was stopped because its workflow has turned."""
+"""None: it was stopped because its workflow has turned, or its orchestrator was an earlier one."""
 Owner = TypeVar("Owner")
 
 
@@ -39,7 +39,7 @@ class Attempt(Generic[Owner]):
         self._settled = False
         self._timer: asyncio.TimerHandle | None = None
         self._end: asyncio.TimerHandle | None = None
-        self._work: asyncio.Task[StepResult] | None = None
+        self._work: asyncio.Task[StepResult | None] | None = None
 
 
 class Attempts(Generic[Owner]):
@@ -61,7 +61,7 @@ class Attempts(Generic[Owner]):
         self._stop_seconds = stop_seconds
         self._ended = ended
         self._running: dict[Attempt[Owner], None] = {}
-        self._left_behind: set[asyncio.Task[StepResult]] = set()
+        self._left_behind: set[asyncio.Task[StepResult | None]] = set()
 
     def __len__(self) -> int:
         return len(self._running)
@@ -71,16 +71,28 @@ class Attempts(Generic[Owner]):
 
     def start(self, owner: Owner, task: StepTask, seat: Seat | None = None) -> Attempt[Owner]:
         """Hands the task to the executor, which may give up the seat while it only waits."""
-        loop = asyncio.get_running_loop()
-        attempt = Attempt(owner, task)
-        self._running[attempt] = None
         context = contextvars.copy_context()
         if seat is not None:
             context.run(SEAT.set, seat)
-        attempt._work = loop.create_task(self._executor.run(task), context=context)
-        attempt._work.add_done_callback(lambda work: self._done(attempt, work))
+        attempt = self._begin(Attempt(owner, task), self._executor.run(task), context)
         if task.timeout_seconds is not None:
+            loop = asyncio.get_running_loop()
             attempt._timer = loop.call_later(task.timeout_seconds, self.stop, attempt, "timeout")
+        return attempt
+
+    def end(self, owner: Owner, task: StepTask) -> None:
+        """Has the executor end an attempt of an earlier orchestrator; None when it has."""
+        self._begin(Attempt(owner, task), self._executor.end(task), contextvars.copy_context())
+
+    def _begin(
+        self,
+        attempt: Attempt[Owner],
+        work: Coroutine[Any, Any, StepResult | None],
+        context: contextvars.Context,
+    ) -> Attempt[Owner]:
+        self._running[attempt] = None
+        attempt._work = asyncio.get_running_loop().create_task(work, context=context)
+        attempt._work.add_done_callback(lambda work: self._done(attempt, work))
         return attempt
 
     def stop(self, attempt: Attempt[Owner], reason: StopReason) -> None:
@@ -131,7 +143,13 @@ class Attempts(Generic[Owner]):
                 self._stop_seconds,
             )
             self._settle(attempt)
-            self._ended(attempt, _stopped(attempt))
+            outcome = _stopped(attempt)
+            if attempt.reason in ("turned", "timeout"):
+                # its workflow may go on to undo it
+                words = "; it was told to stop, has not, and may still be at it"
+                told = "its workflow has turned" if outcome is None else outcome.message
+                outcome = StepError("unstopped", told + words)
+            self._ended(attempt, outcome)
 
     def _settle(self, attempt: Attempt[Owner]) -> None:
         attempt._settled = True
@@ -142,7 +160,7 @@ class Attempts(Generic[Owner]):
         if attempt._work is not None and not attempt._work.done():
             self._left_behind.add(attempt._work)  # or it would be collected in mid-course
 
-    def _done(self, attempt: Attempt[Owner], work: asyncio.Task[StepResult]) -> None:
+    def _done(self, attempt: Attempt[Owner], work: asyncio.Task[StepResult | None]) -> None:
         self._left_behind.discard(work)
         # one that is cancelled before its first turn never comes to tidy up after itself
         self._executor.forget(attempt.task)
@@ -152,7 +170,7 @@ class Attempts(Generic[Owner]):
             self._ended(attempt, outcome)
 
 
-def _outcome(attempt: Attempt[Owner], work: asyncio.Task[StepResult]) -> Outcome:
+def _outcome(attempt: Attempt[Owner], work: asyncio.Task[StepResult | None]) -> Outcome:
     if work.cancelled():
         return _stopped(attempt)
     error = work.exception()
@@ -165,7 +183,7 @@ def _outcome(attempt: Attempt[Owner], work: asyncio.Task[StepResult]) -> Outcome
     return StepError("error", f"{type(error).__name__}: {error}", acted=True)
 
 
-def _stopped(attempt: Attempt[Owner]) -> Outcome:
+def _stopped(attempt: Attempt[Owner]) -> StepError | None:
     match attempt.reason:
         case "turned":
             return None

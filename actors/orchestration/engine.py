@@ -11,43 +11,28 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from functools import partial
+from typing import TypeVar
 
+from actors.orchestration.asking import Asking, Entry, Gate
 from actors.orchestration.attempts import Attempt, Attempts, Outcome
 from actors.orchestration.commits import Commits, Journal
-from actors.orchestration.holding import Gate, Holding, plan_of
+from actors.orchestration.holding import ROUND
 from actors.orchestration.live import LiveWorkflow
 from actors.orchestration.options import OrchestratorOptions
 from actors.orchestration.start_queue import StartQueue, rank_of
 from actors.orchestration.wake_ups import WakeUps
-from actors.situation import Plan, Ready
+from actors.situation import Waiting
 from actors.workflow import outcomes
-from actors.workflow.calls import task_of
+from actors.workflow.calls import former_task, task_of
 from actors.workflow.events import Event
 from actors.workflow.tasks import Executor, StepError, StepTask
 from actors.workflow.units import Unit
 from ironcliw.errors import UnavailableError
 
 _log = logging.getLogger(__name__)
-_MOST_PLANS = 256
+Found = TypeVar("Found")
 Committed = Callable[[str, list[Event]], None]
-
-
-class Entry(NamedTuple):
-    """A unit that may be started.
-
-    Attributes:
-        live: its workflow.
-        unit: it.
-        since: Unix time since which it may.
-        rank: its place in the order of starts, by when it became ready. By the monotonic clock:
-            when the other steps back, all that is newer would go first.
-    """
-
-    live: LiveWorkflow
-    unit: Unit
-    since: float
-    rank: float
 
 
 class Engine:
@@ -87,9 +72,7 @@ class Engine:
         self._options = options
         self._attempts: Attempts[Unit] = Attempts(executor, options.stop_seconds, self._outcome)
         self._queue: StartQueue[Entry] = StartQueue()
-        self._gate = gate
-        self._holding: Holding[Entry] = Holding(clock, self._ask_again)
-        self._plans: dict[str, Plan] = {}
+        self._asking = None if gate is None else Asking(gate, clock, self._ask_again)
         self._wake_ups: WakeUps[LiveWorkflow] = WakeUps(clock, self._wake)
         self._running = 0
         self._is_closing = False
@@ -103,12 +86,23 @@ class Engine:
     @property
     def queued(self) -> int:
         """Entries of the start queue; some may stand for steps that need not start any more."""
-        return len(self._queue) + len(self._holding)
+        return len(self._queue) + (0 if self._asking is None else len(self._asking))
 
     def add(self, live: LiveWorkflow, events: Iterable[Event] = ()) -> None:
         """Takes a workflow in, with events that were applied and are not recorded yet."""
         self.lives[live.machine.id] = live
         self.advance(live, events)
+
+    def take_up(self, live: LiveWorkflow) -> None:
+        """Takes in a workflow of an earlier orchestrator, and ends what must not go on of it."""
+        machine = live.machine
+        self.add(live, outcomes.recover(machine, self._clock()))
+        for unit in list(machine.active):
+            if outcomes.must_be_ended(machine, unit):
+                self._running += 1
+                live.running += 1
+                # none of the live one's attempts: a workflow that turns must not break this off
+                self._attempts.end(unit, former_task(machine, unit))
 
     def advance(self, live: LiveWorkflow, events: Iterable[Event]) -> None:
         """Something has happened to a workflow: have all that follows."""
@@ -131,7 +125,8 @@ class Engine:
 
     def something_happened(self) -> None:
         """Steps that were told to wait are asked about again, soon."""
-        self._holding.something_happened()
+        if self._asking is not None:
+            self._asking.something_happened()
 
     async def node_leaving(self, node: str, deadline: float) -> None:
         """Starts idempotent steps of that node again; others have until the deadline."""
@@ -155,7 +150,7 @@ class Engine:
         """Starts nothing more, and stops what runs; what may not be repeated has that time."""
         self._is_closing = True
         self._wake_ups.close()
-        self._holding.close()
+        self._ask_no_more()
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         await self.commits.drain(self._options.stop_seconds)  # what was started is launched
@@ -178,60 +173,91 @@ class Engine:
 
     def _dispatch(self) -> None:
         self._is_dispatching = False
-        while self._queue and self._running < self._options.max_running and not self._is_closing:
-            entry = self._queue.pop()
-            entry.live.queued -= 1
-            if entry.live.machine.may_start(entry.unit):
-                self._start(entry)
+        if self._asking is not None:
+            self._dispatch_round(self._asking)
+            return
+        while self._may_start_more():
+            if (entry := self._next()) is not None:
+                task = self._guarded(entry, partial(self._task_of, entry))
+                if task is not None:
+                    self._start(entry, task)
+
+    def _may_start_more(self) -> bool:
+        has_seat = self._running < self._options.max_running
+        return bool(self._queue) and has_seat and not self._is_closing
+
+    def _next(self) -> Entry | None:
+        """The first of the queue; None where it need not start any more."""
+        entry = self._queue.pop()
+        entry.live.queued -= 1
+        return entry if entry.live.machine.may_start(entry.unit) else None
+
+    def _dispatch_round(self, asking: Asking) -> None:
+        """Ask about those that go first; others have their turn after what else the loop has."""
+        taken: list[tuple[Entry, Waiting]] = []
+        while len(taken) < ROUND and self._may_start_more():
+            if (entry := self._next()) is not None:
+                task = self._guarded(entry, partial(self._task_of, entry))
+                if task is not None:
+                    taken.append((entry, asking.waiting(entry, task)))
+        if taken:
+            with asking.round([step for _, step in taken]) as order:
+                for index in order:
+                    self._ask(asking, *taken[index])
+        if self._may_start_more():
+            self._dispatch_soon()
+
+    def _ask(self, asking: Asking, entry: Entry, step: Waiting) -> None:
+        if self._is_closing or self._running >= self._options.max_running:
+            self._push(entry)
+        elif entry.live.machine.may_start(entry.unit):  # what went before may have turned it
+            waits = self._guarded(entry, partial(asking.must_wait, entry, step))
+            if waits is False:
+                self._start(entry, step.task)
 
     def _push(self, entry: Entry) -> None:
         self._queue.push(entry, entry.rank)
         entry.live.queued += 1
 
     def _ask_again(self) -> None:
-        for entry in self._holding.take():
+        assert self._asking is not None
+        for entry in self._asking.take():
             self._push(entry)
         self._dispatch_soon()
 
-    def _must_wait(self, entry: Entry, task: StepTask) -> bool:
-        if self._gate is None:
-            return False
-        unit, definition = entry.unit, entry.live.machine.definition
-        plan = self._plans.get(definition.digest)
-        if plan is None:
-            if len(self._plans) >= _MOST_PLANS:
-                self._plans.clear()
-            plan = self._plans[definition.digest] = plan_of(definition)
-        again = self._gate.admit(task, Ready(entry.since, plan, unit.step.index))
-        if again is not None:
-            self._holding.hold(entry, again, entry.rank)
-        return again is not None
+    def _ask_no_more(self) -> None:
+        if self._asking is not None:
+            self._asking.close()
 
-    def _start(self, entry: Entry) -> None:
-        live, unit = entry.live, entry.unit
-        machine, now, call = live.machine, self._clock(), unit.call
+    def _task_of(self, entry: Entry) -> StepTask:
+        live, call = entry.live, entry.unit.call
+        declared = call.idempotent
+        if declared is None:
+            declared = self._executor.is_idempotent(call.kind, call.target, call.options)
+        return task_of(live.machine, entry.unit, declared, live.facts.priority)
+
+    def _guarded(self, entry: Entry, work: Callable[[], Found]) -> Found | None:
+        """Do what a start needs; None: it failed, and the step has."""
+        machine, unit = entry.live.machine, entry.unit
         try:
-            declared = call.idempotent
-            if declared is None:
-                declared = self._executor.is_idempotent(call.kind, call.target, call.options)
-            task = task_of(machine, unit, declared, live.facts.priority)
-            if self._must_wait(entry, task):
-                return
+            return work()
         except StepError as error:
-            self.advance(live, outcomes.refuse(machine, unit, error, now))
-            return
+            refused = error
         # boundary: one step that cannot be put together, for want of memory too, ends alone; it is
         # out of the queue and nobody would hear of it again
         except Exception as error:  # noqa: BLE001  (logged, and told by the workflow)
             _log.exception("%s/%s cannot be started", machine.id, unit.step.name)
             why = f"it cannot be started: {type(error).__name__}: {error}"
-            self.advance(live, outcomes.refuse(machine, unit, StepError("error", why), now))
-            return
+            refused = StepError("error", why)
+        self.advance(entry.live, outcomes.refuse(machine, unit, refused, self._clock()))
+        return None
+
+    def _start(self, entry: Entry, task: StepTask) -> None:
+        live, unit = entry.live, entry.unit
+        started = outcomes.start(live.machine, unit, task.idempotent, self._clock())
         self._running += 1
         live.running += 1
-        live.record(
-            outcomes.start(machine, unit, declared, now), lambda: self._launch(live, unit, task)
-        )
+        live.record(started, lambda: self._launch(live, unit, task))
         self.commits.flush(live)
 
     def _launch(self, live: LiveWorkflow, unit: Unit, task: StepTask) -> None:
@@ -297,7 +323,7 @@ class Engine:
         self.error = error
         self._is_closing = True
         self._queue.clear()
-        self._holding.close()
+        self._ask_no_more()
         self._wake_ups.close()
         for attempt in self._attempts:
             self._attempts.abandon(attempt, "closing")

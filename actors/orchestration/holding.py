@@ -2,7 +2,8 @@
 
 One whose moment has come is asked about then, whatever happens. After an event all are, a round of
 them at a time: half of a round are those that go first, so that what has just come free is theirs,
-and half those that were asked about longest ago, so that everybody has a turn.
+and half those that were asked about longest ago, so that everybody has a turn. Who goes first says
+`prefer`, among those that came first.
 """
 
 from __future__ import annotations
@@ -10,31 +11,21 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections.abc import Callable
-from typing import Generic, NamedTuple, Protocol, TypeVar
-
-from actors.situation import Plan, Ready
-from actors.workflow.graph import Definition
-from actors.workflow.tasks import StepTask
+from collections.abc import Callable, Sequence
+from typing import Generic, NamedTuple, TypeVar
 
 ROUND = 64
 """At most so many are asked about again at once; the others have their turn in the next rounds."""
 PAUSE_SECONDS = 0.2
 """Events that come within it are one, and rounds are so far apart: many steps that end together
 must not ask as often, and the event loop has other work."""
+PREFERRED = 4 * ROUND
+"""Among so many, those that came first, `prefer` chooses; what it asks takes time."""
 _LEAST_SECONDS = 1.0
 # a timer of the event loop stands still while a laptop sleeps
 _LONGEST_SECONDS = 60.0
 
 Entry = TypeVar("Entry")
-
-
-class Gate(Protocol):
-    """Says whether a step that is ready starts now."""
-
-    def admit(self, task: StepTask, ready: Ready) -> float | None:
-        """None: it starts. Else Unix seconds by which it is asked about again at the latest."""
-        ...
 
 
 class _Held(NamedTuple):
@@ -51,11 +42,18 @@ class Holding(Generic[Entry]):
     Args:
         clock: Unix seconds.
         again: Told that it is time to ask; it calls `take`.
+        prefer: Given entries by their rank, gives them by who goes first; None: that is by rank.
     """
 
-    def __init__(self, clock: Callable[[], float], again: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        again: Callable[[], None],
+        prefer: Callable[[Sequence[Entry]], Sequence[Entry]] | None = None,
+    ) -> None:
         self._clock = clock
         self._again = again
+        self._prefer = prefer
         # in the order in which they were asked about
         self._held: dict[Entry, _Held] = {}
         self._has_happened = False
@@ -79,6 +77,10 @@ class Holding(Generic[Entry]):
         self._held[entry] = _Held(at, rank, self._events)
         self._arm(at)
 
+    def first(self, most: int) -> list[Entry]:
+        """So many at most, by rank."""
+        return heapq.nsmallest(most, self._held, key=lambda entry: self._held[entry].rank)
+
     def something_happened(self) -> None:
         """Ask again soon."""
         if self._held:
@@ -95,7 +97,7 @@ class Holding(Generic[Entry]):
         taken = dict.fromkeys(heapq.nsmallest(ROUND, due, key=lambda entry: held[entry]))
         # those that have not been asked about since the last event, longest ago first
         unasked = [entry for entry, one in held.items() if one.asked < self._events]
-        first = heapq.nsmallest(ROUND // 2, unasked, key=lambda entry: held[entry].rank)
+        first = self._first_of(unasked) if len(unasked) > ROUND - len(taken) else []
         for entry in itertools.chain(first, unasked):
             if len(taken) >= ROUND:
                 break
@@ -107,6 +109,15 @@ class Holding(Generic[Entry]):
             more = any(entry in held for entry in itertools.chain(due, unasked))
             self._arm(now + PAUSE_SECONDS if more else min(one.at for one in held.values()))
         return found
+
+    def _first_of(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """Half of a round of them."""
+        count = ROUND // 2 if self._prefer is None else PREFERRED
+        found: Sequence[Entry]
+        found = heapq.nsmallest(count, entries, key=lambda entry: self._held[entry].rank)
+        if self._prefer is not None:
+            found = self._prefer(found)
+        return found[: ROUND // 2]
 
     def close(self) -> None:
         """Forget all."""
@@ -129,12 +140,3 @@ class Holding(Generic[Entry]):
         self._timer_at = float("inf")
         if self._held:
             self._again()
-
-
-def plan_of(definition: Definition) -> Plan:
-    """The steps of a definition, for paths through them."""
-    return Plan(
-        targets=tuple(step.call.target or step.call.kind for step in definition.steps),
-        expected=tuple(step.call.expected_seconds for step in definition.steps),
-        dependents=tuple(step.dependents for step in definition.steps),
-    )

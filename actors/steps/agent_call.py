@@ -15,12 +15,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from actors.agents.directory import Listing
 from actors.agents.link import HostGoneError, HostLostError
-from actors.agents.messages import new_id
 from actors.registry import Registry
 from actors.steps.agent_choice import agent_at_home, only_capability
 from actors.steps.kinds import Done, step_error
@@ -28,7 +27,6 @@ from actors.workflow.seats import without_seat
 from actors.workflow.tasks import CLOSING, StepError, StepTask
 from ironcliw.errors import (
     AgentError,
-    DeadlineExceededError,
     IroncliwError,
     NotFoundError,
     UnavailableError,
@@ -59,8 +57,10 @@ class Agents(Protocol):
     ) -> Listing:
         """See `Directory.look_up`."""
 
-    async def withdraw(self, message_id: str, hosts: Collection[str], seconds: float) -> bool:
-        """Have nothing more done for a message, by these hosts; whether nothing is."""
+    async def withdraw(
+        self, message_id: str, hosts: Collection[str] | None, seconds: float
+    ) -> bool:
+        """Have nothing more done for a message, by these hosts or by all; whether nothing is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +69,11 @@ class _Sent:
 
     Attributes:
         id: of it.
-        hosts: those that may have it.
+        hosts: those that may have it; None: nobody knows which.
     """
 
     id: str
-    hosts: set[str] = field(default_factory=set)
+    hosts: set[str] | None
 
 
 class AgentCalls:
@@ -88,7 +88,7 @@ class AgentCalls:
 
     async def run(self, task: StepTask, place: str, started: Callable[[str], None]) -> Done:
         """See `actors.steps.kinds.KindExecutor`; the agent's own place counts."""
-        sent = _Sent(new_id())
+        sent = _Sent(_message_id(task), set())
         try:
             target, options = await self._whom(task)
             value = await self._agents.ask(
@@ -104,13 +104,17 @@ class AgentCalls:
             if CLOSING not in cancelled.args:
                 await self._withdraw(task, sent)
             raise
-        except DeadlineExceededError as error:
-            # whoever asked is told at once; a thread, which cannot be broken off, goes on
-            await self._withdraw(task, sent)
-            raise _failed(error) from error
         except IroncliwError as error:
-            raise _failed(error) from error
+            failed = _failed(error)
+            if failed.failure in ("timeout", "lost"):
+                # whoever asked is told at once; a thread, which cannot be broken off, goes on
+                await self._withdraw(task, sent)
+            raise failed from error
         return Done.of(value, task)
+
+    async def end(self, task: StepTask) -> None:
+        """See `actors.steps.kinds.Lasting`: agents go on without the orchestrator that asked."""
+        await self._withdraw(task, _Sent(_message_id(task), None))
 
     async def _whom(self, task: StepTask) -> tuple[str, dict[str, Any]]:
         """Target and options of the question, once somebody is there for it."""
@@ -153,6 +157,11 @@ class AgentCalls:
                 "unstopped",
                 f"the agent of step {task.step!r} was told to stop and may still be at it",
             )
+
+
+def _message_id(task: StepTask) -> str:
+    """The next orchestrator knows it, too."""
+    return f"{task.key}/{task.attempt}"
 
 
 def _failed(error: IroncliwError) -> StepError:

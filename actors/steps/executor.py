@@ -14,17 +14,19 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol
 
 from actors.decision_log import DecisionLog
 from actors.functions import find
 from actors.results import Results, has_reference
-from actors.router import Machine, Routed, Router
+from actors.router import Routed, Router
 from actors.routing import LOCAL, RouterPolicy
-from actors.situation import WAIT, Ready
-from actors.steps.kinds import Done, KindExecutor, result_of, step_error
+from actors.situation import WAIT, Ready, Waiting
+from actors.steps.kinds import Done, KindExecutor, Lasting, result_of, step_error
+from actors.surroundings import Machine
 from actors.workflow.tasks import READS_RESULTS, StepError, StepResult, StepTask
 from ironcliw.errors import IroncliwError, NotFoundError
 from ironcliw.schemas.workflows import StepKind
@@ -112,6 +114,26 @@ class StepExecutor:
             raise failed from error
         finally:
             self._end(task, routed, outcome, time.monotonic() - begun, facts)
+
+    async def end(self, task: StepTask) -> None:
+        """See `actors.workflow.tasks.Executor`; what ends with its orchestrator has ended."""
+        kind = self._kinds[task.kind]
+        if isinstance(kind, Lasting):
+            await kind.end(task)
+
+    @contextmanager
+    def round(self, asked: Sequence[Waiting], held: Sequence[Waiting]) -> Iterator[None]:
+        """See `actors.orchestration.asking.Gate`."""
+        with self.router.round(_routed(asked), _routed(held)):
+            yield
+
+    def in_order(self, steps: Sequence[Waiting]) -> Sequence[int]:
+        """See `actors.orchestration.asking.Gate`: what is not routed keeps its turn."""
+        places = [index for index, one in enumerate(steps) if one.task.kind in _ROUTED]
+        found = list(range(len(steps)))
+        for place, which in zip(places, self.router.in_order(_routed(steps)), strict=True):
+            found[place] = places[which]
+        return found
 
     def admit(self, task: StepTask, ready: Ready) -> float | None:
         """Decide on a step that is ready; Unix seconds by which to ask again, where it waits.
@@ -201,6 +223,7 @@ class StepExecutor:
             place=done.place,
             seconds=seconds,
             peak_bytes=done.peak_bytes,
+            cpu_seconds=done.cpu_seconds,
         )
 
     def _place(self, task: StepTask) -> Routed:
@@ -220,7 +243,7 @@ class StepExecutor:
         seconds: float,
         facts: Mapping[str, Any],
     ) -> None:
-        self.router.ended((task.key, task.attempt))
+        self.router.ended((task.key, task.attempt), facts.get("run_seconds"))
         if task.kind in _ROUTED:
             self.router.note_outcome(task.key, routed.place, outcome, str(facts.get("cause", "")))
         if self._observer is not None:
@@ -236,9 +259,18 @@ class StepExecutor:
             self._log.outcome(routed.decision, told)
 
 
+def _routed(steps: Sequence[Waiting]) -> list[Waiting]:
+    return [one for one in steps if one.task.kind in _ROUTED]
+
+
 def _measured(result: StepResult) -> dict[str, Any]:
     """What the decision log keeps of an attempt that ended well."""
-    facts = {"node": result.node, "run_seconds": result.seconds, "peak_bytes": result.peak_bytes}
+    facts = {
+        "node": result.node,
+        "run_seconds": result.seconds,
+        "peak_bytes": result.peak_bytes,
+        "cpu_seconds": result.cpu_seconds,
+    }
     return {name: value for name, value in facts.items() if value is not None}
 
 

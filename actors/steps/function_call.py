@@ -93,7 +93,14 @@ class FunctionCalls:
         if answer.error is not None:
             raise answer.error
         assert answer.content is not None
-        return Done(answer.content, answer.node, place, answer.seconds, answer.peak_bytes)
+        return Done(
+            answer.content,
+            answer.node,
+            place,
+            answer.seconds,
+            answer.peak_bytes,
+            answer.cpu_seconds,
+        )
 
     def _brought(self, task: StepTask) -> list[Any]:
         """Results that the call is handed by reference, read on the head: Ray carries them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel, ValidationError
 
@@ -35,6 +35,7 @@ class Done:
         place: `local` or `spot`.
         seconds: How long it ran, waiting not included; None: all of the attempt.
         peak_bytes: Most memory that it used, where that was measured.
+        cpu_seconds: Of processor time, likewise.
     """
 
     content: bytes
@@ -42,6 +43,7 @@ class Done:
     place: str | None = None
     seconds: float | None = None
     peak_bytes: int | None = None
+    cpu_seconds: float | None = None
 
     @classmethod
     def of(cls, value: Any, task: StepTask, **facts: Any) -> Done:
@@ -70,6 +72,15 @@ class KindExecutor(Protocol):
         Raises:
             StepError: it failed.
         """
+        ...
+
+
+@runtime_checkable
+class Lasting(Protocol):
+    """Carries out steps that go on when the orchestrator ends."""
+
+    async def end(self, task: StepTask) -> None:
+        """See `actors.workflow.tasks.Executor`."""
         ...
 
 

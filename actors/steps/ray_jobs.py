@@ -55,8 +55,11 @@ class RayJobs:
                 raise ClusterError(f"Ray does not take job {job}: {error}") from error
 
     def stop(self, job: str) -> None:
-        """End one and wait until it has ended."""
-        self._client.stop_job(job)
+        """End one and wait until it has ended, but not for ever."""
+        try:
+            self._client.stop_job(job)
+        except RuntimeError as error:
+            raise ConnectionError(str(error)) from error
         deadline = time.monotonic() + _STOP_SECONDS
         while self.state(job) is JobState.RUNNING and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)

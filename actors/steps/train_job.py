@@ -17,6 +17,7 @@ import hashlib
 import json
 import re
 import shlex
+import time
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -33,6 +34,8 @@ from ironcliw.schemas.base import Request
 
 _POLL_SECONDS = 1.0
 _TAIL_BYTES = 2000
+_ANSWER_SECONDS = 60.0
+_NO_ANSWER = "Ray's job service does not answer"
 _CONFIGURED = frozenset({"sft", "dpo", "embed", "eval", "tune"})
 _TRAINING = frozenset({"sft", "dpo", "embed", "tune"})
 _OPTION = re.compile(r"[A-Za-z0-9_.-]+")
@@ -68,7 +71,7 @@ class Jobs(Protocol):
         ...
 
     def stop(self, job: str) -> None:
-        """End one and wait until it has ended."""
+        """End one and wait until it has ended, but not for ever."""
         ...
 
     def output(self, job: str) -> str:
@@ -118,7 +121,7 @@ class TrainJobs:
                 raise
             output = await asyncio.to_thread(self._jobs.output, job)
         except ConnectionError as error:
-            raise StepError("lost", f"Ray's job service does not answer: {error}") from error
+            raise StepError("lost", f"{_NO_ANSWER}: {error}") from error
         return Done.of({"job": job, "result": last_json(output)}, task, place=LOCAL)
 
     async def _stop(self, beginning: asyncio.Task[str]) -> None:
@@ -127,17 +130,46 @@ class TrainJobs:
             job = await beginning
         except IroncliwError:
             return  # there is none
-        await asyncio.to_thread(self._jobs.stop, job)
+        try:
+            await asyncio.to_thread(self._end, job)
+        except ConnectionError as error:
+            raise StepError("unstopped", f"{_NO_ANSWER}: {error}") from error
+
+    def _end(self, job: str) -> None:
+        self._jobs.stop(job)
+        if self._jobs.state(job) is JobState.RUNNING:
+            raise StepError("unstopped", f"job {job} was told to stop and still runs")
+
+    async def end(self, task: StepTask) -> None:
+        """See `actors.steps.kinds.Lasting`: a job goes on without its orchestrator."""
+        deadline = time.monotonic() + _ANSWER_SECONDS
+        while True:
+            try:
+                await asyncio.to_thread(self._end_last, job_id(task.key))
+                return
+            except ConnectionError as error:  # a head that was just started is not all there yet
+                if time.monotonic() > deadline:
+                    raise StepError("unstopped", f"{_NO_ANSWER}: {error}") from error
+            await asyncio.sleep(self._poll_seconds)
+
+    def _end_last(self, base: str) -> None:
+        job, state = self._last(base)
+        if state is JobState.RUNNING:
+            self._end(job)
 
     def _begin(self, task: StepTask, form: TrainForm) -> str:
         """The job that runs or has succeeded; a new one where there is none."""
-        base = job_id(task.key)
-        number = 1
-        while (state := self._jobs.state(job := f"{base}-{number}")) is JobState.FAILED:
-            number += 1
+        job, state = self._last(job_id(task.key))
         if state is JobState.ABSENT:
             self._jobs.submit(job, self._command(task, form))
         return job
+
+    def _last(self, base: str) -> tuple[str, JobState]:
+        """The first of a step's jobs that has not failed, and where it stands."""
+        number = 1
+        while (state := self._jobs.state(job := f"{base}-{number}")) is JobState.FAILED:
+            number += 1
+        return job, state
 
     async def _wait(self, job: str) -> None:
         # Ray has no event for the end of a job

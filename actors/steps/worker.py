@@ -62,6 +62,7 @@ class FunctionAnswer:
         node: Id of Ray's node.
         seconds: That the function itself ran.
         peak_bytes: Most memory of the process, where this call raised it.
+        cpu_seconds: Of processor time that its process has used meanwhile, without children.
     """
 
     content: bytes | None
@@ -69,6 +70,7 @@ class FunctionAnswer:
     node: str
     seconds: float
     peak_bytes: int | None
+    cpu_seconds: float | None = None
 
 
 def read_result(results_url: str, workflow_id: str, address: str) -> bytes:
@@ -92,7 +94,7 @@ def answer_call(call: FunctionCall, started: Any = None, *contents: bytes) -> Fu
     node = ray.get_runtime_context().get_node_id()
     if started is not None:
         started.step_started.remote(call.context.key, call.context.attempt, node)
-    before, begun = _peak(), time.monotonic()
+    before, begun, used = _peak(), time.monotonic(), time.process_time()
     content, error = None, None
     try:
         load_modules(call.modules)
@@ -102,8 +104,8 @@ def answer_call(call: FunctionCall, started: Any = None, *contents: bytes) -> Fu
     # the boundary to code of the user; SystemExit would end the worker and look like a crash
     except (Exception, SystemExit) as failed:  # noqa: BLE001  (told to the orchestrator)
         error = _told(call.name, failed)
-    seconds, peak = time.monotonic() - begun, _peak()
-    return FunctionAnswer(content, error, node, seconds, peak if peak > before else None)
+    seconds, peak, used = time.monotonic() - begun, _peak(), time.process_time() - used
+    return FunctionAnswer(content, error, node, seconds, peak if peak > before else None, used)
 
 
 def _run(call: FunctionCall, contents: Sequence[bytes] = ()) -> bytes:

@@ -39,6 +39,21 @@ def task_of(machine: Machine, unit: Unit, idempotent: bool, priority: Priority) 
     )
 
 
+def former_task(machine: Machine, unit: Unit) -> StepTask:
+    """The unit's present attempt, as far as it takes to have nothing more done for it."""
+    return StepTask(
+        workflow_id=machine.id,
+        step=unit.step.name,
+        item=unit.item,
+        attempt=unit.attempt,
+        kind=unit.call.kind,
+        target=unit.call.target,
+        inputs={},
+        key=key_of(machine.id, unit),
+        idempotent=True,  # to stop it once more does no harm
+    )
+
+
 def key_of(workflow_id: str, unit: Unit) -> str:
     """The same for every attempt of the unit."""
     item = "" if unit.item is None else f"/{unit.item}"

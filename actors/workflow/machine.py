@@ -345,8 +345,10 @@ class Machine:
         for unit in (*self.startable, *self.waiting):
             unit.status = "cancelled"
         self.waiting.clear()
-        for place in (self.startable, self.fresh, self.uncertain):
-            place.clear()
+        self.startable.clear()
+        self.fresh.clear()
+        # of the others nobody knows what they did, and nothing is at them any more
+        self.uncertain = {unit: None for unit in self.uncertain if unit.may_be_at_it}
 
     def _plan_undo(self) -> None:
         units = [Unit(u.step, u.item, undo=True) for u in self._acted if u.step.compensate]

@@ -15,13 +15,15 @@ from actors.workflow.machine import Machine
 from actors.workflow.retry_delays import delay_after_loss, retry_delay
 from actors.workflow.shown import showable
 from actors.workflow.sizes import check_rendered
-from actors.workflow.tasks import StepError, StepResult
+from actors.workflow.tasks import FailureKind, StepError, StepResult
 from actors.workflow.units import Unit
 from actors.workflow.values import as_json, by_reference
 
 _OUTPUT = "the workflow's output"
 _REFUSED = ("invalid", "oversized")
 _UNCOUNTED = ("moved", "restarted")
+_LASTING = ("agent", "train")
+"""Steps of these kinds go on without the orchestrator that has started them."""
 _UNKNOWN = ("lost", "timeout", "unstopped", *_UNCOUNTED)
 
 
@@ -101,11 +103,11 @@ def refuse(machine: Machine, unit: Unit, error: StepError, now: float) -> list[E
 
 def _failure(machine: Machine, unit: Unit, attempt: int, error: StepError, now: float) -> Event:
     turned = machine.goal is not None and not unit.undo
-    retry_at = None if turned else _retry_at(machine, unit, error, now)
     is_unknown = error.failure in _UNKNOWN and not (turned or unit.idempotent)
-    # what undoes it would follow, and it may still be at it
-    is_held = error.failure == "unstopped" and retry_at is None and unit.can_be_undone
+    # what undoes it may follow at any time, also while another attempt waits, or after it
+    is_held = error.failure == "unstopped" and unit.can_be_undone
     if not (is_unknown or is_held):
+        retry_at = None if turned else _retry_at(machine, unit, error, now)
         return _ended(machine, unit, attempt, error, now, retry_at)
     data = {"error": _told(error)}
     kind: Literal["step_uncertain", "compensation_uncertain"]
@@ -153,25 +155,46 @@ def _retry_at(machine: Machine, unit: Unit, error: StepError, now: float) -> flo
 
 
 def stop(machine: Machine, unit: Unit, attempt: int, now: float) -> list[Event]:
-    """An attempt was cancelled because the workflow has turned."""
+    """An attempt was stopped: its workflow has turned, or it was an earlier orchestrator's."""
     if not _is_current(unit, attempt):
         return []
+    if machine.goal is None:
+        return fail(machine, unit, attempt, _restarted(), now)
     event = Event("step_cancelled", now, unit.step.name, unit.item, attempt)
     return applied(machine, [event], now)
 
 
+def must_be_ended(machine: Machine, unit: Unit) -> bool:
+    """Whether its attempt goes on after its orchestrator has ended, and must not."""
+    if unit.undo or unit.call.kind not in _LASTING:
+        return False
+    # a train step's next attempt goes on with its job; what an agent is at, nobody hears of
+    return machine.goal is not None or (unit.can_be_undone and unit.call.kind == "agent")
+
+
 def recover(machine: Machine, now: float) -> list[Event]:
-    """What ran when the last orchestrator ended: started again, uncertain, or stopped."""
-    error = StepError("restarted", "the orchestrator was restarted while this attempt ran")
+    """What ran when the last orchestrator ended: started again, uncertain, or stopped.
+
+    Units that `must_be_ended` run on until the caller has seen to that; then see `stop` and `fail`.
+    """
     events: list[Event] = []
     for unit in list(machine.active):
+        if must_be_ended(machine, unit):
+            continue
         if machine.goal is not None and not unit.undo:
             event = Event("step_cancelled", now, unit.step.name, unit.item, unit.attempt)
         else:
+            # a job of which nobody takes care any more goes on
+            lasts = unit.call.kind in _LASTING and not unit.idempotent and unit.can_be_undone
+            error = _restarted("unstopped" if lasts else "restarted")
             event = _failure(machine, unit, unit.attempt, error, now)
         events.append(event)
         machine.apply(event)
     return events + settle(machine, now)
+
+
+def _restarted(kind: FailureKind = "restarted") -> StepError:
+    return StepError(kind, "the orchestrator was restarted while this attempt ran")
 
 
 def applied(machine: Machine, events: Iterable[Event], now: float) -> list[Event]:

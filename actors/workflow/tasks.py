@@ -92,6 +92,7 @@ class StepResult:
         place: `local` or `spot`.
         seconds: How long it ran, waiting not included.
         peak_bytes: Most memory that it used, where that was measured.
+        cpu_seconds: Of processor time, likewise; no event has it, the decision log does.
     """
 
     value: Any = None
@@ -101,6 +102,7 @@ class StepResult:
     place: str | None = None
     seconds: float | None = None
     peak_bytes: int | None = None
+    cpu_seconds: float | None = None
 
 
 class StepError(IroncliwError):
@@ -159,6 +161,17 @@ class Executor(Protocol):
 
         Raises:
             StepError: The attempt failed.
+        """
+        ...
+
+    async def end(self, task: StepTask) -> None:
+        """Has nothing more done for an attempt that an earlier orchestrator started.
+
+        Args:
+            task: Of it; without inputs and options.
+
+        Raises:
+            StepError: `unstopped`: it may still be at it.
         """
         ...
 

@@ -88,6 +88,12 @@ class Unit:
         return self.step.compensate is not None and not self.undo
 
     @property
+    def may_be_at_it(self) -> bool:
+        """Whether what undoes it must wait, as an attempt that was told to stop may not have."""
+        told = self.error is not None and self.error["kind"] == "unstopped"
+        return told and self.status == "uncertain" and self.can_be_undone
+
+    @property
     def prefix(self) -> str:
         """With which the kinds of its events begin."""
         return "compensation" if self.undo else "step"

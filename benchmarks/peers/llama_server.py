@@ -20,7 +20,7 @@ from benchmarks.child import Embed
 from benchmarks.generation_work import STREAMS, Work
 from benchmarks.harness import CAPS, BenchmarkError, NotRun
 from benchmarks.machine import ROOT, cpu_flags
-from benchmarks.servers import free_ports
+from cluster.testing.ports import free_ports
 from ironcliw.settings import load_settings
 
 ENVIRONMENT = ROOT / ".venv-peers" / "llama-server"

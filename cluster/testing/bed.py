@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import pickle
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -33,6 +32,7 @@ from cluster.head.record import ensure_token
 from cluster.testing.fake_compute import FakeCompute
 from cluster.testing.faults import Fault
 from cluster.testing.instances import Timings
+from cluster.testing.ports import free_ports
 from cluster.testing.process_vms import SMALL_NODE, SYSTEM_PATH, ProcessVms
 from cluster.testing.world import Call, World
 from ironcliw.errors import ClusterError
@@ -217,7 +217,7 @@ def start_controller(settings: Settings, environment: dict[str, str]) -> subproc
 def _settings(
     folder: Path, compute: FakeCompute, cloud: Mapping[str, Any], budget: Mapping[str, Any]
 ) -> Settings:
-    gcs = _free_port()
+    [gcs] = free_ports(1, HEAD_ADDRESS)
     settings = load_settings()
     cluster = settings.cluster.model_copy(
         update={
@@ -278,9 +278,3 @@ def _start(settings: Settings, environment: dict[str, str]) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     if done.returncode:
         raise ClusterError(f"the head of the test bed did not start: {done.stdout}{done.stderr}")
-
-
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind((HEAD_ADDRESS, 0))
-        return int(taken.getsockname()[1])

@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +27,7 @@ from cluster.testing.faults import Fault
 from cluster.testing.instances import Timings
 from cluster.testing.namespace_vms import NamespaceVms
 from cluster.testing.network import HEAD_ADDRESS, Network, worker_address
+from cluster.testing.ports import free_ports
 from cluster.testing.process_vms import SMALL_NODE, SYSTEM_PATH, ProcessVms
 from cluster.testing.world import World
 from ironcliw.errors import ClusterError
@@ -151,7 +151,7 @@ def served(
     if network is not None:
         network.add("head", HEAD_ADDRESS)
     home = network or _Loopback()
-    ports = home.call("head", lambda: _free_ports(len(_PORTS) + 1))
+    ports = home.call("head", lambda: free_ports(len(_PORTS) + 1))
     # short: it becomes part of a socket's path
     temp = Path(f"/tmp/ironcliw-served-{ports[0]}")
     with contextlib.ExitStack() as stack:
@@ -227,11 +227,3 @@ def _environment(folder: Path, compute: FakeCompute, cloud: Mapping[str, Any]) -
 
 def _is_ours(name: str) -> bool:
     return name.startswith(("IRONCLIW_", "RAY_"))
-
-
-def _free_ports(count: int) -> Sequence[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]

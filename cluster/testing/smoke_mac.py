@@ -9,13 +9,13 @@ than on a Mac it refuses, but for `--any-system`, which tries the steps and prov
 from __future__ import annotations
 
 import argparse
-import socket
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.environment import detect, this_machine
+from cluster.testing.ports import free_ports
 from cluster.testing.smoke import Say, Smoke, finish, refuse_what_is_wrong
 from ironcliw.console import write_line
 from ironcliw.errors import ClusterError
@@ -36,17 +36,6 @@ found = ray.get([square.remote(x) for x in range(8)])
 print("squares", sum(x for x, _ in found), "in", len({pid for _, pid in found}), "processes")
 print("worker", platform.machine())
 """
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody has now."""
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [int(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def own_environment(folder: Path) -> dict[str, str]:

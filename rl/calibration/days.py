@@ -12,8 +12,8 @@ from rl import critical_paths
 from rl.calibration.fit import CLOUD, HOME, Fit
 from rl.calibration.overhead import Overhead
 from rl.draws import Draws, seed_of
+from rl.live.beliefs import NO_DEADLINE_SECONDS, PRIORITIES
 from rl.live.log import Log, LoggedStep, LoggedWorkflow
-from rl.live.views import NO_DEADLINE_SECONDS, PRIORITIES
 from rl.regime import Regime
 from rl.work import ZONES, Day, Step, Workflow
 
@@ -159,10 +159,8 @@ def _step(
     memory = fit.memory_gb(step.target, step.memory_gb)
     home, cloud = _believed(step, HOME, fit), _believed(step, CLOUD, fit)
     held = step.peak_gb if truth == "log" and step.peak_gb is not None else memory.mean
-    sigma = fit.seconds(step.target, HOME, step.expected_seconds).sigma if is_routed else 0.0
-    # by the median, as what is believed is the mean
-    off = math.exp(sigma * luck - 0.5 * sigma**2)
-    true_home, true_cloud = home * off, cloud * off
+    sigma, away = _sigmas(step, fit)
+    true_home, true_cloud = home * math.exp(sigma * luck), cloud * math.exp(away * luck)
     if truth == "log" and step.seconds is not None:
         ratio = cloud / home
         at_home = step.place == HOME
@@ -191,8 +189,16 @@ def _step(
 
 
 def _believed(step: LoggedStep, place: str, fit: Fit) -> float:
-    """Seconds that a step is predicted to take; of what is not routed, what it took."""
+    """The median of what a step is predicted to take; of what is not routed, what it took."""
     if step.kind != "function":
         return max(step.seconds or 0.0, _LEAST_SECONDS)
-    found = fit.seconds(step.target, place, step.expected_seconds).mean
+    found = fit.seconds(step.target, place, step.expected_seconds).median
     return found if math.isfinite(found) else _LEAST_SECONDS
+
+
+def _sigmas(step: LoggedStep, fit: Fit) -> tuple[float, float]:
+    """Deviations of that prediction's logarithm (at home, on a machine)."""
+    if step.kind != "function":
+        return 0.0, 0.0
+    found = [fit.seconds(step.target, place, step.expected_seconds) for place in (HOME, CLOUD)]
+    return found[0].sigma, found[1].sigma

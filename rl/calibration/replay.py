@@ -16,8 +16,8 @@ import numpy as np
 from rl.calibration.as_live import AsLive, AsLogged, Lived, lived
 from rl.calibration.days import DAY_SECONDS, ReplayDay
 from rl.calibration.fit import CLOUD
+from rl.live.beliefs import PRIORITIES
 from rl.live.log import Log, LoggedWorkflow
-from rl.live.views import PRIORITIES
 from rl.simulator import Policy
 from rl.statistics import Ratio, paired_ratio
 

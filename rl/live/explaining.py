@@ -16,6 +16,7 @@ from ironcliw.errors import IroncliwError, NotFoundError
 from ironcliw.settings import Settings
 from rl.calibration.files import load_fit
 from rl.features import CONTEXT, OPTION
+from rl.live.base import base_of, base_parameters
 from rl.live.nightly import read_night
 from rl.live.state import read_standing
 from rl.neural import Learned, residuals
@@ -87,6 +88,8 @@ def status_of(settings: Settings, connection: Connection, now: float) -> dict[st
     counts = _counts(connection, now - _DAY)
     page: dict[str, Any] = {
         "setting": settings.routing.policy,
+        "is_logged": settings.routing.log_decisions,
+        "base": base_of(base_parameters(settings.state_dir / FOLDER)).name,
         "standing": asdict(standing),
         "changes": [asdict(one) for one in standing.changes],
         "fit": _fit(settings.state_dir),
@@ -99,6 +102,8 @@ def status_of(settings: Settings, connection: Connection, now: float) -> dict[st
 
 def _lines(page: Mapping[str, Any], standing: Standing, now: float) -> Sequence[str]:
     found = []
+    if not page["is_logged"]:
+        found.append("routing.log_decisions is off: nothing is learned, and no policy can rise")
     if page["setting"] != _POLICY:
         found.append(f"routing.policy is {page['setting']!r}; what follows waits for {_POLICY!r}")
     share = SHARES[standing.stage]
@@ -108,8 +113,7 @@ def _lines(page: Mapping[str, Any], standing: Standing, now: float) -> Sequence[
         f"learned policy {name}: {standing.stage} for {days:.1f} days, decides for {share:.0%}"
         + (" of the low priority" if standing.stage == "canary" else "")
     )
-    tuned = "the tuned expected-cost policy" if standing.base == "greedy" else "rules of placement"
-    found.append(f"elsewhere: {tuned}")
+    found.append(f"elsewhere: {page['base'] if standing.base == 'greedy' else 'placement rules'}")
     if standing.waits_for:
         found.append(f"next stage waits: {standing.waits_for}")
     found.append(page["fit"])
@@ -232,10 +236,10 @@ def _mattered(policies: _Policies, details: Mapping[str, Any]) -> list[dict[str,
     """
     scores = details.get("scores") or []
     known = [index for index, score in enumerate(scores) if score is not None]
-    if len(known) < 2 or details.get("schema") != DIGEST or not details.get("policy_hash"):
+    if len(known) < 2 or not details.get("policy_hash"):
         return []
     learned = policies.of(details["policy_hash"])
-    if learned is None:
+    if learned is None or details.get("schema") != (learned.policy.schema or DIGEST):
         return []
     best, other = sorted(known, key=lambda index: -scores[index])[:2]
     context = np.array(details["context"], dtype=np.float32)

@@ -19,13 +19,15 @@ from rl.calibration.fit import LEAST_STEPS, Fit, fit_log
 from rl.calibration.overhead import overhead_of
 from rl.calibration.regimes import regime_of_fit
 from rl.calibration.replay import Replay, averaged, dearness, replay, saving
-from rl.greedy import Greedy
+from rl.live.base import base_of, base_parameters
 from rl.live.log import Log
 from rl.live.samples import Exposure, exposure_of, in_stage, samples_of
 from rl.neural import Learned
 from rl.offpolicy import Gain, gain_of
-from rl.parameters import load_parameters, of_the_cloud
+from rl.parameters import Parameters
+from rl.policy_file import PolicyFile
 from rl.promotion import Evidence, Standing
+from rl.schema import DIGEST
 from rl.statistics import Ratio
 
 WEEK = 7 * 86_400.0
@@ -105,6 +107,7 @@ def judge(
     policy: Callable[[], Learned] | None = None,
     idle_seconds: float = 900.0,
     standing: Standing | None = None,
+    tuned: Parameters | None = None,
 ) -> Judgement:
     """Everything that one night does.
 
@@ -115,6 +118,7 @@ def judge(
         policy: Makes the learned policy that is on trial; None: there is none.
         idle_seconds: After which the system gives machines back.
         standing: Of that policy; None: it has none.
+        tuned: Parameters of what decides without a learned policy; the packaged ones without.
     """
     stands = standing or Standing()
     exposure = exposure_of(log, stands)
@@ -124,13 +128,13 @@ def judge(
         why = str(error)
         return Judgement(None, why, misfit=why, why_no_gain=why, exposure=exposure)
     week = _replayed(log, now, given, idle_seconds)
-    base = partial(_tuned, idle_seconds)
+    base = partial(base_of, tuned or base_parameters(), idle_seconds)
     gain, why = None, "no learned policy is installed"
     stage_gain = saves = None
     if policy is not None:
-        digest = policy().policy.digest
-        gain, why = _gain(log, digest, now, idle_seconds)
-        stage_gain, _ = _gain(in_stage(log, stands), digest, now, idle_seconds)
+        file = policy().policy
+        gain, why = _gain(log, file, now, idle_seconds)
+        stage_gain, _ = _gain(in_stage(log, stands), file, now, idle_seconds)
         saves = saving(week.days, policy, base, idle_seconds) if week.days else None
     ratio = dearness(week.true_days, base, idle_seconds)
     return Judgement(
@@ -160,10 +164,13 @@ def known_of(settings: Settings, memory_gb: float, cores: float) -> dict[str, di
     }
 
 
-def _gain(log: Log, policy: str, now: float, idle_seconds: float) -> tuple[Gain | None, str]:
+def _gain(log: Log, policy: PolicyFile, now: float, idle_seconds: float) -> tuple[Gain | None, str]:
     """(what a policy saves by a log, why that is not known)."""
     try:
-        return gain_of(samples_of(log, policy, now, tail_seconds=idle_seconds)), ""
+        found = samples_of(
+            log, policy.digest, now, tail_seconds=idle_seconds, schema=policy.schema or DIGEST
+        )
+        return gain_of(found), ""
     except DataError as error:
         return None, str(error)
 
@@ -196,7 +203,3 @@ def _priced(
     if price <= 0:
         return given
     return {**given, "spot": {"dollars_per_hour": price, **given.get("spot", {})}}
-
-
-def _tuned(idle_seconds: float) -> Greedy:
-    return Greedy(of_the_cloud(load_parameters(), idle_seconds))

@@ -26,6 +26,7 @@ from ironcliw.errors import IroncliwError
 from ironcliw.settings import Settings
 from ironcliw.store import Store
 from rl.calibration.files import save_fit
+from rl.live.base import base_parameters
 from rl.live.judging import WEEK, Judgement, judge, known_of
 from rl.live.log import Log
 from rl.live.state import change, read_standing
@@ -52,7 +53,7 @@ def night(settings: Settings, store: Store, now: float) -> Judgement:
         standing, _ = read_standing(connection)
     found = judge(
         log, now, known(settings), trial(settings.state_dir, standing),
-        60.0 * settings.cloud.idle_minutes, standing,
+        60.0 * settings.cloud.idle_minutes, standing, base_parameters(settings.state_dir / FOLDER),
     )  # fmt: skip
     if found.fit is not None:
         save_fit(settings.state_dir / FOLDER / FIT_FILE, found.fit)

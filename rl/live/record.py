@@ -31,7 +31,7 @@ class Verdict:
     """A decision as it came about.
 
     Attributes:
-        by: `learned`, `greedy` or `rules`.
+        by: `learned`, `greedy` (the tuned policy, whichever it is) or `rules`.
         policy: Its name, for the log.
         chosen: By the policy, before anything was tried.
         costs: USD of each action; infinite where refused.
@@ -41,6 +41,7 @@ class Verdict:
         scores: Of the learned policy; empty: it weighed nothing.
         context: Features of the view; None: nobody asked for them.
         options: Features of each action, likewise.
+        schema: What the features are; see `rl.schema`.
     """
 
     by: str
@@ -53,6 +54,7 @@ class Verdict:
     scores: Sequence[float] = ()
     context: npt.NDArray[np.float32] | None = None
     options: npt.NDArray[np.float32] | None = None
+    schema: str = DIGEST
 
 
 def placement_of(
@@ -138,7 +140,7 @@ def _details(
     shadow = verdict.shadow
     return {
         "format": FORMAT,
-        "schema": DIGEST,
+        "schema": verdict.schema,
         "ts_mono": round(time.monotonic(), 6),
         "by": verdict.by,
         "chosen_by_policy": verdict.chosen,
@@ -155,11 +157,9 @@ def _details(
             if reason is not None
         },
         "scores": _rounded(verdict.scores),
-        "context": None if verdict.context is None else _rounded(verdict.context.tolist()),
+        "context": None if verdict.context is None else _told(verdict.context),
         "option_features": (
-            None
-            if verdict.options is None
-            else [_rounded(row) for row in verdict.options[:STEP_ACTIONS].tolist()]
+            None if verdict.options is None else _told(verdict.options[:STEP_ACTIONS])
         ),
         "target": situation.step.target,
         "item": situation.step.item,
@@ -170,3 +170,11 @@ def _details(
 def _rounded(values: Sequence[float]) -> list[float | None]:
     """Of a step's actions, or features; JSON has no infinity and none of what is no number."""
     return [round(value, 6) if math.isfinite(value) else None for value in values]
+
+
+def _told(features: npt.NDArray[np.float32]) -> list[Any]:
+    """The same of an array, of which there are hundreds of numbers a decision."""
+    rounded: list[Any] = np.round(features.astype(np.float64), 6).tolist()
+    if np.isfinite(features).all():
+        return rounded
+    return [_rounded(one) if isinstance(one, list) else _rounded([one])[0] for one in rounded]

@@ -19,16 +19,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ironcliw.errors import DataError
+from rl.live.beliefs import PRIORITIES
 from rl.live.exploring import NEAR_DOLLARS, propensity_of
 from rl.live.log import Log, LoggedDecision, LoggedWorkflow
 from rl.live.machine_costs import last_decisions, machine_seconds
 from rl.live.record import STEP_ACTIONS
-from rl.live.views import PRIORITIES
 from rl.offpolicy import Decisions, fold_of
 from rl.promotion import SHARES, Standing
 from rl.regime import Costs
 from rl.schema import DIGEST
-from rl.views import PRIOR_BOOT_SECONDS
+from rl.view_parts import PRIOR_BOOT_SECONDS
 
 WINDOW_SECONDS = 3600.0
 _PRIORITY_NAMES = ("critical", "high", "normal", "low")
@@ -84,6 +84,7 @@ def samples_of(
     now: float,
     costs: Costs | None = None,
     tail_seconds: float = TAIL_SECONDS,
+    schema: str = DIGEST,
 ) -> Decisions:
     """Decisions for which that policy was asked, and whose hour is over.
 
@@ -93,6 +94,7 @@ def samples_of(
         now: Unix seconds.
         costs: What waiting and missed deadlines are worth.
         tail_seconds: That machines are kept without work.
+        schema: Of that policy's features.
 
     Raises:
         DataError: there is none; the message says why.
@@ -103,7 +105,7 @@ def samples_of(
     rows: list[tuple[LoggedDecision, Mapping[str, Any], float]] = []
     left_out: Counter[str] = Counter()
     for decision in log.decisions:
-        why = _unusable(decision, policy, now, workflows)
+        why = _unusable(decision, policy, schema, now, workflows)
         if why:
             left_out[why] += 1
             continue
@@ -120,12 +122,16 @@ def samples_of(
 
 
 def _unusable(
-    decision: LoggedDecision, policy: str, now: float, workflows: Mapping[str, LoggedWorkflow]
+    decision: LoggedDecision,
+    policy: str,
+    schema: str,
+    now: float,
+    workflows: Mapping[str, LoggedWorkflow],
 ) -> str:
     details = decision.details
     if details is None or "schema" not in details:
         return "tell nothing of what they were made from"
-    if details["schema"] != DIGEST:
+    if details["schema"] != schema:
         return f"have the features of another schema ({str(details['schema'])[:12]})"
     if details.get("policy_hash") != policy or details.get("shadow_chosen") is None:
         return "did not ask this policy"

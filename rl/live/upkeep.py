@@ -158,7 +158,9 @@ class Upkeep:
         counts = self._policy.counts
         changed = standing.changes[-1].at if standing.changes else 0.0
         since = max(changed, now - _DAY)
-        killed = await self._journal.read(lambda connection: _out_of_memory(connection, since))
+        logged = await self._journal.read(lambda connection: _out_of_memory(connection, since))
+        # without routing.log_decisions nothing is logged, and what the router saw has to do
+        seen = sum(at >= since for at in self._policy.killed)
         passed: tuple[str, ...] = ()
         settings = self._policy.settings
         if settings is not None and settings.cloud.project is not None:
@@ -166,10 +168,11 @@ class Upkeep:
         return Signs(
             at=now,
             breaches=tuple(one for one in passed if not was_told(standing, one)),
-            out_of_memory=killed,
+            out_of_memory=max(logged, seen),
             bad_numbers=counts.bad_numbers,
             slow=counts.is_slow,
             bad_file=self._policy.bad_file,
+            failures=counts.failures,
         )
 
     async def _is_night(self, now: float) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,9 +48,8 @@ class HttpService:
         **serve: Any,
     ) -> None:
         self._workflows = workflows
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self._listener = open_listener("127.0.0.1", 0)
+        self.port = self._listener.getsockname()[1]
         self.settings = Settings(
             state_dir=state_dir,
             serve={"pinned_models": ["fake"], "port": self.port, **serve},
@@ -82,8 +80,7 @@ class HttpService:
         )
         self._server = uvicorn.Server(server_config(self.gateway))
         housekeeping = asyncio.create_task(self.service.run())
-        listener = open_listener("127.0.0.1", self.port)
-        serving = asyncio.create_task(self._server.serve(sockets=[listener]))
+        serving = asyncio.create_task(self._server.serve(sockets=[self._listener]))
         while not self._server.started:  # noqa: ASYNC110  # uvicorn has no event for it
             await asyncio.sleep(0.005)
         self._started.set()
@@ -97,12 +94,12 @@ class HttpService:
     def start(self) -> None:
         """Start and wait until it listens."""
         self._thread.start()
-        assert self._started.wait(20), "the test server did not start"
+        assert self._started.wait(60), "the test server did not start"
 
     def stop(self) -> None:
         """Stop and wait until it is gone."""
         self._server.should_exit = True
-        self._thread.join(20)
+        self._thread.join(60)
         assert not self._thread.is_alive(), "the test server did not stop"
 
 

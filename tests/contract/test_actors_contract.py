@@ -17,6 +17,7 @@ import pytest
 from actors import message_records, workflow_records
 from actors.agent_records import load_snapshot
 from ironcliw.store import Store
+from tests import waiting
 from tests.contract.actors_process import AGENT, MESSAGES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,7 +49,7 @@ class Process:
     def kill(self) -> None:
         """SIGKILL; harmless to repeat."""
         self._process.kill()
-        self._process.wait(20)
+        self._process.wait(60)
         for stream in (self._process.stdin, self._process.stdout):
             assert stream is not None
             stream.close()
@@ -78,14 +79,14 @@ def wait_for(folder: Path, *wanted: tuple[str, Any]) -> None:
 
 def wait_for_snapshot(store_url: str) -> None:
     """Agents are looked at every second, so a state may come after the work is done."""
-    deadline = time.monotonic() + 20
+
+    def kept() -> bool:
+        with store.read() as connection:
+            found = load_snapshot(connection, AGENT)
+        return found is not None and int(found[0][1:]) > 0
+
     with Store(store_url) as store:
-        while True:
-            with store.read() as connection:
-                if load_snapshot(connection, AGENT) is not None:
-                    return
-            assert time.monotonic() < deadline, "no state of the agent was kept"
-            time.sleep(0.05)
+        waiting.wait_for(kept)
 
 
 def test_what_a_killed_process_has_begun_is_taken_up_by_the_next(
@@ -114,6 +115,3 @@ def test_what_a_killed_process_has_begun_is_taken_up_by_the_next(
         [row] = workflow_records.list_(connection)
         kinds = Counter(one.kind for one in workflow_records.events_after(connection, row.id))
         assert kinds["step_uncertain"] == kinds["step_waived"] == 1
-        kept = load_snapshot(connection, AGENT)
-        assert kept is not None
-        assert int(kept[0][1:]) > 0

@@ -95,7 +95,7 @@ def client(server: HttpService) -> Iterator[openai.OpenAI]:
 
 @pytest.fixture
 def http(server: HttpService) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=30) as client:
+    with httpx.Client(base_url=server.url, timeout=60) as client:
         yield client
 
 

@@ -46,7 +46,7 @@ def client(server: HttpService) -> Iterator[openai.OpenAI]:
 
 @pytest.fixture
 def http(server: HttpService) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=20) as client:
+    with httpx.Client(base_url=server.url, timeout=60) as client:
         yield client
 
 
@@ -360,7 +360,7 @@ async def test_requests_at_once_share_batches_and_keep_their_answers(server: Htt
     def body(text: str) -> dict[str, Any]:
         return {"model": "entailer", "input": text, "questions": [CHOICE]}
 
-    async with httpx.AsyncClient(base_url=server.url, timeout=20) as http:
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
         together = await asyncio.gather(
             *[http.post("/v1/decisions", json=body(text)) for text in texts]
         )

@@ -26,10 +26,10 @@ class Service:
     def embed(self, model: str, **headers: str) -> httpx.Response:
         body = {"model": model, "input": f"text of {time.monotonic()}"}
         url = f"{self.server.url}/v1/embeddings"
-        return httpx.post(url, json=body, headers=headers, timeout=30)
+        return httpx.post(url, json=body, headers=headers, timeout=60)
 
     def status(self) -> dict[str, Any]:
-        report: dict[str, Any] = httpx.get(f"{self.server.url}/v1/status", timeout=30).json()
+        report: dict[str, Any] = httpx.get(f"{self.server.url}/v1/status", timeout=60).json()
         return report
 
     def in_loop(self, function: Callable[[], object]) -> None:
@@ -48,7 +48,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
     with running(tmp_path, made.sides.variant, MODELS) as server:
         made.server = server
         yield made
-        asyncio.run_coroutine_threadsafe(_close(made.sides), server.loop).result(20)
+        asyncio.run_coroutine_threadsafe(_close(made.sides), server.loop).result(60)
 
 
 def origin(response: httpx.Response) -> tuple[str, str, str]:
@@ -89,7 +89,7 @@ def test_a_stream_says_so_at_its_start(service: Service) -> None:
 
 def test_decisions_and_labels_say_so_too(service: Service) -> None:
     body = {"model": "judge", "inputs": "some text"}
-    found = httpx.post(f"{service.server.url}/v1/classify", json=body, timeout=30)
+    found = httpx.post(f"{service.server.url}/v1/classify", json=body, timeout=60)
     assert found.status_code == 200, found.text
     assert origin(found) == ("local", "home", "spot is waking")
 

@@ -122,7 +122,7 @@ def test_a_tokenizer_that_cannot_be_read_shows_in_the_status(tmp_path: Path) -> 
     models = {"mute": {"source": f"dir:{mute}", "task": "generation"}}
     with (
         running(tmp_path / "state", models=models) as service,
-        httpx.Client(base_url=service.url, timeout=30) as client,
+        httpx.Client(base_url=service.url, timeout=60) as client,
     ):
         assert client.get("/v1/models/mute").json()["error"] is None
         answer = client.post("/v1/chat/completions", json={"model": "mute", "messages": USER})

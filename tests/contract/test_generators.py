@@ -9,7 +9,6 @@ again alone (teacher forcing).
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
@@ -34,6 +33,7 @@ from serve.generation.protocol import (
 )
 from serve.generation.runner import GenerationRunner
 from tests.requirements import need
+from tests.waiting import until
 
 # one loop for all, since an engine belongs to one
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -189,13 +189,6 @@ def engine(request: pytest.FixtureRequest, small_model: Path) -> Iterator[Engine
         yield engine
 
 
-async def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        await asyncio.sleep(0.005)
-
-
 def ids(draws: Sequence[TokenDraw]) -> list[int]:
     return [draw.id for draw in draws]
 
@@ -236,7 +229,7 @@ async def test_leaving_early_frees_the_slot(engine: Engine) -> None:
     for _ in range(SLOTS + 1):
         async with aclosing(start(engine, long)) as deltas:
             assert (await anext(deltas)).tokens
-    await wait_until(lambda: engine.generator.stats().running == 0)
+    await until(lambda: engine.generator.stats().running == 0)
     answers = await asyncio.gather(*(engine.ids(engine.job()) for _ in range(SLOTS)))
     assert [len(answer) for answer in answers] == [8] * SLOTS
 
@@ -249,11 +242,11 @@ async def test_a_cancelled_reader_frees_the_slot(engine: Engine) -> None:
             first.set()
 
     task = asyncio.create_task(read())
-    await asyncio.wait_for(first.wait(), 20)
+    await asyncio.wait_for(first.wait(), 60)
     task.cancel()
     await asyncio.wait([task])
     assert task.cancelled()
-    await wait_until(lambda: engine.generator.stats().running == 0)
+    await until(lambda: engine.generator.stats().running == 0)
 
 
 def start(engine: Engine, job: GenerationJob) -> Any:

@@ -67,7 +67,7 @@ def http(world: World) -> Iterator[httpx.Client]:
         running(
             world.state, models=models, precision="float32", cascades={"router": steps}
         ) as server,
-        httpx.Client(base_url=server.url, timeout=30) as client,
+        httpx.Client(base_url=server.url, timeout=60) as client,
     ):
         yield client
 

@@ -10,7 +10,7 @@ import shutil
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from serve.host import Computed, ModelHost
 from serve.keys import ApiKeys
 from serve.variants import LocalVariant, ReplicaLostError
 from tests.contract.http_service import MODELS, HttpService, running
+from tests.waiting import wait_for
 
 JSON = {"content-type": "application/json"}
 
@@ -39,15 +40,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpService]:
 
 @pytest.fixture
 def http(server: HttpService) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=20) as client:
+    with httpx.Client(base_url=server.url, timeout=60) as client:
         yield client
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 5.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.01)
 
 
 def post(http: httpx.Client, body: Any, **headers: str) -> httpx.Response:
@@ -361,7 +355,7 @@ def test_damaged_and_absent_model_files_leave_the_server_up(tmp_path: Path) -> N
     }
     with (
         running(tmp_path / "state", models=models) as service,
-        httpx.Client(base_url=service.url, timeout=30) as client,
+        httpx.Client(base_url=service.url, timeout=60) as client,
     ):
         for model, message in (
             ("damaged", r"model\.safetensors"),
@@ -383,7 +377,7 @@ class TestReadiness:
     ) -> None:
         with (
             running(tmp_path) as service,
-            httpx.Client(base_url=service.url, timeout=20) as client,
+            httpx.Client(base_url=service.url, timeout=60) as client,
         ):
             client.post("/v1/models/fake/load", json={"pin": True})
             assert "fake" in client.get("/readyz").json()["detail"]["forward_ms"]
@@ -416,7 +410,7 @@ class TestLostReplicas:
         variant = self.Variant(host, losses)
         with running(tmp_path, variant) as service:
             body = {"model": "fake", "input": "some text"}
-            response = httpx.post(service.url + "/v1/embeddings", json=body, timeout=20)
+            response = httpx.post(service.url + "/v1/embeddings", json=body, timeout=60)
         assert response.status_code == status
         if status == 503:
             assert response.headers["retry-after"]
@@ -443,7 +437,7 @@ class TestKeys:
     def ask(self, url: str, key: str | None, path: str = "/v1/models") -> httpx.Response:
         headers = {} if key is None else {"authorization": f"Bearer {key}"}
         return httpx.request(
-            "POST" if "load" in path else "GET", url + path, headers=headers, timeout=20
+            "POST" if "load" in path else "GET", url + path, headers=headers, timeout=60
         )
 
     def test_a_missing_key(self, secrets: dict[str, Any]) -> None:
@@ -507,7 +501,7 @@ class TestWithoutKeys:
 def test_overload_is_429_with_retry_after(tmp_path: Path) -> None:
     with (
         running(tmp_path, max_queue_tokens=10, batch_tokens=5) as service,
-        httpx.Client(base_url=service.url, timeout=30) as client,
+        httpx.Client(base_url=service.url, timeout=60) as client,
     ):
         client.post("/v1/models/slow/load")
         import concurrent.futures
@@ -536,6 +530,6 @@ def test_a_load_may_take_longer_than_a_request(tmp_path: Path) -> None:
             await load(model_id, pin, ttl)
 
         service.service.load = slow_load  # type: ignore[method-assign]
-        response = httpx.post(service.url + "/v1/models/fake/load", timeout=20)
+        response = httpx.post(service.url + "/v1/models/fake/load", timeout=60)
     assert response.status_code == 200
     assert response.json()["state"] == "ready"

@@ -50,7 +50,7 @@ class Gate:
 
     def _wait(self, _: Connection) -> None:
         self._reached.set()
-        assert self._open.wait(30)
+        assert self._open.wait(60)
 
     async def closed(self) -> None:
         assert await asyncio.to_thread(self._reached.wait, 30)
@@ -125,7 +125,7 @@ async def test_a_caller_that_leaves_does_not_take_its_work_along(
     await asyncio.sleep(0)
     task.cancel()
     await gate.open()
-    assert await asyncio.wait_for(other, 30) == "b was noted"
+    assert await asyncio.wait_for(other, 60) == "b was noted"
     assert task.cancelled()
     assert noted(store) == {"a", "b"}
 

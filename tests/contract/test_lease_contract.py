@@ -137,7 +137,7 @@ async def test_who_waits_leads_next(store: Store, monkeypatch: pytest.MonkeyPatc
     first = await wait_for_lease(store, NAME, "first")
     told = asyncio.Event()
     waiting = asyncio.create_task(wait_for_lease(store, NAME, "second", told.set))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await told.wait()
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(asyncio.shield(waiting), 0.05)
@@ -151,7 +151,7 @@ def test_of_many_that_ask_at_once_one_leads(store: Store) -> None:
     start = threading.Barrier(8)
 
     def ask(index: int) -> None:
-        start.wait(30)
+        start.wait(60)
         found.append(acquire(store, NAME, f"thread-{index}"))
 
     threads = [threading.Thread(target=ask, args=(index,)) for index in range(8)]

@@ -50,7 +50,7 @@ def test_the_last_of_a_budget_is_given_once(stores: list[Store]) -> None:
     granted: list[str] = []
 
     def reserve(index: int) -> None:
-        start.wait(timeout=30)
+        start.wait(60)
         for count in range(5):
             name = f"vm-{index}-{count}"
             if ledgers[index].reserve(request(name)).granted:

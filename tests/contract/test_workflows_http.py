@@ -65,7 +65,7 @@ def server(tmp_path: Path, world: World) -> Iterator[HttpService]:
 
 @pytest.fixture
 def client(server: HttpService) -> Iterator[Client]:
-    with Client(base_url=server.url, timeout=20) as client:
+    with Client(base_url=server.url, timeout=60) as client:
         yield client
 
 
@@ -226,7 +226,7 @@ def test_a_workflow_that_there_is_none_of(client: Client, path: str) -> None:
 
 
 def sse(server: HttpService, path: str, **headers: str) -> list[str]:
-    answer = httpx.get(server.url + path, headers=headers, timeout=20)
+    answer = httpx.get(server.url + path, headers=headers, timeout=60)
     assert answer.headers["content-type"].startswith("text/event-stream")
     return answer.text.strip().split("\n\n")
 

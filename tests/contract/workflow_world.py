@@ -39,6 +39,9 @@ class Scripted:
             return StepResult(reference=address, size=len(content))
         return StepResult(dict(task.inputs), node="head", place="local")
 
+    async def end(self, task: StepTask) -> None:
+        """Nothing outlives its orchestrator here."""
+
     def is_idempotent(self, kind: str, target: str, options: Mapping[str, Any]) -> bool:
         return target == "work.echo"
 

@@ -19,8 +19,9 @@ import psutil
 from cluster.head.processes import tagged_processes
 from cluster.testing.fake_compute import FakeCompute
 from tests.integration.conftest import Head
-from tests.integration.test_head import session_of, wait_for
+from tests.integration.test_head import session_of
 from tests.integration.test_head_restart import count
+from tests.waiting import wait_for
 
 HEAD = "10.77.0.1"
 WORKER = "10.77.0.2"

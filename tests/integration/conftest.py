@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,19 +13,11 @@ from typing import Any
 
 import pytest
 
+from cluster.testing.ports import free_ports, free_run
+
 IRONCLIW = str(Path(sys.executable).with_name("ironcliw"))
 ROOT = Path(__file__).resolve().parents[2]
 DICTATION = "zwanzig-Boxkaempfer-jagen-Viktor-quer-um"
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 class Head:
@@ -34,6 +25,7 @@ class Head:
 
     def __init__(self, folder: Path, **settings: str) -> None:
         http, gcs, dashboard, metrics, agent = free_ports(5)
+        workers = free_run(200)
         self.state = folder / "state"
         self.port = http
         self.url = f"http://127.0.0.1:{http}"
@@ -46,6 +38,7 @@ class Head:
             "IRONCLIW_CLUSTER__DASHBOARD_PORT": str(dashboard),
             "IRONCLIW_CLUSTER__METRICS_PORT": str(metrics),
             "IRONCLIW_CLUSTER__AGENT_PORT": str(agent),
+            "IRONCLIW_CLUSTER__WORKER_PORTS": json.dumps([workers, workers + 199]),
             "IRONCLIW_CLUSTER__START_TIMEOUT_SECONDS": "120",
             # short: it becomes part of a socket's path
             "IRONCLIW_CLUSTER__TEMP_DIR": f"/tmp/icw-test-{http}",

@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 
 from tests.integration.conftest import Head
-from tests.integration.test_head import wait_for
 from tests.integration.trained_nli import make_nli
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -16,6 +15,7 @@ import pytest
 from cluster.head.processes import tagged_processes
 from cluster.head.record import HeadRecord
 from tests.integration.conftest import DICTATION, Head
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
@@ -29,13 +29,6 @@ def client(head: Head) -> Iterator[openai.OpenAI]:
         base_url=head.url + "/v1", api_key="none", timeout=240, max_retries=0
     ) as client:
         yield client
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.05)
 
 
 def engine_process(head: Head) -> psutil.Process:

@@ -8,8 +8,6 @@ import signal
 import socket
 import subprocess
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -21,17 +19,11 @@ import pytest
 from cluster.head.processes import tagged_processes
 from cluster.head.record import HeadRecord
 from tests.integration.conftest import IRONCLIW, ROOT, Head
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 MINILM = "all-MiniLM-L6-v2"
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.05)
 
 
 def session_of(head: Head) -> str:

@@ -20,7 +20,8 @@ import pytest
 from cluster.head.processes import tagged_processes
 from cluster.testing.fake_compute import FakeCompute
 from tests.integration.conftest import Head
-from tests.integration.test_head import process_named, session_of, wait_for
+from tests.integration.test_head import process_named, session_of
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
@@ -109,13 +110,13 @@ def is_replaced(head: Head, part: str, old: psutil.Process | None) -> bool:
 def test_side_modules_run_and_come_back(home: Head) -> None:
     log = home.state / "logs" / "tests.integration.beside_head.log"
     wait_for(lambda: log.exists() and f"beside the head of {home.state}" in log.read_text())
-    old = process_named(home, "beside_head")
+    old = wait_for(lambda: process_named(home, "beside_head"))
     kill(old)
     wait_for(lambda: is_replaced(home, "beside_head", old))
 
 
 def test_the_autoscaler_runs_and_comes_back(home: Head) -> None:
-    old = process_named(home, "autoscaler/v2/monitor.py")
+    old = wait_for(lambda: process_named(home, "autoscaler/v2/monitor.py"))
     kill(old)
     wait_for(lambda: is_replaced(home, "autoscaler/v2/monitor.py", old))
 
@@ -146,7 +147,7 @@ def test_nobody_gets_in_without_the_token(home: Head, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_an_actor_and_the_service_outlive_the_control_service(home: Head) -> None:
     before = count(home, "make")
-    old = process_named(home, "gcs_server")
+    old = wait_for(lambda: process_named(home, "gcs_server"))
     kill(old)
     wait_for(lambda: is_replaced(home, "gcs_server", old))
     after = count(home)

@@ -15,7 +15,7 @@ import pytest
 
 from ironcliw.client import Client
 from tests.integration.conftest import Head
-from tests.integration.test_head import wait_for
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 

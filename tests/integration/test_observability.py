@@ -11,8 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ironcliw.client import Client
 from tests.integration.conftest import Head
-from tests.integration.test_head import wait_for
 from tests.unit.cluster.deploy.expressions import read_expressions, uses
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.cluster
 # `serve.metrics.FailoverMetrics` is made where there is a cloud, and `train.shown.gauges` where

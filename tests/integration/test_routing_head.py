@@ -13,8 +13,8 @@ from ironcliw.errors import DeadlineExceededError
 from rl.policy_file import save_policy
 from rl.view import WAIT
 from tests.integration.conftest import Head
-from tests.integration.test_head import wait_for
 from tests.unit.rl.live.situations import policy_of
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 

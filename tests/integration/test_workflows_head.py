@@ -20,7 +20,8 @@ from cluster.head.processes import tagged_processes
 from ironcliw.client import Client
 from ironcliw.schemas.workflows import WorkflowView
 from tests.integration.conftest import ROOT, Head
-from tests.integration.test_head import session_of, wait_for
+from tests.integration.test_head import session_of
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 

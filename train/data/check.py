@@ -1,4 +1,4 @@
-"""What `train data check` tells about files: counts, and one row with its mask."""
+"""What `train data check` tells about files: counts, and one row as the model reads it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from rich.text import Text
 
 from ironcliw.errors import SettingsError
+from train.data.masks import TokenRow
 from train.data.options import DataOptions
 from train.data.prepare import Prepared
 from train.data.problems import counts_by_rule
@@ -18,6 +19,9 @@ from train.data.tokenized import TokenizedData
 from train.tokenizer import TrainingTokenizer
 
 PERCENTILES = (5, 50, 95, 99, 100)
+LEARNT = "what the model shall learn to write is marked"
+_PREFERRED = "the answers are marked, of which the model shall learn to prefer the first"
+_COMPARED = "the texts whose vectors are compared"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,28 +32,47 @@ class ShownRow:
         source: `file:line`.
         pieces: The text of each token.
         supervised: Which of them the model shall learn to write.
+        parts: Where each part begins and what it is, such as the two answers of a preference;
+            none: the row is one whole.
+        told: What is shown, for the line before it.
     """
 
     source: str
     pieces: tuple[str, ...]
     supervised: tuple[bool, ...]
-
-    def spans(self) -> Iterator[tuple[bool, str]]:
-        """Neighbours that are alike, joined."""
-        pairs = zip(self.supervised, self.pieces, strict=True)
-        for taught, group in itertools.groupby(pairs, key=lambda pair: pair[0]):
-            yield taught, _visible("".join(piece for _, piece in group))
+    parts: tuple[tuple[int, str], ...] = ()
+    told: str = LEARNT
 
     def marked(self) -> str:
         """For a pipe: supervised spans in double brackets."""
-        return "".join(f"[[{text}]]" if taught else text for taught, text in self.spans())
+        return "".join(
+            caption + "".join(f"[[{text}]]" if taught else text for taught, text in spans)
+            for caption, spans in self._parts()
+        )
 
     def coloured(self) -> Text:
         """For a terminal: supervised spans in colour, what is only read dimmed."""
         shown = Text()
-        for taught, text in self.spans():
-            shown.append(text, "bold green" if taught else "dim")
+        for caption, spans in self._parts():
+            shown.append(caption)
+            for taught, text in spans:
+                shown.append(text, "bold green" if taught else "dim")
         return shown
+
+    def _parts(self) -> Iterator[tuple[str, Iterator[tuple[bool, str]]]]:
+        """Each part's caption on a line of its own, and its spans."""
+        ends = [at for at, _ in self.parts[1:]] + [len(self.pieces)]
+        if not self.parts or self.parts[0][0]:
+            yield "", self._spans(0, self.parts[0][0] if self.parts else len(self.pieces))
+        for (start, name), end in zip(self.parts, ends, strict=False):
+            line = "\n" if start else ""
+            yield f"{line}{name}: ", self._spans(start, end)
+
+    def _spans(self, start: int, end: int) -> Iterator[tuple[bool, str]]:
+        """Neighbours that are alike, joined."""
+        pairs = zip(self.supervised[start:end], self.pieces[start:end], strict=True)
+        for taught, group in itertools.groupby(pairs, key=lambda pair: pair[0]):
+            yield taught, _visible("".join(piece for _, piece in group))
 
 
 def _visible(text: str) -> str:
@@ -68,8 +91,20 @@ def show_row(data: TokenizedData, index: int, tokenizer: TrainingTokenizer) -> S
             f"--row is {index}, and the rows that would be trained on are 0 to {len(data) - 1}"
         )
     row = data.row(index)
-    pieces = tokenizer.pieces(row.tokens.tolist())
-    return ShownRow(data.source(index), tuple(pieces), tuple(row.supervised.tolist()))
+    pieces = tuple(tokenizer.pieces(row.tokens.tolist()))
+    parts, told = _parts_of(row)
+    return ShownRow(data.source(index), pieces, tuple(row.supervised.tolist()), parts, told)
+
+
+def _parts_of(row: TokenRow) -> tuple[tuple[tuple[int, str], ...], str]:
+    """Where the parts of a row begin and what they are, and what is to be said of the row."""
+    if row.borders is not None:
+        return tuple(zip(row.borders, ("chosen", "rejected"), strict=True)), _PREFERRED
+    if row.starts is not None:
+        first = ("text", "label") if row.labelled else ("anchor", "positive")
+        names = [*first, *["negative"] * (len(row.starts) - 2)]
+        return tuple(zip(row.starts, names, strict=True)), _COMPARED
+    return (), LEARNT
 
 
 def facts(found: Prepared, options: DataOptions) -> dict[str, Any]:
@@ -109,9 +144,14 @@ def table(counts: dict[str, Any]) -> list[tuple[str, str]]:
     rows += [(f"rows left out: {rule}", f"{n:,}") for rule, n in counts["left_out"].items()]
     rows += [
         ("tokens", f"{counts['tokens']:,}"),
-        ("supervised tokens", f"{counts['supervised_tokens']:,}" + _percent(share)),
         ("tokens of a row", _line(counts["length_percentiles"])),
-        ("supervised of a row", _line(counts["answer_percentiles"])),
+    ]
+    if counts["supervised_tokens"]:  # there are none where texts are compared
+        rows += [
+            ("supervised tokens", f"{counts['supervised_tokens']:,}" + _percent(share)),
+            ("supervised of a row", _line(counts["answer_percentiles"])),
+        ]
+    rows += [
         (f"rows over {counts['max_length']} tokens", f"{counts['over_length']:,}"),
         ("duplicates", f"{counts['duplicates']:,}"),
     ]

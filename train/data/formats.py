@@ -31,6 +31,8 @@ from train.data.preferences import preference, sharegpt_preference
 from train.data.problems import RowError, shortened
 
 _Value = Mapping[str, Any]
+_KINDS = ("a model that writes", "an embedding model")
+"""By whether it compares texts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +133,17 @@ def _unknown(
             f"the row lacks {lacking}, which the format {name} has; its keys are {keys}",
             "give columns, such as {prompt: question, completion: answer}, or another format",
         )
+    compares = "pair" in forms
+    example = "anchor: query" if compares else "prompt: question, completion: answer"
+    if (other := detect(value, FORMATS if compares else GROUP_FORMATS)) is not None:
+        kind, fitting = _KINDS[compares], _KINDS[not compares]
+        return RowError(
+            "unknown-keys",
+            f"the row's keys are {keys}: the format {other}, which {fitting} learns from, and "
+            f"this is {kind}",
+            f"choose another model, or name your keys in columns, such as {{{example}}}",
+        )
     known = "; ".join(f"{n}: {', '.join(sorted(f.required))}" for n, f in forms.items())
-    example = "anchor: query" if "pair" in forms else "prompt: question, completion: answer"
     return RowError(
         "unknown-keys",
         f"the row's keys are {keys}, which is no known format ({known})",

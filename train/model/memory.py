@@ -4,7 +4,8 @@ W weights of the model, P trained numbers, T tokens of a micro-batch, L layers, 
 F width of the feed-forward layers, b bytes of a number in the run's precision:
 
     frozen weights   W b; none where all of them are trained; with nf4 9/16 of a byte for each
-                        number of a linear layer, and 8 + b for each of the largest one, unpacked
+                        number of a linear layer, and 6 for each of the largest one, unpacked,
+                        in bfloat16 2 more
     trained          P (4 value + 4 gradient + 8 AdamW's moments + 4 for each shard kept
                         + 12 for the copy that a checkpoint is written from), and P b more for
                         adapters in the precision of the products, where that is not float32;
@@ -59,8 +60,8 @@ _LAYERS_AT_ONCE = 3
 _ADAPTED_INPUTS = 6
 """Of the width of the hidden states: q, k, v, o, gate and up; that of down is F wide."""
 _NF4_BYTES = 0.5 + 4 / 64
-_UNPACKING_BYTES = 4 + 4
-"""Of a number while its layer is unpacked: its code as an index, and its value in float32."""
+_UNPACKING_BYTES = 2 + 4
+"""Of a number while its layer is unpacked: half of a code as an index, and its value in float32."""
 HEADROOM = 256 * 2**20
 """For the allocator, and what libraries load when they are first used."""
 _WORKERS = (2, 4, 8, 16, 32, 64)
@@ -128,7 +129,7 @@ def estimate(
         packed = sum(sizes.linear)
         loading = sizes.stored or weights
         weights += round(packed * (_NF4_BYTES - number))
-        weights += max(sizes.linear, default=0) * (_UNPACKING_BYTES + number)
+        weights += max(sizes.linear, default=0) * (_UNPACKING_BYTES + number % 4)
     activations += tokens * hidden * (number + 4)
     trained = sizes.trained(config)
     if config.sharding.is_on:

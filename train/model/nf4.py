@@ -8,6 +8,7 @@ computed: the same on every device, in training and in evaluation. It saves memo
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -61,14 +62,63 @@ def quantize(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return codes[:, 0] * 16 + codes[:, 1], scales
 
 
+class Workspace:
+    """Memory that weights are unpacked in, one after the other.
+
+    Taken anew for each product, it would lie now here, now there between the activations that stay
+    for the backward pass, and leave holes that nothing as large fits in again.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, torch.device, torch.dtype], torch.Tensor] = {}
+
+    def take(self, name: str, count: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+        """So many numbers, whatever they are; those of one name are the same ones each time."""
+        key = name, device, dtype
+        found = self._kept.get(key)
+        if found is None or len(found) < count:
+            # the smaller one goes first
+            self._kept.pop(key, None)
+            found = self._kept[key] = torch.empty(count, device=device, dtype=dtype)
+        return found[:count]
+
+
 def dequantize(
-    codes: torch.Tensor, scales: torch.Tensor, shape: torch.Size, dtype: torch.dtype
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+    shape: torch.Size,
+    dtype: torch.dtype,
+    workspace: Workspace | None = None,
 ) -> torch.Tensor:
-    """What `quantize` kept, as a weight of a shape and dtype."""
-    levels = torch.tensor(LEVELS, device=codes.device)
-    pairs = torch.stack((codes >> 4, codes & 15), 1).view(-1, BLOCK).to(torch.int32)
-    numbers = levels[pairs].mul_(scales[:, None]).view(-1)
-    return numbers[: shape.numel()].view(shape).to(dtype)
+    """What `quantize` kept, as a weight of a shape and dtype.
+
+    Args:
+        codes: As `quantize` gives them.
+        scales: Likewise.
+        shape: Of the weight.
+        dtype: Of the weight.
+        workspace: The weight lies in it, and is gone when it is used again; None: it stays.
+    """
+    space, device = workspace or Workspace(), codes.device
+    # both numbers of a code in one step
+    index = space.take("index", len(codes), device, torch.int32).copy_(codes)
+    numbers = space.take("numbers", 2 * len(codes), device, torch.float32)
+    torch.index_select(_pairs(device), 0, index, out=numbers.view(-1, 2))
+    numbers.view(-1, BLOCK).mul_(scales[:, None])
+    if dtype is not torch.float32:
+        numbers = space.take("weight", len(numbers), device, dtype).copy_(numbers)
+    return numbers[: shape.numel()].view(shape)
+
+
+@functools.cache
+def _pairs(device: torch.device) -> torch.Tensor:
+    """float32 [256, 2]: the levels that each code stands for."""
+    levels = torch.tensor(LEVELS, device=device)
+    return torch.cartesian_prod(levels, levels)
+
+
+_SPACE = Workspace()
+"""Of all layers: a product is computed, and its weight no longer needed, before the next."""
 
 
 class _Product(torch.autograd.Function):
@@ -77,12 +127,12 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, layer: Nf4Linear) -> torch.Tensor:
         ctx.layer = layer
-        return F.linear(x, layer.unpacked(x.dtype), layer.bias)
+        return F.linear(x, layer.unpacked(x.dtype, _SPACE), layer.bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return gradient @ ctx.layer.unpacked(gradient.dtype), None
+        return gradient @ ctx.layer.unpacked(gradient.dtype, _SPACE), None
 
 
 class Nf4Linear(torch.nn.Linear):
@@ -104,11 +154,11 @@ class Nf4Linear(torch.nn.Linear):
         if self.bias is not None:
             self.bias.requires_grad_(False)
 
-    def unpacked(self, dtype: torch.dtype) -> torch.Tensor:
-        """The weight [O, D] that the layer computes with."""
+    def unpacked(self, dtype: torch.dtype, workspace: Workspace | None = None) -> torch.Tensor:
+        """The weight [O, D] that the layer computes with; see `dequantize`."""
         shape = torch.Size((self.out_features, self.in_features))
         scales: torch.Tensor = self.scales  # type: ignore[assignment]
-        return dequantize(self.weight, scales, shape, dtype)
+        return dequantize(self.weight, scales, shape, dtype, workspace)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [..., D] to [..., O]."""

@@ -24,7 +24,7 @@ from actors.steps.agent_choice import declares_idempotent
 from actors.steps.executor import StepExecutor
 from ironcliw.schemas.workflows import WorkflowView
 from ironcliw.store import Store
-from tests.unit.actors.agents.waiting import until
+from tests.waiting import until
 
 
 class Writer(Agent):
@@ -67,7 +67,7 @@ class Etcher(Agent):
 
     @capability("etch", idempotent=True, timeout_seconds=0.1)
     def etch(self, body: Any) -> None:
-        self.gate.wait(20)
+        self.gate.wait(60)
         self.done.append("etch")
 
     @capability("polish", idempotent=True)

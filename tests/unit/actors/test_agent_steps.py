@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import json
 import threading
 import time
@@ -20,7 +22,9 @@ from actors.steps.kinds import Done
 from actors.workflow.seats import SEAT
 from actors.workflow.tasks import CLOSING, StepError, StepTask
 from ironcliw.errors import UnavailableError
-from tests.unit.actors.agents.waiting import until
+from tests.waiting import until
+
+NUMBERS = itertools.count()
 
 
 class Clerk(Agent):
@@ -29,6 +33,8 @@ class Clerk(Agent):
     begun: list[str]
     broken_off: list[str]
     gate: threading.Event
+    gates: list[threading.Event]
+    well = True
 
     @capability("file")
     async def file(self, body: dict[str, Any]) -> str:
@@ -40,11 +46,35 @@ class Clerk(Agent):
             raise
         return f"filed {body['name']}"
 
+    @capability("sulk")
+    async def sulk(self, body: dict[str, Any]) -> None:
+        self.begun.append(body["name"])
+        gate = self.gate
+        for _ in range(500):
+            if gate.is_set():
+                break
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.01)
+
+    @capability("carve", idempotent=True)
+    def carve(self, body: dict[str, Any]) -> None:
+        gate = threading.Event()
+        self.gates.append(gate)
+        self.begun.append(body["name"])
+        gate.wait(20)
+
     @capability("stamp")
     def stamp(self, body: dict[str, Any]) -> str:
         self.begun.append(body["name"])
-        self.gate.wait(20)
+        self.gate.wait(60)
         return "stamped"
+
+    @capability("sicken")
+    async def sicken(self, _: Any) -> None:
+        self.well = False
+
+    def healthy(self) -> bool:
+        return self.well
 
     @capability("weigh", idempotent=True, timeout_seconds=0.1)
     def weigh(self, body: dict[str, Any]) -> str:
@@ -71,11 +101,12 @@ class Both(Reader):
 
 @pytest.fixture(autouse=True)
 def fresh() -> None:
-    Clerk.begun, Clerk.broken_off, Clerk.gate = [], [], threading.Event()
+    Clerk.begun, Clerk.broken_off, Clerk.gate, Clerk.gates = [], [], threading.Event(), []
 
 
 def task(target: str = "file", changes: dict[str, Any] | None = None, **inputs: Any) -> StepTask:
-    return StepTask("w", "s", None, 1, "agent", target, inputs, "w/s", **(changes or {}))
+    key = f"w/s/{next(NUMBERS)}"
+    return StepTask("w", "s", None, 1, "agent", target, inputs, key, **(changes or {}))
 
 
 async def run(bench: AgentBench, task: StepTask) -> Done:
@@ -242,6 +273,75 @@ async def test_a_workflow_that_turns_meanwhile_does_not_make_it_stop(
         Clerk.gate.set()
 
 
+async def test_a_thread_goes_on_after_its_agent_was_dropped() -> None:
+    async with AgentBench() as bench:
+        await bench.start(Clerk, name="clerk")
+        await bench.start(Reader, name="reader")  # so that their process stays
+        host = bench.system.describe("clerk")["host"]
+        asked = asyncio.create_task(bench.ask("stamp", {"name": "a"}, message_id="m"))
+        await until(lambda: Clerk.begun == ["a"])
+        withdrawing = asyncio.create_task(bench.system.withdraw("m", [host], 20.0))
+        await bench.ask("clerk", None, capability="sicken")
+        await until(lambda: bench.system.describe("clerk")["restarts"] == 1)
+        await asyncio.gather(asked, return_exceptions=True)
+        assert not withdrawing.done()
+        assert not await bench.system.withdraw("m", [host], 0.05), "nor for who asks only now"
+        Clerk.gate.set()
+        assert await withdrawing
+        assert await bench.system.withdraw("m", [host], 20.0)
+
+
+async def test_a_coroutine_that_does_not_leave_off_goes_on_after_its_agent_was_dropped() -> None:
+    async with AgentBench() as bench:
+        await bench.start(Clerk, name="clerk")
+        await bench.start(Reader, name="reader")
+        host = bench.system.describe("clerk")["host"]
+        asked = asyncio.create_task(bench.ask("sulk", {"name": "a"}, message_id="m"))
+        await until(lambda: Clerk.begun == ["a"])
+        [handle] = await bench.hosts.find()
+        await handle.drop_agent("clerk", "failed")
+        assert not await bench.system.withdraw("m", [host], 0.05)
+        Clerk.gate.set()
+        assert await bench.system.withdraw("m", [host], 20.0)
+        await asyncio.gather(asked, return_exceptions=True)
+
+
+async def test_a_step_whose_agent_is_dropped_while_a_thread_is_at_it_is_told_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(agent_call, "WITHDRAW_SECONDS", 0.05)
+    async with AgentBench() as bench:
+        await bench.start(Clerk, name="clerk")
+        await bench.start(Reader, name="reader")
+        running = await begun(bench, task("stamp", name="a"))
+        await bench.ask("clerk", None, capability="sicken")
+        with pytest.raises(StepError, match="may still be at it"):
+            await running
+        Clerk.gate.set()
+
+
+async def test_a_host_that_its_agent_left_is_asked_where_a_thread_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(agent_call, "WITHDRAW_SECONDS", 0.05)
+    async with AgentBench() as bench:
+        await bench.start(Clerk, name="clerk")
+        await bench.start(Reader, name="reader")
+        running = await begun(bench, task("carve", name="a"))
+        [old] = await bench.hosts.find()
+        # another process has the agent, and the message that was sent again
+        bench.system._running.places[old.name].leaving = True
+        await old.hand_over("clerk", 0.0)
+        await bench.system.restart_agent("clerk")
+        await until(lambda: bench.system.describe("clerk")["host"] not in (None, old.name))
+        await until(lambda: Clerk.begun == ["a"] * 2)
+        Clerk.gates.pop().set()
+        running.cancel("turned")
+        with pytest.raises(StepError, match="may still be at it"):
+            await running
+        Clerk.gates.pop().set()
+
+
 async def test_a_thread_that_ends_in_time_has_been_stopped() -> None:
     async with AgentBench() as bench:
         await bench.start(Clerk, name="clerk")
@@ -265,13 +365,40 @@ async def test_an_orchestrator_that_ends_does_not_break_agents_off() -> None:
         assert Clerk.broken_off == []
 
 
+@pytest.mark.parametrize("target", ["file", "stamp"])
+async def test_the_next_orchestrator_has_agents_leave_off(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_call, "WITHDRAW_SECONDS", 0.05)
+    async with AgentBench() as bench:
+        await bench.start(Clerk, name="clerk")
+        asked = task(target, name="a", seconds=60.0)
+        running = await begun(bench, asked)
+        running.cancel(CLOSING)
+        await asyncio.gather(running, return_exceptions=True)
+        await bench.close()
+        later = AgentBench(store=bench.store, hosts=bench.hosts)
+        ending = asyncio.create_task(AgentCalls(later.system).end(asked))
+        await asyncio.sleep(0.05)
+        assert not ending.done(), "nobody knows which hosts there are"
+        await later.system.start()
+        if target == "file":
+            await ending
+            assert Clerk.broken_off == ["a"]
+        else:
+            with pytest.raises(StepError, match="may still be at it"):
+                await ending
+            Clerk.gate.set()
+        await later.close()
+
+
 async def test_the_workflows_deadline_is_the_agents() -> None:
     async with AgentBench() as bench:
         await bench.start(Clerk, name="clerk")
         soon = {"deadline": time.time() + 0.2, "timeout_seconds": 50.0}
         with pytest.raises(StepError) as caught:
-            async with asyncio.timeout(10):
-                await run(bench, task(changes=soon, name="a", seconds=60.0))
+            async with asyncio.timeout(60):
+                await run(bench, task(changes=soon, name="a", seconds=600.0))
         assert caught.value.failure == "timeout"
         assert Clerk.broken_off == ["a"]
 
@@ -298,7 +425,9 @@ async def test_an_agent_that_is_named_does_the_only_thing_that_it_can() -> None:
         await bench.start(Clerk, name="several")
         done = await run(bench, task("one", by_name))
         assert json.loads(done.content) == "from somewhere"
-        with pytest.raises(StepError, match=r"several capabilities: say which .*: file, .*, weigh"):
+        with pytest.raises(
+            StepError, match=r"several capabilities: say which .*: carve, .*, weigh"
+        ):
             await run(bench, task("several", by_name))
         method = {"options": {"by": "name", "method": "file"}}
         assert json.loads((await run(bench, task("several", method, name="a"))).content)

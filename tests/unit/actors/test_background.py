@@ -8,7 +8,7 @@ import pytest
 
 from actors import background
 from actors.background import keep_going
-from tests.unit.actors.agents.waiting import until
+from tests.waiting import until
 
 
 async def test_what_fails_or_ends_is_begun_anew_and_told_of(

@@ -19,6 +19,8 @@ from actors.situation import (
     Placement,
     Ready,
     Situation,
+    StepFacts,
+    Waiting,
 )
 from actors.workflow.tasks import StepTask
 from ironcliw.errors import SettingsError, UnavailableError
@@ -222,7 +224,7 @@ def test_arrivals_do_not_pile_up_where_nobody_asks_for_them() -> None:
     for number in range(100):
         now += 60.0
         made.note_events(f"w{number}", [Submitted()])
-    assert len(made._arrivals) == 31
+    assert len(made._around._arrivals) == 31
 
 
 def test_losses_are_those_of_machines_and_want_of_memory_is_told_apart() -> None:
@@ -271,3 +273,83 @@ def test_policies_of_both_kinds_are_loaded() -> None:
     assert isinstance(load_policy("actors.routing:PlacementPolicy"), PlacementPolicy)
     with pytest.raises(SettingsError, match=r"is no RouterPolicy; it needs .*`place\(situation\)`"):
         load_policy("actors.router:LONGEST_WAIT_SECONDS")
+
+
+def waiting(*steps: str, **changes: Any) -> list[Waiting]:
+    return [Waiting(task(step, **changes), Ready(NOW - 3.0)) for step in steps]
+
+
+def test_in_a_round_each_is_told_of_the_others_as_of_one_moment() -> None:
+    ticks = iter(range(1000))
+    says, facts = Says(lambda seen: placed("local" if seen.step.step == "a" else WAIT)), Facts()
+    made = Router(says, facts, facts, clock=lambda: NOW + next(ticks))
+    asked, held = waiting("a", "b"), waiting("c")
+    with made.round(asked, held):
+        for step, ready in asked:
+            made.ask(step, ready, may_wait=True)
+    first, second = says.seen
+    assert [one.step for one in first.others] == ["a", "b", "c"]
+    assert [one.step for one in second.others] == ["b", "c"], "the first has a place"
+    assert first.step is first.others[0], "it is one of them"
+    assert (first.at, first.machines, len(first.home.runs)) == (second.at, second.machines, 0)
+    assert first.machines is second.machines, "nothing has changed there"
+    assert [run.target for run in second.home.runs] == ["f"]
+    made.ask(asked[1].task, asked[1].ready, may_wait=True)
+    assert says.seen[2].at > second.at, "the round is over"
+    assert [one.step for one in says.seen[2].others] == ["b", "c"]
+
+
+def test_one_that_nobody_has_announced_is_among_those_that_wait() -> None:
+    made, says, _, _ = router(lambda _: placed("local"))
+    ask(made)
+    assert [one.step for one in says.seen[0].others] == ["s"]
+
+
+def test_a_step_on_its_way_to_a_machine_has_not_begun() -> None:
+    ticks = iter(range(1000))
+    says, facts = Says(lambda _: placed("spot", node="n1", index=1)), Facts()
+    made = Router(says, facts, facts, clock=lambda: NOW + next(ticks))
+    made.ask(task("a"), Ready(NOW), may_wait=True)
+    made.ask(task("b"), Ready(NOW), may_wait=True)
+    [run] = says.seen[1].machines[0].runs
+    assert (run.has_begun, run.workflow_id) == (False, "w")
+    made.started(("w/a", 1), "n1")
+    made.ask(task("c"), Ready(NOW), may_wait=True)
+    begun, coming = says.seen[2].machines[0].runs
+    assert (begun.has_begun, coming.has_begun) == (True, False)
+    assert begun.since > run.since, "what it has done counts from there"
+    made.ended(("w/a", 1), 12.5)
+    made.ended(("w/b", 1), 99.0)
+    made.started(("w/c", 1), "n1")
+    made.ended(("w/c", 1))
+    made.ask(task("d"), Ready(NOW), may_wait=True)
+    [ended] = says.seen[3].ended
+    assert (ended.target, ended.seconds) == ("f", 12.5), "one has never begun, one has failed"
+
+
+class Ordered(Says):
+    """Has the last first, or what a test says."""
+
+    def __init__(self, order: Callable[[int], Any]) -> None:
+        super().__init__(lambda _: placed("local"))
+        self.order = order
+
+    def in_order(self, steps: Sequence[StepFacts], at: float) -> Any:
+        return self.order(len(steps))
+
+
+def test_a_policy_may_say_who_is_asked_about_first() -> None:
+    facts = Facts()
+    ordered = Ordered(lambda count: range(count - 1, -1, -1))
+    assert list(Router(ordered, facts, facts).in_order(waiting("a", "b", "c"))) == [2, 1, 0]
+    assert list(router(lambda _: placed("local"))[0].in_order(waiting("a", "b"))) == [0, 1]
+
+
+@pytest.mark.parametrize("order", [lambda count: [0] * count, lambda count: 1 // 0])
+def test_an_order_that_leaves_some_out_is_the_policys_fault(
+    order: Callable[[int], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    made = Router(Ordered(order), Facts(), Facts())
+    assert list(made.in_order(waiting("a", "b"))) == [0, 1]
+    assert made.failures == 1
+    assert "routing policy 'says' failed to say who goes first" in caplog.text

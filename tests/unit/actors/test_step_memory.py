@@ -22,7 +22,7 @@ def test_a_steps_process_is_found_by_its_title(title: str) -> None:
         process.stdin.flush()
         assert process.stdout.readline() == "it runs\n"
         assert "made_for_a_test" in held_by_steps()
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
     assert "made_for_a_test" not in held_by_steps()
 
 
@@ -35,4 +35,4 @@ def test_what_it_holds_for_itself_is_counted() -> None:
         # the program's text is a part of what is read as its title
         [held] = [gb for name, gb in held_by_steps().items() if name.startswith("another")]
         assert 0.06 <= held < 0.1
-        process.communicate("\n", timeout=20)
+        process.communicate("\n", timeout=60)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from actors.steps import train_job
 from actors.steps.train_job import JobState, TrainJobs, job_id, last_json
 from actors.workflow.tasks import CLOSING, StepError, StepTask
 
@@ -168,7 +169,7 @@ def test_a_job_that_is_only_being_started_is_stopped_too(tmp_path: Path) -> None
     class Slow(FakeJobs):
         def submit(self, job: str, command: str) -> None:
             begun.set()
-            go.wait(10)
+            go.wait(60)
             super().submit(job, command)
 
     jobs = Slow(polls=10**6)
@@ -200,6 +201,50 @@ def test_a_job_outlives_the_orchestrator(tmp_path: Path) -> None:
 
     asyncio.run(close())
     assert jobs.stopped == []
+
+
+def test_the_next_orchestrator_stops_a_job(tmp_path: Path) -> None:
+    jobs = FakeJobs(polls=10**6)
+    train = TrainJobs(jobs, tmp_path, poll_seconds=0.001)
+    asyncio.run(train.end(task(recipe="merge")))
+    assert jobs.stopped == [], "there is none"
+    first, second = (f"{job_id('w/s')}-{number}" for number in (1, 2))
+    jobs.submit(first, "python")
+    jobs.ended[first] = JobState.FAILED
+    jobs.submit(second, "python")
+    asyncio.run(train.end(task(recipe="merge")))
+    assert jobs.stopped == [second]
+
+
+def test_a_job_that_does_not_stop_may_still_be_at_it(tmp_path: Path) -> None:
+    class Stubborn(FakeJobs):
+        def stop(self, job: str) -> None:
+            self.stopped.append(job)
+
+    jobs = Stubborn(polls=10**6)
+    jobs.submit(f"{job_id('w/s')}-1", "python")
+    with pytest.raises(StepError, match="was told to stop and still runs") as caught:
+        asyncio.run(TrainJobs(jobs, tmp_path).end(task(recipe="merge")))
+    assert caught.value.failure == "unstopped"
+
+
+@pytest.mark.parametrize("seconds", [0.0, 60.0])
+def test_a_job_service_that_is_away_when_a_job_is_to_be_stopped(
+    tmp_path: Path, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_job, "_ANSWER_SECONDS", seconds)
+    jobs = FakeJobs(polls=10**6)
+    jobs.submit(f"{job_id('w/s')}-1", "python")
+    jobs.away = True
+    back = threading.Timer(0.1, lambda: setattr(jobs, "away", False))
+    if seconds:
+        back.start()
+        asyncio.run(TrainJobs(jobs, tmp_path, 0.001).end(task(recipe="merge")))
+        assert len(jobs.stopped) == 1
+    else:
+        with pytest.raises(StepError, match="job service does not answer: refused") as caught:
+            asyncio.run(TrainJobs(jobs, tmp_path, 0.001).end(task(recipe="merge")))
+        assert caught.value.failure == "unstopped"
 
 
 def test_nobody_answers(tmp_path: Path) -> None:

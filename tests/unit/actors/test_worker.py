@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -50,6 +51,18 @@ def test_a_result_of_another_workflow_is_refused(tmp_path: Path) -> None:
     assert answer.error is not None
     assert "is no result of workflow wf-1" in answer.error.message
     assert (answer.error.failure, answer.error.retryable) == ("invalid", False)
+
+
+def test_the_processor_time_of_a_function_is_told(tmp_path: Path) -> None:
+    def works() -> None:
+        until = time.process_time() + 0.02
+        while time.process_time() < until:
+            pass
+
+    function("works")(works)
+    answer = answered(tmp_path, "works", {})
+    assert answer.cpu_seconds is not None
+    assert 0.02 <= answer.cpu_seconds < 10.0
 
 
 def test_what_a_function_raises_is_told_with_its_place(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_a_neighbour_that_ends_early_spoils_the_figures(monkeypatch: pytest.Monk
     before = set(psutil.Process().children())
     with pytest.raises(BenchmarkError, match="ended after 0 s"), neighbour():
         [process] = set(psutil.Process().children()) - before
-        process.wait(30)
+        process.wait(60)
 
 
 def test_rows_of_accuracy() -> None:
@@ -142,7 +142,7 @@ class _Answers(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         assert body["ignore_eos"] is True
         if body["prompt"] != [0]:
-            self.together.wait(timeout=30)
+            self.together.wait(60)
         count = body["max_tokens"] - (body["prompt"] == [0])
         content = json.dumps({"usage": {"completion_tokens": count}}).encode()
         self.send_response(429 if body["max_tokens"] == 7 else 200)

@@ -15,11 +15,12 @@ import pytest
 
 from benchmarks.harness import BenchmarkError, NotRun, Samples
 from benchmarks.load import LoadResult, Outcome
-from benchmarks.servers import Server, free_ports, post
+from benchmarks.servers import Server, post
 from benchmarks.themes.batching_tax import batching_tax
 from benchmarks.themes.serving_latency import INFINITY, MEASURES, OURS, STOCK, measure_rows
 from benchmarks.themes.serving_overload import _Load, build_rows
 from benchmarks.wrk import Wrk, WrkResult, parse
+from cluster.testing.ports import free_ports
 from ironcliw.settings import process_environment
 from tests.requirements import need
 

@@ -54,7 +54,7 @@ def test_between_two_processes(agent: HandoverFolder, tmp_path: Path) -> None:
         assert agent.pending() == ("train",)
         agent.write_notice("preempted", 28.0)
         assert child.stdout.readline() == "preempted\n"
-        assert child.wait(20.0) == 0
+        assert child.wait(60) == 0
     assert agent.pending() == ()
     assert (tmp_path / "done" / "train").exists()
 
@@ -66,7 +66,7 @@ def test_a_process_that_dies_is_not_waited_for(agent: HandoverFolder, tmp_path: 
         child.stdout.readline()
         assert agent.pending() == ("train",)
         child.kill()
-        child.wait(20.0)
+        child.wait(60)
         assert agent.pending() == ()
 
 
@@ -116,11 +116,11 @@ def test_a_poll_reads_the_file_once(
 
 def test_a_poll_is_cheap_enough_for_every_step(agent: HandoverFolder, tmp_path: Path) -> None:
     handover = Handover(tmp_path)
-    began = time.perf_counter()
+    began = time.thread_time()  # what others do meanwhile does not count
     for _ in range(1000):
         handover.notice()
     # 2 us on a quiet machine; this one may be a hundred times slower
-    assert time.perf_counter() - began < 0.2
+    assert time.thread_time() - began < 0.2
 
 
 def test_a_hook_that_comes_again_is_waited_for_again(agent: HandoverFolder, tmp_path: Path) -> None:

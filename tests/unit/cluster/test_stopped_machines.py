@@ -24,13 +24,7 @@ from cluster.testing.faults import ApiStorm
 from cluster.testing.launching import launch, provider_of
 from cluster.testing.world import World
 from tests.unit.cluster.clouds import ORDER, A, Cloud, open_store
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.01)
+from tests.waiting import wait_for
 
 
 @pytest.fixture

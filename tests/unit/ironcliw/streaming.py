@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 DECISIONS = "/v1/decisions"

@@ -201,11 +201,11 @@ def test_another_program_at_the_address(run: Run, service: Any, reply: Any) -> N
 def test_full_queue_is_retried_after_the_servers_own_wait(
     run: Run, service: Any, reply: Any
 ) -> None:
-    busy = reply.error(429, "overloaded", retry_after_ms="120", retry_after="1")
+    busy = reply.error(429, "overloaded", retry_after_ms="120", retry_after="60")
     service.script("/v1/embeddings", busy, busy)
     started = time.monotonic()
     assert run("embed", "a").vectors
-    assert 0.24 <= time.monotonic() - started < 1.0
+    assert 0.24 <= time.monotonic() - started < 60
     assert len(service.received) == 3
 
 
@@ -218,11 +218,11 @@ def test_retries_end(run: Run, service: Any, reply: Any) -> None:
 
 
 def test_a_wait_beyond_the_deadline_is_not_begun(run: Run, service: Any, reply: Any) -> None:
-    service.script("/v1/models", reply.error(503, "unavailable", "come later", retry_after="30"))
+    service.script("/v1/models", reply.error(503, "unavailable", "come later", retry_after="300"))
     started = time.monotonic()
     with pytest.raises(UnavailableError, match="come later"):
-        run("models", options={"timeout": 5.0})
-    assert time.monotonic() - started < 5.0
+        run("models", options={"timeout": 60.0})
+    assert time.monotonic() - started < 60
 
 
 def test_a_dropped_connection_is_retried_where_that_is_safe(
@@ -258,7 +258,8 @@ def test_a_server_that_comes_up_late_is_waited_for(run: Run, service: Any) -> No
         port = reserved.getsockname()[1]
         relay = threading.Timer(0.05, _answer_once, [reserved])
         relay.start()
-        health = run("request", "GET", "/x", options={"base_url": f"http://127.0.0.1:{port}"})
+        options = {"base_url": f"http://127.0.0.1:{port}", "max_retries": 50}
+        health = run("request", "GET", "/x", options=options)
         relay.join()
     assert health == {"late": True}
 

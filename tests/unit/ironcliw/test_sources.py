@@ -79,7 +79,7 @@ class Bucket(MemoryFileSystem):  # type: ignore[misc]
     def get(self, rpath: str, lpath: str, **options: Any) -> None:
         type(self).fetches += 1
         if self.gate is not None:
-            self.gate.wait(30)
+            self.gate.wait(60)
         with self.reading:  # files in memory have one position for all who read them
             super().get(rpath, lpath, **options)
         if self.breaks:
@@ -134,7 +134,7 @@ def test_two_that_fetch_at_once_end_with_one_whole_copy(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert bucket.fetches == 2
     assert found[0] == found[1]
     assert list((tmp_path / "gs").iterdir()) == [found[0]]

@@ -21,6 +21,8 @@ from rl.greedy import Greedy
 from rl.live.judging import WEEK, judge
 from rl.live.log import Log
 from rl.live.training import toml_of
+from rl.parameters import Parameters
+from rl.queue_parameters import QueueParameters
 from rl.regime import load_regime
 from rl.simulator import simulate
 from rl.workload import make_day
@@ -193,8 +195,9 @@ def test_a_log_that_has_changed_does_not_fit_and_says_why() -> None:
     assert evidence.misfit == found.misfit
 
 
-def test_a_night_judges_all_of_it() -> None:
-    found = judge(LOG, BEGIN + 21 * DAY, GIVEN)
+@pytest.mark.parametrize("tuned", [None, QueueParameters()])
+def test_a_night_judges_all_of_it(tuned: Parameters | None) -> None:
+    found = judge(LOG, BEGIN + 21 * DAY, GIVEN, tuned=tuned)
     assert found.fit == FIT
     assert found.misfit == ""
     assert found.cost_ratio is not None

@@ -313,8 +313,8 @@ def test_what_is_not_confirmed_on_fresh_days_decides_as_its_base(
     monkeypatch.setattr("rl.learning.train.confirmed", told)
     # of few labels ridge learns nothing, a network something
     plan = replace(
-        SMALL, rounds=2, decisions=12, randomised=0.0, horizon=600.0, margins=(0.0,), shrinks=(1.0,),
-        model="network",
+        SMALL, rounds=2, decisions=12, randomised=0.0, horizon=600.0, margins=(0.0,),
+        shrinks=(1.0,), model="network",
     )  # fmt: skip
     lines: list[str] = []
     policy = train([light], load_parameters(), plan, report=lines.append)

@@ -16,6 +16,7 @@ from rl.promotion import (
     LEAST_DECISIONS,
     LEAST_SECONDS,
     LEAST_WORKFLOWS,
+    MOST_FAILURES,
     SHARES,
     STAGES,
     Evidence,
@@ -140,6 +141,16 @@ def test_below_the_tuned_policy_are_the_rules_and_nothing_is_below_them() -> Non
 def test_what_a_week_cost_is_no_fault_of_the_tuned_policy(stage: Any) -> None:
     """The rules cost 1.5 times as much: the simulator's own error must not bring them back."""
     assert watch(at(stage), Signs(1.0, cost_ratio=1.5)) == at(stage)
+
+
+def test_a_router_that_fails_again_and_again_is_taken_off() -> None:
+    often = Signs(at=5.0, failures=MOST_FAILURES + 1)
+    assert watch(Standing(), Signs(at=5.0, failures=MOST_FAILURES)) == Standing()
+    found = watch(Standing("half", policy="p"), often)
+    assert (found.stage, found.base) == ("off", "greedy")
+    found = watch(found, often)
+    assert found.base == "rules"
+    assert found.changes[-1].reason == "11 decisions failed, as the head's log tells"
 
 
 def test_a_bad_file_hides_nothing_of_the_system() -> None:

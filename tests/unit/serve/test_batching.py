@@ -23,7 +23,7 @@ from serve.batcher import BatchLimits, Priority
 from serve.batching import BatchQueue, Item
 from serve.engines.protocol import AdaptedTokens, Tokens, Vectors
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 LIMITS = BatchLimits(max_batch_tokens=64, slots=1)
 
 

@@ -219,7 +219,7 @@ async def test_a_reader_that_leaves_frees_the_slot(tmp_path: Path) -> None:
         request = CompletionRequest(model="slow", prompt="> ", max_tokens=100)
         answering = await it.service.open_completion(request, None)
         await answering.aclose()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while _running(it.sides.hosts[1], "slow"):  # noqa: ASYNC110  # a step is under way
                 await asyncio.sleep(0.005)
 
@@ -286,7 +286,7 @@ class TestLoadGate:
                 with pytest.raises(ModelLoadingError, match="cloudy is being loaded"):
                     await gate.require("cloudy")
             going.set()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while "cloudy" not in host.residency.engines:  # noqa: ASYNC110
                     await asyncio.sleep(0.005)
             await gate.require("cloudy")

@@ -12,7 +12,7 @@ import pytest
 from ironcliw.errors import RequestError, UnavailableError
 from serve.loop_thread import LoopThread
 
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 60.0
 
 
 @pytest.fixture

@@ -126,9 +126,9 @@ def test_every_report_shows_it(
         monkeypatch.setenv("IRONCLIW_CLIENT__BASE_URL", service.url)
         command("models", "load", "fake")
         assert reason in capsys.readouterr().err
-        models = httpx.get(f"{service.url}/v1/models", timeout=30).json()["data"]
+        models = httpx.get(f"{service.url}/v1/models", timeout=60).json()["data"]
         [model] = [row for row in models if row["id"] == "fake"]
-        status = httpx.get(f"{service.url}/v1/status", timeout=30).json()
+        status = httpx.get(f"{service.url}/v1/status", timeout=60).json()
         command("models")
     [line] = [row for row in capsys.readouterr().out.splitlines() if row.startswith("fake ")]
     assert "float32 (not as set)" in line

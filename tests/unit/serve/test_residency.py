@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import asdict
 
 import pytest
@@ -20,6 +20,7 @@ from ironcliw.errors import (
 )
 from serve.cache import ModelCache
 from serve.residency import ModelResidency
+from tests.waiting import until
 
 SIZES = {"a": 40, "b": 40, "c": 40, "broken": 10}
 BUDGET = 100
@@ -56,7 +57,7 @@ class Workshop:
             self.under_way += 1
             self.most_under_way = max(self.most_under_way, self.under_way)
         try:
-            assert self.gate.wait(10), "the test never opened the gate"
+            assert self.gate.wait(60), "the test never opened the gate"
             if model == "broken":
                 raise OSError("weights end after 12 bytes")
             return CountingEngine(SIZES[model])
@@ -83,15 +84,7 @@ async def residency(workshop: Workshop) -> AsyncIterator[Residency]:
     made = ModelResidency(ModelCache(BUDGET), workshop.load, workshop.estimate)
     yield made
     workshop.gate.set()
-    await asyncio.wait_for(made.close(), 10)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the event loop run until the condition holds, 5 s at most."""
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come about within 5 s"
-        await asyncio.sleep(0.001)
+    await asyncio.wait_for(made.close(), 60)
 
 
 def state(residency: Residency, model: str) -> str:
@@ -184,7 +177,7 @@ async def test_a_waiter_cancelled_as_the_load_ends_gives_its_use_back(hops: int)
     task = asyncio.create_task(use(residency, "a"))
     await asyncio.wait([task])
     await until(lambda: state(residency, "a") == "ready")
-    await asyncio.wait_for(residency.close(), 5)
+    await asyncio.wait_for(residency.close(), 60)
 
 
 async def test_a_failed_load_is_the_same_error_for_all_and_tried_again(
@@ -319,7 +312,7 @@ async def test_a_storm_of_uses_and_cancellations(residency: Residency, workshop:
     await until(lambda: workshop.loads.total() > 0)
     for task in tasks[::4]:
         task.cancel()
-    done = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 10)
+    done = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 60)
     answers = [answer for answer in done if isinstance(answer, CountingEngine)]
     refused = [answer for answer in done if isinstance(answer, asyncio.CancelledError)]
     assert len(answers) + len(refused) == 60

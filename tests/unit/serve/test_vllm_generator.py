@@ -8,8 +8,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import sys
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -28,6 +27,7 @@ from ironcliw.errors import (
 )
 from serve.engines.vllm_generator import VllmGenerator
 from serve.generation.protocol import Delta, GenerationJob, Sampling
+from tests.waiting import until
 
 VOCABULARY, CONTEXT = 100, 32
 
@@ -224,13 +224,6 @@ def ids(deltas: list[Delta]) -> list[int]:
     return [draw.id for delta in deltas for draw in delta.tokens]
 
 
-async def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        await asyncio.sleep(0.001)
-
-
 async def test_an_answer_token_by_token() -> None:
     generator, _ = make()
     deltas = await answer(generator, job())
@@ -326,10 +319,10 @@ async def test_scoring_waits_for_ranked_answers_and_they_for_it() -> None:
     generator, engine = make()
     engine.gate.clear()
     ranked = asyncio.create_task(answer(generator, job(sampling=Sampling(logprobs=2))))
-    await wait_until(lambda: len(engine.running) == 1)
+    await until(lambda: len(engine.running) == 1)
     scored = asyncio.create_task(answer(generator, job(score_tokens=(1, 2))))
     plain = asyncio.create_task(answer(generator, job()))
-    await wait_until(lambda: len(engine.running) == 2)
+    await until(lambda: len(engine.running) == 2)
     assert all(asked.logprob_token_ids is None for _, asked, _, _ in engine.requests)
     engine.gate.set()
     assert (await scored)[0].scores is not None
@@ -341,7 +334,7 @@ async def test_leaving_early_aborts_the_request() -> None:
     async with aclosing(generator.generate(job(max_tokens=20))) as deltas:
         await anext(deltas)
         engine.gate.clear()
-        await wait_until(lambda: bool(engine.running))
+        await until(lambda: bool(engine.running))
     assert engine.aborted == [engine.requests[0][2]]
     assert generator.stats().running == 0
 
@@ -350,7 +343,7 @@ async def test_closing_ends_jobs_that_wait_for_vllm() -> None:
     generator, engine = make()
     engine.gate.clear()
     reader = asyncio.create_task(answer(generator, job()))
-    await wait_until(lambda: bool(engine.running))
+    await until(lambda: bool(engine.running))
     await asyncio.get_running_loop().run_in_executor(None, generator.close)
     with pytest.raises(UnavailableError, match="closed"):
         await reader
@@ -394,7 +387,7 @@ async def test_too_many_waiting_jobs_are_refused() -> None:
     generator, engine = make(slots=1, max_waiting=1)
     engine.gate.clear()
     readers = [asyncio.create_task(answer(generator, job())) for _ in range(2)]
-    await wait_until(lambda: len(engine.running) == 2)
+    await until(lambda: len(engine.running) == 2)
     assert (generator.stats().running, generator.stats().waiting) == (1, 1)
     with pytest.raises(OverloadedError, match="max_waiting_jobs"):
         await answer(generator, job())

@@ -221,7 +221,7 @@ class TwoSides:
 
     async def phase(self, name: str) -> None:
         """Wait until the cloud is in this phase."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while self.router.policy.phase != name:
                 await self.router.until(time.monotonic() + 1)
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -15,8 +16,10 @@ from ironcliw import console
 from ironcliw.cli import main
 from tests.unit.train.small_tokenizers import small
 from train.data.check import ShownRow, facts, show_row, table
+from train.data.masks import TokenRow
 from train.data.options import DataOptions
 from train.data.read import examine
+from train.data.tokenized import TokenizedData
 
 ROOT = Path(__file__).parents[3]
 GOOD = {"question": "What is 2+2?", "answer": "It is 4."}
@@ -114,6 +117,34 @@ def test_supervised_spans() -> None:
     with screen.capture() as captured:
         screen.print(SHOWN.coloured())
     assert captured.get() == "\x1b[2ma\x1b[0m\x1b[1;32mbc\x1b[0m\x1b[2md\x1b[0m\n"
+
+
+def test_answers_that_are_compared_are_shown_one_by_one() -> None:
+    row = ShownRow("a:1", ("p", "a", "b"), (False, True, True), ((1, "chosen"), (2, "rejected")))
+    assert row.marked() == "p\nchosen: [[a]]\nrejected: [[b]]"
+    assert row.coloured().plain == "p\nchosen: a\nrejected: b"
+
+
+def test_parts_are_those_of_the_kind_of_row(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps({"prompt": "p", "chosen": "good", "rejected": "bad"}) + "\n")
+    found = show_row(examine(DataOptions(train=(str(path),)), small()).train, 0, small())
+    told = found.marked()
+    assert [name for _, name in found.parts] == ["chosen", "rejected"]
+    assert told.index("\nchosen: [[good") < told.index("\nrejected: [[bad")
+    assert "prefer the first" in found.told
+    names = np.array([5, 6, 7], np.int32), np.zeros(3, np.bool_)
+    for labelled, starts, expected in (
+        (True, (0, 1), ["text", "label"]),
+        (False, (0, 1, 2), ["anchor", "positive", "negative"]),
+    ):
+        data = TokenizedData.of_rows(
+            [TokenRow(*names, None, starts, labelled)], [(0, 1)], ["rows.jsonl"]
+        )
+        shown = show_row(data, 0, small())
+        assert [name for _, name in shown.parts] == expected
+        assert shown.marked().startswith(f"{expected[0]}: ")
+        assert "compared" in shown.told
 
 
 def test_data_does_not_steer_the_terminal() -> None:

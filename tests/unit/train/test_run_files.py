@@ -144,7 +144,7 @@ def test_what_could_not_be_written_leaves_nothing_behind(
 
 def test_workers_that_write_at_the_same_time_leave_one_whole_file(tmp_path: Path) -> None:
     files, errors = RunFiles(str(tmp_path)), []
-    start = threading.Barrier(8, timeout=20)
+    start = threading.Barrier(8, timeout=60)
 
     def write(rank: int) -> None:
         start.wait()
@@ -158,7 +158,7 @@ def test_workers_that_write_at_the_same_time_leave_one_whole_file(tmp_path: Path
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert not errors
     found = files.read("outcome.json")
     assert found is not None

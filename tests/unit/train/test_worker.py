@@ -68,7 +68,7 @@ def die(job: Job, step: int) -> None:
         work(job, report=dies_at(step))
     for thread in threading.enumerate():
         if thread.name == "checkpoint-writer":
-            thread.join(20)
+            thread.join(60)
 
 
 def saved(job: Job) -> Checkpoint:

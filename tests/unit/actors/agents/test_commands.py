@@ -17,7 +17,7 @@ from actors.agents.service import AgentService
 from actors.control_link import ControlLink
 from ironcliw.cli import main
 from ironcliw.errors import AgentError
-from tests.unit.actors.agents.waiting import until
+from tests.waiting import until
 
 
 class Speaker(Agent):

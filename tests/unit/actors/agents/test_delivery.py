@@ -10,7 +10,7 @@ import pytest
 from actors.agent import Agent, capability
 from actors.agents.bench import AgentBench
 from tests.unit.actors.agents.shaky_store import ShakyStore
-from tests.unit.actors.agents.waiting import until
+from tests.waiting import until
 
 
 class Clerk(Agent):

@@ -12,7 +12,7 @@ from actors.agent import Agent, capability
 from actors.agents import watching
 from actors.agents.bench import AgentBench
 from ironcliw.errors import IroncliwError
-from tests.unit.actors.agents.waiting import until
+from tests.waiting import until
 
 MANY = 10**6
 

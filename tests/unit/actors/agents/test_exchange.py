@@ -12,7 +12,7 @@ from actors.agent import Agent, capability
 from actors.agents import cell, exchange
 from actors.agents.bench import AgentBench
 from ironcliw.errors import DeadlineExceededError, OverloadedError, UnavailableError
-from tests.unit.actors.agents.waiting import until
+from tests.waiting import until
 
 
 class Worker(Agent):

@@ -16,7 +16,7 @@ from actors.agents.code_copies import CodeCopies
 from actors.agents.ray_hosts import RayHosts
 from cluster.head import project_code
 from ironcliw.setting_sections import LogSettings
-from tests.unit.actors.agents.waiting import until
+from tests.waiting import until
 
 URI = "gcs://_ray_pkg_0123456789abcdef.zip"
 ERRORS = [OSError("the disk is full"), RaySystemError("it restarts"), RuntimeError("it restarts")]

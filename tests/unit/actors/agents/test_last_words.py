@@ -14,11 +14,11 @@ from actors.agents import running
 from actors.agents.bench import AgentBench
 from actors.agents.hosts import HostHandle
 from actors.agents.last_words import LastWords
-from actors.agents.link import HostLostError
+from actors.agents.link import HostGoneError, HostLostError
 from actors.agents.messages import Message, Parcel, new_id, to_parcel
 from ironcliw.errors import NotFoundError, StoreError, UnavailableError
 from tests.unit.actors.agents.shaky_store import ShakyStore
-from tests.unit.actors.agents.waiting import until
+from tests.waiting import until
 
 
 class Counting(Agent):
@@ -35,6 +35,9 @@ class Counting(Agent):
     async def add(self, _: Any) -> int:
         self.count += 1
         return self.count
+
+    @capability("once")
+    async def once(self, _: Any) -> None: ...
 
 
 @pytest.fixture
@@ -191,8 +194,39 @@ async def test_but_not_for_one_that_is_stopped_meanwhile(
     assert words.take_parcels("a") == []
 
 
-def parcel(seconds: float) -> Parcel:
-    message = Message(new_id(), "a", None, "count", deadline=seconds)
+@pytest.mark.parametrize(
+    ("end", "kept"),
+    [
+        # it may have taken all of them: what is not idempotent must not be done twice
+        (asyncio.CancelledError(), ["count"]),
+        (HostLostError("it died just then"), ["count"]),
+        (HostGoneError("it was dead before"), ["count", "once", None]),
+    ],
+)
+async def test_what_a_new_place_may_have_taken_is_carried_on_if_it_is_harmless(
+    bench: AgentBench,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    end: BaseException,
+    kept: list[str | None],
+) -> None:
+    running, old = bench.system._running, await host_of(bench)
+    given = [parcel(10.0, capability) for capability in ("count", "once", None)]
+    running.last_words.carry("a", given)
+
+    async def ends(_: Any) -> None:
+        raise end
+
+    monkeypatch.setattr(old, "replay", ends)
+    with pytest.raises(type(end)):
+        await running._replay(old, bench.system.registry.get("a"))
+    assert [one.capability for one in running.last_words.take_parcels("a")] == kept
+    lost = "agent a: 2 messages are lost: nobody knows whether it had them"
+    assert (lost in caplog.text) is (kept == ["count"])
+
+
+def parcel(seconds: float, capability: str | None = "count") -> Parcel:
+    message = Message(new_id(), "a", None, capability, deadline=seconds)
     return to_parcel(message, 0.0, wants_reply=False)
 
 

@@ -34,7 +34,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 def turned(loop: asyncio.AbstractEventLoop) -> None:
     """Return when a loop has dealt with all that was there."""
-    asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(10)
+    asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(60)
 
 
 def test_one_that_turns_stands_never_still(loop: asyncio.AbstractEventLoop) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.agents.bench import AgentBench
-from tests.unit.actors.agents.waiting import until
+from tests.waiting import until
 
 README = Path(__file__).parents[4] / "actors" / "README.md"
 

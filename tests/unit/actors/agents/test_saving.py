@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -16,7 +17,7 @@ from actors.agents.cell import Cell
 from actors.agents.host import Snapshots
 from actors.agents.hosts import LocalHandle
 from actors.agents.records import MemoryStore
-from tests.unit.actors.agents.waiting import until
+from tests.waiting import until
 
 SOON = {"snapshot_seconds": 0.01}
 
@@ -219,3 +220,164 @@ async def test_one_that_is_too_busy_goes_on_and_it_is_said(
     await bench.ask("busy", 0.01, capability="work")
     assert not working.done()
     await working
+
+
+class Long(Busy):
+    """Has a method that lasts as long as a test wants it."""
+
+    gate: ClassVar[threading.Event]
+
+    @capability("long")
+    def long(self, _: Any) -> None:
+        self.gate.wait(30)
+
+
+async def holds_of(bench: AgentBench, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long each question for states that is answered from now on held methods up."""
+    monkeypatch.setattr(saving, "HOLD_SECONDS", 0.05)
+    Long.gate = threading.Event()
+    await bench.start(Long, name="long-one", options=SOON)
+    handle, holds = await only_host(bench), list[float]()
+    snapshots = handle.snapshots
+
+    async def noted(names: list[str], hold_seconds: float = 0.0) -> Snapshots:
+        found = await snapshots(names, hold_seconds)
+        holds.append(hold_seconds)
+        return found
+
+    handle.snapshots = noted  # type: ignore[method-assign]
+    return holds
+
+
+async def test_and_is_not_held_up_again_and_again(
+    bench: AgentBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holds = await holds_of(bench, monkeypatch)
+    for _ in range(2):  # the second one finds what the first has left
+        working = asyncio.create_task(bench.ask("long-one", capability="long"))
+        await until(lambda: 0.05 in holds)
+        looked = len(holds) + 10
+        await until(lambda looked=looked: len(holds) >= looked)
+        assert holds.count(0.05) == 1
+        Long.gate.set()
+        await working
+        await until(lambda: saved(bench, "long-one"))
+        Long.gate.clear()
+
+
+async def test_but_some_time_later(bench: AgentBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saving, "HOLD_AGAIN_SECONDS", 0.1)
+    holds = await holds_of(bench, monkeypatch)
+    working = asyncio.create_task(bench.ask("long-one", capability="long"))
+    await until(lambda: holds.count(0.05) >= 2)
+    Long.gate.set()
+    await working
+
+
+class Ledger(Busy):
+    """Counts what it is told, too."""
+
+    def restore(self, state: Any) -> None:
+        self.done = state
+
+    @capability("add")
+    async def add(self, _: Any) -> int:
+        self.done += 1
+        return self.done
+
+
+async def test_a_state_from_before_a_restart_does_not_replace_a_newer_one(
+    bench: AgentBench,
+) -> None:
+    for name in ("slow", "quick"):
+        await bench.start(Ledger, name=name, options=SOON)
+    handle = await only_host(bench)
+    snapshots, taken, gate = handle.snapshots, asyncio.Event(), asyncio.Event()
+
+    async def late(names: list[str], hold_seconds: float = 0.0) -> Snapshots:
+        found = await snapshots(names, hold_seconds)
+        if "quick" in found.states:
+            taken.set()  # its answer waits for the other one
+            await gate.wait()
+        return found
+
+    handle.snapshots = late  # type: ignore[method-assign]
+    await taken.wait()
+    for _ in range(7):
+        await bench.ask("quick", capability="add")
+    await bench.system.restart_agent("quick")
+    await until(lambda: bench.system.describe("quick")["status"] == "running")
+    assert bench.system.describe("quick")["host"] == handle.name
+    assert await bench.store.snapshot("quick") == b"j7"
+    written: list[Mapping[str, bytes]] = []
+    save = bench.store.save_snapshots
+
+    async def noted(states: Mapping[str, bytes]) -> None:
+        written.append(states)
+        await save(states)
+
+    bench.store.save_snapshots = noted  # type: ignore[method-assign]
+    gate.set()
+    await until(lambda: any("slow" in states for states in written))
+    assert all(states.get("quick", b"j7") == b"j7" for states in written)
+
+
+class Laborious(Long):
+    """Takes some time over its state."""
+
+    takers: ClassVar[list[str]]
+    turns: ClassVar[list[int]]
+
+    def snapshot(self) -> Any:
+        task = asyncio.current_task()
+        assert task is not None
+        self.takers.append(task.get_name())
+        self.turns.append(0)
+        time.sleep(0.01)
+        return super().snapshot()
+
+
+@pytest.mark.parametrize("busy", [False, True])
+async def test_states_that_take_long_leave_the_event_loop_its_turns(
+    bench: AgentBench, monkeypatch: pytest.MonkeyPatch, busy: bool
+) -> None:
+    monkeypatch.setattr(host, "STATES_SECONDS", 60.0)
+    Laborious.takers, Laborious.turns, Long.gate = [], [0], threading.Event()
+    names = [f"agent-{number}" for number in range(5)]
+    for name in names:
+        await bench.start(Laborious, name=name)
+
+    async def turn() -> None:
+        while True:
+            Laborious.turns[-1] += 1
+            await asyncio.sleep(0)
+
+    async with asyncio.TaskGroup() as group:
+        if busy:
+            for name in names:
+                group.create_task(bench.ask(name, capability="long"))
+        cells = (await only_host(bench)).host._cells
+        await until(lambda: all(cells[name].in_thread is busy for name in names))
+        turning = group.create_task(turn())
+        asked = group.create_task((await only_host(bench)).snapshots(names, 10.0))
+        await asyncio.sleep(0)
+        Long.gate.set()
+        found = await asked
+        turning.cancel()
+    assert sorted(found.states) == names
+    assert all(Laborious.turns)
+    # by these names the one that blocks is found out
+    assert sorted(Laborious.takers) == [f"agent:{name}" for name in names]
+
+
+async def test_and_come_one_after_the_other(
+    bench: AgentBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "STATES_SECONDS", 0.005)
+    Laborious.takers, Laborious.turns = [], [0]
+    names = ["a", "b", "c"]
+    for name in names:
+        await bench.start(Laborious, name=name)
+    found = await (await only_host(bench)).snapshots(names)
+    assert list(found.states) == ["a"]
+    assert found.left == ["b", "c"]

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import pytest
 
 from actors.agent import Agent, capability
+from actors.agents import system
 from actors.agents.bench import AgentBench
 from actors.agents.hosts import HostHandle, HostPlan, LocalHosts
 from actors.agents.records import AgentStore, JournalStore, MemoryStore
@@ -29,7 +30,7 @@ from ironcliw.errors import (
     UnavailableError,
 )
 from ironcliw.store import Store
-from tests.unit.actors.agents.waiting import until
+from tests.waiting import until
 
 PATIENT = RestartPolicy(restarts=3, first_pause=0.01, longest_pause=0.02)
 
@@ -193,6 +194,35 @@ async def test_the_head_is_started_again(store: AgentStore) -> None:
         assert second.system.describe("kept")["restarts"] == 0
 
 
+async def test_a_host_that_hangs_keeps_the_next_system_from_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with AgentBench() as old:
+        for name in ("stays", "goes"):
+            await old.start(Counter, name=name)
+        [host] = await old.hosts.find()
+        await old.close()
+        store = MemoryStore()
+        for row in await old.store.agents():
+            if row.name == "stays":
+                await store.save(row)
+        drop, gate = host.drop_agent, asyncio.Event()
+
+        async def hangs(name: str, reason: str) -> None:
+            await gate.wait()
+            await drop(name, reason)
+
+        monkeypatch.setattr(host, "drop_agent", hangs)
+        new = AgentBench(store=store, hosts=old.hosts)
+        async with asyncio.timeout(10):
+            await new.system.start()
+        assert await new.ask("stays", "a", capability="count") == 1
+        gate.set()
+        # a stranger is dropped by the watch
+        await until(lambda: "goes" not in host.host._cells)  # type: ignore[attr-defined]
+        await new.close()
+
+
 async def test_agents_rest_with_their_states_and_go_on(store: AgentStore) -> None:
     hosts = LocalHosts()
     async with AgentBench(store=store, policy=PATIENT, hosts=hosts) as bench:
@@ -212,6 +242,23 @@ async def test_agents_rest_with_their_states_and_go_on(store: AgentStore) -> Non
         bench.hosts.remember(Counter)
         assert await bench.ask("a", 1, capability="count") == 4
         assert await bench.ask("alone", 1, capability="count") == 3
+
+
+async def test_a_host_that_blocks_keeps_no_other_agent_from_its_rest(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(system, "_HALT_SECONDS", 0.3)
+    async with AgentBench() as bench:
+        await bench.start(Counter, name="a")
+        await bench.start(Counter, name="blocked", options={"isolated": True})
+        await bench.ask("a", 1, capability="count")
+        hosts = {host.name: host for host in await bench.hosts.find()}
+        host = hosts[bench.system.describe("blocked")["host"]]
+        monkeypatch.setattr(host, "stop_agent", lambda *_: asyncio.Event().wait())
+        async with asyncio.timeout(10):
+            await bench.system.rest(0.05)
+        assert await bench.store.snapshot("a") == b'j{"count": 1}'
+    assert "agent blocked starts again from an older state: its process does not" in caplog.text
 
 
 async def test_what_happens_is_counted(bench: AgentBench) -> None:
@@ -360,8 +407,9 @@ async def test_bodies_that_are_not_kept(body: Any, words: str) -> None:
 
 
 async def test_a_message_past_its_deadline_is_a_dead_letter(bench: AgentBench) -> None:
+    ends = time.time() + 0.01
     await bench.send("count", 1, durable=True, deadline_seconds=0.01)
-    await asyncio.sleep(0.02)
+    await until(lambda: time.time() > ends + 0.01)
     await bench.start(Counter)
     await until(lambda: bench.system.durable_on_the_way == 0)
     [letter] = await bench.system.dead_letters("count", 10)
@@ -423,6 +471,28 @@ async def test_what_does_not_end_in_time_is_broken_off(bench: AgentBench) -> Non
 class Speechless(Counter):
     def snapshot(self) -> Any:
         raise OSError("no words")
+
+
+@pytest.mark.parametrize("how", ["the head", "the machine"])
+async def test_an_end_that_is_nearer_than_was_known_hurries_who_moves(
+    bench: AgentBench, how: str
+) -> None:
+    await bench.start(Counter, name="a")
+    await bench.ask("a", 1, capability="count")
+    [host] = await bench.hosts.find()
+    asked = asyncio.create_task(bench.ask("a", "b", capability="only", deadline_seconds=200))
+    await until(lambda: "b" in Counter.handled)
+    await bench.system.node_leaving("local", time.time() + 120.0)  # a planned end
+    await until(lambda: bench.system.describe("a")["status"] == "moving")
+    await until(lambda: host.host._cells["a"]._held)  # type: ignore[attr-defined]
+    if how == "the head":
+        await bench.system.node_leaving("local", time.time() + 0.1)
+    else:
+        host.notice_seconds = 0.1  # type: ignore[attr-defined]
+    with pytest.raises(UnavailableError, match="was stopped while it worked"):
+        await asked
+    await until(lambda: bench.system.describe("a")["status"] == "running")
+    assert await bench.ask("a", 2, capability="count") == 2
 
 
 async def test_an_agent_whose_snapshot_fails_moves_all_the_same(bench: AgentBench) -> None:

@@ -11,10 +11,10 @@ import pytest
 
 from actors import supervisor
 from actors.agent import Agent, capability
-from actors.agents import host, watching
+from actors.agents import exchange, host, watching
 from actors.agents.bench import AgentBench
 from ironcliw.errors import DeadlineExceededError
-from tests.unit.actors.agents.waiting import until
+from tests.waiting import until
 
 NAMES = ("busy", "waits")
 
@@ -35,7 +35,7 @@ class Plodder(Agent):
     def plod(self, body: Any) -> Any:
         self.begun.append(body)
         self.half = True
-        self.gate.wait(30)
+        self.gate.wait(60)
         self.half = False
         return body
 
@@ -53,6 +53,8 @@ async def bench(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AgentBench]:
     Plodder.gate, Plodder.begun = threading.Event(), []
     monkeypatch.setattr(supervisor, "OVERDUE_SECONDS", 0.2)
     monkeypatch.setattr(host, "_THREADS", 1)
+    # so that the agent's own word comes before its asker gives up, at any speed
+    monkeypatch.setattr(exchange, "_GRACE", 60.0)
     async with AgentBench() as bench:
         yield bench
         Plodder.gate.set()
@@ -155,6 +157,27 @@ async def test_methods_that_get_no_thread_are_told_of_once(
     Plodder.gate.set()
     await asyncio.gather(*asked)
     assert (await handle.report()).thread_wait_seconds == 0.0
+
+
+async def test_agents_that_get_no_thread_move_and_who_has_it_stays(
+    bench: AgentBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "STARVED_SECONDS", 0.05)
+    monkeypatch.setattr(supervisor, "STARVED_SECONDS", 0.2)
+    for name in ("busy", "waits", "idle"):
+        await bench.start(Plodder, name=name)
+    [old] = await bench.hosts.find()
+    # without a limit of its own it may take as long as it takes
+    asked = asyncio.create_task(bench.ask("busy", 1, capability="plod"))
+    await until(lambda: Plodder.begun == [1])
+    assert await bench.ask("waits", 2, capability="quick") == 2
+    where = {name: bench.system.describe(name)["host"] for name in ("busy", "waits", "idle")}
+    assert where["waits"] not in (None, old.name)
+    assert where["busy"] == where["idle"] == old.name
+    assert bench.system.describe("waits")["restarts"] == 0
+    Plodder.gate.set()
+    assert await asked == 1
+    assert Plodder.begun == [1]
 
 
 async def test_a_state_in_the_midst_of_a_method_is_not_saved(bench: AgentBench) -> None:

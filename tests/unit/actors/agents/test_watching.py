@@ -13,13 +13,14 @@ from actors.agents import running, watching
 from actors.agents.bench import AgentBench
 from actors.agents.host import Snapshots
 from actors.agents.hosts import LocalHandle, LocalHosts
+from actors.agents.link import HostLostError
 from actors.agents.records import MemoryStore
 from actors.agents.reports import HostReport
 from actors.registry import AgentStatus
-from actors.supervisor import RestartPolicy
+from actors.supervisor import BLOCKED_SECONDS, RestartPolicy
 from ironcliw.errors import AgentError, ConflictError, UnavailableError
 from tests.unit.actors.agents.shaky_store import ShakyStore
-from tests.unit.actors.agents.waiting import until
+from tests.waiting import until
 
 PATIENT = RestartPolicy(restarts=2, first_pause=0.01, longest_pause=0.02)
 
@@ -99,7 +100,7 @@ async def test_a_host_that_does_not_answer_keeps_nobody_from_the_others(
         monkeypatch.setattr(stuck, method, asks)
         await asked.wait()
         await (await handle_of(bench, "other")).kill()
-        await until(lambda: bench.system.describe("other")["status"] == "running", 5)
+        await until(lambda: bench.system.describe("other")["status"] == "running")
         assert await bench.ask("other", capability="count") >= 1
 
 
@@ -131,6 +132,66 @@ async def test_one_that_reports_is_not_given_up_for_being_slow(
         await until(lambda: caplog.text.count("is slow: no answer") >= 5)
         assert not slow.dead
         assert bench.system.describe("keeper")["restarts"] == 0
+
+
+@pytest.mark.parametrize("loss", ["its process ended", "one of them blocks"])
+async def test_one_that_is_stopped_while_a_host_is_lost_keeps_nobody_from_going_on(
+    monkeypatch: pytest.MonkeyPatch, loss: str
+) -> None:
+    async with AgentBench() as bench:
+        names = [f"a{number}" for number in range(4)]
+        for name in names:
+            await bench.start(Plain, name=name)
+        old = await handle_of(bench, "a0")
+        killing, gate, kill = asyncio.Event(), asyncio.Event(), old.kill
+
+        async def slow() -> None:
+            killing.set()
+            await gate.wait()
+            await kill()
+
+        async def report() -> HostReport:
+            if loss == "its process ended":
+                raise HostLostError("it ended")
+            return HostReport(old.name, old.node, 1, 0, 2 * BLOCKED_SECONDS, "a1")
+
+        monkeypatch.setattr(old, "kill", slow)
+        monkeypatch.setattr(old, "report", report)
+        await killing.wait()
+        await bench.system.stop_agent("a1")
+        await bench.system.stop_agent("a2")
+        await bench.start(Plain, name="a2")
+        elsewhere = bench.system.describe("a2")["host"]
+        gate.set()
+        for name in ("a0", "a2", "a3"):
+            assert await bench.ask(name, capability="count") == 1
+        assert bench.system.describe("a2")["host"] == elsewhere
+        assert [one["name"] for one in bench.system.agents()] == ["a0", "a2", "a3"]
+
+
+async def test_nor_does_one_that_is_stopped_while_it_is_dropped(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with AgentBench() as bench:
+        for name in ("a", "b"):
+            await bench.start(Plain, name=name)
+        handle = await handle_of(bench, "a")
+        dropping, gate, drop = asyncio.Event(), asyncio.Event(), handle.drop_agent
+
+        async def slow(name: str, reason: str) -> None:
+            dropping.set()
+            await gate.wait()
+            await drop(name, reason)
+
+        monkeypatch.setattr(watching, "REPORT_SECONDS", 10.0)
+        monkeypatch.setattr(handle, "drop_agent", slow)
+        await bench.ask("a", capability="sicken")
+        await bench.ask("b", capability="sicken")
+        await dropping.wait()
+        await bench.system.stop_agent("a")
+        gate.set()
+        await until(lambda: bench.system.describe("b")["restarts"] == 1)
+        assert "could not be looked after" not in caplog.text
 
 
 async def test_an_agent_whose_start_was_broken_off_does_not_stay() -> None:

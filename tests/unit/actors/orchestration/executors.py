@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from actors.workflow.tasks import StepResult, StepTask
+from actors.workflow.tasks import StepError, StepResult, StepTask
 from ironcliw.schemas.workflows import StepKind
 
 Behaviour = Callable[[StepTask], Awaitable[Any]]
@@ -19,6 +19,9 @@ class Scripted:
         tasks: What it was handed, in order.
         running: Attempts at once, and the most so far.
         stopped: Keys of attempts that were cancelled.
+        ended: Keys of attempts of an earlier orchestrator that were ended.
+        may_end: Set when they have.
+        goes_on: Whether they do not.
         forgotten: Keys of attempts that are over.
         nodes: Where an attempt runs, by its key and number.
     """
@@ -31,6 +34,9 @@ class Scripted:
         self.tasks: list[StepTask] = []
         self.running = self.most = 0
         self.stopped: list[tuple[str, int]] = []
+        self.ended: list[tuple[str, int]] = []
+        self.may_end = asyncio.Event()
+        self.goes_on = False
         self.forgotten: list[tuple[str, int]] = []
         self.nodes: dict[tuple[str, int], str] = {}
 
@@ -47,6 +53,12 @@ class Scripted:
         finally:
             self.running -= 1
         return found if isinstance(found, StepResult) else StepResult(found)
+
+    async def end(self, task: StepTask) -> None:
+        self.ended.append((task.key, task.attempt))
+        await self.may_end.wait()
+        if self.goes_on:
+            raise StepError("unstopped", "it may still be at it")
 
     def is_idempotent(self, kind: StepKind, target: str, options: Mapping[str, Any]) -> bool:
         return target in self._idempotent

@@ -10,8 +10,8 @@ import pytest
 
 from actors.orchestration.attempts import Attempt, Attempts, Outcome
 from actors.workflow.tasks import StepError, StepResult, StepTask
-from tests.unit.actors.orchestration.conftest import until
 from tests.unit.actors.orchestration.executors import Scripted, forever
+from tests.waiting import until
 
 Told = list[tuple[str, Outcome]]
 

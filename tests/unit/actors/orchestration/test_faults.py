@@ -17,8 +17,9 @@ from actors.workflow.tasks import StepTask
 from actors.workflow_records import events_after
 from ironcliw.errors import LeaseLostError, StoreError, UnavailableError
 from ironcliw.store import Store
-from tests.unit.actors.orchestration.conftest import Start, until
+from tests.unit.actors.orchestration.conftest import Start
 from tests.unit.actors.orchestration.executors import Scripted, forever
+from tests.waiting import until
 
 FLOW: dict[str, Any] = {
     "name": "flow",
@@ -89,7 +90,7 @@ async def test_only_the_leader_acts(start: Start, store: Store) -> None:
     new = await start(second, lease=second_lease)
     assert (await new.wait(view.id, 20)).status == "completed"
     release.set()  # the old one has a result now, and finds that it does not lead
-    assert isinstance(await asyncio.wait_for(old.until_ended(), 20), LeaseLostError)
+    assert isinstance(await asyncio.wait_for(old.until_ended(), 60), LeaseLostError)
     with pytest.raises(UnavailableError, match="this orchestrator has ended: first led 'actors'"):
         await old.submit(FLOW)
     with pytest.raises(UnavailableError, match="has ended"):

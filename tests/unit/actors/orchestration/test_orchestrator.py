@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -21,8 +22,9 @@ from ironcliw.errors import (
     UnavailableError,
 )
 from ironcliw.store import Store
-from tests.unit.actors.orchestration.conftest import Start, until
+from tests.unit.actors.orchestration.conftest import Start
 from tests.unit.actors.orchestration.executors import Scripted, forever
+from tests.waiting import until
 
 
 def flow(**steps: Any) -> dict[str, Any]:
@@ -168,6 +170,80 @@ async def test_an_executor_that_does_not_stop_is_left_behind(start: Start) -> No
     release.set()
     await until(lambda: executor.running == 0)
     assert (await orchestrator.get(view.id)).status == "failed"
+
+
+async def test_an_executor_that_does_not_stop_may_still_be_at_it(start: Start) -> None:
+    release = asyncio.Event()
+
+    async def stubborn(task: StepTask) -> None:
+        while not release.is_set():
+            with suppress(asyncio.CancelledError):
+                await release.wait()
+
+    executor = Scripted({"stubborn": stubborn})
+    orchestrator = await start(executor, stop_seconds=0.05)
+    view = await orchestrator.submit(flow(a=call("stubborn", compensate={"function": "undo"})))
+    await until(lambda: executor.running == 1)
+    await orchestrator.cancel(view.id)
+    found = await orchestrator.wait(view.id, 20)
+    assert (found.status, executor.names()) == ("uncertain", ["a"])
+    assert found.steps[0].error is not None
+    assert "may still be at it" in found.steps[0].error.message
+    release.set()
+    await orchestrator.skip(view.id, "a")
+    assert (await orchestrator.wait(view.id, 20)).status == "cancelled"
+    assert executor.names() == ["a", "a"]
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+async def test_what_an_earlier_one_was_stopping_is_stopped_before_it_is_undone(
+    start: Start, goes_on: bool
+) -> None:
+    release = asyncio.Event()
+
+    async def slow(task: StepTask) -> None:
+        try:
+            await forever(task)
+        finally:
+            await release.wait()
+
+    first = Scripted({"slow": slow})
+    orchestrator = await start(first)
+    step = {"agent": "slow", "compensate": {"function": "undo"}}
+    view = await orchestrator.submit(flow(a=step))
+    await until(lambda: first.running == 1)
+    await orchestrator.cancel(view.id)
+    asyncio.get_running_loop().call_later(0.05, release.set)
+    await orchestrator.close()
+    second = Scripted()
+    second.goes_on = goes_on
+    orchestrator = await start(second)
+    await until(lambda: second.ended == [(f"{view.id}/a", 1)])
+    await asyncio.sleep(0.05)
+    assert second.names() == []
+    second.may_end.set()
+    found = await orchestrator.wait(view.id, 20)
+    assert found.status == ("uncertain" if goes_on else "cancelled")
+    assert second.names() == ([] if goes_on else ["a"])
+    assert orchestrator.running == 0
+
+
+async def test_a_workflow_that_turns_does_not_break_the_stopping_off(start: Start) -> None:
+    first = Scripted({"hang": forever})
+    orchestrator = await start(first)
+    step = {"agent": "hang", "compensate": {"function": "undo"}}
+    view = await orchestrator.submit(flow(a=step))
+    await until(lambda: first.running == 1)
+    await orchestrator.close()
+    second = Scripted()
+    orchestrator = await start(second)
+    await until(lambda: bool(second.ended))
+    assert (await orchestrator.cancel(view.id)).status == "cancelling"
+    await asyncio.sleep(0.05)
+    assert second.names() == []
+    second.may_end.set()
+    assert (await orchestrator.wait(view.id, 20)).status == "cancelled"
+    assert second.names() == ["a"]
 
 
 async def test_a_cancelled_workflow_stops_and_is_undone(start: Start) -> None:
@@ -428,8 +504,8 @@ async def test_what_is_started_again_anyway_is_not_waited_for(start: Start) -> N
     orchestrator = await start(executor)
     view = await orchestrator.submit(flow(a=call("hang")))
     await until(lambda: executor.running == 1)
-    async with asyncio.timeout(5):
-        await orchestrator.close(60)
+    async with asyncio.timeout(60):
+        await orchestrator.close(600)
     assert executor.stopped == [(f"{view.id}/a", 1)]
     second = Scripted(idempotent=("hang",))
     assert (await (await start(second)).wait(view.id, 20)).status == "completed"

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from actors.orchestration.start_queue import HANDICAP, PRIORITIES, StartQueue, rank_of
 from actors.orchestration.wake_ups import WakeUps
 from ironcliw.schemas.base import Priority
+from tests.waiting import until
 
 
 def test_the_first_of_equals_comes_first() -> None:
@@ -64,14 +65,10 @@ async def test_keys_are_woken_when_their_time_has_come() -> None:
     await asyncio.sleep(0.1)
     assert woken == []  # by the wall clock it is too early
     clock.now = 1001.0
-    async with asyncio.timeout(5):
-        while len(woken) < 2:  # noqa: ASYNC110  # the timer has no event
-            await asyncio.sleep(0.01)
+    await until(lambda: len(woken) >= 2)
     assert woken == ["early", "late"]
     timers.set("again", 1000.0)
-    async with asyncio.timeout(5):
-        while len(woken) < 3:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    await until(lambda: len(woken) >= 3)
     timers.set("never", 1000.0)
     timers.close()
     await asyncio.sleep(0.02)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,13 @@ from actors.orchestration.holding import Holding
 from actors.orchestrator import Orchestrator
 from actors.results import Results
 from actors.routing import Option
-from actors.situation import Placement, Ready, Situation
+from actors.situation import Placement, Ready, Situation, Waiting
 from actors.steps.executor import StepExecutor
 from actors.steps.kinds import Done
 from actors.workflow.tasks import StepTask
 from ironcliw.store import Store
-from tests.unit.actors.orchestration.conftest import until
 from tests.unit.actors.orchestration.executors import Scripted
+from tests.waiting import until
 
 
 class Gate:
@@ -33,6 +33,14 @@ class Gate:
         self.is_open = False
         self.asked: list[tuple[str, Ready]] = []
         self.again_in = 3600.0
+
+    def in_order(self, steps: Sequence[Waiting]) -> Sequence[int]:
+        return range(len(steps))
+
+    def round(
+        self, asked: Sequence[Waiting], held: Sequence[Waiting]
+    ) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def admit(self, task: StepTask, ready: Ready) -> float | None:
         self.asked.append((task.step, ready))
@@ -125,13 +133,13 @@ async def test_a_workflow_that_is_cancelled_meanwhile_starts_nothing(store: Stor
     assert executor.tasks == []
 
 
-class Broken:
+class Broken(Gate):
     def admit(self, task: StepTask, ready: Ready) -> float | None:
         raise ValueError("a bug")
 
 
 async def test_a_step_whose_gate_fails_is_not_forgotten(store: Store) -> None:
-    async with running(store, Broken(), Scripted()) as orchestrator:  # type: ignore[arg-type]
+    async with running(store, Broken(), Scripted()) as orchestrator:
         sent = await orchestrator.submit(flow(a={"function": "f"}))
         ended = await orchestrator.wait(sent.id, 20)
         assert ended.error is not None

@@ -8,7 +8,7 @@ from actors.workflow.events import Event
 from tests.unit.actors.workflow.worlds import Key, World, picture
 
 _ENDS = ("completed", "waived", "skipped")
-_UNKNOWN = ("lost", "moved", "restarted", "timeout")
+_UNKNOWN = ("lost", "moved", "restarted", "timeout", "unstopped")
 
 
 def key_of(event: Event) -> Key:
@@ -21,6 +21,7 @@ def check(world: World) -> None:
     check_replay(world)
     check_order(world, world.stored)
     check_starts(world)
+    check_held(world.stored)
     check_crowd(world)
 
 
@@ -84,6 +85,21 @@ def check_starts(world: World) -> None:
         if not call.idempotent:
             allowed = 1 + world.free[key] + world.granted[key]
             assert count <= allowed, f"{key} was handed out {count} times, {allowed} were allowed"
+
+
+def check_held(events: Sequence[Event]) -> None:
+    """What undoes a step begins after somebody has said that nothing is at it any more."""
+    at_it: set[Key] = set()
+    for event in events:
+        if event.step is None:
+            continue
+        key, what = key_of(event), event.kind.partition("_")[2]
+        if what in ("uncertain", "failed") and event.data["error"]["kind"] == "unstopped":
+            at_it.add(key)
+        elif what in ("waived", "released"):
+            at_it.discard(key)
+        elif event.kind == "compensation_started":
+            assert (*key[:2], False) not in at_it, f"{key} is undone while something is at it"
 
 
 def check_crowd(world: World) -> None:

@@ -253,7 +253,7 @@ def test_definitions_are_read_in_several_threads(monkeypatch: pytest.MonkeyPatch
     module.define(flows[0])
     with ThreadPoolExecutor(1) as pool:
         again = pool.submit(module.define, flows[0])
-        looked.wait(5)
+        looked.wait(60)
         module.define(flows[1])  # it takes the place of the first
         changed.set()
-        assert again.result(5).name == "one"
+        assert again.result(60).name == "one"

@@ -88,10 +88,14 @@ class Histories(RuleBasedStateMachine):
     def finish(self, index: int) -> None:
         self.world.finish(index)
 
-    @rule(index=INDEX, kind=st.sampled_from(("lost", "moved", "timeout")), is_done=st.booleans())
+    @rule(
+        index=INDEX,
+        kind=st.sampled_from(("lost", "moved", "timeout", "unstopped")),
+        is_done=st.booleans(),
+    )
     @precondition(lambda self: self.world.running)
     def lose(self, index: int, kind: str, is_done: bool) -> None:
-        self.is_disturbed |= kind == "timeout"  # it counts against the retry policy
+        self.is_disturbed |= kind in ("timeout", "unstopped")  # it counts against the retry policy
         self.world.lose(index, kind, is_done=is_done)
 
     @rule(are_done=st.booleans())
@@ -198,6 +202,14 @@ def _starts_while_paused(_original: Any) -> Any:
     return lambda machine, unit: unit in machine.startable
 
 
+def _forgets_who_may_be_at_it(original: Any) -> Any:
+    def turn(machine: Machine, goal: Any, error: Any) -> None:
+        machine.uncertain.clear()
+        original(machine, goal, error)
+
+    return turn
+
+
 BUGS: dict[str, tuple[Any, str, Callable[[Any], Any]]] = {
     "recovery repeats what is not idempotent": (outcomes, "recover", _repeats_everything),
     "undoes the first one first": (Machine, "_plan_undo", _undoes_in_order),
@@ -213,7 +225,28 @@ def bug(name: str) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("name", BUGS)
+def test_a_start_while_paused_is_found() -> None:
+    """By chance it takes some thousand histories to come upon one like this."""
+
+    def happen() -> None:
+        world = world_of(
+            {"name": "two", "steps": {"a": {"function": "f"}, "b": {"function": "f"}}}, {}
+        )
+        world.start(1)
+        world.ask(requests.pause)
+        world.start(1)
+        world.commit(9)
+        check(world)
+
+    happen()
+    with bug("starts while paused"), pytest.raises(AssertionError, match="workflow is paused"):
+        happen()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*list(BUGS)[:-1], pytest.param("starts while paused", marks=pytest.mark.slow)],
+)
 def test_a_mistake_is_found(name: str) -> None:
     quick = settings(
         max_examples=1000,
@@ -259,4 +292,25 @@ def test_a_mistake_that_lets_too_many_items_run_is_found() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StepRun, "admit", _ignores_the_crowd(StepRun.admit))
         with pytest.raises(AssertionError):
+            run()
+
+
+def test_a_mistake_that_undoes_beside_what_may_be_at_it_is_found() -> None:
+    step = {"function": "f", "compensate": {"function": "undo"}}
+
+    def run() -> None:
+        world = world_of({"name": "held", "steps": {"a": step}}, {})
+        world.start()
+        world.commit()
+        world.lose(0, "unstopped", is_done=False)
+        world.ask(requests.cancel)
+        world.commit()
+        world.start()
+        world.commit()
+        check(world)
+
+    run()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Machine, "_turn", _forgets_who_may_be_at_it(Machine._turn))
+        with pytest.raises(AssertionError, match="undone while something is at it"):
             run()

@@ -181,7 +181,11 @@ class World:
         return True
 
     def retry_uncertain(self) -> None:
+        """Users decide; what may still have been at it has ended by now."""
         for unit in list(self.machine.uncertain):
+            if self.machine.goal is not None and not unit.undo:
+                self.record(requests.skip(self.machine, unit.step.name, unit.item, None, self.now))
+                continue
             self.granted[key_of(unit)] += 1
             self.record(requests.retry(self.machine, unit.step.name, unit.item, self.now))
 

@@ -119,9 +119,9 @@ def held(bench: Bench) -> str | None:
 def test_machines_that_never_join_are_not_launched_without_end(bench: Bench) -> None:
     """The autoscaler orders one whenever there is none, for an hour: 10 without a pause."""
     launched = 0
-    for _ in range(3600 // 10):
+    for _ in range(3600 // 15):
         launched += not bench.live() and held(bench) is None
-        bench.cloud.clock.advance(10)
+        bench.cloud.clock.advance(15)
         bench.controller.tick()
     assert launched == 5
 

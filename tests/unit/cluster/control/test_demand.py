@@ -18,6 +18,7 @@ from ray.core.generated import autoscaler_pb2
 from cluster.config import GROUP_LABEL, HEAD_INSTANCE_ID
 from cluster.control.demand import bundles_of, ours, refuse_unlike
 from cluster.control.gcs_link import GcsLink
+from cluster.testing.ports import free_ports
 from ironcliw.errors import ClusterError
 from tests.unit.cluster.fake_head import OPERATORS, constraint_of
 
@@ -28,16 +29,10 @@ WORDS = [
 ]  # fmt: skip
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Of a real GCS, without the rest of a head; it starts in a tenth of a second."""
-    folder, port = tmp_path_factory.mktemp("gcs"), free_port()
+    folder, [port] = tmp_path_factory.mktemp("gcs"), free_ports(1)
     command = [
         str(Path(ray.__file__).parent / "core/src/ray/gcs/gcs_server"),
         f"--gcs_server_port={port}",
@@ -63,7 +58,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"127.0.0.1:{port}"
     finally:
         server.terminate()
-        server.wait(10)
+        server.wait(60)
 
 
 @pytest.fixture

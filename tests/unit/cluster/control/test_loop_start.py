@@ -52,7 +52,7 @@ def test_it_makes_its_tables(tmp_path: Path) -> None:
         ) as process:
             report = first_report(state, process)
             process.terminate()
-            assert process.wait(20) == 0
+            assert process.wait(60) == 0
     assert not report.reaches_head
     status = cloud_status(load_settings().model_copy(update={"state_dir": state}))
     assert [one.spent for one in status.standings] == [0.0, 0.0]

@@ -5,23 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
 from cluster.head.side_processes import Program, SideProcess
+from tests.waiting import wait_for
 
 STAYS = "import sys, time; print(sys.stdin.read(), flush=True); time.sleep(60)"
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.01)
 
 
 class Bed:
@@ -49,7 +42,7 @@ def bed(tmp_path: Path) -> Iterator[Bed]:
     for side in bed.made:
         if side._process is not None:
             side._process.kill()
-            side._process.wait(10)
+            side._process.wait(60)
 
 
 def end(side: SideProcess) -> int:

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,13 +25,7 @@ from ironcliw.errors import ClusterError, SettingsError
 from ironcliw.settings import Settings
 from ironcliw.store import Store
 from tests.unit.cluster.vm_requests import vm_request
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.02)
+from tests.waiting import wait_for
 
 
 class Machine:
@@ -114,7 +107,7 @@ class TestTurns:
         assert not second.done()
         machine.healthy.set()
         machine.ready.set()
-        (one, started), (two, joined) = first.result(10), second.result(10)
+        (one, started), (two, joined) = first.result(60), second.result(60)
         assert (started, joined) == (True, False)
         assert one == two
         assert len(machine.starts) == 1
@@ -150,7 +143,7 @@ class TestTurns:
         wait_for(lambda: machine.children and tagged_processes(machine.starts[0]))
         assert stop(machine.settings, machine.told.append) == 1
         with pytest.raises(ClusterError, match="lost"):
-            start.result(10)
+            start.result(60)
         assert not record_path(machine.settings.state_dir).exists()
 
     def test_down_leaves_a_head_that_another_up_starts_meanwhile(self, machine: Machine) -> None:
@@ -163,7 +156,7 @@ class TestTurns:
                 stop = pool.submit(head.stop_head, machine.settings, machine.told.append)
                 wait_for(lambda: machine.told)
                 newer.write(path)
-            assert stop.result(10) == 0
+            assert stop.result(60) == 0
         assert HeadRecord.read(path) == newer
 
     def test_the_lock_is_free_after_an_up(self, machine: Machine) -> None:
@@ -384,7 +377,7 @@ class TestSilentHead:
         second = pool.submit(machine.up)
         wait_for(lambda: any("does not answer: waiting up to 10 s" in t for t in machine.told))
         machine.healthy.set()
-        assert second.result(10) == (record, False)
+        assert second.result(60) == (record, False)
         assert tagged_processes(record.session)
 
     def test_it_is_replaced_when_it_stays_silent(self, machine: Machine) -> None:

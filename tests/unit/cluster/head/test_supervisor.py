@@ -6,8 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -16,6 +15,7 @@ import pytest
 from cluster.head.processes import end_processes, tagged_processes
 from cluster.head.supervisor import own_programs
 from ironcliw.settings import Settings
+from tests.waiting import wait_for
 
 STAND_IN = "import time; time.sleep(60)\n"
 MODULE = """\
@@ -24,13 +24,6 @@ settings = pickle.load(sys.stdin.buffer)
 print("state", settings.state_dir, flush=True)
 time.sleep(60)
 """
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.02)
 
 
 def settings_with(folder: Path, *modules: str) -> Settings:
@@ -97,7 +90,7 @@ def bed(tmp_path: Path) -> Iterator[Bed]:
     yield bed
     end_processes(bed.session)
     for child in bed.children:
-        child.wait(10)
+        child.wait(60)
 
 
 def test_modules_and_rays_processes_come_back_until_the_head_ends(bed: Bed) -> None:

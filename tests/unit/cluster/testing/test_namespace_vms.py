@@ -19,9 +19,10 @@ from cluster.testing.namespace_vms import NamespaceVms
 from cluster.testing.network import HEAD_ADDRESS, Network, worker_address
 from cluster.testing.world import World
 from tests.requirements import need_namespaces
+from tests.waiting import wait_for
 
 from .conftest import Cloud
-from .test_process_vms import leftovers, wait_for
+from .test_process_vms import leftovers
 
 pytestmark = pytest.mark.netns
 

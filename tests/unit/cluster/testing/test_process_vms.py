@@ -17,6 +17,7 @@ from cluster.testing.faults import CutLink, Hook, Preempt, SlowBoot
 from cluster.testing.instances import Timings
 from cluster.testing.process_vms import ProcessVms, processes_of
 from cluster.testing.world import World
+from tests.waiting import wait_for
 
 from .conftest import ZONE, Cloud
 
@@ -25,13 +26,6 @@ SLEEP = "echo up; sleep 600"
 # leaves its session, its parent and its group, as a daemon does
 DAEMON = "setsid -f sleep 601; (setsid sleep 602 &); echo up; sleep 603"
 CURL = 'curl -s -H "Metadata-Flavor: Google" "$IRONCLIW_METADATA_URL/instance'
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.01)
 
 
 def leftovers(folder: Path) -> list[str]:

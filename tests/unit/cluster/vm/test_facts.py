@@ -69,7 +69,7 @@ def test_the_change_ends_the_waiting_request(server: FakeMetadata) -> None:
     thread, found, _ = wait_in_thread(Metadata(server.url))
     wait_for_requests(server, 2)
     server.preempt()
-    thread.join(10.0)
+    thread.join(60)
     assert found == [True]
     assert len(server.requests) == 2
     assert server.requests[1].query["wait_for_change"] == "true"
@@ -80,7 +80,7 @@ def test_it_survives_a_server_that_fails(server: FakeMetadata) -> None:
         thread, found, _ = wait_in_thread(Metadata(server.url))
         wait_for_requests(server, 2)
     server.preempt()
-    thread.join(10.0)
+    thread.join(60)
     assert found == [True]
 
 
@@ -104,7 +104,7 @@ def test_it_ends_when_told(server: FakeMetadata) -> None:
         thread, found, stop = wait_in_thread(Metadata(server.url))
         wait_for_requests(server, 1)
         stop.set()
-        thread.join(10.0)
+        thread.join(60)
     assert found == [False]
 
 

@@ -4,13 +4,13 @@ import json
 import queue
 import socket
 import time
-from collections.abc import Callable
 
 import pytest
 
 from cluster.vm.head import Head, Journal, connect_to_gcs, drain_once
 from cluster.vm.lifecycle import Event, Kind
 from tests.unit.cluster.vm_stand_ins import NODE_ID, FakeGcs
+from tests.waiting import PATIENCE_SECONDS, wait_for
 
 NAME = "ironcliw-0badcafe"
 
@@ -23,26 +23,19 @@ def head_of(gcs: FakeGcs) -> tuple[Head, Journal, queue.SimpleQueue[Event]]:
     return head, journal, told
 
 
-def wait_for(told: queue.SimpleQueue[Event], kind: Kind) -> Event:
-    ends = time.monotonic() + 20.0
+def event_of(told: queue.SimpleQueue[Event], kind: Kind) -> Event:
+    ends = time.monotonic() + PATIENCE_SECONDS
     while (event := told.get(timeout=max(0.01, ends - time.monotonic()))).kind is not kind:
         pass
     return event
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    ends = time.monotonic() + 10.0
-    while not condition():
-        assert time.monotonic() < ends
-        time.sleep(0.01)
 
 
 def test_it_finds_its_node_and_reports(capsys: pytest.CaptureFixture[str]) -> None:
     gcs = FakeGcs(NAME)
     head, journal, told = head_of(gcs)
     head.start()
-    assert wait_for(told, Kind.JOINED).message == NODE_ID.hex()
-    wait_for(told, Kind.HEAD_ANSWERED)
+    assert event_of(told, Kind.JOINED).message == NODE_ID.hex()
+    event_of(told, Kind.HEAD_ANSWERED)
     journal.add("drained", "in time")
     head.flush(10.0)
     document = json.loads(gcs.stored[NAME.encode()])
@@ -57,9 +50,9 @@ def test_a_node_has_joined_when_the_gcs_calls_it_alive() -> None:
     gcs = FakeGcs(NAME, node_is_alive=False)
     head, _, told = head_of(gcs)
     head.start()
-    assert told.get(timeout=20.0).kind is Kind.HEAD_ANSWERED
+    assert told.get(timeout=PATIENCE_SECONDS).kind is Kind.HEAD_ANSWERED
     gcs.node_is_alive = True
-    wait_for(told, Kind.JOINED)
+    event_of(told, Kind.JOINED)
 
 
 def test_what_could_not_be_sent_is_sent_later() -> None:
@@ -67,9 +60,9 @@ def test_what_could_not_be_sent_is_sent_later() -> None:
     head, journal, told = head_of(gcs)
     head.start()
     journal.add("preempted", "")
-    wait_until(lambda: journal.count == 2)
+    wait_for(lambda: journal.count == 2)
     gcs.is_reachable = True
-    wait_for(told, Kind.HEAD_ANSWERED)
+    event_of(told, Kind.HEAD_ANSWERED)
     assert sorted(gcs.kinds()) == ["head_unreachable", "preempted"]
 
 
@@ -85,9 +78,9 @@ def test_a_drain_says_when_the_node_will_be_gone() -> None:
     gcs = FakeGcs(NAME)
     head, _, told = head_of(gcs)
     head.start()
-    wait_for(told, Kind.JOINED)
+    event_of(told, Kind.JOINED)
     head.drain("preempted", 25.5)
-    assert wait_for(told, Kind.DRAIN_ANSWERED).accepted
+    assert event_of(told, Kind.DRAIN_ANSWERED).accepted
     node, reason, message, deadline_ms = gcs.drains[0]
     assert (node, message) == (NODE_ID.hex(), "preempted")
     assert reason == 2, "DRAIN_NODE_REASON_PREEMPTION"
@@ -97,18 +90,18 @@ def test_a_drain_says_when_the_node_will_be_gone() -> None:
 def test_a_drain_that_nobody_hears_is_said_to_have_failed() -> None:
     head, _, told = head_of(FakeGcs(NAME, is_reachable=False))
     head.drain("preempted", 25.5)
-    assert told.get(timeout=10.0).kind is Kind.DRAIN_FAILED
+    assert told.get(timeout=PATIENCE_SECONDS).kind is Kind.DRAIN_FAILED
 
 
 def test_a_drain_whose_answer_was_lost_is_not_sent_twice() -> None:
     gcs = FakeGcs(NAME, failing_drains=1)
     head, _, told = head_of(gcs)
     head.start()
-    wait_for(told, Kind.JOINED)
+    event_of(told, Kind.JOINED)
     head.drain("preempted", 25.5)
-    wait_for(told, Kind.DRAIN_FAILED)
+    event_of(told, Kind.DRAIN_FAILED)
     head.drain("preempted", 24.0)
-    assert "already" in wait_for(told, Kind.DRAIN_ANSWERED).message
+    assert "already" in event_of(told, Kind.DRAIN_ANSWERED).message
     assert len(gcs.drains) == 1
 
 

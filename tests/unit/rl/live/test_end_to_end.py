@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import pickle
 import subprocess
 import sys
@@ -32,12 +31,7 @@ from rl.view import FIRST_MACHINE
 from tests.unit.rl.live.situations import install as install_file
 from tests.unit.rl.live.situations import policy_of
 from tests.unit.rl.live.worlds import World, world
-
-
-async def until(condition: Any, seconds: float = 20.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110  # what is waited for has no event
-            await asyncio.sleep(0.005)
+from tests.waiting import until
 
 
 def logged(one: World, since: float = 0.0) -> Any:
@@ -62,6 +56,7 @@ async def test_steps_are_placed_and_logged_with_what_came_of_them(tmp_path: Path
     assert second.outcome["place"] == "spot"
     assert (second.outcome["run_seconds"], second.outcome["node"]) == (20.0, "n1")
     assert second.outcome["peak_bytes"] == 500_000_000
+    assert second.outcome["cpu_seconds"] == 7.5
     [step] = log.workflows[1].steps
     assert (step.target, step.place, step.seconds, step.peak_gb) == ("f", "spot", 20.0, 0.5)
     assert parse_log(lines_of(log), "x") == log
@@ -127,11 +122,12 @@ async def test_a_running_router_follows_the_standing_in_the_store(tmp_path: Path
         assert [place for _, place, _ in one.work.places] == ["local", "spot", "local"]
 
 
+@pytest.mark.parametrize("is_logged", [True, False])
 async def test_alarms_take_a_policy_off_without_anybody(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, is_logged: bool
 ) -> None:
     digest = install_file(tmp_path, policy_of())
-    async with world(tmp_path) as one:
+    async with world(tmp_path, is_logged=is_logged) as one:
         now = time.time()
         stand(one, lambda old: replace(install(old, digest, now - 60), stage="half"))
         upkeep = Upkeep(one.policy, one.journal)
@@ -144,7 +140,8 @@ async def test_alarms_take_a_policy_off_without_anybody(
         error = StepError("lost", "its process was ended", retryable=False)
         error.__cause__ = OutOfMemoryError()
         one.work.error = error
-        await one.complete(2, expected_seconds=30.0, idempotent=False)
+        # the router hears of the last one with the next question
+        await one.complete(3, expected_seconds=30.0, idempotent=False)
         signs = await upkeep.signs(one.policy.standing, time.time())
         assert signs.out_of_memory >= 2
         later = Upkeep(one.policy, one.journal, clock=lambda: time.time())

@@ -21,8 +21,10 @@ from rl.__main__ import _parser
 from rl.calibration.files import load_fit
 from rl.live.log import lines_of, read_log
 from rl.live.nightly import known
+from rl.parameters import written
 from rl.policy import NumpyPolicy, policy_path
 from rl.policy_file import load_policy, save_policy
+from rl.queue_parameters import QueueParameters
 from rl.regime import load_regime
 from tests.unit.rl.live.logs import log_of
 from tests.unit.rl.live.situations import policy_of
@@ -52,6 +54,19 @@ def policy_in(folder: Path, bias: float = 1.0) -> Path:
     path = folder / "mine.npz"
     save_policy(path, policy_of(bias, favourite=0))
     return path
+
+
+def test_the_status_says_who_decides_and_that_nothing_is_logged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "routing" / "base.toml"
+    own.parent.mkdir()
+    own.write_text(written(QueueParameters(), {}, "a test"))
+    monkeypatch.setenv("IRONCLIW_ROUTING__LOG_DECISIONS", "false")
+    assert run("status") == 0
+    shown = capsys.readouterr().out
+    assert "elsewhere: queue-aware" in shown
+    assert "routing.log_decisions is off: nothing is learned, and no policy can rise" in shown
 
 
 def test_from_the_shadow_to_everywhere_and_back(

@@ -24,6 +24,7 @@ from tests.unit.rl.live.logs import log_of
 from tests.unit.rl.live.situations import install as install_file
 from tests.unit.rl.live.situations import policy_of
 from tests.unit.rl.live.worlds import World, world
+from tests.waiting import until
 
 DAY = 86_400.0
 
@@ -53,12 +54,6 @@ def instead_of_the_night(folder: Path, monkeypatch: pytest.MonkeyPatch, text: st
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
     return pids
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110  (another process makes it true)
-            await asyncio.sleep(0.01)
 
 
 def lines(path: Path) -> list[str]:

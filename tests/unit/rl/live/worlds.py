@@ -68,7 +68,8 @@ class Work:
         if self.error is not None:
             raise self.error
         seconds = 20.0 if place == "spot" else 10.0
-        return Done.of({}, task, node="n1", place=place, seconds=seconds, peak_bytes=500_000_000)
+        measured = {"seconds": seconds, "peak_bytes": 500_000_000, "cpu_seconds": 7.5}
+        return Done.of({}, task, node="n1", place=place, **measured)
 
 
 @dataclass
@@ -96,12 +97,14 @@ class World:
 
 
 @asynccontextmanager
-async def world(folder: Path, policy: NumpyPolicy | None = None) -> AsyncIterator[World]:
+async def world(
+    folder: Path, policy: NumpyPolicy | None = None, *, is_logged: bool = True
+) -> AsyncIterator[World]:
     """Start one; closed at the end."""
     store = Store(f"sqlite:///{folder / 'state.db'}")
     store.migrate()
     journal = Journal(store)
-    log = DecisionLog(journal, 30.0)
+    log = DecisionLog(journal, 30.0, enabled=is_logged)
     facts, work = Facts(), Work()
     chosen = policy or NumpyPolicy(folder)
     router = Router(chosen, facts, facts, log)

@@ -171,7 +171,7 @@ async def test_requests_at_once_share_the_labels_and_one_may_leave(embedder: Emb
     method = EmbeddingMethod(embedder)
     embedder.go.clear()
     waiting = [asyncio.create_task(ask(method, f"text {n}", CHOICE)) for n in range(3)]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         # three texts and one set of labels; nothing signals when they have been asked for
         while len(embedder.asked) < 4:  # noqa: ASYNC110
             await asyncio.sleep(0)

@@ -15,7 +15,7 @@ from serve.engines.protocol import Tokens
 from serve.generation.protocol import GenerationJob, Generator, Logits, Sampling, Step
 from serve.generation.runner import GenerationRunner
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 GREEDY = Sampling(temperature=0)
 
 

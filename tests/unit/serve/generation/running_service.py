@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -125,13 +124,6 @@ def completion(**fields: Any) -> CompletionRequest:
 
 def soon(seconds: float = 30.0) -> float:
     return time.monotonic() + seconds
-
-
-async def wait_until(condition: Any, seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        await asyncio.sleep(0.002)
 
 
 def texts(answers: Sequence[Answer]) -> list[str]:

@@ -21,8 +21,8 @@ from tests.unit.serve.generation.running_service import (
     made,
     soon,
     texts,
-    wait_until,
 )
+from tests.waiting import until
 
 
 class TestAnswers:
@@ -119,7 +119,7 @@ class TestStops:
             request = chat(model="long", stop=["habcd", "zz"])
             answers, _ = await it.service.chat(request, soon())
             assert answers[0] == Answer("abcdefg", "stop", answers[0].draws)
-            await wait_until(lambda: it.running("long") == 0)
+            await until(lambda: it.running("long") == 0)
             made_tokens = it.variant.runner("long").stats().generated_tokens
         # of 3200: nobody went on with what nobody reads
         assert made_tokens < 1000
@@ -129,23 +129,23 @@ class TestStops:
             answering = await it.service.open_chat(chat(model="long", n=3), soon())
             assert it.running("long") == 3
             await answering.aclose()
-            await wait_until(lambda: it.running("long") == 0)
+            await until(lambda: it.running("long") == 0)
 
     async def test_a_cancelled_request_frees_every_slot(self, tmp_path: Path) -> None:
         async with made(tmp_path) as it:
             task = asyncio.create_task(it.service.chat(chat(model="long", n=2), soon()))
-            await wait_until(lambda: it.running("long") == 2)
+            await until(lambda: it.running("long") == 2)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            await wait_until(lambda: it.running("long") == 0)
+            await until(lambda: it.running("long") == 0)
 
     async def test_a_deadline_ends_an_answer(self, tmp_path: Path) -> None:
         async with made(tmp_path) as it:
             await it.service.text_side("long")
             with pytest.raises(DeadlineExceededError, match="not whole by the request's deadline"):
                 await it.service.chat(chat(model="long"), soon(0.3))
-            await wait_until(lambda: it.running("long") == 0)
+            await until(lambda: it.running("long") == 0)
 
 
 class TestLostReplicas:

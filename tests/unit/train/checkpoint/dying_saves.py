@@ -47,7 +47,7 @@ def dying_saves() -> Iterator[DyingSaves]:
         yield DyingSaves(process)
         assert process.stdin is not None
         process.stdin.close()
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
 
 
 def _save(job: dict[str, Any]) -> None:

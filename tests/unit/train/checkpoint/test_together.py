@@ -42,7 +42,7 @@ def together(
 ) -> list[Any]:
     """What each worker's call gives, or the error that it raises."""
     places: list[Any] = [None] * WORKERS
-    barrier = threading.Barrier(WORKERS, timeout=20)
+    barrier = threading.Barrier(WORKERS, timeout=60)
     found: list[Any] = [None] * WORKERS
 
     def run(rank: int) -> None:
@@ -56,7 +56,7 @@ def together(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     return found
 
 

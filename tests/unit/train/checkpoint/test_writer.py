@@ -30,7 +30,7 @@ class Gate:
     def reach(self, point: str) -> None:
         if point == "begun":
             self.reached.set()
-            assert self.open.wait(30)
+            assert self.open.wait(60)
 
 
 def training(step: int) -> Snapshot:
@@ -46,7 +46,7 @@ def test_what_is_submitted_is_what_is_saved(
     real = store.commit
 
     def commit(snap: Snapshot) -> Manifest:
-        assert changed.wait(30)
+        assert changed.wait(60)
         return real(snap)
 
     monkeypatch.setattr(store, "commit", commit)
@@ -86,13 +86,13 @@ def test_the_next_one_waits(tmp_path: Path) -> None:
     gate = Gate()
     writer = AsyncWriter(CheckpointStore(tmp_path, faults=gate))
     writer.submit(training(1))
-    assert gate.reached.wait(30)
+    assert gate.reached.wait(60)
     second = threading.Thread(target=writer.submit, args=(training(2),))
     second.start()
     second.join(0.1)
     assert second.is_alive(), "it would overwrite what is being written"
     gate.open.set()
-    second.join(30)
+    second.join(60)
     writer.stop()
     assert [manifest.step for manifest in CheckpointStore(tmp_path).all()] == [2, 1]
     assert_is(CheckpointStore(tmp_path).newest(), 2)

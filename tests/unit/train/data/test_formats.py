@@ -144,6 +144,11 @@ BAD = [
     ({"question": "a", "answer": "b"}, "unknown-keys", "keys are answer, question, .* columns"),
     ({"messages": None}, "unknown-keys", "keys are none"),
     (
+        {"anchor": "a", "positive": "b"},
+        "unknown-keys",
+        "the format pair, which an embedding model learns from, .* choose another model",
+    ),
+    (
         {"instruction": "a", "output": "b", "sytem": "c"},
         "unknown-keys",
         "the key 'sytem' is not known; did you mean 'system'",

@@ -55,7 +55,12 @@ def test_forms() -> None:
     ("value", "rule", "words"),
     [
         ({"anchor": "a"}, "unknown-keys", "no known format .*pair: anchor, positive"),
-        ({"messages": []}, "unknown-keys", "name your keys in columns, such as {anchor: query}"),
+        ({"message": []}, "unknown-keys", "name your keys in columns, such as {anchor: query}"),
+        (
+            {"messages": []},
+            "unknown-keys",
+            "the format messages, which a model that writes learns from, and this is an embedding",
+        ),
         ({"anchor": "a", "positive": 3}, "bad-messages", "positive is 3, a int; give a text"),
         ({"anchor": " ", "positive": "b"}, "empty-content", "anchor is empty"),
         ({"text": "a", "label": "_"}, "empty-content", "label is empty"),

@@ -34,8 +34,12 @@ PROMPTS = (
     "Write a short poem about the sea.",
     "List three colours.",
 )
-NEAR = {"f16": 0.2, "q8_0": 1.5, "q4_0": 1.5}
-"""Logits between two tokens that rounding may swap: llama.cpp rounds activations more coarsely."""
+NEAR = {"f16": 0.05, "q8_0": 0.5, "q4_0": 0.5}
+"""Logits between two tokens of which one engine may hold the one for the likelier, the other the
+other. llama.cpp rounds the activations of quantised products to 8 bits, we to 12 or 16: of six
+prompts with 24 tokens each, texts parted at 0.22 at the most, and those of F16 never."""
+NEAR_EXACT = 0.05
+"""Likewise between ours and the products in float32: texts never parted."""
 
 
 @pytest.fixture
@@ -206,21 +210,29 @@ def test_llama_cpp_would_write_the_same(
         return tokenizer.encode([chat], special=False)[0]
 
     ends = tokenizer.end_tokens
-    with closing(load_gguf(file, tmp_path, LoadOptions(device="cpu", slots=1))) as decoder:
-        ours = [greedy(decoder, prompt(text), 32, ends) for text in PROMPTS]
-    with closing(LlamaCppDecoder(file, slots=1, context=512, device="cpu")) as decoder:
-        theirs = [greedy(decoder, prompt(text), 32, ends) for text in PROMPTS]
-        behind = [
-            _behind(decoder, prompt(text), each) for text, each in zip(PROMPTS, ours, strict=True)
-        ]
-    # every token that we write is the one that llama.cpp would, but for near ties
-    assert max(behind) < NEAR[quantization]
-    if quantization == "f16":
-        assert ours == theirs
+    options = LoadOptions(device="cpu", slots=1)
+    plain = LoadOptions(device="cpu", slots=1, native=False, precision="float32")
+    with (
+        closing(load_gguf(file, tmp_path, options)) as ours,
+        # its threads wait for each other by spinning: on a busy machine several take minutes
+        closing(LlamaCppDecoder(file, slots=1, context=512, device="cpu", threads=1)) as theirs,
+        closing(load_gguf(file, tmp_path, plain)) as exact,
+    ):
+        for text in PROMPTS:
+            given = prompt(text)
+            answers = [greedy(each, given, 24, ends) for each in (ours, theirs)]
+            if quantization == "f16":
+                assert answers[0] == answers[1]
+            # where the texts part, neither engine holds the other's token for much less likely
+            behind = [_behind(theirs, given, answers[0]), _behind(ours, given, answers[1])]
+            assert max(behind) < NEAR[quantization], (text, answers, behind)
+            # and what we write is what the file's weights say
+            assert _behind(exact, given, answers[0]) < NEAR_EXACT, (text, answers)
 
 
 def _behind(decoder: Any, prompt: list[int], answer: list[int]) -> float:
-    """How far the tokens of an answer are behind the decoder's likeliest ones, at the most."""
+    """How far the tokens of an answer are behind the decoder's likeliest ones, at the most; 0: it
+    would have written them itself."""
     tokens = np.array([*prompt, *answer[:-1]], np.int32)
     positions = np.arange(len(tokens), dtype=np.int32)
     rows = np.arange(len(prompt) - 1, len(tokens), dtype=np.int32)

@@ -30,7 +30,7 @@ class Meeting:
     def __init__(self, size: int) -> None:
         self.size = size
         self.parts: list[torch.Tensor] = [torch.empty(0)] * size
-        self.barrier = threading.Barrier(size, timeout=20)
+        self.barrier = threading.Barrier(size, timeout=60)
 
 
 class Member:
@@ -78,7 +78,7 @@ def reduced(workers: int, noticed: int | None = None) -> list[list[tuple[torch.T
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     return found
 
 

@@ -67,7 +67,7 @@ def test_a_sudden_death_costs_the_steps_between_two_saves(
     real = store.commit
 
     def commit(taken: Snapshot) -> object:
-        assert may_commit.wait(20)
+        assert may_commit.wait(60)
         return real(taken)
 
     store.commit = commit  # type: ignore[method-assign]

@@ -19,7 +19,7 @@ class Meeting:
 
     def __init__(self, size: int) -> None:
         self.told: list[list[float]] = [[]] * size
-        self.barrier = threading.Barrier(size, timeout=20)
+        self.barrier = threading.Barrier(size, timeout=60)
 
 
 class Member:
@@ -71,7 +71,7 @@ def in_threads(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     return found
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from ironcliw.errors import SettingsError
 from tests.unit.train.tiny import make_model
 from train.model.load import load_base
-from train.model.nf4 import BLOCK, LEVELS, Nf4Linear, dequantize, quantize
+from train.model.nf4 import BLOCK, LEVELS, Nf4Linear, Workspace, dequantize, quantize
 from train.model.packing import pack_layers
 
 
@@ -61,6 +61,35 @@ def test_forward_and_backward_are_those_of_the_unpacked_weight(dtype: torch.dtyp
     made.backward(gradient)
     plain.backward(gradient)
     assert torch.equal(made, plain)
+    assert x.grad is not None
+    assert twin.grad is not None
+    assert torch.equal(x.grad, twin.grad)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_are_unpacked_one_after_the_other_in_the_same_memory(dtype: torch.dtype) -> None:
+    torch.manual_seed(2)
+    space = Workspace()
+    large, small = (Nf4Linear(torch.nn.Linear(width, 24)) for width in (96, 40))
+    places = set()
+    for layer in (large, small, large):
+        found = layer.unpacked(dtype, space)
+        assert torch.equal(found, layer.unpacked(dtype))
+        places.add(found.data_ptr())
+    assert len(places) == 1
+
+
+def test_a_later_layer_leaves_the_gradients_of_an_earlier_one() -> None:
+    torch.manual_seed(3)
+    layers = [Nf4Linear(torch.nn.Linear(*sizes)) for sizes in ((40, 64), (64, 8), (8, 24))]
+    x = torch.randn(5, 40, requires_grad=True)
+    twin = x.detach().clone().requires_grad_()
+    made, plain = x, twin
+    for layer in layers:
+        made = torch.tanh(layer(made))
+        plain = torch.tanh(F.linear(plain, layer.unpacked(torch.float32), layer.bias))
+    made.sum().backward()
+    plain.sum().backward()
     assert x.grad is not None
     assert twin.grad is not None
     assert torch.equal(x.grad, twin.grad)

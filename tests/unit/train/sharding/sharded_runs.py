@@ -62,18 +62,15 @@ class Runs:
 
 
 def same_for_any_number(made: Runs) -> dict[str, Any]:
-    """The bits of one, two and three workers."""
-    kinds = {
-        "LoRA": LORA,
-        "all weights": ALL,
-        "layers computed twice": {**LORA, "gradient_checkpointing": True},
-        "layers kept": {**ALL, "sharding": {"mode": "fsdp", "reshard_after_forward": False}},
+    """The bits of one, two and three workers; where layers stay whole, of two."""
+    twice = {**LORA, "gradient_checkpointing": True}
+    kept = {**ALL, "sharding": {"mode": "fsdp", "reshard_after_forward": False}}
+    return {
+        "LoRA": [made.whole(LORA, workers) for workers in (1, 2, 3)],
+        "layers computed twice": [made.whole(twice, workers) for workers in (1, 2)],
+        "all weights": [made.whole(ALL, workers) for workers in (1, 3)] + [made.whole(kept, 2)],
+        "another seed": [made.whole({**LORA, "seed": 1}, 2)],
     }
-    found: dict[str, Any] = {
-        name: [made.whole(given, workers) for workers in (1, 2, 3)] for name, given in kinds.items()
-    }
-    found["another seed"] = [made.whole({**LORA, "seed": 1}, 2)]
-    return found
 
 
 def preferences(made: Runs) -> dict[str, Any]:

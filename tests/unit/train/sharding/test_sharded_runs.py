@@ -44,7 +44,6 @@ def test_any_number_of_workers_gives_the_same_bits(tmp_path: Path) -> None:
         _equal(results)
     assert found["LoRA"] != found["all weights"]
     assert found["LoRA"][0] != found["another seed"][0], "the bits tell nothing apart"
-    assert found["all weights"] == found["layers kept"]
 
 
 @pytest.mark.slow

@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import struct
-import time
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import pytest
 
 from ironcliw.errors import CheckpointError
 from tests.unit.train.tiny import make_data, make_job, make_model
+from tests.waiting import wait_for
 from train.loop.log import RunLog
 from train.loop.run import StepReport
 from train.outcome import read_outcome
@@ -175,14 +174,6 @@ def test_a_picture_that_fails_costs_no_result(
     assert ("No space left" in caplog.text) == (fails == "drawing" or bool(scheme))
 
 
-def until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    return found
-
-
 def test_in_a_bucket_they_grow_while_the_run_goes_on() -> None:
     uri = f"memory://{uuid.uuid4().hex}/run"
     files = RunFiles(uri)
@@ -195,9 +186,9 @@ def test_in_a_bucket_they_grow_while_the_run_goes_on() -> None:
     recorder = Recorder(files, upload_seconds=0.01)
     recorder.begin(LINES[:1])
     recorder.add(LINES[1])
-    until(lambda: steps()[-1:] == [1])
+    wait_for(lambda: steps()[-1:] == [1])
     recorder.add(LINES[3])
-    until(lambda: steps()[-1:] == [2])
+    wait_for(lambda: steps()[-1:] == [2])
     recorder.close()
     recorder.add(LINES[3])
     assert len(steps()) == 8
@@ -216,9 +207,9 @@ def test_an_upload_that_fails_is_told_of_and_made_again(
 
     uploads = Uploads(upload, 0.0)
     uploads.wanted()
-    until(lambda: "the curves are not up to date: no room" in caplog.text)
+    wait_for(lambda: "the curves are not up to date: no room" in caplog.text)
     uploads.wanted()
-    until(lambda: len(made) == 2)
+    wait_for(lambda: len(made) == 2)
     uploads.end()
     uploads.wanted()
     assert len(made) == 2
@@ -229,7 +220,7 @@ def test_uploads_leave_time_between_them() -> None:
     uploads = Uploads(lambda: made.append(1), 600.0)
     for _ in range(100):
         uploads.wanted()
-    until(lambda: made)
+    wait_for(lambda: made)
     uploads.end()
     assert made == [1], "one in ten minutes"
 
