@@ -43,7 +43,10 @@ def train(
     ] = False,
     base: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.toml", help="To begin at, of `rl tune`; the shipped one."),
+        typer.Option(
+            metavar="FILE.toml",
+            help="To begin at, of `rl tune`; this head's own or the shipped one.",
+        ),
     ] = None,
     log: LogFile = None,
     install: Annotated[

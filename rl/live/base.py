@@ -36,7 +36,12 @@ def base_parameters(folder: Path | None = None) -> Parameters:
             return load_tuned(own)
         except SettingsError as error:
             logger.error("the packaged policy decides: %s", error)
-    return load_tuned(next((path for path in PACKAGED if path.exists()), TUNED))
+    return load_tuned(packaged())
+
+
+def packaged() -> Path:
+    """The file of the base that is shipped."""
+    return next((path for path in PACKAGED if path.exists()), TUNED)
 
 
 def base_of(parameters: Parameters, idle_seconds: float | None = None) -> Base:
