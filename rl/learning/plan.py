@@ -67,7 +67,7 @@ class Training:
     reach: float = 0.03
     machines: bool = False
     model: str = "effects"
-    margins: tuple[float, ...] = (0.15, 0.3)
+    margins: tuple[float, ...] = (0.3, 0.5)
     shrinks: tuple[float, ...] = (0.5, 1.0)
     width: int = 32
     members: int = 8
