@@ -17,7 +17,7 @@ from typing import Any
 from ironcliw import __version__
 from ironcliw.errors import IroncliwError, SettingsError
 from ironcliw.settings import load_settings
-from rl.clairvoyant import ALL_LEVERS
+from rl.clairvoyant import ALL_LEVERS, Rest
 from rl.evaluate import BASE, baselines, clairvoyance, days_of, evaluate, table
 from rl.learning.command import add_train
 from rl.neural import Learned
@@ -51,12 +51,20 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     data = arguments.data or load_settings().bench.data
     days = days_of(regime, arguments.seed, arguments.split, arguments.days, data)
     makers = baselines(tuned)
+    starts: list[Rest] = []
     for path in arguments.policy:
         policy = load_policy(path)
+        starts.append(policy)
         makers[f"learned: {path.stem}"] = partial(Learned, policy, name=f"learned: {path.stem}")
     for path in arguments.tuned:
-        makers[path.stem] = partial(policy_of, load_tuned(path), path.stem)
-    found = evaluate(days, makers)
+        parameters = load_tuned(path)
+        starts.append(parameters)
+        makers[path.stem] = partial(policy_of, parameters, path.stem)
+    if arguments.against not in makers:
+        raise SettingsError(
+            f"--against {arguments.against!r} is none of the policies: {', '.join(makers)}"
+        )
+    found = evaluate(days, makers, base=arguments.against)
     page: dict[str, Any] = {
         "regime": regime.name,
         "digest": regime.digest(),
@@ -64,13 +72,15 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         "split": arguments.split,
         "seed": arguments.seed,
         "days": len(days),
-        "base": BASE,
+        "base": arguments.against,
         "policies": found,
     }
     if arguments.clairvoyant:
         some = days[: arguments.clairvoyant]
         levers = frozenset(arguments.lever) or ALL_LEVERS
-        page["clairvoyant"] = clairvoyance(some, tuned, arguments.evaluations, levers=levers)
+        page["clairvoyant"] = clairvoyance(
+            some, tuned, arguments.evaluations, levers=levers, starts=starts
+        )
     if arguments.json:
         _write(arguments.json, json.dumps(page, indent=1) + "\n")
     sys.stdout.write(f"{regime.name}, {len(days)} days of {arguments.split}\n{table(found)}\n")
@@ -113,12 +123,24 @@ def _parser() -> argparse.ArgumentParser:
         "--tuned", type=Path, action="append", default=[], help="a file of `tune`; may be repeated"
     )
     one.add_argument(
+        "--against",
+        default=BASE,
+        metavar="NAME",
+        help="whose cost is 1; of a --tuned file its stem",
+    )
+    one.add_argument(
         "--lever", choices=sorted(ALL_LEVERS), action="append", default=[],
         help="all that the search for the clairvoyant may change; may be repeated",
     )  # fmt: skip
     one.add_argument("--parameters", type=Path, default=TUNED, help="of the tuned greedy policy")
     one.add_argument("--data", type=Path, help="the data folder; the setting bench.data without it")
-    one.add_argument("--clairvoyant", type=int, default=0, metavar="DAYS", help="search so many")
+    one.add_argument(
+        "--clairvoyant",
+        type=int,
+        default=0,
+        metavar="DAYS",
+        help="search so many, from the best of all given",
+    )
     one.add_argument("--evaluations", type=_count, default=400, help="of that search, a day")
     for name, (module, text) in _MODULES.items():
         command = importlib.import_module(module)

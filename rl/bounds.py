@@ -9,7 +9,9 @@ costs at least that:
 - over a day, machines are paid for at least as long as the steps' memory (their cores) would fill
   one after the other: T >= sum(seconds * gb / machine gb) and T >= sum(seconds * cores / machine
   cores), so T is at least every mixture of the two;
-- given the mixture, the cost falls apart into workflows, and each is minimised over its placements.
+- given the mixture, the cost falls apart into workflows, and each is minimised over its placements;
+- a step that goes on where it was may work in two places, part away until its machine is taken
+  back and part at home. It takes at least the faster place's time and pays at least nothing.
 """
 
 from __future__ import annotations
@@ -53,7 +55,11 @@ def _of_workflow(day: Day, workflow: Workflow, mixture: float) -> float:
         if step.memory_gb > room and not step.private:
             places.append((True,))
         elif step.private or away[index] >= home[index] or regime.spot.machines == 0:
-            places.append((False,))  # at home it is faster and free
+            places.append((False,))  # at home it is faster and free, as a part of it is
+        elif KINDS[step.kind].checkpointable:
+            # below whatever share of it is away: as if it ran at home, as fast as away
+            home[index] = away[index]
+            places.append((False,))
         else:
             places.append((False, True))
     return _cheapest(day, workflow, home, away, dollars, places)

@@ -1,8 +1,9 @@
 """What could be reached by somebody who knew the day beforehand: a search, so an upper bound.
 
 A plan says of some steps where they run, of some that they go before or after others, and which
-parameters the expected-cost policy decides the rest with; its views hold the truth. The plan is
-changed at random and run again, and a change that does no harm is kept (simulated annealing).
+policy with which parameters decides the rest; its views hold the truth. The search begins at the
+best of some policies: from a worse one it would call more of what is missing impossible. The plan
+is changed at random and run again, and a change that does no harm is kept (simulated annealing).
 What it finds is a real schedule of the simulator under the guardrails; the optimum lies between
 `rl.bounds.lower_bound` and it. On small days the tests compare it with the optimum itself.
 """
@@ -11,12 +12,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
-from rl.greedy import Greedy, GreedyParameters
+from rl.greedy import GreedyParameters
+from rl.neural import Learned
 from rl.outcome import Outcome
+from rl.parameters import Base, Parameters, policy_of
+from rl.policy_file import PolicyFile
 from rl.simulator import Order, Simulation
 from rl.view import BUY, FIRST_MACHINE, HOME, PREWARM, WAIT, View
 from rl.work import Day
@@ -26,6 +31,8 @@ PHASE = 100  # evaluations, after which the search cools down and begins again f
 _LEVERS = (("parameters", 0.1), ("prewarms", 0.2), ("places", 0.6), ("holds", 0.75), ("ranks", 1.0))
 _ALWAYS = (0.2, 0.3)  # taking back what was changed
 ALL_LEVERS = frozenset(name for name, _ in _LEVERS)
+Rest = Parameters | PolicyFile
+"""Who decides what is not planned: a tuned policy by its parameters, or a learned one."""
 _AWAY = (FIRST_MACHINE, FIRST_MACHINE + 1, FIRST_MACHINE + 2, BUY)
 
 
@@ -38,10 +45,10 @@ class Plan:
         ranks: Of a step: added to the logarithm of its urgency.
         holds: Of a step: seconds that it waits although it has a place, for what comes after it.
         prewarmed: Arrivals (seconds) at which a machine is bought for what will come.
-        parameters: For the rest.
+        rest: Who decides all else.
     """
 
-    parameters: GreedyParameters
+    rest: Rest
     places: dict[int, int] = field(default_factory=dict)
     ranks: dict[int, float] = field(default_factory=dict)
     holds: dict[int, float] = field(default_factory=dict)
@@ -56,13 +63,13 @@ class Planned:
     """
 
     name = "clairvoyant"
-    order: Order = "urgent"
 
     def __init__(self, plan: Plan) -> None:
         self._places = plan.places
         self._holds = plan.holds
         self._prewarmed = plan.prewarmed
-        self._others = Greedy(plan.parameters)
+        self._others = decider(plan.rest)
+        self.order: Order = self._others.order
 
     def choose(self, view: View, mask: Sequence[bool]) -> int:
         """See `rl.simulator.Policy`."""
@@ -82,10 +89,15 @@ class Planned:
         return min(allowed, key=costs.__getitem__) if allowed else self._others.choose(view, mask)
 
 
+def decider(rest: Rest) -> Base | Learned:
+    """The policy that decides what is not planned."""
+    return Learned(rest) if isinstance(rest, PolicyFile) else policy_of(rest)
+
+
 def run_plan(day: Day, plan: Plan) -> Outcome:
     """What a plan comes to."""
     policy = Planned(plan)
-    simulation = Simulation(day, clairvoyant=True, ranks=plan.ranks)
+    simulation = Simulation(day, order=policy.order, clairvoyant=True, ranks=plan.ranks)
     while (decision := simulation.next_decision()) is not None:
         simulation.take(policy.choose(decision.view, decision.mask), policy.name)
     return simulation.outcome()
@@ -93,7 +105,7 @@ def run_plan(day: Day, plan: Plan) -> Outcome:
 
 def search(
     day: Day,
-    start: GreedyParameters | None = None,
+    starts: Sequence[Rest] = (),
     *,
     evaluations: int = 400,
     seed: int = 0,
@@ -103,15 +115,19 @@ def search(
 
     Args:
         day: Known whole.
-        start: Parameters to begin with; those of the tuned policy.
-        evaluations: Simulations of the day.
+        starts: Policies of which the best on this day is begun with; the expected-cost one as
+            written without.
+        evaluations: Simulations of the day, those of the starts among them.
         seed: Of the search.
         levers: That it may move, to see what each is worth.
     """
     random = np.random.default_rng(seed)
-    current = best = Plan(start or GreedyParameters())
-    cost = lowest = run_plan(day, best)
-    for tried in range(evaluations - 1):
+    begun = [Plan(one) for one in starts or (GreedyParameters(),)]
+    reached = [run_plan(day, one) for one in begun]
+    first = min(range(len(begun)), key=lambda one: reached[one].cost)
+    current = best = begun[first]
+    cost = lowest = reached[first]
+    for tried in range(evaluations - len(begun)):
         phase = tried % PHASE / PHASE
         if phase == 0.0:
             current, cost = best, lowest
@@ -131,8 +147,7 @@ def _changed(plan: Plan, day: Day, random: np.random.Generator, levers: frozense
     kind = _drawn(random, levers)
     if kind < 0.1:
         name = _TRIED[int(random.integers(len(_TRIED)))]
-        value = float(asdict(plan.parameters)[name]) * math.exp(0.6 * random.standard_normal())
-        return replace(plan, parameters=replace(plan.parameters, **{name: value}))
+        return replace(plan, rest=_varied(plan.rest, name, 0.6 * random.standard_normal()))
     if kind < 0.2:
         arrival = day.workflows[int(random.integers(len(day.workflows)))].arrival
         return replace(plan, prewarmed=plan.prewarmed ^ {arrival})
@@ -160,6 +175,18 @@ def _changed(plan: Plan, day: Day, random: np.random.Generator, levers: frozense
     for number in chosen:
         ranks[int(number)] = float(1.5 * random.standard_normal())
     return replace(plan, ranks=ranks)
+
+
+def _varied(rest: Rest, name: str, by: float) -> Rest:
+    """Another value of a parameter that both tuned policies have."""
+    if isinstance(rest, PolicyFile):
+        return replace(rest, parameters=_other(rest.parameters, name, by))
+    return _other(rest, name, by)
+
+
+def _other(parameters: Parameters, name: str, by: float) -> Parameters:
+    values: dict[str, Any] = {name: float(getattr(parameters, name)) * math.exp(by)}
+    return replace(parameters, **values)
 
 
 def _drawn(random: np.random.Generator, levers: frozenset[str]) -> float:

@@ -41,6 +41,13 @@ def train(
     quick: Annotated[
         bool, typer.Option("--quick", help="A short training and a few days: does it work at all?")
     ] = False,
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.toml",
+            help="To begin at, of `rl tune`; this head's own or the shipped one.",
+        ),
+    ] = None,
     log: LogFile = None,
     install: Annotated[
         bool, typer.Option("--install", help="Have it asked in the shadow when it is done.")
@@ -54,7 +61,7 @@ def train(
     folder = settings.state_dir / "routing"
     policy = out or folder / "candidate.npz"
     document = report or policy.with_suffix(".md")
-    plan = Plan(policy, document, 1.0 if quick else minutes, seed, days, quick)
+    plan = Plan(policy, document, 1.0 if quick else minutes, seed, days, quick, base)
     found = train_policy(settings, plan, _log_of(settings, log, 60.0), console.note)
     if install:
         _install(settings, policy)

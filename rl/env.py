@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rl.features import CLIP, CONTEXT, OPTION, Floats, features
-from rl.greedy import Greedy, GreedyParameters
+from rl.greedy import GreedyParameters
+from rl.parameters import Parameters, policy_of
 from rl.regime import Regime
 from rl.simulator import Decision, Simulation, simulate
 from rl.traces import Split
@@ -34,7 +35,8 @@ class RoutingEnv(gymnasium.Env[Floats, np.int64]):
 
     Args:
         regimes: One is drawn for each episode.
-        parameters: Of the expected-cost policy whose costs are seen, and divided by.
+        parameters: Of the policy whose costs are seen, and divided by; the expected-cost one as
+            written without.
         seed: Of the days.
         split: Whose days.
         days: Of each regime, from which is drawn.
@@ -46,7 +48,7 @@ class RoutingEnv(gymnasium.Env[Floats, np.int64]):
     def __init__(
         self,
         regimes: Sequence[Regime],
-        parameters: GreedyParameters | None = None,
+        parameters: Parameters | None = None,
         *,
         seed: int = 0,
         split: Split = "train",
@@ -56,7 +58,7 @@ class RoutingEnv(gymnasium.Env[Floats, np.int64]):
         self.action_space = gymnasium.spaces.Discrete(ACTIONS)
         self.observation_space = gymnasium.spaces.Box(-CLIP, CLIP, (WIDTH,), np.float32)
         self._regimes = tuple(regimes)
-        self._greedy = Greedy(parameters)
+        self._policy = policy_of(parameters or GreedyParameters())
         self._days = (seed, split, days, data)
         self._bases: dict[str, float] = {}
         self._simulation: Simulation
@@ -75,9 +77,9 @@ class RoutingEnv(gymnasium.Env[Floats, np.int64]):
             number = int(wanted.get("day", self.np_random.integers(count)))
             day = make_day(self._regimes[which], days_seed, split, number, data=data)
             if day.name not in self._bases:
-                self._bases[day.name] = max(simulate(day, self._greedy).cost, LEAST_COST)
+                self._bases[day.name] = max(simulate(day, self._policy).cost, LEAST_COST)
             self._base, self._spent = self._bases[day.name], 0.0
-            self._simulation = Simulation(day)
+            self._simulation = Simulation(day, order=self._policy.order)
             self._decision = self._simulation.next_decision()
             if self._decision is not None or "day" in wanted:
                 return self._observation(), {"day": day.name}
@@ -91,7 +93,7 @@ class RoutingEnv(gymnasium.Env[Floats, np.int64]):
         taken, info = int(action), dict[str, Any]()
         if (reason := self._decision.reasons[taken]) is not None:
             info["refused"] = reason
-            taken = self._greedy.choose(self._decision.view, self._decision.mask)
+            taken = self._policy.choose(self._decision.view, self._decision.mask)
         self._simulation.take(taken, "of the environment")
         self._decision = self._simulation.next_decision()
         spent = self._simulation.world.cost()
@@ -112,5 +114,5 @@ class RoutingEnv(gymnasium.Env[Floats, np.int64]):
         if self._decision is None:
             return np.zeros(WIDTH, dtype=np.float32)
         view, mask = self._decision.view, self._decision.mask
-        context, options = features(view, mask, self._greedy.costs(view, mask))
+        context, options = features(view, mask, self._policy.costs(view, mask))
         return np.concatenate([context, options.ravel()])

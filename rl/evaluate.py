@@ -12,7 +12,7 @@ import numpy as np
 
 from rl.baselines import RULES
 from rl.bounds import lower_bound
-from rl.clairvoyant import ALL_LEVERS, Plan, run_plan, search
+from rl.clairvoyant import ALL_LEVERS, Plan, Rest, run_plan, search
 from rl.greedy import Greedy, GreedyParameters
 from rl.outcome import Outcome
 from rl.parameters import load_parameters
@@ -80,19 +80,21 @@ def clairvoyance(
     evaluations: int,
     seed: int = 0,
     levers: frozenset[str] = ALL_LEVERS,
+    starts: Sequence[Rest] = (),
 ) -> dict[str, Any]:
     """What a search that knows the days reaches, and what nothing can go below.
 
     Args:
         days: Few: each is simulated `evaluations` times.
-        tuned: Parameters to begin with, and to compare with.
+        tuned: Parameters to compare with, and one to begin with.
         evaluations: Of the search, a day.
         seed: Of the search.
         levers: That it may move.
+        starts: Other policies to begin with: the best of all on each day is.
     """
     plain = [simulate(day, Greedy(tuned)).cost for day in days]
     reached = [
-        search(day, tuned, evaluations=evaluations, seed=seed, levers=levers)[1].cost
+        search(day, (tuned, *starts), evaluations=evaluations, seed=seed, levers=levers)[1].cost
         for day in days
     ]
     truth = [run_plan(day, Plan(tuned)).cost for day in days]
@@ -101,6 +103,7 @@ def clairvoyance(
         "days": len(days),
         "evaluations": evaluations,
         "levers": sorted(levers),
+        "starts": 1 + len(starts),
         "truth_ratio": asdict(paired_ratio(truth, plain)),
         "ratio": asdict(paired_ratio(reached, plain)),
         "bound_ratio": asdict(paired_ratio(bounds, plain)),

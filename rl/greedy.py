@@ -154,11 +154,14 @@ class Greedy:
 
     def _dollars(self, view: View, seconds: float) -> float:
         """USD of a machine's seconds; more where little of the day's money is left."""
+        return view.money.price_per_hour * seconds / HOUR * self.money_weight(view)
+
+    def money_weight(self, view: View) -> float:
+        """What a dollar for machines counts for, 1 or more: the day has so many."""
         money = view.money
-        dollars = money.price_per_hour * seconds / HOUR
         left = money.day_left - money.committed
         share = 1.0 - max(0.0, min(1.0, left / max(money.day_left, 1e-6)))
-        return dollars * (1.0 + self.parameters.scarcity * share)
+        return 1.0 + self.parameters.scarcity * share
 
     def _loss(self, view: View, step: StepView, seconds: float) -> float:
         """Expected seconds of work that are done twice when the machine is taken back."""

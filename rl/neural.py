@@ -1,9 +1,10 @@
 """A learned policy that decides with numpy alone.
 
-It starts from the expected-cost policy: an option's score is minus what it is believed to cost over
-the cheapest, plus what a network adds. Where a view is unlike those of training, where the network
-is not much surer than the costs, or where there is nothing near the cheapest, the expected-cost
-policy's choice is taken. The network sees options one by one, so slots of machines are alike to it.
+It starts from its base, the expected-cost or the queue-aware policy: an option's score is minus
+what the base believes it to cost over the cheapest, less what its effects on others are learned to
+cost, plus what a network adds. Where a view is unlike those of training, where the network is not
+much surer than the costs, or where there is nothing near the cheapest, the base's choice is taken.
+The network sees options one by one, so slots of machines are alike to it.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from rl.effects import effects
 from rl.features import features
-from rl.greedy import Greedy
+from rl.parameters import policy_of
 from rl.policy_file import Array, Layer, PolicyFile, load_policy
 from rl.simulator import Order
 from rl.view import ACTIONS, View
@@ -33,8 +35,8 @@ class Opinion:
 
     Attributes:
         action: That it takes.
-        greedy: That the expected-cost policy would take.
-        costs: USD of each action, by that policy; infinite where refused.
+        base: That the base would take.
+        costs: USD of each action, by the base; infinite where refused.
         scores: Of each action that was weighed; minus infinity of the others. Empty if none was.
         context: The features of the view; None if nothing was weighed.
         options: The features of each action, likewise.
@@ -42,7 +44,7 @@ class Opinion:
     """
 
     action: int
-    greedy: int
+    base: int
     costs: list[float]
     scores: list[float] = field(default_factory=list)
     context: Array | None = None
@@ -69,16 +71,17 @@ class Learned:
 
     Attributes:
         policy: What it decides by; `policy.digest` tells it from others.
+        base: The policy that it starts from.
+        order: Of the base.
         counts: Of its decisions until now.
     """
-
-    order: Order = "urgent"
 
     def __init__(self, policy: PolicyFile | Path, *, name: str = "learned") -> None:
         self.name = name
         self.policy = policy if isinstance(policy, PolicyFile) else load_policy(policy)
         self.counts = Counts()
-        self.greedy = Greedy(self.policy.parameters)
+        self.base = policy_of(self.policy.parameters)
+        self.order: Order = self.base.order
         guard = self.policy.guard
         room = SLACK * (guard.high - guard.low) + 1e-3
         self._low, self._high = guard.low - room, guard.high + room
@@ -88,9 +91,13 @@ class Learned:
         """See `rl.simulator.Policy`."""
         return self.opinion(view, mask).action
 
+    def costs(self, view: View, mask: Sequence[bool]) -> list[float]:
+        """USD of each action by the base, infinite where it is refused."""
+        return self.base.costs(view, mask)
+
     def opinion(self, view: View, mask: Sequence[bool]) -> Opinion:
         """The choice and what led to it."""
-        costs = self.greedy.costs(view, mask)
+        costs = self.base.costs(view, mask)
         found = weighed(costs, view, self.policy.reach, self.policy.machines)
         cheapest = min(range(ACTIONS), key=costs.__getitem__)
         self.counts.decisions += 1
@@ -105,6 +112,8 @@ class Learned:
             return opinion
         self.counts.weighed += 1
         over = np.array(overs(costs, view))[found]
+        if self.policy.effects is not None:
+            over = over + effects(view, found) @ self.policy.effects
         scores = residuals(self.policy.layers, context, options[found]) - over / self.policy.tau
         opinion.scores = [-math.inf] * ACTIONS
         for action, score in zip(found, scores.tolist(), strict=True):
@@ -139,7 +148,7 @@ def weighed(costs: Sequence[float], view: View, reach: float, machines: bool) ->
     """Actions that are weighed: allowed, and not believed to cost much more than the cheapest.
 
     Args:
-        costs: By the expected-cost policy.
+        costs: By the base.
         view: At the decision.
         reach: USD over the cheapest, for a decision about a step.
         machines: Whether a decision about machines is weighed at all.

@@ -12,15 +12,16 @@ from ironcliw.errors import SettingsError
 from rl.greedy import Greedy, GreedyParameters
 from rl.queue_aware import NAME, QueueAware
 from rl.queue_parameters import QueueParameters
-from rl.simulator import Policy
 
 TUNED = Path(__file__).with_name("tuned_greedy.toml")
 POLICIES = ("greedy", "queue-aware")
 Parameters = GreedyParameters | QueueParameters
+Base = Greedy | QueueAware
+"""A policy with costs, from which a learned one starts."""
 Either = TypeVar("Either", GreedyParameters, QueueParameters)
 
 
-def policy_of(parameters: Parameters, name: str | None = None) -> Policy:
+def policy_of(parameters: Parameters, name: str | None = None) -> Base:
     """The policy whose parameters they are.
 
     Args:
@@ -30,6 +31,32 @@ def policy_of(parameters: Parameters, name: str | None = None) -> Policy:
     if isinstance(parameters, GreedyParameters):
         return Greedy(parameters, name=name or "greedy")
     return QueueAware(parameters, name=name or NAME)
+
+
+def kind_of(parameters: Parameters) -> str:
+    """Which of `POLICIES` they are of."""
+    return "queue-aware" if isinstance(parameters, QueueParameters) else "greedy"
+
+
+def parameters_of(kind: str, values: Mapping[str, float], where: str) -> Parameters:
+    """From a table, such as a file's.
+
+    Args:
+        kind: Which of `POLICIES` they are of.
+        values: By name.
+        where: They are from, for the error.
+
+    Raises:
+        SettingsError: there is no such policy, an unknown name, or a value that is no number
+            above 0.
+    """
+    if kind not in POLICIES:
+        raise SettingsError(
+            f"{where} is of a policy {kind!r}; it must be one of {', '.join(POLICIES)}"
+        )
+    if kind == "queue-aware":
+        return QueueParameters.of(values)
+    return GreedyParameters.of(values)
 
 
 def load_parameters(path: Path = TUNED) -> GreedyParameters:
@@ -53,15 +80,9 @@ def load_tuned(path: Path) -> Parameters:
     """
     table = _table(path)
     values, policy = table.get("parameters"), table.get("policy", "greedy")
-    if policy not in POLICIES:
-        raise SettingsError(
-            f"{path} is of a policy {policy!r}; it must be one of {', '.join(POLICIES)}"
-        )
     if not isinstance(values, dict):
         raise SettingsError(f"{path} has no table [parameters]; write one by `python -m rl tune`")
-    if policy == "queue-aware":
-        return QueueParameters.of(values)
-    return GreedyParameters.of(values)
+    return parameters_of(policy, values, str(path))
 
 
 def _table(path: Path) -> dict[str, Any]:
@@ -93,8 +114,7 @@ def written(parameters: Parameters, tuned_on: Mapping[str, str], command: str) -
         tuned_on: Digest of each regime, by its name.
         command: That finds them again.
     """
-    policy = "queue-aware" if isinstance(parameters, QueueParameters) else "greedy"
-    lines = [f"# {command}", f'policy = "{policy}"', "", "[tuned_on]"]
+    lines = [f"# {command}", f'policy = "{kind_of(parameters)}"', "", "[tuned_on]"]
     lines += [f'{name} = "{digest}"' for name, digest in sorted(tuned_on.items())]
     lines += ["", "[parameters]"]
     lines += [f"{name} = {value:.4g}" for name, value in asdict(parameters).items()]

@@ -1,9 +1,10 @@
 """A learned policy as a file: weights, what they were made for, and a hash of all of it.
 
 The file is an `.npz` of numpy, so that the head needs no torch to decide. It carries the digest of
-the features (`rl.schema.DIGEST`), the parameters of the expected-cost policy that the network
-corrects, and what views of training looked like, by which `rl.neural` tells a view that is unlike
-them. Who writes one: `rl.learning`, or any other trainer that scores options one by one.
+the features (`rl.schema`), which policy the network corrects (the expected-cost or the queue-aware
+one) with its parameters, and what views of training looked like, by which `rl.neural` tells a view
+that is unlike them. Who writes one: `rl.learning`, or any other trainer that scores options one by
+one.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ironcliw.errors import SettingsError
+from rl.effects import EFFECTS
 from rl.features import CONTEXT, OPTION
-from rl.greedy import GreedyParameters
-from rl.schema import DIGEST
+from rl.parameters import Parameters, kind_of, parameters_of
+from rl.schema import schema_of
 
 FORMAT = 1
 INPUTS = len(CONTEXT) + len(OPTION)
@@ -37,7 +39,7 @@ _GUARD = ("low", "high", "mean", "precision")
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """What views of training looked like; beyond it the expected-cost policy decides.
+    """What views of training looked like; beyond it the base decides.
 
     Attributes:
         low: Least value of each feature, those of the context before those of an option.
@@ -59,18 +61,19 @@ class PolicyFile:
     """A learned policy.
 
     An option's score is minus its expected cost over the least one, by `tau`, plus the network's
-    output for (context, option). The best is taken if it is `margin` better than the expected-cost
-    policy's choice.
+    output for (context, option), less what its effects on others are learned to cost, by `tau`. The
+    best is taken if it is `margin` better than the base's choice.
 
     Attributes:
         layers: (weight of shape (inputs, outputs), bias), with ReLU between them; one output.
         tau: USD that a score of 1 stands for.
-        margin: Scores by which another choice than the expected-cost policy's must be better.
+        margin: Scores by which another choice than the base's must be better.
         reach: USD; options that are believed to cost so much more than the cheapest are left out.
-        parameters: Of the expected-cost policy.
-        machines: Whether it decides about buying early and giving back too; if not, the
-            expected-cost policy does.
+        parameters: Of the base; their kind says which policy that is.
+        machines: Whether it decides about buying early and giving back too; if not, the base does.
+        effects: USD of a unit of each of `rl.effects.EFFECTS`; None where none was learned.
         training: What it was trained on, for people; values that JSON can hold.
+        schema: See `rl.schema.schema_of`; "" stands for this release's.
         digest: SHA-256 of all of it, in hexadecimal; "" until it is saved.
     """
 
@@ -79,11 +82,28 @@ class PolicyFile:
     tau: float
     margin: float
     reach: float
-    parameters: GreedyParameters
+    parameters: Parameters
     machines: bool = False
+    effects: Array | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
-    schema: str = DIGEST
+    schema: str = ""
     digest: str = ""
+
+    @property
+    def own_schema(self) -> str:
+        """The digest of this release that `schema` must be."""
+        return schema_of(self.parameters, has_effects=self.effects is not None)
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing was learned: it decides as its base does."""
+        last = self.layers[-1]
+        return not (last[0].any() or last[1].any() or np.any(self.effects))
+
+    def silent(self) -> PolicyFile:
+        """The same without what was learned."""
+        none = (np.zeros((INPUTS, 1), dtype=np.float32), np.zeros(1, dtype=np.float32))
+        return replace(self, layers=(none,), effects=None, schema="")
 
 
 def save_policy(path: Path, policy: PolicyFile) -> PolicyFile:
@@ -92,6 +112,7 @@ def save_policy(path: Path, policy: PolicyFile) -> PolicyFile:
     Raises:
         SettingsError: the policy is not one that could be loaded, or the file cannot be written.
     """
+    policy = replace(policy, schema=policy.schema or policy.own_schema)
     arrays, page = _arrays(policy), _page(policy)
     digest = _digest(arrays, page)
     finished = replace(policy, digest=digest)
@@ -164,8 +185,10 @@ def _policy(
         tau=float(page["tau"]),
         margin=float(page["margin"]),
         reach=float(page["reach"]),
-        parameters=GreedyParameters.of(page["parameters"]),
+        # files of earlier releases have the one base that there was
+        parameters=parameters_of(page.get("base", "greedy"), page["parameters"], str(path)),
         machines=bool(page["machines"]),
+        effects=arrays.get("effects"),
         training=page["training"],
         schema=str(page["schema"]),
         digest=digest,
@@ -174,6 +197,8 @@ def _policy(
 
 def _arrays(policy: PolicyFile) -> dict[str, npt.NDArray[Any]]:
     found: dict[str, npt.NDArray[Any]] = {name: getattr(policy.guard, name) for name in _GUARD}
+    if policy.effects is not None:
+        found["effects"] = policy.effects
     for number, (weight, bias) in enumerate(policy.layers):
         found[f"weight_{number}"], found[f"bias_{number}"] = weight, bias
     return {name: np.ascontiguousarray(one, dtype=np.float32) for name, one in found.items()}
@@ -190,6 +215,7 @@ def _page(policy: PolicyFile) -> str:
             "reach": policy.reach,
             "limit": policy.guard.limit,
             "machines": policy.machines,
+            "base": kind_of(policy.parameters),
             "parameters": asdict(policy.parameters),
             "training": dict(policy.training),
         },
@@ -208,10 +234,10 @@ def _digest(arrays: Mapping[str, npt.NDArray[Any]], page: str) -> str:
 
 def _check(policy: PolicyFile, where: str) -> None:
     """Raise for what could not decide."""
-    if policy.schema != DIGEST:
+    if policy.schema != (own := policy.own_schema):
         raise SettingsError(
             f"policy file {where} was trained with other features ({policy.schema[:12]}, this "
-            f"release has {DIGEST[:12]}); train it again"
+            f"release has {own[:12]}); train it again"
         )
     figures = (policy.tau, policy.margin, policy.reach, policy.guard.limit)
     if not all(math.isfinite(one) and one >= 0 for one in figures) or policy.tau == 0:
@@ -235,6 +261,8 @@ def _check_shapes(policy: PolicyFile, where: str) -> None:
         ("mean", guard.mean.shape, (width,)),
         ("precision", guard.precision.shape, (width, width)),
     ]
+    if policy.effects is not None:
+        wanted.append(("effects", policy.effects.shape, (len(EFFECTS),)))
     inputs = INPUTS
     for number, (weight, bias) in enumerate(policy.layers):
         last = number == len(policy.layers) - 1

@@ -123,7 +123,12 @@ class QueueAware:
         return step.priority * (p.wait_weight * money.hour_of_priority * time / HOUR + miss)
 
     def _price(self, view: View) -> float:
-        """USD of a machine's second: more where money is spoken for, or gone before its hour."""
+        """USD of a machine's second."""
+        per_second = view.money.price_per_hour / HOUR
+        return per_second * self.parameters.dollar * self.money_weight(view)
+
+    def money_weight(self, view: View) -> float:
+        """What a dollar for machines counts for, 1 or more: spoken for, or gone before its hour."""
         p, money = self.parameters, view.money
         left = money.day_left - money.committed
         taken = 1.0 - max(0.0, min(1.0, left / max(money.day_left, 1e-6)))
@@ -133,8 +138,7 @@ class QueueAware:
             hour = view.now / HOUR % 24.0
             passed = max(0.0, min(1.0, (hour - _MORNING) / _WORKING_HOURS))
             early = max(0.0, min(1.0, gone) - math.pow(passed, p.ration_shape))
-        factor = p.dollar * (1.0 + p.scarcity * taken + p.ration * early)
-        return money.price_per_hour / HOUR * factor
+        return 1.0 + p.scarcity * taken + p.ration * early
 
     def _loss(self, view: View, step: StepView, seconds: float) -> float:
         """Expected seconds of work that are done twice when the machine is taken back."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections.abc import Sequence
 
 from rl.guardrails import RESERVE_GB
 from rl.mechanics import HOUR, Mechanics
 from rl.sites import Machine, Run, Site, Task
-from rl.upcoming import first_large, longest_beside
+from rl.upcoming import ends, first_large, longest_beside
 from rl.view import HomeView, MachineView, MoneyView, RunView, StepView, View, WaitingView
 from rl.view_parts import (
     Bound,
@@ -174,6 +175,11 @@ class Beliefs:
         """Steps that are ready and have no place."""
         self.parts()
         return self._others
+
+    def seconds_to_end(self, tasks: Sequence[Task]) -> float:
+        """Believed seconds to the end of a workflow whose steps they are, if none had to wait."""
+        self.parts()
+        return max(ends(tasks, self._left), default=0.0)
 
     def beside_seconds(self, task: Task) -> float:
         """See `rl.upcoming.longest_beside`."""

@@ -125,6 +125,7 @@ class Day:
         draws: For boot times and speeds, by zone, time and slot.
         until: When the simulation ends even if work is left.
         month_spent: USD of the month's cap that are gone when the day begins.
+        is_typical: Whether machines start and work as the median one does, whatever was drawn.
     """
 
     regime: Regime
@@ -141,6 +142,7 @@ class Day:
     draws: Draws
     until: float
     month_spent: float = 0.0
+    is_typical: bool = False
 
     def is_stocked_out(self, zone: int, now: float) -> bool:
         """Whether no machine is to be had in a zone, whoever asks."""
@@ -150,6 +152,8 @@ class Day:
 
     def boot_seconds(self, zone: int, slot: int, now: float) -> float:
         """From the purchase of a machine to its first step."""
+        if self.is_typical:
+            return self.boot_median
         sigma = self.regime.spot.boot_sigma
         drawn = self.draws.stream("boot").log_normal(
             self.boot_median, sigma, zone, slot, int(now // 60)
@@ -158,6 +162,8 @@ class Day:
 
     def speed(self, zone: int, slot: int, now: float) -> float:
         """Of a machine bought now, relative to the usual; within `speed_bounds`."""
+        if self.is_typical:
+            return 1.0
         sigma = self.regime.spot.speed_sigma
         drawn = self.draws.stream("speed").log_normal(1.0, sigma, zone, slot, int(now // 60))
         slowest, fastest = speed_bounds(self.regime)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from ironcliw.settings import load_settings
 from rl.learning.plan import Training
-from rl.parameters import TUNED, load_parameters
+from rl.live.base import packaged
+from rl.parameters import load_tuned
 from rl.policy_file import save_policy
 from rl.regime import load_regime
 
@@ -38,7 +39,9 @@ def add_train(commands: Commands) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the policy file, an .npz")
     parser.add_argument("--config", type=Path, help="TOML with a table [training]")
     parser.add_argument("--minutes", type=float, help="after which an end is made")
-    parser.add_argument("--parameters", type=Path, default=TUNED, help="of the tuned greedy policy")
+    parser.add_argument(
+        "--base", type=Path, help="what is begun at: a file of `tune`; the shipped one without"
+    )
     parser.set_defaults(run=run_train)
 
 
@@ -54,7 +57,7 @@ def run_train(arguments: argparse.Namespace) -> None:
     if arguments.minutes is not None:
         plan = replace(plan, minutes=arguments.minutes)
     regimes = [load_regime(path) for path in arguments.regime or REGIMES]
-    parameters = load_parameters(arguments.parameters)
+    parameters = load_tuned(arguments.base or packaged())
     # torch takes seconds to import, and no other command needs it
     from rl.learning.train import train
 

@@ -14,6 +14,8 @@ from rl.regime import Regime
 from rl.work import Day
 from rl.workload import make_day
 
+FRESH = 1_000_000  # number of the first day of validation on which nothing is chosen
+
 
 def check_regimes(regimes: Sequence[Regime]) -> None:
     """Refuse to learn from what is held out.
@@ -55,13 +57,31 @@ def validation_days(
     regimes: Sequence[Regime], plan: Training, data: Path | None = None
 ) -> dict[str, list[Day]]:
     """Days to choose on, by regime; the same for every seed of training."""
-    count = plan.validation
+    return _of_validation(regimes, plan, range(plan.validation), data)
+
+
+def fresh_days(
+    regimes: Sequence[Regime], plan: Training, number: int, data: Path | None = None
+) -> dict[str, list[Day]]:
+    """Days on which a choice is confirmed, by regime: nothing was chosen on them.
+
+    Args:
+        regimes: All of which are tried.
+        plan: How many.
+        number: Of the confirmation; each has days of its own.
+        data: The data folder.
+    """
+    first = FRESH + number * plan.confirmation
+    return _of_validation(regimes, plan, range(first, first + plan.confirmation), data)
+
+
+def _of_validation(
+    regimes: Sequence[Regime], plan: Training, numbers: range, data: Path | None
+) -> dict[str, list[Day]]:
     found = {
-        regime.name: [make_day(regime, 1, "validation", one, data=data) for one in range(count)]
+        regime.name: [make_day(regime, 1, "validation", one, data=data) for one in numbers]
         for regime in regimes
     }
     if plan.randomised > 0:
-        found[NAME] = [
-            make_day(randomised(1, -1 - one), 1, "validation", one) for one in range(count)
-        ]
+        found[NAME] = [make_day(randomised(1, -1 - one), 1, "validation", one) for one in numbers]
     return found

@@ -1,9 +1,9 @@
-"""An hour of a day as an episode, rewarded by what the expected-cost policy spends in it.
+"""An hour of a day as an episode, rewarded by what the base spends in it.
 
 Arrivals and durations decide most of what a day costs, whoever places its steps. So a reward is
-what was spent since the last decision less what the expected-cost policy spent on the same day in
-the same time (an input-dependent baseline: Mao et al. 2019, ICLR): it is a function of the day and
-the time, which leaves the best policy as it is and takes most of the variance away.
+what was spent since the last decision less what the base spent on the same day in the same time (an
+input-dependent baseline: Mao et al. 2019, ICLR): it is a function of the day and the time, which
+leaves the best policy as it is and takes most of the variance away.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import numpy.typing as npt
 from rl.branches import branch
 from rl.env import WIDTH
 from rl.features import CLIP, Floats, features
-from rl.greedy import Greedy, GreedyParameters
 from rl.learning.plan import Training
 from rl.neural import weighed
+from rl.parameters import Parameters, policy_of
 from rl.regime import Regime
 from rl.simulator import Simulation
 from rl.view import ACTIONS, View
@@ -38,7 +38,7 @@ class Windows(gymnasium.Env[Floats, np.int64]):
 
     Args:
         regimes: From light to busy; `progress` says how many of them are drawn from.
-        parameters: Of the expected-cost policy.
+        parameters: Of the base.
         plan: Its seed, horizon and reach.
         member: Which of the environments that learn side by side; each has days of its own.
         data: The data folder, for regimes that need traces.
@@ -46,7 +46,7 @@ class Windows(gymnasium.Env[Floats, np.int64]):
     Attributes:
         progress: 0 to 1; the curriculum.
         price: By which a dollar for machines weighs more than another.
-        dollars: (own, expected-cost policy's) for machines, of all windows since it was set.
+        dollars: (own, the base's) for machines, of all windows since it was set.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  # an instance's variable in the base class
@@ -54,7 +54,7 @@ class Windows(gymnasium.Env[Floats, np.int64]):
     def __init__(
         self,
         regimes: Sequence[Regime],
-        parameters: GreedyParameters,
+        parameters: Parameters,
         plan: Training,
         member: int = 0,
         data: Path | None = None,
@@ -64,7 +64,7 @@ class Windows(gymnasium.Env[Floats, np.int64]):
         self.progress, self.price = 0.0, 0.0
         self.dollars = [0.0, 0.0]
         self._regimes = sorted(regimes, key=lambda one: sum(one.arrivals.workflows_per_day))
-        self._greedy = Greedy(parameters)
+        self._base = policy_of(parameters)
         self._plan, self._data = plan, data
         self._first = FIRST_DAY + DAYS * member
         self._simulation: Simulation
@@ -76,14 +76,14 @@ class Windows(gymnasium.Env[Floats, np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Floats, dict[str, Any]]:
-        """Begin somewhere in a new day, which the expected-cost policy has decided until then."""
+        """Begin somewhere in a new day, which the base has decided until then."""
         super().reset(seed=seed)
         count = max(1, round((0.4 + 0.6 * self.progress) * len(self._regimes)))
         while True:
             regime = self._regimes[int(self.np_random.integers(min(count, len(self._regimes))))]
             number = self._first + int(self.np_random.integers(DAYS))
             day = make_day(regime, self._plan.seed, "train", number, data=self._data)
-            if self._walk(Simulation(day)):
+            if self._walk(Simulation(day, order=self._base.order)):
                 break
         start = self._simulation.world.now
         self._end = start + self._plan.horizon
@@ -92,12 +92,18 @@ class Windows(gymnasium.Env[Floats, np.int64]):
         return self._observation(), {"day": day.name}
 
     def step(self, action: np.int64) -> tuple[Floats, float, bool, bool, dict[str, Any]]:
-        """Take a decision; it must be allowed by `action_masks`."""
+        """Take a decision; it must be allowed by `action_masks`.
+
+        A window is cut at its first decision beyond the horizon. What that leaves behind is worth
+        something, so the learner has to add what it believes: a window is truncated, not over.
+        """
         world = self._simulation.world
         self._simulation.take(int(action), "of the windows")
         self._next()
         over = self._simulation.asked is None
-        now = self._end if over else world.now
+        is_cut = not over and world.now >= self._end
+        # whoever is done first waits for the other: then both have paid for the same day
+        now = max(world.now, self._curve[0][-1]) if over else world.now
         own, sibling = world.spent_at(now), self._spent_by_sibling(now)
         spent, machines = own[0] - self._own[0], own[1] - self._own[1]
         theirs, their_machines = sibling[0] - self._sibling[0], sibling[1] - self._sibling[1]
@@ -105,7 +111,7 @@ class Windows(gymnasium.Env[Floats, np.int64]):
         self.dollars[0] += machines
         self.dollars[1] += their_machines
         worse = spent - theirs + self.price * (machines - their_machines)
-        return self._observation(), -worse / REWARD_DOLLARS, over, False, {}
+        return self._observation(), -worse / REWARD_DOLLARS, over, is_cut, {}
 
     def action_masks(self) -> npt.NDArray[np.bool_]:
         """True for actions that are allowed and within reach."""
@@ -115,13 +121,13 @@ class Windows(gymnasium.Env[Floats, np.int64]):
         return weighed(costs, view, self._plan.reach, self._plan.machines)
 
     def _walk(self, simulation: Simulation) -> bool:
-        """Let the expected-cost policy have the day; keep its costs, and one of its decisions."""
+        """Let the base have the day; keep its costs, and one of its decisions."""
         times, spent, seen = [0.0], [(0.0, 0.0)], 0
         while (decision := simulation.next_decision()) is not None:
             world = simulation.world
             times.append(world.now)
             spent.append(world.spent_at(world.now))
-            costs = self._greedy.costs(decision.view, decision.mask)
+            costs = self._base.costs(decision.view, decision.mask)
             if len(self._weighed(costs, decision.view)) > 1:
                 seen += 1
                 if self.np_random.integers(seen) == 0:  # each of them with the same chance
@@ -133,7 +139,7 @@ class Windows(gymnasium.Env[Floats, np.int64]):
         return seen > 0
 
     def _spent_by_sibling(self, when: float) -> tuple[float, float]:
-        """Of the expected-cost policy until a time, straight between its decisions."""
+        """Of the base until a time, straight between its decisions."""
         times, spent = self._curve
         at = bisect_right(times, when)
         if at >= len(times):
@@ -143,9 +149,9 @@ class Windows(gymnasium.Env[Floats, np.int64]):
         return one + share * (other - one), its + share * (others - its)
 
     def _next(self) -> None:
-        """Go on to a decision with more than one option, or to the window's end."""
-        while (decision := self._simulation.next_decision(self._end)) is not None:
-            costs = self._greedy.costs(decision.view, decision.mask)
+        """Go on to a decision with more than one option, or to the day's end."""
+        while (decision := self._simulation.next_decision()) is not None:
+            costs = self._base.costs(decision.view, decision.mask)
             if len(self._weighed(costs, decision.view)) > 1:
                 return
             self._simulation.take(costs.index(min(costs)))
@@ -156,7 +162,7 @@ class Windows(gymnasium.Env[Floats, np.int64]):
             self._mask = np.ones(ACTIONS, dtype=np.bool_)
             return np.zeros(WIDTH, dtype=np.float32)
         view, mask = decision.view, decision.mask
-        costs = self._greedy.costs(view, mask)
+        costs = self._base.costs(view, mask)
         self._mask = np.zeros(ACTIONS, dtype=np.bool_)
         self._mask[self._weighed(costs, view)] = True
         context, options = features(view, mask, costs)

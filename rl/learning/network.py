@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rl.features import CONTEXT, OPTION
-from rl.learning.labels import Labels
+from rl.learning.labels import Labels, targets
 from rl.learning.plan import Training
 from rl.policy_file import Layer
 
@@ -147,18 +147,19 @@ class _Data:
         self._context = torch.from_numpy(labels.context)
         self._options = torch.from_numpy(labels.options)
         self._over = torch.from_numpy(labels.over / plan.tau)
-        self._cost = torch.from_numpy((labels.cost + price * labels.dollars) / plan.tau)
+        cost = targets(labels, plan, price).astype(np.float32)
+        self._cost = torch.from_numpy(cost / np.float32(plan.tau))
         self._there = torch.from_numpy(labels.there)
-        self._huber = plan.huber
+        # so that gradients are of the size that they are cut at
+        self._unit = plan.tau / plan.winsor
 
     def losses(self, scorer: Scorer, rows: Tensor) -> Tensor:
-        """Of each decision, over its alternatives."""
+        """Of each decision, over its alternatives: squares, whose least is at the mean."""
         scores = scorer(self._context[rows], self._options[rows]) - self._over[rows]
         found = scores[:, :1] - scores[:, 1:]  # what an alternative is believed to cost more
-        errors = nn.functional.huber_loss(
-            found, self._cost[rows, 1:], reduction="none", delta=self._huber
-        )
-        return (errors * self._there[rows, 1:]).sum(dim=1)
+        errors: Tensor = ((found - self._cost[rows, 1:]) * self._unit).square()
+        losses: Tensor = (errors * self._there[rows, 1:]).sum(dim=1)
+        return losses
 
     def error(self, scorer: Scorer, kept: npt.NDArray[np.bool_]) -> float:
         """Mean of the losses of some decisions; 0 without any."""

@@ -11,6 +11,11 @@ from typing import Any
 
 from ironcliw.errors import SettingsError
 
+MODELS = ("effects", "network")
+_COUNTS = (
+    "decisions", "members", "width", "epochs", "batch", "validation", "confirmation", "rounds",
+)  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Training:
@@ -29,57 +34,82 @@ class Training:
         reach: USD over the cheapest option, beyond which options are not weighed.
         machines: Whether decisions about machines are learned too. What one of them changes is a
             tenth of a cent, the deviation of a label some ten cents.
+        model: What is fitted to labels: `effects`, some thirty numbers by ridge regression
+            (`ridge.py`), or `network` (`network.py`).
         margins: Of scores, tried on days of validation.
+        shrinks: Shares of what was learned, tried with each margin.
         width: Units of each of the two hidden layers of a member.
         members: Networks that are averaged.
         epochs: Over all labels.
         batch: Decisions of an optimizer's step.
         rate: Of learning, at its start.
-        huber: Scores beyond which an error counts linearly.
+        winsor: USD beyond which a label is cut; a mean is to be learned, so it is far out.
+        trust: Share of a label's part of the step's own workflow that is taken from the base's
+            belief instead: 0 learns the whole cost, 1 only what others gain or lose.
         decay: Of weights.
         validation: Days of each regime on which policies are chosen.
-        ppo_steps: Decisions of MaskablePPO after the rounds; 0 for none.
-        most_dollars: Money for machines, by the expected-cost policy's, that is not to be passed.
+        confirmation: Other days of each on which the chosen one has to cost less than its base,
+            with 95 % confidence; else nothing of it is kept.
+        ppo_steps: Decisions of MaskablePPO after the rounds; 0 for none. It goes on from a network.
+        most_dollars: Money for machines, by the base's, that is not to be passed.
         minutes: After which learning makes an end of what it does.
     """
 
     seed: int = 0
-    rounds: int = 2
-    decisions: int = 20_000
+    rounds: int = 1
+    decisions: int = 8_000
     randomised: float = 0.25
-    labelled: float = 0.1
+    labelled: float = 0.25
     explored: float = 0.1
     alternatives: int = 3
     horizon: float = 3600.0
     tau: float = 0.02
-    reach: float = 0.15
+    reach: float = 0.03
     machines: bool = False
-    margins: tuple[float, ...] = (0.5, 0.7, 1.0)
+    model: str = "effects"
+    margins: tuple[float, ...] = (0.3, 0.5)
+    shrinks: tuple[float, ...] = (0.5, 1.0)
     width: int = 32
     members: int = 8
     epochs: int = 6
     batch: int = 512
     rate: float = 1e-3
-    huber: float = 1.5
+    winsor: float = 0.5
+    trust: float = 1.0
     decay: float = 0.1
     validation: int = 60
-    ppo_steps: int = 60_000
+    confirmation: int = 200
+    ppo_steps: int = 0
     most_dollars: float = 1.05
     minutes: float = 55.0
 
     def __post_init__(self) -> None:
-        for name in ("decisions", "members", "width", "epochs", "batch", "validation", "rounds"):
+        for name in _COUNTS:
             if getattr(self, name) < 1:
                 raise SettingsError(f"training: {name} is {getattr(self, name)}; give 1 or more")
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, float) and not (math.isfinite(value) and value >= 0):
                 raise SettingsError(f"training: {field.name} is {value}; give a number from 0")
-        if not self.margins or not all(0 <= one < math.inf for one in self.margins):
+        for name in ("margins", "shrinks"):
+            given = getattr(self, name)
+            if not given or not all(0 <= one < math.inf for one in given):
+                raise SettingsError(
+                    f"training: {name} is {list(given)}; give one number from 0 at the least"
+                )
+        self._check_model()
+
+    def _check_model(self) -> None:
+        if self.model not in MODELS:
             raise SettingsError(
-                f"training: margins is {list(self.margins)}; give one number from 0 at the least"
+                f"training: model is {self.model!r}; it must be one of {', '.join(MODELS)}"
             )
-        for name in ("tau", "horizon", "labelled", "rate", "minutes"):
+        if self.ppo_steps and self.model != "network":
+            raise SettingsError(
+                f"training: ppo_steps is {self.ppo_steps}, and PPO goes on from a network; set "
+                'model to "network"'
+            )
+        for name in ("tau", "horizon", "labelled", "rate", "minutes", "winsor"):
             if getattr(self, name) == 0:
                 raise SettingsError(f"training: {name} is 0; give a number above 0")
 
@@ -104,10 +134,12 @@ class Training:
                     found[name] = float(value)
             except (TypeError, ValueError):
                 wrong = True
-            if wrong or (isinstance(value, bool | str) and kinds[name] is not bool):
+            wrong |= isinstance(value, bool | str) and kinds[name] not in (bool, str)
+            wrong |= kinds[name] is str and not isinstance(value, str)
+            if wrong:
                 raise SettingsError(
                     f"{where}: training value {name} is {value!r}; it must be "
-                    + {tuple: "a list of numbers", bool: "true or false"}.get(
+                    + {tuple: "a list of numbers", bool: "true or false", str: "text"}.get(
                         kinds[name], "a whole number" if kinds[name] is int else "a number"
                     )
                 )
@@ -133,4 +165,4 @@ class Training:
 
     def as_dict(self) -> dict[str, Any]:
         """By name, for a policy file."""
-        return {**asdict(self), "margins": list(self.margins)}
+        return {**asdict(self), "margins": list(self.margins), "shrinks": list(self.shrinks)}

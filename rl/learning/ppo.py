@@ -1,9 +1,9 @@
 """MaskablePPO of sb3-contrib, which goes on from a policy that was fitted to labels.
 
 Its policy is the network of the policy file behind the same start: logits are scores, so before the
-first update its best action is the file's. Advantages are against the expected-cost policy on the
-same day (`episodes.py`), the days go from light to busy, and money for machines has a price that
-rises while more is spent than may be.
+first update its best action is the file's. Advantages are against the base on the same day
+(`episodes.py`), the days go from light to busy, and money for machines has a price that rises while
+more is spent than may be.
 """
 
 from __future__ import annotations
@@ -185,6 +185,7 @@ def refined(
         data: The data folder.
         is_over: Whether to make an end now; asked at each step.
     """
+    torch.set_num_threads(1)
     windows = [
         Windows(regimes, policy.parameters, plan, member, data) for member in range(ENVIRONMENTS)
     ]

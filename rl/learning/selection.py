@@ -1,4 +1,8 @@
-"""Chooses among policies by what they cost on days of validation."""
+"""Chooses among policies by what they cost on days of validation, and confirms the choice.
+
+The best of some is better than it will be: it was lucky too. So what was chosen meets days on which
+nothing was chosen, and is kept only if it costs less than its base there beyond doubt.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,10 @@ import numpy.typing as npt
 
 from rl.learning.labels import Labels
 from rl.neural import Learned
+from rl.parameters import policy_of
 from rl.policy_file import Guard, PolicyFile
 from rl.simulator import Policy, simulate
+from rl.statistics import Interval, Resampling
 from rl.work import Day
 
 RIDGE = 1e-3  # added to the covariance: some features never differ
@@ -24,12 +30,12 @@ Costs = dict[str, npt.NDArray[np.float64]]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A policy on days of validation, each figure by that of the expected-cost policy.
+    """A policy on days of validation, each figure by that of the base.
 
     Attributes:
         ratios: Of the mean costs, by regime.
         dollars: Of the money for machines, all regimes' mean.
-        met: Points of deadlines kept above the expected-cost policy's, all regimes' mean.
+        met: Points of deadlines kept above the base's, all regimes' mean.
         score: By which policies are compared; lower is better.
     """
 
@@ -64,8 +70,49 @@ def verdict(own: Costs, base: Costs, most_dollars: float) -> Verdict:
 
 
 def judged(policy: PolicyFile, days: Days, base: Costs, most_dollars: float) -> Verdict:
-    """A policy by the expected-cost policy's costs."""
+    """A policy by its base's costs."""
     return verdict(measured(Learned(policy), days), base, most_dollars)
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """A policy on fresh days.
+
+    Attributes:
+        ratio: Its cost by its base's, the mean over regimes, with its 95 % interval.
+        days: Of each regime.
+    """
+
+    ratio: Interval
+    days: int
+
+    @property
+    def holds(self) -> bool:
+        """Whether it costs less beyond doubt."""
+        return self.ratio.high < 1.0
+
+    def __str__(self) -> str:
+        found = self.ratio
+        return (
+            f"{found.mean:.4f} [{found.low:.4f}, {found.high:.4f}] of its base's cost on "
+            f"{self.days} fresh days of each regime"
+        )
+
+
+def confirmation(own: Costs, base: Costs) -> Confirmation:
+    """Compare what `measured` found, days resampled in pairs within each regime."""
+    ratios = []
+    for number, name in enumerate(own):
+        days = Resampling(len(own[name]), seed=number)
+        ratios.append(days.means(own[name][:, 0]) / days.means(base[name][:, 0]))
+    count = min(map(len, own.values()))
+    return Confirmation(Interval.of(np.mean(ratios, axis=0)), count)
+
+
+def confirmed(policy: PolicyFile, days: Days) -> Confirmation:
+    """A policy and its base on the same fresh days."""
+    base = measured(policy_of(policy.parameters), days)
+    return confirmation(measured(Learned(policy), days), base)
 
 
 def guard_of(labels: Labels) -> Guard:

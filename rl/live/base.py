@@ -6,10 +6,10 @@ import logging
 from pathlib import Path
 
 from ironcliw.errors import SettingsError
+from rl import schema
 from rl.greedy import Greedy, GreedyParameters
 from rl.parameters import TUNED, Parameters, load_tuned, of_the_cloud
 from rl.queue_aware import QueueAware
-from rl.schema import DIGEST
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +19,6 @@ OWN_FILE = "base.toml"
 """Beside the fit in the state directory: what `python -m rl tune --out` wrote for this head."""
 Base = Greedy | QueueAware
 NAMES = {"greedy": "tuned greedy", "queue-aware": "queue-aware"}
-_QUEUE_AWARE = f"queue-aware {DIGEST}"
 
 
 def base_parameters(folder: Path | None = None) -> Parameters:
@@ -37,7 +36,12 @@ def base_parameters(folder: Path | None = None) -> Parameters:
             return load_tuned(own)
         except SettingsError as error:
             logger.error("the packaged policy decides: %s", error)
-    return load_tuned(next((path for path in PACKAGED if path.exists()), TUNED))
+    return load_tuned(packaged())
+
+
+def packaged() -> Path:
+    """The file of the base that is shipped."""
+    return next((path for path in PACKAGED if path.exists()), TUNED)
 
 
 def base_of(parameters: Parameters, idle_seconds: float | None = None) -> Base:
@@ -57,4 +61,4 @@ def base_of(parameters: Parameters, idle_seconds: float | None = None) -> Base:
 
 def schema_of(base: Base) -> str:
     """What features are that were made with a policy's costs; a learned policy's file says it."""
-    return DIGEST if isinstance(base, Greedy) else _QUEUE_AWARE
+    return schema.schema_of(base.parameters)

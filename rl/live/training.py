@@ -19,6 +19,7 @@ from ironcliw.settings import Settings, process_environment
 from rl.calibration.files import save_fit
 from rl.calibration.fit import fit_log
 from rl.calibration.regimes import regime_of_fit
+from rl.live.base import OWN_FILE
 from rl.live.log import Log
 from rl.live.nightly import known
 from rl.policy import FIT_FILE, FOLDER, policy_path
@@ -46,6 +47,7 @@ class Plan:
         seed: Of it.
         days: Of each regime, in the report.
         is_quick: A few days alone, for finding a broken path.
+        base: File of the policy to begin at; this head's own or the shipped one without.
     """
 
     policy: Path
@@ -54,6 +56,7 @@ class Plan:
     seed: int
     days: int
     is_quick: bool = False
+    base: Path | None = None
 
 
 def train_policy(
@@ -81,9 +84,12 @@ def train_policy(
     own = calibrated(settings, folder, log, tell)
     regimes = [*(here(path, settings, folder) for path in SHIPPED), *own]
     held_out = [here(path, settings, folder) for path in HELD_OUT]
+    its_own = folder / OWN_FILE
+    base = plan.base or (its_own if its_own.exists() else None)
     _run(
         ["train", *_each("--regime", regimes), "--seed", str(plan.seed), "--minutes",
-         str(plan.minutes), "--out", str(plan.policy)],
+         str(plan.minutes), *_each("--base", [base] if base else []),
+         "--out", str(plan.policy)],
         "training",
     )  # fmt: skip
     policy = load_policy(plan.policy)

@@ -6,15 +6,18 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from ironcliw.errors import SettingsError
 from rl.baselines import RULES
 from rl.bounds import lower_bound
-from rl.clairvoyant import search
+from rl.clairvoyant import Rest, search
 from rl.evaluate import BASE, baselines
 from rl.greedy import GreedyParameters
+from rl.neural import Learned
 from rl.parameters import load_tuned, policy_of
+from rl.policy_file import load_policy
 from rl.simulator import Order, Policy, simulate
 from rl.view import View
 from rl.work import Day
@@ -25,6 +28,7 @@ LITERAL = tuple(rule.name for rule in RULES if rule.name.startswith("rule "))
 TUNED_SUFFIX = ".toml"
 """Of files that `python -m rl tune` writes; others are learned policies."""
 RULE_NAMES = tuple(rule.name for rule in RULES)
+_PATHS = ("file", "starts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,7 @@ class Contestant:
         digest: Of that policy, as its file says.
         factor: By which the value of time and of deadlines is multiplied before it decides.
         evaluations: Of the search, a day.
+        starts: Files of policies that the search may begin with, beside the tuned one.
     """
 
     name: str
@@ -48,17 +53,19 @@ class Contestant:
     digest: str = ""
     factor: float = 1.0
     evaluations: int = 0
+    starts: tuple[str, ...] = ()
 
     @property
     def identity(self) -> str:
-        """What its decisions depend on, as text; not where its file lies."""
-        values = {key: value for key, value in asdict(self).items() if key != "file"}
+        """What its decisions depend on, as text; not where its files lie, but what they hold."""
+        values = {key: value for key, value in asdict(self).items() if key not in _PATHS}
         return json.dumps(values, sort_keys=True)
 
     def run(self, day: Day) -> dict[str, float]:
         """What the day comes to; with `bound` where it is the search."""
         if self.kind == CLAIRVOYANT:
-            outcome = search(day, self.parameters, evaluations=self.evaluations)[1]
+            starts = [self.parameters, *(_start(Path(one)) for one in self.starts)]
+            outcome = search(day, starts, evaluations=self.evaluations)[1]
             return {**outcome.as_dict(), "bound": lower_bound(day)}
         return simulate(day, self.policy()).as_dict()
 
@@ -114,9 +121,6 @@ def learned_policy(path: Path) -> Policy:
     Raises:
         SettingsError: it cannot be read, or is no policy for these features.
     """
-    # numpy alone; imported here, as most reports compare the baselines only
-    from rl.neural import Learned
-
     if path.suffix == TUNED_SUFFIX:
         return policy_of(load_tuned(path), f"learned {path.stem}")
     return Learned(path, name=f"learned {path.stem}")
@@ -132,9 +136,24 @@ def tuned(parameters: GreedyParameters) -> Contestant:
     return Contestant(BASE, "baseline", parameters)
 
 
-def clairvoyant(parameters: GreedyParameters, evaluations: int) -> Contestant:
-    """The search that knows the day."""
-    return Contestant(CLAIRVOYANT, CLAIRVOYANT, parameters, evaluations=evaluations)
+def clairvoyant(
+    parameters: GreedyParameters, evaluations: int, others: Sequence[Contestant] = ()
+) -> Contestant:
+    """The search that knows the day; it begins with the best of the tuned policy and of others."""
+    digest = hashlib.sha256("\n".join(one.digest for one in others).encode()).hexdigest()
+    return Contestant(
+        CLAIRVOYANT,
+        CLAIRVOYANT,
+        parameters,
+        digest=digest if others else "",
+        evaluations=evaluations,
+        starts=tuple(one.file for one in others),
+    )
+
+
+@cache
+def _start(path: Path) -> Rest:
+    return load_tuned(path) if path.suffix == TUNED_SUFFIX else load_policy(path)
 
 
 def learned(paths: Sequence[Path], parameters: GreedyParameters) -> list[Contestant]:
@@ -143,8 +162,6 @@ def learned(paths: Sequence[Path], parameters: GreedyParameters) -> list[Contest
     Raises:
         SettingsError: a file cannot be read, is no policy, or two have one name.
     """
-    from rl.policy_file import load_policy
-
     found: dict[str, Contestant] = {}
     for path in paths:
         digest = _digest(path) if path.suffix == TUNED_SUFFIX else load_policy(path).digest

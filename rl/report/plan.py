@@ -11,7 +11,14 @@ from pathlib import Path
 from rl.evaluate import BASE
 from rl.parameters import TUNED, load_parameters
 from rl.regime import Regime, load_regime
-from rl.report.contestants import Contestant, all_baselines, clairvoyant, learned, tuned
+from rl.report.contestants import (
+    CLAIRVOYANT,
+    Contestant,
+    all_baselines,
+    clairvoyant,
+    learned,
+    tuned,
+)
 from rl.traces import Split, digest_of
 
 _RL = TUNED.parent
@@ -104,13 +111,14 @@ class Plan:
             SettingsError: a file is absent or not what it should be.
         """
         parameters = load_parameters(options.parameters)
+        ours = tuple(learned(options.policies, parameters))
         paths = options.regimes or tuple(sorted(REGIMES.glob("*.toml")))
         return cls(
             options,
             tuple(load_regime(path) for path in paths),
             tuple(all_baselines(parameters)),
-            tuple(learned(options.policies, parameters)),
-            clairvoyant(parameters, options.evaluations),
+            ours,
+            clairvoyant(parameters, options.evaluations, ours),
         )
 
     @property
@@ -164,7 +172,7 @@ _DECIDING = (
     "view_parts", "views", "work", "workload",
 )  # fmt: skip
 _DECIDING_LEARNED = (
-    "features", "look_ahead", "neural", "parameters", "policy_file", "queue_aware",
+    "effects", "features", "look_ahead", "neural", "parameters", "policy_file", "queue_aware",
     "queue_parameters", "schema", "sharing",
 )  # fmt: skip
 _DECIDING_OUTSIDE = ("cluster/placement.py",)
@@ -174,7 +182,7 @@ _DECIDING_OUTSIDE = ("cluster/placement.py",)
 @cache
 def code_digest(kind: str = "") -> str:
     """SHA-256 of the sources that decide what a day comes to, for a kind of contestant."""
-    names = (*_DECIDING, *(_DECIDING_LEARNED if kind == "learned" else ()))
+    names = (*_DECIDING, *(_DECIDING_LEARNED if kind in ("learned", CLAIRVOYANT) else ()))
     files = (*(f"{_RL.name}/{name}.py" for name in names), *_DECIDING_OUTSIDE)
     texts = (f"{file}\n".encode() + (_RL.parent / file).read_bytes() for file in files)
     return hashlib.sha256(b"\0".join(texts)).hexdigest()

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ironcliw.settings import load_settings
-from rl.parameters import TUNED, load_parameters
+from rl.live.base import packaged
+from rl.parameters import load_tuned
 from rl.regime import load_regime
 
 
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--learning-rate", type=float, default=1e-4)
     add("--hidden", type=int, default=64)
     add("--seed", type=int, default=0)
-    add("--parameters", type=Path, default=TUNED, help="of the tuned greedy policy")
+    add("--base", type=Path, help="what is begun at: a file of `tune`; the shipped one without")
     add("--validation", type=int, default=50, help="days a regime on which it is tried at the end")
 
 
@@ -53,7 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
         machines=arguments.machines,
         hidden=arguments.hidden,
         learning_rate=arguments.learning_rate,
-        parameters=load_parameters(arguments.parameters),
+        parameters=load_tuned(arguments.base or packaged()),
     )
     regimes = [load_regime(path) for path in arguments.regime]
     data = load_settings().bench.data
@@ -76,4 +77,4 @@ def run(arguments: argparse.Namespace) -> None:
     seconds = {"seconds": time.monotonic() - begun}
     arguments.out.with_suffix(".json").write_text(json.dumps(seconds) + "\n", encoding="utf-8")
     ratio = validation(policy, regimes, arguments.validation, data)
-    sys.stdout.write(f"{arguments.out}: {ratio:.4f} of the tuned greedy's cost in validation\n")
+    sys.stdout.write(f"{arguments.out}: {ratio:.4f} of its base's cost in validation\n")

@@ -2,8 +2,8 @@
 
 What it may weigh is what `rl.neural.Learned` weighs: options that are allowed and not believed to
 cost much more than the cheapest, and decisions about machines only where they are learned too.
-Where there is but one, the expected-cost policy's choice is taken without asking, and the reward of
-that time belongs to the decision before.
+Where there is but one, the base's choice is taken without asking, and the reward of that time
+belongs to the decision before.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from ironcliw.errors import TrainingError
 from rl.env import WIDTH, RoutingEnv
 from rl.features import CLIP, CONTEXT, OPTION, Floats
-from rl.greedy import GreedyParameters
+from rl.parameters import parameters_of
 from rl.regime import regime_of
 from rl.view import ACTIONS
 
@@ -29,7 +29,7 @@ OVER_SCALE = 10.0  # of `cost_over_least`, see `rl.features`
 
 
 def weighed(observation: Floats, reach: float, machines: bool) -> npt.NDArray[np.bool_]:
-    """Which actions are weighed, of shape (ACTIONS,); the expected-cost policy's alone if none is.
+    """Which actions are weighed, of shape (ACTIONS,); the base's alone if none is.
 
     Args:
         observation: Of shape (WIDTH,), see `rl.env`.
@@ -51,7 +51,7 @@ class Decisions(gymnasium.Env[Floats, np.int64]):
     """A day after the other.
 
     Args:
-        given: `regimes` (tables as in a regime's file), `parameters` of the expected-cost policy,
+        given: `regimes` (tables as in a regime's file), `base` (its kind) and its `parameters`,
             `reach`, `machines` (whether they are learned), `seed` and `days` of the days, `data`
             (the data folder, or nothing). Plain values, so that a process on another node needs no
             file of this one.
@@ -63,7 +63,7 @@ class Decisions(gymnasium.Env[Floats, np.int64]):
         self._reach, self._machines = float(given["reach"]), bool(given["machines"])
         self._inner = RoutingEnv(
             [regime_of(values, "the trainer's regime") for values in given["regimes"]],
-            GreedyParameters.of(given["parameters"]),
+            parameters_of(given["base"], given["parameters"], "the trainer's base"),
             seed=int(given["seed"]),
             days=int(given["days"]),
             data=Path(given["data"]) if given.get("data") else None,

@@ -8,8 +8,8 @@ import numpy as np
 
 from ironcliw.errors import DataError
 from rl.features import CONTEXT, Floats, features
-from rl.greedy import Greedy, GreedyParameters
 from rl.neural import weighed
+from rl.parameters import Base, Parameters, policy_of
 from rl.policy_file import Guard
 from rl.simulator import Simulation
 from rl.work import Day
@@ -18,21 +18,19 @@ RIDGE = 1e-3  # of a variance: one-hot features are bound to each other
 ROOM = 2.0  # times the distance of the farthest view of training
 
 
-def guard_of(
-    days: Sequence[Day], parameters: GreedyParameters, reach: float, machines: bool
-) -> Guard:
-    """From the decisions of days that the expected-cost policy runs.
+def guard_of(days: Sequence[Day], parameters: Parameters, reach: float, machines: bool) -> Guard:
+    """From the decisions of days that the base runs.
 
     Args:
         days: Of training.
-        parameters: Of that policy.
+        parameters: Of the base.
         reach: USD over the cheapest; options beyond it are not weighed.
         machines: Whether decisions about machines are weighed.
 
     Raises:
         DataError: the days have no decision with a choice.
     """
-    contexts, options = _seen(days, Greedy(parameters), reach, machines)
+    contexts, options = _seen(days, policy_of(parameters), reach, machines)
     if not contexts:
         raise DataError(f"{len(days)} days have no decision with a choice; give more days")
     context, option = np.array(contexts, dtype=np.float64), np.concatenate(options)
@@ -53,7 +51,7 @@ def guard_of(
 
 
 def _seen(
-    days: Sequence[Day], policy: Greedy, reach: float, machines: bool
+    days: Sequence[Day], policy: Base, reach: float, machines: bool
 ) -> tuple[list[Floats], list[Floats]]:
     """Features of the context and of the options that are weighed, of each decision."""
     contexts: list[Floats] = []

@@ -2,7 +2,7 @@
 
 Each option is scored by the same small network from (context, option), added to minus what the
 option is believed to cost over the cheapest. The last layer begins as zeros, so that the first
-policy is the expected-cost policy with some noise. What is not weighed gets no probability; which
+policy is the base with some noise. What is not weighed gets no probability; which
 that is can be read from the observation, so no mask travels beside it.
 
 Shapes: B batch, A actions, C context, F features of an option.

@@ -17,14 +17,13 @@ from typing import Any
 
 from ironcliw.errors import SettingsError, TrainingError
 from rl.evaluate import days_of
-from rl.greedy import Greedy, GreedyParameters
 from rl.neural import Learned
-from rl.parameters import load_parameters
+from rl.parameters import Parameters, kind_of, load_parameters, policy_of
 from rl.policy_file import PolicyFile, save_policy
 from rl.regime import Regime
 from rl.rllib.checkpoints import Checkpoints
 from rl.rllib.guard import guard_of
-from rl.schema import DIGEST
+from rl.schema import schema_of
 from rl.simulator import simulate
 from rl.statistics import paired_ratio
 
@@ -55,6 +54,7 @@ class RllibSettings:
         horizon: Discount of the next decision: 0.99 looks some hundred decisions ahead.
         machines: Whether decisions about machines are learned too.
         margin: Written into the file, see `rl.policy_file`.
+        parameters: Of the base.
     """
 
     seed: int = 0
@@ -74,7 +74,7 @@ class RllibSettings:
     horizon: float = 0.99
     machines: bool = False
     margin: float = 0.0
-    parameters: GreedyParameters = field(default_factory=load_parameters)
+    parameters: Parameters = field(default_factory=load_parameters)
 
     def __post_init__(self) -> None:
         for name in ("days", "decisions", "environments", "hidden", "passes"):
@@ -142,7 +142,7 @@ class RllibTrainer:
             report(self.iteration, found)
 
     def policy(self) -> PolicyFile:
-        """The policy as it is now; its guard is of days that the expected-cost policy runs."""
+        """The policy as it is now; its guard is of days that the base runs."""
         settings = self.settings
         days = [
             day
@@ -177,7 +177,12 @@ class RllibTrainer:
         """What must be equal for a training to go on: not where its parts run."""
         told = {name: one for name, one in asdict(self.settings).items() if name not in _WHERE}
         regimes = {regime.name: regime.digest() for regime in self.regimes}
-        return {**told, "regimes": regimes, "features": DIGEST}
+        return {
+            **told,
+            "base": kind_of(self.settings.parameters),
+            "regimes": regimes,
+            "features": schema_of(self.settings.parameters),
+        }
 
     def _config(self) -> Any:
         from ray.rllib.algorithms.ppo import PPOConfig
@@ -189,6 +194,7 @@ class RllibTrainer:
         settings = self.settings
         given = {
             "regimes": [regime.model_dump(mode="json") for regime in self.regimes],
+            "base": kind_of(settings.parameters),
             "parameters": asdict(settings.parameters),
             "reach": settings.reach,
             "machines": settings.machines,
@@ -241,12 +247,12 @@ def write(trainer: RllibTrainer, out: Path) -> PolicyFile:
 def validation(
     policy: PolicyFile, regimes: Sequence[Regime], days: int, data: Path | None
 ) -> float:
-    """Its cost by the expected-cost policy's, the mean over regimes of days of validation."""
+    """Its cost by its base's, the mean over regimes of days of validation."""
     ratios = []
     for regime in regimes:
         some = days_of(regime, 1, "validation", days, data)
         own = [simulate(day, Learned(policy)).cost for day in some]
-        base = [simulate(day, Greedy(policy.parameters)).cost for day in some]
+        base = [simulate(day, policy_of(policy.parameters)).cost for day in some]
         ratios.append(paired_ratio(own, base, resamples=100).mean)
     return sum(ratios) / len(ratios)
 

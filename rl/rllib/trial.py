@@ -10,19 +10,19 @@ from typing import Any
 from ironcliw.errors import SettingsError
 from ironcliw.settings import load_settings
 from rl.rllib.trainer import RllibSettings, RllibTrainer, validation, write
-from rl.sweep.regimes import REGIMES, received
+from rl.sweep.regimes import NAMED, received, received_base
 from rl.sweep.trial import Tell
 
 POLICY = "policy.npz"
-_OWN = (REGIMES, "iterations", "validation_days")
+_OWN = (*NAMED, "iterations", "validation_days")
 
 
 def train(values: Mapping[str, Any], folder: Path, rounds: int, tell: Tell) -> None:
     """Train by RLlib; see `Trainer`.
 
     Args:
-        values: Of `RllibSettings`; beside them `regimes` (see `rl.sweep.regimes`), `iterations`
-            of a round (5) and `validation_days` of each regime (20).
+        values: Of `RllibSettings`; beside them `regimes` and `base` (see `rl.sweep.regimes`),
+            `iterations` of a round (5) and `validation_days` of each regime (20).
         folder: Of the checkpoint, and of the policy's newest file.
         rounds: All of them.
         tell: Told of each.
@@ -36,7 +36,8 @@ def train(values: Mapping[str, Any], folder: Path, rounds: int, tell: Tell) -> N
             f"the training has no value {unknown[0]!r}; it has {', '.join(sorted(known))}"
         )
     regimes = received(values)
-    settings = RllibSettings(**{name: values[name] for name in values if name in known})
+    own = {name: values[name] for name in values if name in known}
+    settings = RllibSettings(**own, parameters=received_base(values))
     data, each = load_settings().bench.data, int(values.get("iterations", 5))
     days = int(values.get("validation_days", 20))
     trainer = RllibTrainer(regimes, settings, str(folder), data)

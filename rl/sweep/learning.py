@@ -7,25 +7,23 @@ A round labels decisions under the policy so far and fits the network to all lab
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ironcliw.settings import load_settings
-from rl.greedy import Greedy
-from rl.learning.days import check_regimes, training_days, validation_days
+from rl.learning.days import check_regimes, fresh_days, training_days, validation_days
 from rl.learning.labels import Labels, collect, stacked
 from rl.learning.plan import Training
-from rl.learning.selection import judged, measured
-from rl.learning.train import fitted_policy
+from rl.learning.selection import confirmed, judged, measured
+from rl.learning.train import fitted_policy, parts_of
 from rl.neural import Learned
-from rl.parameters import load_parameters
+from rl.parameters import policy_of
 from rl.policy_file import save_policy
 from rl.simulator import Policy
-from rl.sweep.regimes import REGIMES, received
+from rl.sweep.regimes import NAMED, received, received_base
 from rl.sweep.trial import Tell
 
 POLICY = "policy.npz"
@@ -35,7 +33,7 @@ def train(values: Mapping[str, Any], folder: Path, rounds: int, tell: Tell) -> N
     """Learn; see `Trainer`.
 
     Args:
-        values: Of `rl.learning.plan.Training`, and `regimes`, see `rl.sweep.regimes`.
+        values: Of `rl.learning.plan.Training`, and `regimes` and `base`, see `rl.sweep.regimes`.
         folder: Of the labels of each round, and of the newest policy.
         rounds: All of them.
         tell: Told of each, with the score by which policies are chosen.
@@ -43,27 +41,30 @@ def train(values: Mapping[str, Any], folder: Path, rounds: int, tell: Tell) -> N
     Raises:
         SettingsError: a value has no such name or is wrong, or a regime is held out.
     """
-    own = {name: value for name, value in values.items() if name != REGIMES}
+    own = {name: value for name, value in values.items() if name not in NAMED}
     plan = Training.of({**own, "rounds": rounds}, "the sweep")
     regimes = received(values)
     check_regimes(regimes)
-    torch.set_num_threads(1)
-    data, parameters = load_settings().bench.data, load_parameters()
-    greedy = Greedy(parameters)
+    data, parameters = load_settings().bench.data, received_base(values)
+    start = policy_of(parameters)
     days = validation_days(regimes, plan, data)
-    base = measured(greedy, days)
+    base = measured(start, days)
     kept = [_read(path) for path in sorted(folder.glob("labels-*.npz"))][:rounds]
     for number in range(len(kept), rounds):
-        policy: Policy = Learned(folder / POLICY) if number else greedy
+        policy: Policy = Learned(folder / POLICY) if number else start
         found = collect(
-            training_days(regimes, plan, number, data), policy, greedy, plan, number=number
+            training_days(regimes, plan, number, data), policy, start, plan, number=number
         )
         kept.append(stacked(found, plan.alternatives))
         fitted = fitted_policy(_joined(kept), parameters, plan, 0.0, lambda line: None)
-        tried = [replace(fitted, margin=margin) for margin in plan.margins]
+        tried = parts_of(fitted, plan)
         scores = [judged(one, days, base, plan.most_dollars).score for one in tried]
         best = int(np.argmin(scores))
-        save_policy(folder / POLICY, tried[best])
+        # the next round's labels come from a policy that is better than the base, or from the base
+        is_better = scores[best] < 1.0 and (
+            confirmed(tried[best], fresh_days(regimes, plan, number, data)).holds
+        )
+        save_policy(folder / POLICY, tried[best] if is_better else tried[best].silent())
         # last: a round counts when its labels are there
         _write(folder / f"labels-{number:04}.npz", kept[-1])
         tell(number + 1, scores[best])

@@ -27,7 +27,7 @@ def table(config: SweepConfig, trials: Sequence[Trial]) -> str:
         "",
         (
             f"{len(trials)} trials of {config.rounds} rounds; the ratio is the cost on days of "
-            "validation by the tuned expected-cost policy's, the best of the rounds."
+            "validation by the base's, the best of the rounds."
         ),
         "",
         "| " + " | ".join(names) + " | ratio | rounds | state |",

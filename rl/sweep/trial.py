@@ -20,7 +20,7 @@ Trainer = Callable[[Mapping[str, Any], Path, int, Tell], None]
 """(values, folder, rounds, tell): go on from what the folder holds until `rounds` are done.
 
 After each round the state is in the folder, and then `tell(round, ratio)` is called, `ratio` being
-the cost on days of validation by the tuned expected-cost policy's.
+the cost on days of validation by the base's.
 """
 ROUND, RATIO = "round", "ratio"
 

@@ -72,6 +72,7 @@ def _given() -> dict[str, Any]:
 
     return {
         "regimes": [LIGHT.model_dump(mode="json")],
+        "base": "greedy",
         "parameters": asdict(load_parameters()),
         "reach": SMALL.reach,
         "machines": SMALL.machines,

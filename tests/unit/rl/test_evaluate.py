@@ -13,7 +13,8 @@ import pytest
 
 from rl.__main__ import main
 from rl.evaluate import BASE, baselines, days_of, evaluate
-from rl.parameters import TUNED, load_parameters
+from rl.parameters import TUNED, load_parameters, written
+from rl.queue_parameters import QueueParameters
 from rl.regime import load_regime
 from rl.statistics import paired_ratio
 
@@ -67,17 +68,36 @@ def test_the_command_writes_what_it_says(
 ) -> None:
     out = tmp_path / "out.json"
     arguments = ["evaluate", "--regime", LIGHT, "--days", "3", "--seed", "7", "--json", str(out)]
-    assert main([*arguments, "--clairvoyant", "1", "--evaluations", "20"]) == 0
+    mine = tmp_path / "mine.toml"
+    mine.write_text(written(QueueParameters(), {}, "made"))
+    searched = ["--clairvoyant", "1", "--evaluations", "20", "--tuned", str(mine)]
+    assert main([*arguments, *searched]) == 0
     page = json.loads(out.read_text())
     assert (page["regime"], page["split"], page["seed"], page["days"]) == ("light", "test", 7, 3)
     assert page["digest"] == load_regime(Path(LIGHT)).digest()
     known = page["clairvoyant"]
+    assert known["starts"] == 2, "the tuned greedy, and the one that is given"
     assert known["bounds"][0] <= known["costs"][0] <= page["policies"][BASE]["costs"][0]
     assert "rule C: busy home" in capsys.readouterr().out
+    assert page["policies"].pop("mine")["costs"]
     first = {name: one["costs"] for name, one in page["policies"].items()}
     assert main(arguments) == 0
     again = json.loads(out.read_text())["policies"]
     assert {name: one["costs"] for name, one in again.items()} == first
+
+
+def test_policies_may_be_compared_with_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, mine = tmp_path / "out.json", tmp_path / "mine.toml"
+    mine.write_text(written(QueueParameters(), {}, "made"))
+    words = ["evaluate", "--regime", LIGHT, "--days", "2", "--tuned", str(mine)]
+    assert main([*words, "--against", "mine", "--json", str(out)]) == 0
+    page = json.loads(out.read_text())
+    assert page["base"] == "mine" and page["policies"]["mine"]["ratio"]["mean"] == 1.0
+    assert page["policies"][BASE]["ratio"]["mean"] != 1.0
+    assert main([*words, "--against", "yours"]) == 1
+    assert "--against 'yours' is none of the policies: rule A" in capsys.readouterr().err
 
 
 def test_a_regime_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

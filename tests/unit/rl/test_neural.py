@@ -14,8 +14,9 @@ import pytest
 from rl.features import CONTEXT, OPTION
 from rl.greedy import Greedy
 from rl.neural import MACHINES_OVER, Learned, Opinion, overs, residuals, weighed
-from rl.parameters import load_parameters
+from rl.parameters import Parameters, load_parameters, policy_of
 from rl.policy_file import INPUTS, Guard, Layer, save_policy
+from rl.queue_parameters import QueueParameters
 from rl.regime import load_regime
 from rl.simulator import Decision, Simulation, simulate
 from rl.view import BUY, HOME, KEEP, PREWARM, WAIT
@@ -56,10 +57,11 @@ def _within(first: int, most: float) -> Guard:
     return replace(wide_guard(), low=low, high=high)
 
 
+@pytest.mark.parametrize("parameters", [load_parameters(), QueueParameters(order_left=1.3)])
 @pytest.mark.parametrize("number", range(3))
-def test_without_residual_it_is_the_tuned_greedy_policy(number: int) -> None:
-    learned = Learned(made_policy())
-    assert simulate(_busy(number), learned) == simulate(_busy(number), Greedy(load_parameters()))
+def test_without_residual_it_is_its_base(number: int, parameters: Parameters) -> None:
+    learned = Learned(made_policy(parameters=parameters))
+    assert simulate(_busy(number), learned) == simulate(_busy(number), policy_of(parameters))
     assert learned.counts.weighed > 20
     assert learned.counts.changed == learned.counts.outside == 0
 
@@ -67,13 +69,13 @@ def test_without_residual_it_is_the_tuned_greedy_policy(number: int) -> None:
 def test_a_bonus_changes_the_choice_once_it_passes_cost_and_margin() -> None:
     decision = _decision()
     plain = _opinion(decision)
-    assert plain.action == plain.greedy == HOME
+    assert plain.action == plain.base == HOME
     lead = plain.scores[HOME] - plain.scores[WAIT]
     assert 0 < lead < 0.15 / 0.02
     below, above = _preferring(WAIT, lead + 0.4), _preferring(WAIT, lead + 0.6)
     assert _opinion(decision, layers=below, margin=0.5).action == HOME
     changed = _opinion(decision, layers=above, margin=0.5)
-    assert (changed.action, changed.greedy) == (WAIT, HOME)
+    assert (changed.action, changed.base) == (WAIT, HOME)
 
 
 def test_options_out_of_reach_are_not_weighed() -> None:
@@ -99,7 +101,7 @@ def test_machines_may_be_bought_early_though_their_cost_says_no() -> None:
     bonus = _preferring(PREWARM, MACHINES_OVER / 0.02 + 0.1)
     assert _opinion(decision, layers=bonus).action == KEEP  # unless the file says otherwise
     found = _opinion(decision, layers=bonus, machines=True)
-    assert (found.action, found.greedy) == (PREWARM, KEEP)
+    assert (found.action, found.base) == (PREWARM, KEEP)
     assert max(one for one in overs(found.costs, decision.view)) == MACHINES_OVER
 
 
@@ -142,9 +144,12 @@ def test_the_first_layer_is_applied_to_context_and_option_together() -> None:
     assert residuals(layers, context, options) == pytest.approx(hidden[:, 0], abs=1e-5)
 
 
-def test_it_decides_without_torch_within_a_millisecond(tmp_path: Path) -> None:
+@pytest.mark.parametrize("parameters", [load_parameters(), QueueParameters()])
+def test_it_decides_without_torch_within_a_millisecond(
+    tmp_path: Path, parameters: Parameters
+) -> None:
     path = tmp_path / "one.npz"
-    save_policy(path, made_policy(1, margin=1.0))
+    save_policy(path, made_policy(1, margin=1.0, parameters=parameters))
     script = f"""
 import sys, time
 from pathlib import Path

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rl.baselines import RULES
 from rl.bounds import lower_bound
-from rl.clairvoyant import run_plan, search
-from rl.greedy import Greedy
+from rl.clairvoyant import Plan, Rest, run_plan, search
+from rl.greedy import Greedy, GreedyParameters
+from rl.queue_parameters import QueueParameters
 from rl.regime import load_regime
 from rl.simulator import simulate
 from rl.uniform_progress import UniformProgress
-from rl.work import Day
+from rl.view import BUY, HOME
+from rl.work import ZONES, Day, Step
 from rl.workload import make_day
-from tests.unit.rl.made_days import made_day, step
+from tests.unit.rl.made_days import Prefer, made_day, plain_regime, step
+from tests.unit.rl.made_policies import made_policy
 
 FOLDER = Path(__file__).parents[3] / "rl" / "regimes"
 ROUNDING = 0.001  # USD: whole seconds and whole micro-dollars a second
@@ -68,6 +73,34 @@ def test_a_deadline_that_nobody_can_keep_is_in_the_bound() -> None:
     assert lower_bound(day) == pytest.approx(0.10 + 0.30 * 60 / 3600)
 
 
+def test_a_step_in_two_places_is_not_below_the_bound() -> None:
+    """At home it is late, away it is dear: its machine is lost once it has done enough."""
+    regime = plain_regime(
+        costs={"day_dollars": 10.0, "miss": 1.0}, spot={"dollars_per_hour": 3.0, "cores": 4.0}
+    )
+    day = made_day([(0.0, [step(3600.0, 6.0, kind="train")])], regime, deadline=3000.0)
+    [workflow] = day.workflows
+    faster = tuple(replace(one, cloud_seconds=1800.0, cloud_mean=1800.0) for one in workflow.steps)
+    lost = tuple((900.0, zone, 0) for zone in range(ZONES))
+    day = replace(day, workflows=(replace(workflow, steps=faster),), shocks=lost)
+    away_once = Prefer(
+        lambda view: (BUY,) if view.step is not None and not view.step.spot_losses else (HOME,)
+    )
+    costs = {
+        "away": simulate(replace(day, shocks=()), Prefer(lambda view: (BUY,))).cost,
+        "home": simulate(day, Prefer(lambda view: (HOME,))).cost,
+        "split": simulate(day, away_once).cost,
+    }
+    assert costs["split"] < min(costs["home"], costs["away"])
+    assert lower_bound(day) <= costs["split"]
+    whole = replace(day, workflows=(replace(workflow, steps=_of_kind(faster, "generate")),))
+    assert lower_bound(whole) > costs["split"], "where nothing is split the bound is sharper"
+
+
+def _of_kind(steps: Sequence[Step], kind: str) -> tuple[Step, ...]:
+    return tuple(replace(one, kind=kind) for one in steps)
+
+
 @pytest.mark.parametrize("name", ["light", "high_hazard", "bursty"])
 def test_no_policy_goes_below_the_bound(name: str) -> None:
     regime = load_regime(FOLDER / f"{name}.toml")
@@ -77,6 +110,25 @@ def test_no_policy_goes_below_the_bound(name: str) -> None:
         assert bound > 0
         for policy in (*(rule() for rule in RULES), Greedy(), UniformProgress()):
             assert simulate(day, policy).cost >= bound - 1e-9
+
+
+def test_the_search_begins_with_the_best_of_its_starts() -> None:
+    day = make_day(load_regime(FOLDER / "light.toml"), 11, "train", 0)
+    starts: list[Rest] = [GreedyParameters(), QueueParameters(order_left=1.3), made_policy(7)]
+    alone = {run_plan(day, Plan(one)).cost: one for one in starts}
+    assert len(alone) == 3, "they differ on this day"
+    for some in (starts, starts[::-1]):
+        plan, outcome = search(day, some, evaluations=3)
+        assert outcome.cost == min(alone) and plan.rest is alone[min(alone)]
+    assert search(day, starts, evaluations=30)[1].cost <= min(alone)
+
+
+@pytest.mark.parametrize("rest", [QueueParameters(), made_policy(7)])
+def test_a_search_from_a_policy_moves_that_policys_parameters(rest: Rest) -> None:
+    day = make_day(load_regime(FOLDER / "light.toml"), 11, "train", 0)
+    plan, outcome = search(day, [rest], evaluations=40, levers=frozenset({"parameters"}))
+    assert type(plan.rest) is type(rest)
+    assert outcome == run_plan(day, plan) and outcome.cost <= run_plan(day, Plan(rest)).cost
 
 
 def test_the_search_is_never_worse_than_its_start_and_repeats_itself() -> None:

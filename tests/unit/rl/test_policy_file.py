@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 
 from ironcliw.errors import SettingsError
-from rl.policy_file import load_policy, save_policy
+from rl.effects import EFFECTS
+from rl.policy_file import _digest, load_policy, save_policy
+from rl.queue_parameters import QueueParameters
 from tests.unit.rl.made_policies import made_policy, wide_guard
 
 
@@ -42,6 +45,62 @@ def _rewritten(path: Path, **entries: Any) -> None:
     found.update(entries)
     with path.open("wb") as opened:
         np.savez(opened, allow_pickle=False, **found)
+
+
+def _with_page(path: Path, **values: Any) -> None:
+    """Write a file anew whose page has other values (None: without it), and the hash of all."""
+    with np.load(path) as file:
+        found = {name: file[name] for name in file.files}
+    page = {**json.loads(str(found.pop("page"))), **values}
+    text = json.dumps({name: one for name, one in page.items() if one is not None})
+    found.pop("digest")
+    _rewritten(path, page=np.array(text), digest=np.array(_digest(found, text)))
+
+
+def test_a_queue_aware_base_is_in_the_file_with_its_parameters(tmp_path: Path) -> None:
+    path, parameters = tmp_path / "one.npz", QueueParameters(order_left=1.4, look_ahead=0.2)
+    saved = save_policy(path, made_policy(3, parameters=parameters))
+    assert load_policy(path).parameters == parameters
+    greedy = save_policy(tmp_path / "two.npz", made_policy(3))
+    assert saved.schema != greedy.schema and saved.digest != greedy.digest
+    other = replace(parameters, look_ahead=0.3)
+    assert save_policy(path, made_policy(3, parameters=other)).digest != saved.digest
+
+
+def test_what_effects_cost_is_in_the_file_and_another_schema(tmp_path: Path) -> None:
+    path, effects = tmp_path / "one.npz", np.arange(len(EFFECTS), dtype=np.float32)
+    saved = save_policy(path, made_policy(3, effects=effects))
+    found = load_policy(path)
+    assert found.effects is not None and np.array_equal(found.effects, effects)
+    plain = save_policy(path, made_policy(3))
+    assert plain.schema != saved.schema and load_policy(path).effects is None
+    assert not saved.is_silent and not replace(saved, layers=made_policy().layers).is_silent
+    silent = saved.silent()
+    assert silent.is_silent and made_policy().is_silent and not made_policy(3).is_silent
+    assert save_policy(path, silent).schema == plain.schema
+
+
+def test_a_file_of_the_time_of_one_base_has_that_base(tmp_path: Path) -> None:
+    path, policy = tmp_path / "one.npz", made_policy(3)
+    save_policy(path, policy)
+    _with_page(path, base=None)
+    assert load_policy(path).parameters == policy.parameters
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"base": "lazy"}, "is of a policy 'lazy'; it must be one of greedy, queue-aware"),
+        ({"base": "queue-aware"}, "was trained with other features"),
+        ({"parameters": {"risk": -1.0}}, "risk of the greedy policy is -1.0"),
+    ],
+)
+def test_a_base_that_is_none(tmp_path: Path, values: dict[str, Any], message: str) -> None:
+    path = tmp_path / "one.npz"
+    save_policy(path, made_policy(3))
+    _with_page(path, **values)
+    with pytest.raises(SettingsError, match=message):
+        load_policy(path)
 
 
 def test_a_changed_weight_is_told(tmp_path: Path) -> None:
@@ -93,6 +152,8 @@ def test_an_absent_file_and_an_absent_folder(tmp_path: Path) -> None:
         ({"margin": float("nan")}, "must be numbers from 0"),
         ({"reach": -1.0}, "must be numbers from 0"),
         ({"layers": ()}, "has no layer"),
+        ({"effects": np.zeros(3, dtype=np.float32)}, r"effects has shape \(3,\), it must have \("),
+        ({"effects": np.full(len(EFFECTS), np.nan)}, "effects holds what is no number"),
         ({"layers": made_policy(1).layers[1:]}, r"weight_0 has shape \(8, 8\), it must have \(6"),
         ({"guard": replace(wide_guard(), low=np.zeros(3))}, r"low has shape \(3,\)"),
     ],

@@ -10,18 +10,22 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
-from rl.features import CONTEXT, OPTION
+from rl.features import CONTEXT, OPTION, features
 from rl.learning.episodes import Windows
+from rl.learning.network import scorer_of
 from rl.learning.plan import Training
-from rl.learning.ppo import SHARPNESS, layers_of, learner, refined
-from rl.neural import Learned, residuals
-from rl.parameters import load_parameters
+from rl.learning.ppo import SHARPNESS, Scores, layers_of, learner, refined
+from rl.neural import Learned, residuals, weighed
+from rl.parameters import Parameters, load_parameters, policy_of
+from rl.queue_parameters import QueueParameters
 from rl.regime import Regime, load_regime
+from rl.simulator import Simulation
 from rl.view import ACTIONS
+from rl.workload import make_day
 from tests.unit.rl.made_policies import made_policy
 
 FOLDER = Path(__file__).parents[3] / "rl" / "regimes"
-PLAN = Training(seed=2, ppo_steps=128)
+PLAN = Training(seed=2, ppo_steps=128, model="network", reach=0.15)
 
 
 @pytest.fixture
@@ -49,11 +53,30 @@ def test_the_expected_cost_policy_earns_nothing_against_itself(windows: Windows)
         while not over:
             decision = windows._simulation.asked
             assert decision is not None
-            action = windows._greedy.choose(decision.view, decision.mask)
+            action = windows._base.choose(decision.view, decision.mask)
             assert windows.action_masks()[action]
-            _, reward, over, _, _ = windows.step(np.int64(action))
+            _, reward, over, is_cut, _ = windows.step(np.int64(action))
             total += reward
+            over |= is_cut
         assert total == pytest.approx(0.0, abs=0.05)
+
+
+def test_a_window_is_cut_at_a_decision_and_not_over(windows: Windows) -> None:
+    """So that the learner adds what the rest is worth: it sees what it decides about next."""
+    cut = 0
+    for seed in range(6):
+        windows.reset(seed=seed)
+        start, over, is_cut = windows._simulation.world.now, False, False
+        while not (over or is_cut):
+            assert windows._simulation.world.now < start + PLAN.horizon
+            action = np.flatnonzero(windows.action_masks())[0]
+            observation, _, over, is_cut, _ = windows.step(action)
+        cut += is_cut
+        assert not (over and is_cut)
+        if is_cut:
+            assert windows._simulation.world.now >= start + PLAN.horizon
+            assert windows._simulation.asked is not None and observation.any()
+    assert cut >= 3
 
 
 def test_worse_choices_earn_less(windows: Windows) -> None:
@@ -63,8 +86,9 @@ def test_worse_choices_earn_less(windows: Windows) -> None:
         total, over = 0.0, False
         while not over:
             action = random.choice(np.flatnonzero(windows.action_masks()))
-            _, reward, over, _, _ = windows.step(action)
+            _, reward, over, is_cut, _ = windows.step(action)
             total += reward
+            over |= is_cut
         totals.append(total)
     assert np.mean(totals) < -0.1
 
@@ -86,9 +110,30 @@ def test_before_learning_its_best_action_is_the_files(windows: Windows) -> None:
         assert probabilities[best] == pytest.approx(
             SHARPNESS * np.array(opinion.scores)[best], abs=1e-3
         )
-        observation, _, over, _, _ = windows.step(np.int64(action))
-        if over:
+        observation, _, over, is_cut, _ = windows.step(np.int64(action))
+        if over or is_cut:
             observation, _ = windows.reset()
+
+
+@pytest.mark.parametrize("parameters", [load_parameters(), QueueParameters()])
+def test_without_residual_the_network_takes_what_the_base_takes(parameters: Parameters) -> None:
+    policy = made_policy(tau=PLAN.tau, reach=PLAN.reach, parameters=parameters)
+    network, base, asked = Scores(scorer_of(policy.layers), policy.tau), policy_of(parameters), 0
+    day = make_day(load_regime(FOLDER / "busy.toml"), 2, "validation", 1)
+    simulation = Simulation(day, order=base.order)
+    while (decision := simulation.next_decision()) is not None:
+        view, mask = decision.view, decision.mask
+        costs = base.costs(view, mask)
+        taken = base.choose(view, mask)
+        if len(options := weighed(costs, view, policy.reach, False)) > 1:
+            context, of_options = features(view, mask, costs)
+            seen = torch.from_numpy(np.concatenate([context, of_options.ravel()])[None])
+            with torch.no_grad():
+                scores = network.forward_actor(seen)[0].numpy()
+            assert max(options, key=scores.__getitem__) == taken
+            asked += 1
+        simulation.take(taken)
+    assert asked > 50
 
 
 def _logits(model: object, observation: np.ndarray) -> np.ndarray:

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from ironcliw.errors import SettingsError
+from rl.parameters import load_parameters, written
+from rl.queue_parameters import QueueParameters
 from rl.regime import load_regime
 from rl.sweep.config import SweepConfig, read_sweep
-from rl.sweep.regimes import received, sent
+from rl.sweep.regimes import received, received_base, sent
 from rl.sweep.results import ranked, table, write
 from rl.sweep.run import Trial
 
@@ -104,6 +106,8 @@ TINY = {
     "horizon": 600.0,
     "randomised": 0.0,
     "margins": [0.3],
+    "confirmation": 1,
+    "model": "network",
 }
 
 
@@ -132,10 +136,15 @@ def test_a_trial_in_another_folder_has_the_sweeps_regimes(
     regimes = Path(__file__).parents[3] / "rl" / "regimes"
     shutil.copy(regimes / "light.toml", tmp_path / "mine.toml")
     monkeypatch.chdir(tmp_path)
-    told = sent({"regimes": ["mine.toml"], "width": 8})
+    (tmp_path / "base.toml").write_text(written(QueueParameters(order_left=1.5), {}, "made"))
+    told = sent({"regimes": ["mine.toml"], "base": "base.toml", "width": 8})
     (tmp_path / "trial").mkdir()
     monkeypatch.chdir(tmp_path / "trial")
     [found] = received(json.loads(json.dumps(told)))
+    assert received_base(json.loads(json.dumps(told))) == QueueParameters(order_left=1.5)
+    assert received_base({}) == load_parameters()
+    with pytest.raises(SettingsError, match=r"the sweep's base is 3; set fixed.base to a file"):
+        received_base({"base": 3})
     assert found.digest() == load_regime(regimes / "light.toml").digest()
     assert told["width"] == 8
     assert sent({"rate": 1.0}) == {"rate": 1.0}, "a trainer of one's own may need none"

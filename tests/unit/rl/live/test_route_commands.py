@@ -228,11 +228,13 @@ def test_training_goes_from_the_log_to_a_policy_and_a_report(
     monkeypatch.setattr("rl.live.training.subprocess.run", commands)
     path = tmp_path / "log.jsonl"
     path.write_text("\n".join(lines_of(log_of())), encoding="utf-8")
-    words = ("train", "--log", str(path), "--minutes", "1", "--days", "12", "--install")
+    words = ("train", "--log", str(path), "--minutes", "1", "--days", "12", "--install",
+             "--base", "mine.toml")  # fmt: skip
     found = told(capsys, *words)
     trained, reported = commands.words
     assert [trained[0], reported[0]] == ["train", "report"]
     assert trained.count("--regime") == 4, "the log's own beside the three"
+    assert trained[trained.index("--base") + 1] == "mine.toml"
     assert str(tmp_path / "routing" / "calibrated.toml") in trained
     assert trained[trained.index("--minutes") + 1] == "1.0"
     assert reported[reported.index("--policy") + 1] == found["policy"]
