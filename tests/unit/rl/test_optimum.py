@@ -12,9 +12,10 @@ from rl.baselines import RULES
 from rl.bounds import lower_bound
 from rl.clairvoyant import Plan, Rest, run_plan, search
 from rl.greedy import Greedy, GreedyParameters
+from rl.parameters import policy_of
 from rl.queue_parameters import QueueParameters
 from rl.regime import load_regime
-from rl.simulator import simulate
+from rl.simulator import Simulation, simulate
 from rl.uniform_progress import UniformProgress
 from rl.view import BUY, HOME
 from rl.work import ZONES, Day, Step
@@ -121,6 +122,16 @@ def test_the_search_begins_with_the_best_of_its_starts() -> None:
         plan, outcome = search(day, some, evaluations=3)
         assert outcome.cost == min(alone) and plan.rest is alone[min(alone)]
     assert search(day, starts, evaluations=30)[1].cost <= min(alone)
+
+
+def test_an_empty_plan_asks_in_the_order_of_who_decides() -> None:
+    day = make_day(load_regime(FOLDER / "busy.toml"), 11, "train", 0)
+    rest = QueueParameters(order_left=4.0)
+    policy = policy_of(rest)
+    simulation = Simulation(day, order=policy.order, clairvoyant=True)
+    while (decision := simulation.next_decision()) is not None:
+        simulation.take(policy.choose(decision.view, decision.mask))
+    assert run_plan(day, Plan(rest)) == simulation.outcome()
 
 
 @pytest.mark.parametrize("rest", [QueueParameters(), made_policy(7)])
