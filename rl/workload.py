@@ -20,7 +20,6 @@ HOUR = 3600.0
 DAY = 24 * HOUR
 HISTORY_HOURS = 20.0
 DRAIN = 36 * HOUR  # after midnight, for what is left: another day of money and more
-MOST_OF_A_MONTH = 0.999  # of its money that may be gone when a day begins
 _MOST_TRIES = 100_000  # of drawing gaps, far above any regime's need
 
 
@@ -65,8 +64,23 @@ def make_day(
         history=(_losses(draws.stream("history"), hazard), HISTORY_HOURS),
         draws=draws,
         until=until,
-        month_spent=MOST_OF_A_MONTH * facts.uniform(6) * regime.costs.month_dollars,
+        month_spent=month_spent(regime, facts.uniform(6)),
     )
+
+
+def month_spent(regime: Regime, share: float) -> float:
+    """USD of the month's money that are gone when a day begins.
+
+    Enough for this day and the one in which its work ends is always left, as where the day's cap
+    was kept: with none left, work that fits no head waits for the next month whoever decides, and
+    those few days would be a third of all cost.
+
+    Args:
+        regime: Whose caps.
+        share: Of what may be gone, 0 to 1.
+    """
+    costs = regime.costs
+    return share * max(0.0, costs.month_dollars - 2.0 * costs.day_dollars)
 
 
 def _rate(draws: Draws, bounds: tuple[float, float], key: int) -> float:

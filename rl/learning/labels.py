@@ -29,7 +29,6 @@ from rl.view import View
 from rl.work import Day
 
 CHUNK_SECONDS = 1200.0  # after which branches that are all idle are compared
-MOST_OF_A_MONTH = 0.999
 _PADDED = ("over", "cost", "dollars", "own", "own_believed")
 
 Floats = npt.NDArray[np.float32]
@@ -168,9 +167,7 @@ def _of_day(
     random: np.random.Generator,
     number: int,
 ) -> list[Label]:
-    # a month's money may be nearly gone on any day
-    month_spent = MOST_OF_A_MONTH * random.random() * day.regime.costs.month_dollars
-    simulation = Simulation(day, order=policy.order, month_spent=month_spent)
+    simulation = Simulation(day, order=policy.order)
     typical = replace(day, is_typical=True)
     found: list[Label] = []
     while (decision := simulation.next_decision()) is not None:

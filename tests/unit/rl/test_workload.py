@@ -92,6 +92,13 @@ def test_a_day_is_within_its_regimes_ranges(name: str) -> None:
     assert low * 0.7 < sum(counts) / len(counts) < high * 1.3
 
 
+def test_a_month_leaves_the_day_and_its_drain_their_money() -> None:
+    costs = regime("busy").costs
+    spent = [make_day(regime("busy"), 3, "train", number).month_spent for number in range(40)]
+    assert max(spent) <= costs.month_dollars - 2 * costs.day_dollars
+    assert max(spent) - min(spent) > costs.month_dollars / 2
+
+
 def test_a_regime_of_traces_needs_the_data_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"AzureLLM.*cannot be read; set bench.data .* fetch-data"):
         make_day(regime("replay"), 0, "test", 0, data=tmp_path)
