@@ -44,6 +44,7 @@ class WorkflowMethods(Connection):
 
         Raises:
             RequestError: The definition or an input breaks a rule; `param` is its path.
+            ConflictError: The key was used with another definition or other inputs (`key_reused`).
             PermissionDeniedError: The API key lacks the scope `workflow`.
         """
         call = calls.submit_call(definition, inputs, key, priority, deadline_seconds)

@@ -156,7 +156,9 @@ class WorkflowSubmission(Request):
     definition: dict[str, Any] = Field(description="As a YAML file has it.")
     inputs: dict[str, Any] = Field({})
     key: Annotated[StrictStr, Field(min_length=1, max_length=255)] | None = Field(
-        None, description="A submission with the same key gives the workflow that there is."
+        None,
+        description="A submission with the same key, definition and inputs gives the workflow that "
+        "there is; with others it is refused (`key_reused`).",
     )
     priority: Priority | None = Field(None, description="Instead of the definition's.")
     deadline_seconds: Seconds | None = Field(None, description="Instead of the definition's.")
