@@ -202,7 +202,7 @@ async def saving_holds(cell: Cell) -> bool:
     """Whether plain methods are held back for longer than a turn of the event loop."""
     for _ in range(5):
         await asyncio.sleep(0)
-        if not cell._plain_held:
+        if not cell._lanes.holds_plain:
             return False
     return True
 
