@@ -20,14 +20,14 @@ from actors.orchestration.engine import Committed, Engine
 from actors.orchestration.live import LiveWorkflow
 from actors.orchestration.loading import load_all_open, load_one, summary_of
 from actors.orchestration.options import OrchestratorOptions
-from actors.orchestration.submissions import prepare
+from actors.orchestration.submissions import check_same, prepare
 from actors.workflow import outcomes, requests
 from actors.workflow.definition import Definition
 from actors.workflow.events import Event
 from actors.workflow.machine import Machine
 from actors.workflow.tasks import Executor
 from actors.workflow.views import Facts, view_of
-from actors.workflow_records import EventRow, events_after, list_
+from actors.workflow_records import EventRow, events_after, list_, load
 from ironcliw.errors import IroncliwError, UnavailableError
 from ironcliw.schemas.base import Priority
 from ironcliw.schemas.workflows import WorkflowEvent, WorkflowStatus, WorkflowView
@@ -124,13 +124,15 @@ class Orchestrator:
             definition: As YAML or JSON has it, or checked already.
             inputs: By name.
             owner: Name of the API key, or "local".
-            key: The same key of the same owner gives the workflow that there is.
+            key: The same key of the same owner gives the workflow that there is; it has to have the
+                same definition and inputs.
             priority: Instead of the definition's.
             deadline: Unix seconds, instead of the definition's.
 
         Raises:
             RequestError: The definition or the inputs break a rule.
             RequestTooLargeError: They are too large.
+            ConflictError: The key was used for another definition, or for other inputs.
             UnavailableError: This orchestrator does not lead, or not yet.
         """
         self._check_running()
@@ -147,7 +149,10 @@ class Orchestrator:
         self._check(live.machine.definition)
         events = outcomes.submit(live.machine, live.machine.created_at)
         if key is not None:
-            return await self.get(await self._submit_once(live, events, (owner, key)))
+            stored = await self._submit_once(live, events, (owner, key))
+            if stored != live.machine.id:
+                check_same(live, await self._journal.read(partial(load, workflow_id=stored)))
+            return await self.get(stored)
         self._engine.add(live, events)
         await live.until_committed()
         return view_of(live.machine, live.facts)

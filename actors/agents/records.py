@@ -14,6 +14,7 @@ from actors.agent_records import AgentRow
 from actors.journal import Journal
 from actors.message_records import DEAD, DELIVERED, DONE, QUEUED, MessageRow
 from actors.tables import actors_messages
+from actors.workflow.shown import as_message
 from ironcliw.errors import NotFoundError
 
 
@@ -109,8 +110,8 @@ class JournalStore:
         await self._journal.commit(lambda c: message_records.mark_done(c, [message_id], now))
 
     async def dead(self, message_id: str, error: str) -> None:
-        now = time.time()
-        await self._journal.commit(lambda c: message_records.mark_dead(c, message_id, error, now))
+        now, why = time.time(), as_message(error)
+        await self._journal.commit(lambda c: message_records.mark_dead(c, message_id, why, now))
 
     async def again(self, message_id: str, error: str, *, counts: bool) -> None:
         def work(connection: Connection) -> None:
@@ -119,7 +120,7 @@ class JournalStore:
                 which = (table.c.id == message_id) & (table.c.status == DELIVERED)
                 fewer = update(table).where(which).values(attempts=table.c.attempts - 1)
                 connection.execute(fewer)
-            message_records.requeue(connection, [message_id], error)
+            message_records.requeue(connection, [message_id], as_message(error))
 
         await self._journal.commit(work)
 

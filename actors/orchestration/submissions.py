@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import secrets
 from collections.abc import Mapping
@@ -16,7 +17,8 @@ from actors.workflow.shown import why_not_shown
 from actors.workflow.tasks import StepError
 from actors.workflow.values import as_json
 from actors.workflow.views import Facts
-from ironcliw.errors import RequestError, RequestTooLargeError
+from actors.workflow_records import WorkflowRow
+from ironcliw.errors import ConflictError, RequestError, RequestTooLargeError
 from ironcliw.schemas.base import Priority
 
 MAX_KEY = 255
@@ -74,6 +76,35 @@ def prepare(
         limits=limits,
     )
     return LiveWorkflow(machine, Facts(owner, priority or checked.priority, key), is_stored=False)
+
+
+def check_same(live: LiveWorkflow, earlier: WorkflowRow) -> None:
+    """Refuses a used key with something else; the priority and the deadline may differ.
+
+    Args:
+        live: The new submission.
+        earlier: Stored with the same key of the same owner.
+
+    Raises:
+        ConflictError: `key_reused`: its definition, or its inputs, are not the same.
+    """
+    machine = live.machine
+    for what, new, old in (
+        ("another definition", machine.definition.source, earlier.definition),
+        ("other inputs", machine.inputs, earlier.inputs),
+    ):
+        if _canonical(new) != _canonical(old):
+            raise ConflictError(
+                f"the key {live.facts.key!r} was used for workflow {earlier.id} "
+                f"({earlier.name!r}) with {what}: submit what it was used for, or give another key",
+                param="key",
+                code="key_reused",
+            )
+
+
+def _canonical(value: Any) -> str:
+    """Equal for what is the same JSON: to Python 1, 1.0 and true are equal, too."""
+    return json.dumps(value, sort_keys=True)
 
 
 def _checked_inputs(inputs: Mapping[str, Any], limits: Limits) -> dict[str, Any]:

@@ -21,10 +21,12 @@ import ray
 from actors.functions import StepContext, check_arguments, find, load_modules, running_step
 from actors.results import Results, check_size, has_reference, resolved, to_json
 from actors.steps.kinds import step_error
+from actors.workflow.shown import cut
 from actors.workflow.tasks import StepError
 from ironcliw.errors import IroncliwError
 
 _SHOWN_LINES = 8
+_LINE_CHARACTERS = 1_000
 # Linux counts ru_maxrss in kilobytes, macOS in bytes.
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
@@ -144,7 +146,8 @@ def _told(name: str, error: BaseException) -> StepError:
     lines = traceback.format_exception(error)
     tail = "".join(lines).splitlines()[-_SHOWN_LINES:]
     first = f"{name} raised {type(error).__name__}: {error}"
-    return StepError("error", "\n".join((first, *tail)))
+    # the exception's own text stands in two lines: neither may push out the place
+    return StepError("error", "\n".join(cut(line, _LINE_CHARACTERS) for line in (first, *tail)))
 
 
 def _peak() -> int:

@@ -199,11 +199,11 @@ class Machine:
         self.paused = False
         self.fresh = dict(self.startable)
 
-    def _cancel_requested(self, _event: Event) -> None:
-        self._turn("cancelled", None)
+    def _cancel_requested(self, event: Event) -> None:
+        self._turn("cancelled", None, event.at)
 
     def _deadline_passed(self, event: Event) -> None:
-        self._turn("failed", event.data["error"])
+        self._turn("failed", event.data["error"], event.at)
 
     def _finish(self, event: Event) -> None:
         assert event.kind in ("completed", "failed", "cancelled"), "no other event ends a workflow"
@@ -248,7 +248,8 @@ class Machine:
             self.waiting.push(unit, retry_at)
             return
         if unit.step.on_failure == "fail" and not unit.undo:
-            self._turn("failed", {**error, "step": unit.step.name, "item": unit.item})
+            told = {**error, "step": unit.step.name, "item": unit.item}
+            self._turn("failed", told, event.at)
         self._end(unit, "failed", event)
 
     def _uncertain(self, unit: Unit, event: Event) -> None:
@@ -296,9 +297,13 @@ class Machine:
     def _end(self, unit: Unit, status: StepStatus, event: Event) -> None:
         self._forget(unit)
         self._leave_slot(unit)
+        # earlier releases took answers to what has been given up: its step has counted it
+        has_ended = unit.status == "failed"
         unit.status, unit.finished_at = status, event.at
         if unit.undo:
             self._next_undo()
+            return
+        if has_ended:
             return
         run = self.steps[unit.step.index]
         run.open -= 1
@@ -316,7 +321,7 @@ class Machine:
         if what == "failed":
             run.error = error = event.data["error"]
             if run.step.on_failure == "fail":
-                self._turn("failed", {**error, "step": run.step.name, "item": None})
+                self._turn("failed", {**error, "step": run.step.name, "item": None}, event.at)
         self._close(run)
 
     def _close(self, run: StepRun) -> None:
@@ -337,7 +342,7 @@ class Machine:
         for unit in run.admit():
             self._make_ready(unit)
 
-    def _turn(self, goal: Goal, error: Mapping[str, Any] | None) -> None:
+    def _turn(self, goal: Goal, error: Mapping[str, Any] | None, at: float) -> None:
         if self.goal is not None:
             return
         self.goal, self.error = goal, error
@@ -347,8 +352,18 @@ class Machine:
         self.waiting.clear()
         self.startable.clear()
         self.fresh.clear()
-        # of the others nobody knows what they did, and nothing is at them any more
-        self.uncertain = {unit: None for unit in self.uncertain if unit.may_be_at_it}
+        for unit in [each for each in self.uncertain if not each.may_be_at_it]:
+            self._give_up(unit, at)
+
+    def _give_up(self, unit: Unit, at: float) -> None:
+        """Nobody knows what it did, and its workflow waits for no answer any more."""
+        self._forget(unit)
+        unit.status = "failed"
+        run = self.steps[unit.step.index]
+        run.open -= 1
+        if run.open == 0:
+            run.close(at)
+            self._close(run)
 
     def _plan_undo(self) -> None:
         units = [Unit(u.step, u.item, undo=True) for u in self._acted if u.step.compensate]

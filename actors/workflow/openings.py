@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from actors.workflow.references import Scope
+from actors.workflow.shown import as_message
 from actors.workflow.sizes import check_rendered
 from actors.workflow.tasks import REFERENCE_KEY, StepError
 from actors.workflow.units import StepRun
@@ -25,7 +26,7 @@ def open_step(run: StepRun, scope: Scope, most_items: int) -> Ends | None:
             return "skipped", {}
         items = _items(run, scope, most_items)
     except StepError as error:
-        return "failed", {"error": {"kind": error.failure, "message": error.message}}
+        return "failed", {"error": {"kind": error.failure, "message": as_message(error.message)}}
     if items == []:
         return "completed", {"value": []}
     run.open_units(items)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from actors.workflow.events import Event
 from actors.workflow.machine import Machine
 from actors.workflow.retry_delays import delay_after_loss, retry_delay
-from actors.workflow.shown import showable
+from actors.workflow.shown import as_message
 from actors.workflow.sizes import check_rendered
 from actors.workflow.tasks import FailureKind, StepError, StepResult
 from actors.workflow.units import Unit
@@ -134,7 +134,7 @@ def _ended(
 
 
 def _told(error: StepError) -> dict[str, Any]:
-    return {"kind": error.failure, "message": showable(error.message)}
+    return {"kind": error.failure, "message": as_message(error.message)}
 
 
 def _retry_at(machine: Machine, unit: Unit, error: StepError, now: float) -> float | None:

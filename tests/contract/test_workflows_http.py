@@ -88,6 +88,8 @@ def test_a_workflow_is_submitted_followed_and_read(client: Client) -> None:
 def test_the_same_key_gives_the_same_workflow(client: Client, world: World) -> None:
     first = client.submit_workflow(ECHO, key="one")
     assert client.submit_workflow(ECHO, key="one").id == first.id
+    with pytest.raises(ConflictError, match=r"'one' was used for workflow .* another definition"):
+        client.submit_workflow({**ECHO, "name": "other"}, key="one")
     assert client.submit_workflow(ECHO).id != first.id
     client.wait_for_workflow(first.id, seconds=20)
     assert world.executor.runs[f"{first.id}/one"] == 1

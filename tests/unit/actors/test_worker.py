@@ -65,6 +65,19 @@ def test_the_processor_time_of_a_function_is_told(tmp_path: Path) -> None:
     assert 0.02 <= answer.cpu_seconds < 10.0
 
 
+def test_a_long_text_does_not_push_out_where_it_was_raised(tmp_path: Path) -> None:
+    def talkative() -> None:
+        raise ValueError("x" * 1_048_576)
+
+    function("talkative")(talkative)
+    error = answered(tmp_path, "talkative", {}).error
+    assert error is not None
+    assert error.message.startswith("talkative raised ValueError: xxx")
+    assert "characters more)" in error.message
+    assert "in talkative" in error.message
+    assert len(error.message) < 4000
+
+
 def test_what_a_function_raises_is_told_with_its_place(tmp_path: Path) -> None:
     def broken() -> None:
         raise KeyError("nothing")

@@ -78,12 +78,57 @@ async def test_a_submission_may_be_repeated(start: Start) -> None:
     )
     assert len({view.id for view in both}) == 1
     await orchestrator.wait(both[0].id, 20)
-    again = await orchestrator.submit(THREE, {"x": 2}, owner="me", key="k")
+    again = await orchestrator.submit(THREE, {"x": 1}, owner="me", key="k")
     assert (again.id, again.status) == (both[0].id, "completed")
     other = await orchestrator.submit(THREE, {"x": 1}, owner="you", key="k")
     assert other.id != again.id
     await orchestrator.wait(other.id, 20)
     assert executor.names() == ["a", "b", "c"] * 2
+
+
+@pytest.mark.parametrize(
+    ("definition", "inputs", "what"),
+    [
+        (flow(other=call("f")), {}, "another definition"),
+        (THREE, {"x": 2}, "other inputs"),
+        (THREE, {"x": True}, "other inputs"),
+    ],
+)
+async def test_a_used_key_is_refused_with_something_else(
+    start: Start, definition: Any, inputs: Any, what: str
+) -> None:
+    executor = Scripted()
+    orchestrator = await start(executor)
+    view = await orchestrator.submit(THREE, {"x": 1}, key="k")
+    await orchestrator.wait(view.id, 20)
+    message = f"'k' was used for workflow {view.id} .* {what}: submit what"
+    with pytest.raises(ConflictError, match=message) as caught:
+        await orchestrator.submit(definition, inputs, key="k")
+    error = caught.value
+    assert (error.code, error.status, error.param) == ("key_reused", 409, "key")
+    assert executor.names() == ["a", "b", "c"], "nothing of it was started"
+
+
+async def test_two_at_once_with_one_key_and_other_inputs_are_not_one(start: Start) -> None:
+    orchestrator = await start(Scripted())
+    first, second = await asyncio.gather(
+        orchestrator.submit(THREE, {"x": 1}, key="k"),
+        orchestrator.submit(THREE, {"x": 2}, key="k"),
+        return_exceptions=True,
+    )
+    assert not isinstance(first, BaseException)
+    assert isinstance(second, ConflictError)
+    assert second.code == "key_reused"
+    await orchestrator.wait(first.id, 20)
+
+
+async def test_a_repeated_submission_may_have_another_priority(start: Start) -> None:
+    orchestrator = await start(Scripted())
+    view = await orchestrator.submit(THREE, {"x": 1}, key="k")
+    turned = dict(reversed(THREE.items()))
+    again = await orchestrator.submit(turned, {"x": 1}, key="k", priority="high")
+    assert (again.id, again.priority) == (view.id, "normal")
+    await orchestrator.wait(view.id, 20)
 
 
 async def test_after_a_restart_everything_goes_on(start: Start) -> None:

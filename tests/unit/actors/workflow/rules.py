@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from actors.workflow.events import Event
+from actors.workflow.views import Facts, view_of
 from tests.unit.actors.workflow.worlds import Key, World, picture
 
 _ENDS = ("completed", "waived", "skipped")
@@ -115,6 +116,8 @@ def check_end(world: World) -> None:
     """What ended without success was undone: all that may have had an effect, the last first."""
     assert world.machine.finished is not None
     assert not world.running
+    for step in view_of(world.machine, Facts("me", "normal")).steps:
+        assert step.status != "uncertain", f"{step.name} waits for an answer that nobody can give"
     if world.machine.goal is None:
         return
     acted: list[Key] = []

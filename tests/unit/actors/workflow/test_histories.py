@@ -203,9 +203,9 @@ def _starts_while_paused(_original: Any) -> Any:
 
 
 def _forgets_who_may_be_at_it(original: Any) -> Any:
-    def turn(machine: Machine, goal: Any, error: Any) -> None:
+    def turn(machine: Machine, goal: Any, error: Any, at: float) -> None:
         machine.uncertain.clear()
-        original(machine, goal, error)
+        original(machine, goal, error, at)
 
     return turn
 

@@ -409,6 +409,24 @@ def test_an_error_can_be_shown_whatever_its_words_are() -> None:
     assert error.message == r"no file caf\udce9.txt"
 
 
+def test_a_long_error_is_cut_where_it_enters_the_record() -> None:
+    run = Run({"a": FUNCTION})
+    run.start()
+    wrong = StepError("error", "x" * 1_048_576, retryable=False)
+    run.note(outcomes.fail(run.machine, run.unit("a"), 1, wrong, 0.0))
+    told = "x" * 4000 + "... (1,044,576 characters more)"
+    failed, ended = run.events[-2:]
+    assert (failed.data["error"]["message"], ended.data["error"]["message"]) == (told, told)
+
+
+def test_an_error_of_the_longest_length_is_kept_whole() -> None:
+    run = Run({"a": FUNCTION})
+    run.start()
+    longest = StepError("error", "x" * 4000, retryable=False)
+    run.note(outcomes.fail(run.machine, run.unit("a"), 1, longest, 0.0))
+    assert run.events[-1].data["error"]["message"] == "x" * 4000
+
+
 def test_all_results_together_have_a_limit() -> None:
     steps = {"a": {**FUNCTION, "for_each": "${inputs.list}"}}
     run = Run(steps, inputs=[1, 2, 3], limits=Limits(total_bytes=100))
@@ -580,6 +598,41 @@ def test_what_may_still_be_at_it_is_held_whatever_turns_the_workflow(turn: str) 
         requests.retry(run.machine, "a", None, 60.0)
     assert run.note(requests.skip(run.machine, "a", None, None, 60.0)) == ["step_waived"]
     assert run.start() == ["undo a"]
+
+
+@pytest.mark.parametrize("turn", ["cancel", "deadline", "failure"])
+def test_nothing_stays_uncertain_of_which_nobody_can_be_asked(turn: str) -> None:
+    run = Run({"a": {**FUNCTION, "on_failure": "continue"}, "b": FUNCTION}, deadline=50.0)
+    run.start()
+    assert run.fail("a", "unstopped") == ["step_uncertain"]
+    match turn:
+        case "cancel":
+            run.note(requests.cancel(run.machine, 50.0))
+        case "deadline":
+            run.note(outcomes.settle(run.machine, 50.0))
+        case _:
+            run.now = 50.0
+            run.fail("b")
+    run.stop()
+    assert run.status == ("cancelled" if turn == "cancel" else "failed")
+    step = run.step("a")
+    assert (step.status, step.finished_at) == ("failed", 50.0)
+    assert step.error is not None and step.error.kind == "unstopped", "why is still told"
+
+
+def test_of_a_fan_out_what_is_uncertain_has_failed_when_the_workflow_turns() -> None:
+    run = items_that_were_lost()
+    assert run.step("a").items_done == 1
+    run.note(requests.cancel(run.machine, 1.0))
+    step = run.step("a")
+    assert (step.status, step.items_done, step.uncertain_items) == ("failed", 4, [])
+
+
+def test_what_an_earlier_release_let_skip_counts_once() -> None:
+    run = items_that_were_lost()
+    run.note(requests.cancel(run.machine, 1.0))
+    run.machine.apply(Event("step_waived", 2.0, "a", 0, 1, {"value": None}))
+    assert run.step("a").items_done == 4
 
 
 def test_what_is_uncertain_otherwise_is_undone_when_the_workflow_turns() -> None:
