@@ -13,9 +13,9 @@ from enum import StrEnum
 from typing import Any
 
 from actors.agents.directory import Listing
-from actors.agents.host import AgentSpec
 from actors.agents.options import Capability
 from actors.agents.reports import AgentReport, Tally
+from actors.agents.spec import AgentSpec
 from actors.selection import Candidate
 from ironcliw.errors import ConflictError, NotFoundError, UnavailableError
 

@@ -11,9 +11,9 @@ import yaml
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from actors.agents.host import AgentSpec
 from actors.agents.options import AgentOptions, Capability
 from actors.agents.reports import AgentReport, Tally
+from actors.agents.spec import AgentSpec
 from actors.registry import HALF_LIFE_SECONDS, AgentStatus, Entry, Record, Registry
 from actors.selection import STRATEGIES, Candidate, select
 from ironcliw.errors import ConflictError, NotFoundError, RequestError, UnavailableError
