@@ -10,7 +10,7 @@ from actors.workflow import outcomes, requests
 from actors.workflow.limits import Limits
 from actors.workflow.tasks import REFERENCE_KEY, FailureKind, StepError, StepResult
 from ironcliw.errors import ConflictError, NotFoundError, RequestError
-from tests.unit.actors.workflow.runs import FUNCTION, UNDO, Run
+from tests.unit.actors.workflow.runs import FUNCTION, UNDO, Run, items_that_were_lost
 
 
 def test_steps_follow_one_another() -> None:
