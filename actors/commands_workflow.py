@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from actors.workflow_lines import error_lines, event_lines, output_line
 from ironcliw import console
 from ironcliw.client import Client
 from ironcliw.errors import IroncliwError, RequestError
@@ -50,7 +51,9 @@ def submit(
     deadline: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="For all of it.")
     ] = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Print events until its end.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Print events until its end, then its output.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Start a workflow."""
@@ -66,10 +69,12 @@ def submit(
         )
         if follow:
             for event in client.workflow_events(view.id):
-                _write_event(event, as_json=as_json)
+                _write_event(event, view.id, as_json=as_json)
             view = client.workflow(view.id)
     if follow and not as_json:
         console.write_line(f"{view.id} {view.status}")
+        if view.status == "completed":
+            console.write_line(output_line(view))
     elif not follow:
         _write_change(view, as_json=as_json)
     if follow and view.status != "completed":
@@ -126,16 +131,17 @@ def show(
             step.attempts,
             None if step.items is None else f"{step.items_done} of {step.items}",
             _took(step.started_at, step.finished_at),
-            "" if step.error is None else step.error.message.partition("\n")[0][:80],
         )
         for step in view.steps
     ]
-    console.write_table(("step", "kind", "status", "attempts", "items", "time", "error"), rows)
+    console.write_table(("step", "kind", "status", "attempts", "items", "time"), rows)
+    for line in error_lines(view):
+        console.write_line(line)
     if outputs:
         for step in view.steps:
             console.write_line(f"{step.name}: {json.dumps(step.output)}")
     if view.output is not None:
-        console.write_line(f"output: {json.dumps(view.output)}")
+        console.write_line(output_line(view))
 
 
 @workflow.command("result")
@@ -211,7 +217,7 @@ def events(
     console.command_settings()
     with Client() as client:
         for event in client.workflow_events(workflow_id, after=after):
-            _write_event(event, as_json=as_json)
+            _write_event(event, workflow_id, as_json=as_json)
 
 
 def _inputs(pairs: list[str]) -> dict[str, Any]:
@@ -255,17 +261,12 @@ def _write_change(view: WorkflowView, *, as_json: bool) -> None:
         console.write_line(f"{view.id} {view.status}")
 
 
-def _write_event(event: WorkflowEvent, *, as_json: bool) -> None:
+def _write_event(event: WorkflowEvent, workflow_id: str, *, as_json: bool) -> None:
     if as_json:
         console.write_line(event.model_dump_json())
         return
-    step = "" if event.step is None else f" {event.step}"
-    item = "" if event.item is None else f"[{event.item}]"
-    attempt = f" (attempt {event.attempt})" if (event.attempt or 0) > 1 else ""
-    error = event.data.get("error") or {}
-    why = f": {error['message']}".partition("\n")[0] if "message" in error else ""
-    at = time.strftime("%H:%M:%S", time.localtime(event.at))
-    console.write_line(f"{event.seq:5d} {at} {event.kind}{step}{item}{attempt}{why}")
+    for line in event_lines(event, workflow_id):
+        console.write_line(line)
 
 
 def _draw(view: WorkflowView, file: Path) -> None:

@@ -13,9 +13,9 @@ from enum import StrEnum
 from typing import Any
 
 from actors.agents.directory import Listing
-from actors.agents.host import AgentSpec
 from actors.agents.options import Capability
 from actors.agents.reports import AgentReport, Tally
+from actors.agents.spec import AgentSpec
 from actors.selection import Candidate
 from ironcliw.errors import ConflictError, NotFoundError, UnavailableError
 
@@ -305,8 +305,10 @@ class Registry:
         if not names:
             known = ", ".join(sorted(self._offers)[:20]) or "none"
             raise NotFoundError(
-                f"no agent is named {target!r} or offers it (capabilities: {known}); start one, or "
-                "wait for it with wait_seconds",
+                f"no agent is named {target!r} or offers it (capabilities: {known}); start one "
+                "with `ironcliw agents start`, or wait for it: a step says "
+                f"`agent: {{capability: {target}, wait_seconds: 30}}`, Python `ask(..., "
+                "wait_seconds=30)`, and `ironcliw agents send --durable` waits without an answer",
                 param="target",
                 code="unknown_agent",
             )

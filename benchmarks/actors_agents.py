@@ -7,8 +7,8 @@ import time
 
 from actors.agent import Agents
 from actors.agents.directory import REMEMBER_SECONDS
-from actors.agents.host import AgentSpec
 from actors.agents.options import AgentOptions, capabilities_of
+from actors.agents.spec import AgentSpec
 from actors.registry import AgentStatus, Entry, Registry
 from benchmarks.actors_cluster import control_pid, memory_of, with_agents
 from benchmarks.actors_messages import THEME

@@ -80,6 +80,8 @@ def load_tuned(path: Path) -> Parameters:
     """
     table = _table(path)
     values, policy = table.get("parameters"), table.get("policy", "greedy")
+    if policy not in POLICIES:
+        values = {}  # told first, since the rest may be different there
     if not isinstance(values, dict):
         raise SettingsError(f"{path} has no table [parameters]; write one by `python -m rl tune`")
     return parameters_of(policy, values, str(path))

@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from actors.agent import Agent
-from actors.agents.host import AgentSpec
 from actors.agents.hosts import LocalHosts
 from actors.agents.messages import new_id
 from actors.agents.options import AgentOptions, capabilities_of
 from actors.agents.records import AgentStore, MemoryStore
+from actors.agents.spec import AgentSpec
 from actors.agents.system import AgentSystem
 from actors.supervisor import RestartPolicy
 

@@ -10,12 +10,12 @@ import ray
 
 from actors.agent import Agent
 from actors.agents.exchange import Exchange
-from actors.agents.host import AgentSpec, load_agent_class
 from actors.agents.link import Remote
 from actors.agents.messages import DEFAULT_SECONDS, Priority, checked_name, new_id
 from actors.agents.options import AgentOptions, capabilities_of
 from actors.agents.ray_calls import RayRemote
 from actors.agents.remote_directory import PART, RemoteDirectory
+from actors.agents.spec import AgentSpec, load_agent_class
 from actors.control_link import ControlLink
 from actors.selection import Candidate
 from ironcliw.errors import NotRunningError, SettingsError

@@ -9,11 +9,13 @@ from typing import Any, Protocol
 
 from actors.agent import Agent
 from actors.agents.directory import Directory
-from actors.agents.host import AgentSpec, HandedOver, Host, Snapshots, load_agent_class
+from actors.agents.host import HandedOver, Host
 from actors.agents.link import HostGoneError, HostLostError, Outcome, Remote
 from actors.agents.messages import Parcel
 from actors.agents.options import AgentOptions
 from actors.agents.reports import HostReport
+from actors.agents.snapshots import Snapshots
+from actors.agents.spec import AgentSpec, load_agent_class
 from actors.breaker import OpenCircuit
 
 HOME_PLACES = frozenset({"any", "local", "private"})
@@ -169,12 +171,12 @@ class LocalHandle:
         return self.host
 
     async def deliver(self, sender: str, parcels: list[Parcel]) -> list[Outcome | None]:
-        outcomes = await self._alive().deliver(sender, parcels)
+        outcomes = await self._alive().incoming.deliver(sender, parcels)
         self._check_it_lived()
         return outcomes
 
     async def collect(self, sender: str) -> list[tuple[str, Outcome]]:
-        found = await self._alive().collect(sender)
+        found = await self._alive().incoming.collect(sender)
         self._check_it_lived()
         return found
 
@@ -206,10 +208,10 @@ class LocalHandle:
         self._alive().hurry(seconds)
 
     async def snapshots(self, names: list[str], hold_seconds: float = 0.0) -> Snapshots:
-        return await self._alive().snapshots(names, hold_seconds)
+        return await self._alive().states.take(names, hold_seconds)
 
     async def replay(self, parcels: list[Parcel]) -> None:
-        await self._alive().replay(parcels)
+        await self._alive().incoming.replay(parcels)
 
     async def report(self) -> HostReport:
         host = self._alive()
@@ -229,7 +231,7 @@ class LocalHandle:
         return self._alive().circuits()
 
     async def released(self) -> None:
-        await self._alive().answers_fetched()
+        await self._alive().incoming.answers_fetched()
 
     async def kill(self) -> None:
         if not self.dead:

@@ -19,12 +19,14 @@ import psutil
 import ray
 
 from actors.agents.directory import Directory
-from actors.agents.host import AgentSpec, HandedOver, Host, Snapshots
+from actors.agents.host import HandedOver, Host
 from actors.agents.messages import Parcel
 from actors.agents.pulse import Pulse
 from actors.agents.ray_calls import RayRemote
 from actors.agents.remote_directory import RemoteDirectory
 from actors.agents.reports import AgentReport, HostReport
+from actors.agents.snapshots import Snapshots
+from actors.agents.spec import AgentSpec
 from actors.breaker import OpenCircuit
 from actors.control_link import ControlLink
 from cluster.handover import Handover
@@ -63,12 +65,12 @@ class HostActor:
 
     async def deliver(self, sender: str, pickled: bytes) -> bytes:
         """See `Remote.deliver`; parcels and outcomes are pickled."""
-        outcomes = await self._host.deliver(sender, pickle.loads(pickled))
+        outcomes = await self._host.incoming.deliver(sender, pickle.loads(pickled))
         return pickle.dumps(outcomes, protocol=5)
 
     async def collect(self, sender: str) -> bytes:
         """See `Remote.collect`; the outcomes are pickled."""
-        return pickle.dumps(await self._host.collect(sender), protocol=5)
+        return pickle.dumps(await self._host.incoming.collect(sender), protocol=5)
 
     async def withdraw(self, message_id: str, seconds: float) -> bool:
         """See `Host.withdraw`."""
@@ -99,12 +101,12 @@ class HostActor:
         self._host.hurry(seconds)
 
     async def snapshots(self, names: list[str], hold_seconds: float = 0.0) -> Snapshots:
-        """See `Host.snapshots`."""
-        return await self._host.snapshots(names, hold_seconds)
+        """See `States.take`."""
+        return await self._host.states.take(names, hold_seconds)
 
     async def replay(self, parcels: list[Parcel]) -> None:
-        """See `Host.replay`."""
-        await self._host.replay(parcels)
+        """See `Incoming.replay`."""
+        await self._host.incoming.replay(parcels)
 
     async def circuits(self) -> list[OpenCircuit]:
         """See `Host.circuits`."""
@@ -112,7 +114,7 @@ class HostActor:
 
     async def released(self) -> None:
         """See `HostHandle.released`."""
-        await self._host.answers_fetched()
+        await self._host.incoming.answers_fetched()
         if self._handover is not None:
             self._handover.done(_hook_name())
 

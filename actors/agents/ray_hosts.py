@@ -12,13 +12,15 @@ from ray.exceptions import RayError
 from ray.util import list_named_actors
 
 from actors.agents.code_copies import CodeCopies
-from actors.agents.host import AgentSpec, HandedOver, Snapshots
+from actors.agents.host import HandedOver
 from actors.agents.hosts import HostHandle, HostPlan
 from actors.agents.link import HostLostError, Remote
 from actors.agents.messages import Parcel
 from actors.agents.ray_calls import RayRemote, answer_of
 from actors.agents.ray_host import SUPERVISION, HostActor
 from actors.agents.reports import HostReport
+from actors.agents.snapshots import Snapshots
+from actors.agents.spec import AgentSpec
 from actors.background import keep_going
 from actors.breaker import OpenCircuit
 from actors.control_link import NAMESPACE

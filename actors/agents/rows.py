@@ -6,8 +6,8 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from actors.agent_records import AgentRow
-from actors.agents.host import AgentSpec
 from actors.agents.options import AgentOptions, Capability
+from actors.agents.spec import AgentSpec
 from actors.registry import AgentStatus, Entry
 
 _ENVIRONMENT = "environment"

@@ -11,10 +11,10 @@ import logging
 import time
 from collections.abc import Sequence
 
-from actors.agents.host import Snapshots
 from actors.agents.hosts import HostHandle
 from actors.agents.last_words import LastWords
 from actors.agents.link import HostLostError
+from actors.agents.snapshots import Snapshots
 from actors.registry import Registry
 from ironcliw.errors import IroncliwError
 

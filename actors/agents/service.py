@@ -6,8 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from actors.agents.directory import DurableSend, Listing
-from actors.agents.host import AgentSpec
 from actors.agents.options import Capability
+from actors.agents.spec import AgentSpec
 from actors.agents.system import AgentSystem
 from actors.selection import Candidate
 

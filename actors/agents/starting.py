@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
-from actors.agents.host import AgentSpec
 from actors.agents.hosts import Hosts
 from actors.agents.messages import checked_name
 from actors.agents.options import Capability
 from actors.agents.records import AgentStore
 from actors.agents.rows import to_row
 from actors.agents.running import Running
+from actors.agents.spec import AgentSpec
 from actors.agents.watching import Watching
 from actors.registry import AgentStatus, Entry, Registry
 from ironcliw.errors import ConflictError, StoreError

@@ -19,7 +19,6 @@ from actors.agents.delivery import Deliveries
 from actors.agents.directory import DurableSend, Listing
 from actors.agents.exchange import Exchange
 from actors.agents.figures import Figures, Standing
-from actors.agents.host import AgentSpec
 from actors.agents.hosts import HostHandle, Hosts
 from actors.agents.link import HostLostError
 from actors.agents.lookups import Lookups
@@ -28,6 +27,7 @@ from actors.agents.options import Capability
 from actors.agents.records import AgentStore
 from actors.agents.rows import from_row
 from actors.agents.running import Place, Running
+from actors.agents.spec import AgentSpec
 from actors.agents.starting import Starting
 from actors.agents.watching import Watching
 from actors.handover import hand_over_agents, hand_over_host, hurry_host

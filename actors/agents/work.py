@@ -53,6 +53,16 @@ def what_it_raised(future: asyncio.Future[Any], job: Job, agent: str) -> Ironcli
     return failed
 
 
+def too_late(agent: str, why: str) -> DeadlineExceededError:
+    """What the asker of a message is told whose deadline has passed.
+
+    Args:
+        agent: its name.
+        why: it did not answer in time.
+    """
+    return DeadlineExceededError(f"agent {agent!r} did not answer in time: {why}")
+
+
 def is_failure(error: BaseException | None) -> bool:
     """Whether an error speaks against the agent; those that the sender can mend do not."""
     if error is None:

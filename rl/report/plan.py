@@ -166,14 +166,14 @@ class Plan:
 
 
 _DECIDING = (
-    "baselines", "beliefs", "bounds", "clairvoyant", "critical_paths", "draws", "events", "fleet",
-    "greedy", "guardrails", "ledger", "mechanics", "outcome", "pace", "regime", "remaining",
+    "baselines", "beliefs", "bounds", "critical_paths", "draws", "events", "fleet", "greedy",
+    "guardrails", "ledger", "mechanics", "outcome", "pace", "regime", "remaining",
     "shapes", "simulator", "sites", "traces", "uniform_progress", "upcoming", "urgency", "view",
     "view_parts", "views", "work", "workload",
 )  # fmt: skip
 _DECIDING_LEARNED = (
-    "effects", "features", "look_ahead", "neural", "parameters", "policy_file", "queue_aware",
-    "queue_parameters", "schema", "sharing",
+    "clairvoyant", "effects", "features", "look_ahead", "neural", "parameters", "policy_file",
+    "queue_aware", "queue_parameters", "schema", "sharing",
 )  # fmt: skip
 _DECIDING_OUTSIDE = ("cluster/placement.py",)
 """Beside this package's folder."""

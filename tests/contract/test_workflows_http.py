@@ -316,6 +316,31 @@ def test_the_command_shows_what_steps_gave(
     assert 'one: {"x": 1}\noutput: {"x": 1}\n' in capsys.readouterr().out
 
 
+def test_whoever_follows_sees_the_output(
+    server: HttpService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IRONCLIW_CLIENT__BASE_URL", server.url)
+    file = tmp_path / "echo.json"
+    file.write_text(json.dumps(ECHO))
+    told = CliRunner().invoke(workflow, ["submit", str(file), "--follow"])
+    assert told.exit_code == 0, told.output
+    assert told.stdout.endswith(' completed\noutput: {"x": 1}\n')
+
+
+def test_the_command_says_what_to_do_about_an_uncertain_step(
+    server: HttpService,
+    client: Client,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("IRONCLIW_CLIENT__BASE_URL", server.url)
+    lost = client.wait_for_workflow(client.submit_workflow(LOSE).id, seconds=20)
+    show(lost.id)
+    told = capsys.readouterr().out
+    assert "one: its process died\n" in told
+    assert f"ironcliw workflow retry|skip {lost.id} one\n" in told
+
+
 def test_a_server_without_one_says_so(tmp_path: Path) -> None:
     with running(tmp_path / "bare") as service:
         answer = httpx.get(service.url + "/v1/workflows")

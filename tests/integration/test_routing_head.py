@@ -73,6 +73,6 @@ def test_a_policy_decides_lets_wait_and_is_taken_off(routed: Head, tmp_path: Pat
     path = tmp_path / "log.jsonl"
     assert routed.run("route", "log", "--out", str(path)).returncode == 0
     rows = [json.loads(line) for line in path.read_text().splitlines()]
+    # on a full head the base may have let one wait before
     waited = [row for row in rows if row["row"] == "decision" and row["chosen"] == WAIT]
-    assert waited
-    assert waited[0]["policy"].startswith("learned ")
+    assert any(row["policy"].startswith("learned ") for row in waited)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 
 import pytest
+import yaml
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from actors.agents.host import AgentSpec
 from actors.agents.options import AgentOptions, Capability
 from actors.agents.reports import AgentReport, Tally
+from actors.agents.spec import AgentSpec
 from actors.registry import HALF_LIFE_SECONDS, AgentStatus, Entry, Record, Registry
 from actors.selection import STRATEGIES, Candidate, select
 from ironcliw.errors import ConflictError, NotFoundError, RequestError, UnavailableError
+from ironcliw.schemas.workflows import AgentForm
 
 
 def entry(name: str, *capabilities: str) -> Entry:
@@ -47,6 +50,15 @@ def test_agents_are_found_by_capability_and_by_name() -> None:
 def test_nobody_offers_it() -> None:
     with pytest.raises(NotFoundError, match=r"'fly' or offers it \(capabilities: think\)"):
         running(("a", "think")).look_up("fly")
+
+
+def test_how_to_wait_is_told_as_a_step_says_it() -> None:
+    with pytest.raises(NotFoundError, match="agents send --durable") as told:
+        running(("a", "think")).look_up("fly")
+    found = re.search("`agent: (.*?)`", told.value.message)
+    assert found is not None
+    form = AgentForm.model_validate(yaml.safe_load(found[1]))
+    assert (form.capability, form.wait_seconds) == ("fly", 30)
 
 
 def test_one_that_does_not_run_takes_nothing_and_says_why() -> None:

@@ -280,8 +280,8 @@ def test_a_goal_of_time_that_is_missed_is_a_failure(
 
 @pytest.mark.parametrize("kind", ["baseline", "learned"])
 def test_all_sources_that_decide_are_in_the_key(kind: str) -> None:
-    needed = "rl.baselines, rl.bounds, rl.clairvoyant, rl.uniform_progress, rl.workload"
-    needed += ", rl.neural, rl.parameters" if kind == "learned" else ""
+    needed = "rl.baselines, rl.bounds, rl.uniform_progress, rl.workload"
+    needed += ", rl.clairvoyant, rl.neural, rl.parameters" if kind == "learned" else ""
     code = f"import sys, {needed}\nwhere = ('rl.', 'cluster.')\n"
     code += "print(*(name for name in sys.modules if name.startswith(where)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

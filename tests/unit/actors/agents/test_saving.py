@@ -11,12 +11,12 @@ from typing import Any, ClassVar
 import pytest
 
 from actors.agent import Agent, capability
-from actors.agents import host, saving, watching
+from actors.agents import saving, snapshots, watching
 from actors.agents.bench import AgentBench
 from actors.agents.cell import Cell
-from actors.agents.host import Snapshots
 from actors.agents.hosts import LocalHandle
 from actors.agents.records import MemoryStore
+from actors.agents.snapshots import Snapshots
 from tests.waiting import until
 
 SOON = {"snapshot_seconds": 0.01}
@@ -151,7 +151,7 @@ async def test_a_store_that_hangs_is_given_the_states_once(
 async def test_large_states_come_one_after_the_other(
     bench: AgentBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host, "SNAPSHOT_BYTES", 15)
+    monkeypatch.setattr(snapshots, "SNAPSHOT_BYTES", 15)
     names = ["a", "b", "c"]
     for name in names:
         await bench.start(Heavy, name=name)
@@ -161,7 +161,7 @@ async def test_large_states_come_one_after_the_other(
 
 
 async def test_and_are_all_saved(bench: AgentBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "SNAPSHOT_BYTES", 15)
+    monkeypatch.setattr(snapshots, "SNAPSHOT_BYTES", 15)
     monkeypatch.setattr(saving, "BATCH", 2)
     names = [f"agent-{number}" for number in range(5)]
     for name in names:
@@ -202,7 +202,7 @@ async def saving_holds(cell: Cell) -> bool:
     """Whether plain methods are held back for longer than a turn of the event loop."""
     for _ in range(5):
         await asyncio.sleep(0)
-        if not cell._plain_held:
+        if not cell._lanes.holds_plain:
             return False
     return True
 
@@ -341,7 +341,7 @@ class Laborious(Long):
 async def test_states_that_take_long_leave_the_event_loop_its_turns(
     bench: AgentBench, monkeypatch: pytest.MonkeyPatch, busy: bool
 ) -> None:
-    monkeypatch.setattr(host, "STATES_SECONDS", 60.0)
+    monkeypatch.setattr(snapshots, "STATES_SECONDS", 60.0)
     Laborious.takers, Laborious.turns, Long.gate = [], [0], threading.Event()
     names = [f"agent-{number}" for number in range(5)]
     for name in names:
@@ -373,7 +373,7 @@ async def test_states_that_take_long_leave_the_event_loop_its_turns(
 async def test_and_come_one_after_the_other(
     bench: AgentBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host, "STATES_SECONDS", 0.005)
+    monkeypatch.setattr(snapshots, "STATES_SECONDS", 0.005)
     Laborious.takers, Laborious.turns = [], [0]
     names = ["a", "b", "c"]
     for name in names:

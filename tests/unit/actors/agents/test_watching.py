@@ -11,11 +11,11 @@ import pytest
 from actors.agent import Agent, capability
 from actors.agents import running, watching
 from actors.agents.bench import AgentBench
-from actors.agents.host import Snapshots
 from actors.agents.hosts import LocalHandle, LocalHosts
 from actors.agents.link import HostLostError
 from actors.agents.records import MemoryStore
 from actors.agents.reports import HostReport
+from actors.agents.snapshots import Snapshots
 from actors.registry import AgentStatus
 from actors.supervisor import BLOCKED_SECONDS, RestartPolicy
 from ironcliw.errors import AgentError, ConflictError, UnavailableError

@@ -9,7 +9,7 @@ import pytest
 from actors.workflow.events import Event
 from actors.workflow.limits import Limits
 from actors.workflow.machine import Machine
-from tests.unit.actors.workflow.test_machine import FUNCTION, Run, name
+from tests.unit.actors.workflow.runs import FUNCTION, Run, name
 
 
 def test_a_fan_out_gives_a_list_in_the_order_of_its_items() -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from actors import functions
+from actors.workflow.references import Scope
 from actors.workflow.yaml_file import parse_definition
 from actors.workflow_service import check_functions
+from ironcliw import PrimeModel
 
 README = Path(__file__).parents[4] / "actors" / "README.md"
 
@@ -39,3 +41,15 @@ def test_the_example_is_read() -> None:
     check_functions(definition)
     for block in blocks("python"):
         compile(block, str(README), "exec")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fetched", [None, "Invoices are sent on the first of each month."])
+def test_the_example_answers_something(fetched: str | None) -> None:
+    """Also where its look-up was skipped: the bundled model may end a bare prompt at once."""
+    [_, _, answer] = parse_definition(blocks("yaml")[0], "README.md").steps
+    scope = Scope({"question": "Where is my invoice?"}, {"fetch": fetched}.__getitem__)
+    asked = answer.call.inputs.render(scope)
+    with PrimeModel.from_pretrained(asked.pop("model")) as model:
+        given = asked.pop("messages", None) or asked.pop("prompt")
+        assert model.generate(given, raw=isinstance(given, str), **asked).strip()
