@@ -219,8 +219,10 @@ def test_submit_and_follow_on_the_command_line_and_draw(
     followed = workflow_head.run("workflow", "submit", str(file), "--follow")
     assert followed.returncode == 0, followed.stderr
     assert "step_completed last" in followed.stdout
-    workflow_id, status = followed.stdout.split()[-2:]
+    *_, last, output = followed.stdout.splitlines()
+    workflow_id, status = last.split()[-2:]
     assert status == "completed"
+    assert output.startswith("output: ")
     rows = workflow_head.json("workflow", "list", "--status", "completed")
     assert workflow_id in {row["id"] for row in rows}
     drawn = tmp_path / "run.svg"
