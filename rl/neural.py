@@ -40,6 +40,8 @@ class Opinion:
         scores: Of each action that was weighed; minus infinity of the others. Empty if none was.
         context: The features of the view; None if nothing was weighed.
         options: The features of each action, likewise.
+        effects: On others, of each action that was weighed, 0 of the rest; None if none were
+            learned.
         outside: Why the view is unlike those of training, in words; "" if it is not.
     """
 
@@ -49,6 +51,7 @@ class Opinion:
     scores: list[float] = field(default_factory=list)
     context: Array | None = None
     options: Array | None = None
+    effects: npt.NDArray[np.float64] | None = None
     outside: str = ""
 
 
@@ -113,7 +116,10 @@ class Learned:
         self.counts.weighed += 1
         over = np.array(overs(costs, view))[found]
         if self.policy.effects is not None:
-            over = over + effects(view, found) @ self.policy.effects
+            seen = effects(view, found)
+            opinion.effects = np.zeros((ACTIONS, seen.shape[1]))
+            opinion.effects[found] = seen
+            over = over + seen @ self.policy.effects
         scores = residuals(self.policy.layers, context, options[found]) - over / self.policy.tau
         opinion.scores = [-math.inf] * ACTIONS
         for action, score in zip(found, scores.tolist(), strict=True):

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ironcliw.errors import SettingsError
 from rl.greedy import Greedy, GreedyParameters
@@ -18,7 +18,6 @@ POLICIES = ("greedy", "queue-aware")
 Parameters = GreedyParameters | QueueParameters
 Base = Greedy | QueueAware
 """A policy with costs, from which a learned one starts."""
-Either = TypeVar("Either", GreedyParameters, QueueParameters)
 
 
 def policy_of(parameters: Parameters, name: str | None = None) -> Base:
@@ -98,7 +97,7 @@ def _table(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path} is not TOML: {error}") from error
 
 
-def of_the_cloud(parameters: Either, idle_seconds: float) -> Either:
+def of_the_cloud(parameters: Parameters, idle_seconds: float) -> Parameters:
     """For a system that gives idle machines back by itself, so that a purchase pays for it.
 
     Args:

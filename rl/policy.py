@@ -26,7 +26,7 @@ from rl.baselines import least_loaded
 from rl.calibration.files import load_fit
 from rl.calibration.fit import Fit, prior
 from rl.features import features
-from rl.live.base import base_of, base_parameters, schema_of
+from rl.live.base import base_of, base_parameters, learned_of, schema_of
 from rl.live.exploring import Drawn, explore
 from rl.live.record import STEP_ACTIONS, Verdict, placement_of
 from rl.live.views import LiveView, LiveViews
@@ -123,6 +123,7 @@ class NumpyPolicy:
         self._exploration = exploration
         folder = None if state_dir is None else state_dir / FOLDER
         self.base = base_of(parameters or base_parameters(folder), idle_seconds)
+        self._idle_seconds = idle_seconds
         self._schema = schema_of(self.base)
         self._learned: Learned | None = None
         self._costs = costs
@@ -247,6 +248,7 @@ class NumpyPolicy:
         if wanted:  # in the shadow nobody has decided in its place
             acting.fallback = acting.fallback or why
         acting.context, acting.options = learned.context, learned.options
+        acting.effects = learned.effects
         acting.schema = learned.schema
         return acting
 
@@ -282,7 +284,7 @@ class NumpyPolicy:
         name = f"learned {learned.policy.digest[:12]}"
         found = Verdict(
             "learned", name, opinion.action, opinion.costs, scores=opinion.scores,
-            context=opinion.context, options=opinion.options,
+            context=opinion.context, options=opinion.options, effects=opinion.effects,
             schema=learned.policy.schema or DIGEST,
         )  # fmt: skip
         if opinion.outside:
@@ -323,7 +325,7 @@ class NumpyPolicy:
             return None
         path = policy_path(self.state_dir, digest)
         try:
-            learned = Learned(path)
+            learned = learned_of(path, self._idle_seconds)
         except IroncliwError as error:  # absent, damaged, of another schema
             self.bad_file = str(error)
         else:

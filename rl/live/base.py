@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from ironcliw.errors import SettingsError
 from rl import schema
 from rl.greedy import Greedy, GreedyParameters
+from rl.neural import Learned
 from rl.parameters import TUNED, Parameters, load_tuned, of_the_cloud
+from rl.policy_file import load_policy
 from rl.queue_aware import QueueAware
 
 logger = logging.getLogger(__name__)
@@ -52,11 +55,28 @@ def base_of(parameters: Parameters, idle_seconds: float | None = None) -> Base:
         idle_seconds: After which the system gives machines back, so that a purchase pays for it;
             None: the policy does so itself.
     """
-    if isinstance(parameters, GreedyParameters):
-        own = parameters if idle_seconds is None else of_the_cloud(parameters, idle_seconds)
+    own = parameters if idle_seconds is None else of_the_cloud(parameters, idle_seconds)
+    if isinstance(own, GreedyParameters):
         return Greedy(own, name=NAMES["greedy"])
-    queue = parameters if idle_seconds is None else of_the_cloud(parameters, idle_seconds)
-    return QueueAware(queue, name=NAMES["queue-aware"])
+    return QueueAware(own, name=NAMES["queue-aware"])
+
+
+def learned_of(path: Path, idle_seconds: float | None = None) -> Learned:
+    """A learned policy whose base prices a purchase as the tuned policy here does.
+
+    Else a file that has learned nothing would still decide otherwise than the tuned policy.
+
+    Args:
+        path: Of its file.
+        idle_seconds: See `base_of`.
+
+    Raises:
+        SettingsError: see `rl.policy_file.load_policy`.
+    """
+    policy = load_policy(path)
+    if idle_seconds is not None:
+        policy = replace(policy, parameters=of_the_cloud(policy.parameters, idle_seconds))
+    return Learned(policy)
 
 
 def schema_of(base: Base) -> str:

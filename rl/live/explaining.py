@@ -8,24 +8,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from sqlalchemy import Connection, or_, select
 
 from actors.tables import actors_decisions as decisions
 from ironcliw.errors import IroncliwError, NotFoundError
 from ironcliw.settings import Settings
 from rl.calibration.files import load_fit
-from rl.features import CONTEXT, OPTION
 from rl.live.base import base_of, base_parameters
+from rl.live.mattered import mattered
 from rl.live.nightly import read_night
 from rl.live.state import read_standing
-from rl.neural import Learned, residuals
+from rl.neural import Learned
 from rl.policy import FIT_FILE, FOLDER, policy_path
 from rl.promotion import SHARES, Standing
-from rl.schema import DIGEST
 
 _DAY = 86_400.0
-_MOST = 5
 LEAST_LETTERS = 4
 """Of an id: fewer would be the beginning of many."""
 _POLICY = "rl.policy:NumpyPolicy"
@@ -164,7 +161,8 @@ def _counts(connection: Connection, since: float) -> dict[str, int]:
 
 def _page(policies: _Policies, row: Mapping[str, Any]) -> dict[str, Any]:
     details = row["details"] or {}
-    mattered = _mattered(policies, details)
+    moved = mattered(details, policies.of)
+    features = [{"feature": name, "by": round(by, 4)} for by, name in moved]
     costs, scores = details.get("costs") or [], details.get("scores") or []
     refused = details.get("masked") or {}
     options = []
@@ -191,10 +189,10 @@ def _page(policies: _Policies, row: Mapping[str, Any]) -> dict[str, Any]:
         "why": _why(row, details),
         "options": options,
         "features": row["features"],
-        "mattered": mattered,
+        "mattered": features,
         "shadow": details.get("shadow"),
         "outcome": row["outcome"],
-        "lines": _about(row, details, mattered),
+        "lines": _about(row, details, features),
     }
 
 
@@ -214,12 +212,12 @@ def _why(row: Mapping[str, Any], details: Mapping[str, Any]) -> str:
 
 
 def _about(
-    row: Mapping[str, Any], details: Mapping[str, Any], mattered: Sequence[Mapping[str, Any]]
+    row: Mapping[str, Any], details: Mapping[str, Any], moved: Sequence[Mapping[str, Any]]
 ) -> list[str]:
     known = {name: value for name, value in row["features"].items() if value is not None}
     lines = [", ".join(f"{name} {value:g}" for name, value in known.items())]
-    if mattered:
-        words = [f"{one['feature']} {one['by']:+.3f}" for one in mattered]
+    if moved:
+        words = [f"{one['feature']} {one['by']:+.3f}" for one in moved]
         lines.append(f"mattered: {', '.join(words)}")
     if details.get("shadow"):
         lines.append(f"the policy in the shadow would have taken: {details['shadow']}")
@@ -227,38 +225,3 @@ def _about(
         told = row["outcome"]
         lines.append(", ".join(f"{name} {value}" for name, value in told.items()))
     return [line for line in lines if line]
-
-
-def _mattered(policies: _Policies, details: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Features that moved the learned policy's score of its choice over the next best, most first.
-
-    Each is put to what it was on average in training, and the change of the difference is taken.
-    """
-    scores = details.get("scores") or []
-    known = [index for index, score in enumerate(scores) if score is not None]
-    if len(known) < 2 or not details.get("policy_hash"):
-        return []
-    learned = policies.of(details["policy_hash"])
-    if learned is None or details.get("schema") != (learned.policy.schema or DIGEST):
-        return []
-    best, other = sorted(known, key=lambda index: -scores[index])[:2]
-    context = np.array(details["context"], dtype=np.float32)
-    pair = np.array([details["option_features"][one] for one in (best, other)], dtype=np.float32)
-    layers, mean = learned.policy.layers, learned.policy.guard.mean
-
-    def gap(context: Any, pair: Any) -> float:
-        found = residuals(layers, context, pair)
-        return float(found[0] - found[1])
-
-    whole = gap(context, pair)
-    moved = []
-    for index, name in enumerate(CONTEXT):
-        without = context.copy()
-        without[index] = mean[index]
-        moved.append((whole - gap(without, pair), name))
-    for index, name in enumerate(OPTION):
-        alike = pair.copy()
-        alike[:, index] = pair[:, index].mean()
-        moved.append((whole - gap(context, alike), f"option's {name}"))
-    moved.sort(key=lambda one: -abs(one[0]))
-    return [{"feature": name, "by": round(by, 4)} for by, name in moved[:_MOST] if abs(by) > 1e-6]

@@ -12,6 +12,7 @@ import os
 import pickle
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from ironcliw.errors import IroncliwError
 from ironcliw.settings import Settings
 from ironcliw.store import Store
 from rl.calibration.files import save_fit
-from rl.live.base import base_parameters
+from rl.live.base import base_parameters, learned_of
 from rl.live.judging import WEEK, Judgement, judge, known_of
 from rl.live.log import Log
 from rl.live.state import change, read_standing
@@ -48,12 +49,13 @@ def night(settings: Settings, store: Store, now: float) -> Judgement:
         StoreError: the store cannot be used.
         DataError: the fit cannot be written.
     """
+    idle = 60.0 * settings.cloud.idle_minutes
     with store.read() as connection:
         log = stored_log(connection, now - HISTORY_SECONDS, now)
         standing, _ = read_standing(connection)
     found = judge(
-        log, now, known(settings), trial(settings.state_dir, standing),
-        60.0 * settings.cloud.idle_minutes, standing, base_parameters(settings.state_dir / FOLDER),
+        log, now, known(settings), trial(settings.state_dir, standing, idle), idle, standing,
+        base_parameters(settings.state_dir / FOLDER),
     )  # fmt: skip
     if found.fit is not None:
         save_fit(settings.state_dir / FOLDER / FIT_FILE, found.fit)
@@ -73,16 +75,23 @@ def night(settings: Settings, store: Store, now: float) -> Judgement:
     return found
 
 
-def trial(state_dir: Path, standing: Standing) -> Any:
-    """What makes the policy on trial; None where there is none that can be used."""
+def trial(state_dir: Path, standing: Standing, idle_seconds: float) -> Callable[[], Learned] | None:
+    """What makes the policy on trial; None where there is none that can be used.
+
+    Args:
+        state_dir: With its file.
+        standing: That names it.
+        idle_seconds: After which the system gives machines back.
+    """
     if not standing.policy or standing.stage == "off":
         return None
     path = policy_path(state_dir, standing.policy)
+    made = partial(learned_of, path, idle_seconds)
     try:
-        Learned(path)
+        made()
     except IroncliwError:
         return None  # the control actor meets the same, and rolls it back
-    return partial(Learned, path)
+    return made
 
 
 def known(settings: Settings) -> dict[str, dict[str, Any]]:

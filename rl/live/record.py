@@ -41,6 +41,7 @@ class Verdict:
         scores: Of the learned policy; empty: it weighed nothing.
         context: Features of the view; None: nobody asked for them.
         options: Features of each action, likewise.
+        effects: Of each action on others, see `rl.effects`; None: nothing was learned of them.
         schema: What the features are; see `rl.schema`.
     """
 
@@ -54,6 +55,7 @@ class Verdict:
     scores: Sequence[float] = ()
     context: npt.NDArray[np.float32] | None = None
     options: npt.NDArray[np.float32] | None = None
+    effects: npt.NDArray[np.float64] | None = None
     schema: str = DIGEST
 
 
@@ -161,6 +163,7 @@ def _details(
         "option_features": (
             None if verdict.options is None else _told(verdict.options[:STEP_ACTIONS])
         ),
+        "effects": None if verdict.effects is None else _told(verdict.effects[:STEP_ACTIONS]),
         "target": situation.step.target,
         "item": situation.step.item,
         "nodes": list(live.nodes),
@@ -172,7 +175,7 @@ def _rounded(values: Sequence[float]) -> list[float | None]:
     return [round(value, 6) if math.isfinite(value) else None for value in values]
 
 
-def _told(features: npt.NDArray[np.float32]) -> list[Any]:
+def _told(features: npt.NDArray[np.float32] | npt.NDArray[np.float64]) -> list[Any]:
     """The same of an array, of which there are hundreds of numbers a decision."""
     rounded: list[Any] = np.round(features.astype(np.float64), 6).tolist()
     if np.isfinite(features).all():
