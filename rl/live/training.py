@@ -19,9 +19,10 @@ from ironcliw.settings import Settings, process_environment
 from rl.calibration.files import save_fit
 from rl.calibration.fit import fit_log
 from rl.calibration.regimes import regime_of_fit
-from rl.live.base import OWN_FILE
+from rl.live.base import base_parameters
 from rl.live.log import Log
 from rl.live.nightly import known
+from rl.parameters import load_parameters, load_tuned, of_the_cloud, written
 from rl.policy import FIT_FILE, FOLDER, policy_path
 from rl.policy_file import load_policy
 from rl.regime import Regime, load_regime, regime_of
@@ -84,12 +85,10 @@ def train_policy(
     own = calibrated(settings, folder, log, tell)
     regimes = [*(here(path, settings, folder) for path in SHIPPED), *own]
     held_out = [here(path, settings, folder) for path in HELD_OUT]
-    its_own = folder / OWN_FILE
-    base = plan.base or (its_own if its_own.exists() else None)
+    begun, beside = _priced_here(settings, plan, folder)
     _run(
         ["train", *_each("--regime", regimes), "--seed", str(plan.seed), "--minutes",
-         str(plan.minutes), *_each("--base", [base] if base else []),
-         "--out", str(plan.policy)],
+         str(plan.minutes), "--base", str(begun), "--out", str(plan.policy)],
         "training",
     )  # fmt: skip
     policy = load_policy(plan.policy)
@@ -98,15 +97,36 @@ def train_policy(
     size = ["--quick"] if plan.is_quick else ["--days", str(plan.days), "--clairvoyant", searched]
     _run(
         ["report", *_each("--regime", [*regimes, *held_out]), "--policy", str(plan.policy), *size,
-         "--work", str(folder / "report"), "--out", str(plan.report)],
+         "--parameters", str(beside), "--work", str(folder / "report"), "--out", str(plan.report)],
         "the report",
     )  # fmt: skip
     return {
         "digest": policy.digest,
+        "is_silent": policy.is_silent,
         "policy": str(plan.policy),
         "report": str(plan.report),
         "regimes": [str(path) for path in regimes],
     }
+
+
+def _priced_here(settings: Settings, plan: Plan, folder: Path) -> tuple[Path, Path]:
+    """Files of the base and of the tuned greedy policy, as this head's idle machines are priced.
+
+    In the running system machines go after `cloud.idle_minutes`, whoever decides; what is learned
+    beside another price of a purchase would be applied to this one.
+
+    Raises:
+        SettingsError: the base's file cannot be used.
+        DataError: a file cannot be written.
+    """
+    idle = 60.0 * settings.cloud.idle_minutes
+    base = base_parameters(folder) if plan.base is None else load_tuned(plan.base)
+    about = f"ironcliw route train, for cloud.idle_minutes {settings.cloud.idle_minutes:g}"
+    found = []
+    for name, parameters in (("begun_at.toml", base), ("tuned_greedy.toml", load_parameters())):
+        text = written(of_the_cloud(parameters, idle), {}, about)
+        found.append(_write(folder / name, text))
+    return found[0], found[1]
 
 
 def calibrated(
@@ -147,8 +167,12 @@ def here(path: Path, settings: Settings, folder: Path) -> Path:
 
 
 def _written(regime: Regime, path: Path, about: str) -> Path:
+    return _write(path, toml_of(regime, about))
+
+
+def _write(path: Path, text: str) -> Path:
     try:
-        path.write_text(toml_of(regime, about), encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise DataError(f"{path} cannot be written ({error.strerror})") from error
     return path

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from sqlalchemy import text
 
@@ -17,8 +18,10 @@ from actors.workflow.tasks import StepError
 from ironcliw.errors import ConflictError, DataError, NotFoundError
 from ironcliw.settings import load_settings
 from ironcliw.store import Store
+from rl.effects import EFFECTS
 from rl.live.explaining import explained, status_of
 from rl.live.log import lines_of, parse_log
+from rl.live.mattered import COST
 from rl.live.nightly import night, read_night
 from rl.live.samples import samples_of
 from rl.live.state import change, read_standing, write_standing
@@ -103,6 +106,25 @@ async def test_a_decision_is_explained(tmp_path: Path) -> None:
     policy_path(tmp_path, digest).unlink()
     with one.store.read() as connection:
         assert explained(tmp_path, connection, workflow)[0]["mattered"] == []
+
+
+async def test_what_was_learned_of_effects_is_explained(tmp_path: Path) -> None:
+    weights = np.zeros(len(EFFECTS), dtype=np.float32)
+    weights[EFFECTS.index("home")] = 40.0  # of a cent
+    policy = NumpyPolicy(tmp_path)
+    digest = install_file(tmp_path, replace(policy_of(), effects=weights))
+    policy.stand(Standing("default", policy=digest))
+    async with world(tmp_path, policy) as one:
+        [workflow] = await one.complete(memory_gb=2.0, expected_seconds=30.0)
+        with one.store.read() as connection:
+            [page] = explained(tmp_path, connection, workflow, "s")
+    found = {each["feature"]: each["by"] for each in page["mattered"]}
+    assert page["chosen"] == "machine 0"
+    # 40 cents in scores of a cent, and what the machine is believed to cost more
+    assert found == {"effect home": pytest.approx(40.0), COST: pytest.approx(found[COST])}
+    assert -40.0 < found[COST] < 0.0
+    scores = {each["name"]: each["score"] for each in page["options"]}
+    assert sum(found.values()) == pytest.approx(scores["machine 0"] - scores["home"], abs=1e-3)
 
 
 async def test_a_running_router_follows_the_standing_in_the_store(tmp_path: Path) -> None:

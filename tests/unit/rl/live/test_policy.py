@@ -22,12 +22,12 @@ from rl.features import CONTEXT, OPTION
 from rl.live import base
 from rl.live.exploring import explore, propensity_of
 from rl.live.views import LiveViews
-from rl.parameters import TUNED, written
+from rl.parameters import TUNED, load_parameters, written
 from rl.policy import NumpyPolicy, policy_path
 from rl.promotion import Standing, fraction
 from rl.queue_parameters import QueueParameters
 from rl.schema import DIGEST
-from rl.view import FIRST_MACHINE, HOME, WAIT
+from rl.view import BUY, FIRST_MACHINE, HOME, WAIT
 from tests.unit.rl.live.situations import install, policy_of, run_of, situation_of, step_of
 
 DEFAULT = Standing(stage="default")
@@ -59,6 +59,26 @@ def test_without_a_learned_policy_the_tuned_one_decides(tmp_path: Path) -> None:
     assert (placement.place, chosen(placement), placement.policy) == ("local", "home", name)
     assert placement.propensity == 1.0
     assert placement.reasons[0].startswith(f"home, by {name}: 0.0")
+
+
+@pytest.mark.parametrize("idle_seconds", [900.0, 7200.0])
+def test_a_file_that_has_learned_nothing_decides_as_the_tuned_policy(
+    tmp_path: Path, idle_seconds: float
+) -> None:
+    """Whatever the machines of its training did without work: a purchase here pays for 15 min."""
+    parameters = load_parameters()
+    digest = install(tmp_path, replace(policy_of(), parameters=parameters))
+    pair = [
+        router(tmp_path, standing, parameters=parameters, idle_seconds=idle_seconds)
+        for standing in (None, Standing("default", policy=digest))
+    ]
+    for seconds in (60.0, 1000.0, 4000.0):
+        situation = situation_of(machines=(), step={"memory_gb": 7.0, "expected_seconds": seconds})
+        tuned, learned = (one.place(situation) for one in pair)
+        assert learned.details["by"] == "learned"
+        assert tuned.details["costs"][BUY] is not None
+        assert learned.details["costs"] == tuned.details["costs"]
+        assert learned.index == tuned.index
 
 
 def test_the_record_says_all_that_a_decision_was_made_from(tmp_path: Path) -> None:

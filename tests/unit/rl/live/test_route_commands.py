@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from rl.calibration.files import load_fit
 from rl.live.base import base_of, base_parameters
 from rl.live.log import lines_of, read_log
 from rl.live.nightly import known
-from rl.parameters import written
+from rl.parameters import load_parameters, load_tuned, written
 from rl.policy import NumpyPolicy, policy_path
 from rl.policy_file import load_policy, save_policy
 from rl.queue_parameters import QueueParameters
@@ -228,13 +229,19 @@ def test_training_goes_from_the_log_to_a_policy_and_a_report(
     monkeypatch.setattr("rl.live.training.subprocess.run", commands)
     path = tmp_path / "log.jsonl"
     path.write_text("\n".join(lines_of(log_of())), encoding="utf-8")
+    mine = tmp_path / "mine.toml"
+    mine.write_text(written(QueueParameters(order_left=1.5), {}, "a test"))
     words = ("train", "--log", str(path), "--minutes", "1", "--days", "12", "--install",
-             "--base", "mine.toml")  # fmt: skip
+             "--base", str(mine))  # fmt: skip
     found = told(capsys, *words)
     trained, reported = commands.words
     assert [trained[0], reported[0]] == ["train", "report"]
     assert trained.count("--regime") == 4, "the log's own beside the three"
-    assert trained[trained.index("--base") + 1] == "mine.toml"
+    begun = load_tuned(Path(trained[trained.index("--base") + 1]))
+    # machines here go after 15 minutes without work, whatever they did where it was tuned
+    assert begun == QueueParameters(order_left=1.5, idle_seconds=900.0, tail_seconds=900.0)
+    beside = load_parameters(Path(reported[reported.index("--parameters") + 1]))
+    assert beside == replace(load_parameters(), idle_seconds=900.0, tail_seconds=900.0)
     assert str(tmp_path / "routing" / "calibrated.toml") in trained
     assert trained[trained.index("--minutes") + 1] == "1.0"
     assert reported[reported.index("--policy") + 1] == found["policy"]
