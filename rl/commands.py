@@ -68,7 +68,10 @@ def train(
     if as_json:
         console.write_json(found)
         return
-    console.write_line(f"policy {found['digest'][:12]} in {policy}, report in {plan.report}")
+    silent = ", which decides as its base does" if found["is_silent"] else ""
+    console.write_line(
+        f"policy {found['digest'][:12]} in {policy}{silent}, report in {plan.report}"
+    )
     if not install:
         console.note(f"`ironcliw route promote {policy}` has it asked in the shadow")
 
@@ -257,13 +260,16 @@ def _kept(fit: Fit, path: Path | None) -> Fit:
 
 def _install(settings: Any, file: Path) -> Standing:
     from rl.live.nightly import known
-    from rl.live.suitability import beyond_training
+    from rl.live.suitability import beyond_training, unproven
     from rl.live.training import installed
     from rl.policy_file import load_policy
     from rl.promotion import install
 
     digest, now = installed(settings.state_dir, file), time.time()
-    for unlike in beyond_training(load_policy(file), known(settings)):
+    policy = load_policy(file)
+    if told := unproven(policy):
+        console.note(told)
+    for unlike in beyond_training(policy, known(settings)):
         console.note(
             f"this head is unlike those of its training, so it will decide nothing: {unlike}; "
             "`ironcliw route train` makes one for this head"

@@ -88,6 +88,7 @@ def status_of(settings: Settings, connection: Connection, now: float) -> dict[st
         "is_logged": settings.routing.log_decisions,
         "base": base_of(base_parameters(settings.state_dir / FOLDER)).name,
         "standing": asdict(standing),
+        "is_silent": _is_silent(settings.state_dir, standing),
         "changes": [asdict(one) for one in standing.changes],
         "fit": _fit(settings.state_dir),
         "last_day": counts,
@@ -103,6 +104,8 @@ def _lines(page: Mapping[str, Any], standing: Standing, now: float) -> Sequence[
         found.append("routing.log_decisions is off: nothing is learned, and no policy can rise")
     if page["setting"] != _POLICY:
         found.append(f"routing.policy is {page['setting']!r}; what follows waits for {_POLICY!r}")
+    if page["is_silent"]:
+        found.append("the learned policy has learned nothing: it decides as its base does")
     share = SHARES[standing.stage]
     name = standing.policy[:12] or "none"
     days = (now - standing.since) / _DAY if standing.since else 0.0
@@ -143,6 +146,14 @@ def _fit(state_dir: Path) -> str:
     except IroncliwError as error:
         return f"fit: cannot be used, the shipped priors are believed: {error}"
     return f"fit {fit.digest[:12]} of {fit.steps} steps"
+
+
+def _is_silent(state_dir: Path, standing: Standing) -> bool:
+    """Whether the policy of a standing is there and has learned nothing."""
+    if not standing.policy:
+        return False
+    learned = _Policies(state_dir).of(standing.policy)
+    return learned is not None and learned.policy.is_silent
 
 
 def _counts(connection: Connection, since: float) -> dict[str, int]:

@@ -1,7 +1,7 @@
-"""Whether a policy was trained for a head like this one: its memory and its caps on money.
+"""Whether a policy has anything to say, and was trained for a head like this one.
 
-These figures are the same in all views of a head, so where they lie beyond training's no view is
-like training's, and the learned policy never decides.
+The head's memory and its caps on money are the same in all views of a head, so where they lie
+beyond training's no view is like training's, and the learned policy never decides.
 """
 
 from __future__ import annotations
@@ -12,6 +12,21 @@ from typing import Any
 from rl.features import CLIP, CONTEXT
 from rl.neural import SLACK
 from rl.policy_file import PolicyFile
+
+
+def unproven(policy: PolicyFile) -> str:
+    """Why little is to be expected of a policy, in words; empty: it was confirmed on fresh days."""
+    if policy.is_silent:
+        return (
+            "this policy decides as its base does: nothing that it learned was better beyond doubt "
+            "on fresh days; no stage will find that it saves anything"
+        )
+    if policy.training.get("is_confirmed") is not True:
+        return (
+            "nobody has confirmed on fresh days that this policy costs less than its base; "
+            "`python -m rl evaluate --policy` compares them"
+        )
+    return ""
 
 
 def beyond_training(policy: PolicyFile, known: Mapping[str, Mapping[str, Any]]) -> list[str]:

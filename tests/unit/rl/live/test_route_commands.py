@@ -285,6 +285,25 @@ def test_a_policy_of_other_heads_is_told_to_be_one(
     assert "will decide nothing" not in capsys.readouterr().err
 
 
+def test_a_policy_that_was_not_confirmed_is_told_to_be_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "one.npz"
+    silent = "this policy decides as its base does: nothing that it learned was better beyond doubt"
+    for policy, note in (
+        (policy_of(), silent),
+        (policy_of(1.0, favourite=0), "nobody has confirmed on fresh days that this policy costs"),
+        (replace(policy_of(1.0, favourite=0), training={"is_confirmed": True}), ""),
+    ):
+        save_policy(path, policy)
+        assert run("promote", str(path)) == 0
+        told_ = capsys.readouterr().err
+        assert note in told_ and (note or "confirmed" not in told_)
+        assert run("status") == 0
+        lines = capsys.readouterr().out
+        assert ("it decides as its base does" in lines) == (note == silent)
+
+
 def test_training_without_a_log_uses_what_is_shipped(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
