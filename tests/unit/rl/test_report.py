@@ -16,13 +16,14 @@ from benchmarks import routing_report
 from ironcliw.errors import DataError, SettingsError
 from rl.evaluate import BASE
 from rl.parameters import load_parameters
+from rl.policy_file import save_policy
 from rl.report import command, contestants, plan, runs
 from rl.report.board import Board, median_of
 from rl.report.contestants import CLAIRVOYANT, LITERAL, RULE_NAMES, Valuing, tuned
 from rl.report.goals import Verdict, verdicts
 from rl.report.plan import Options, Plan
 from rl.report.runs import Store, columns_of, run_all
-from rl.report.speed import Speed
+from rl.report.speed import Speed, live_seconds
 from rl.report.speed import verdicts as of_time
 from rl.report.timeline import AT_HOME, record
 from rl.simulator import simulate
@@ -30,6 +31,7 @@ from rl.statistics import Interval, Resampling, paired_ratio
 from rl.traces import ARRIVALS, GRAPHS
 from rl.view import HOME, KEEP
 from tests.unit.rl.made_days import Prefer, made_day, step
+from tests.unit.rl.made_policies import made_policy
 
 ROOT = Path(__file__).parents[3]
 LIGHT = ROOT / "rl" / "regimes" / "light.toml"
@@ -130,13 +132,29 @@ def test_the_median_seed_is_ours() -> None:
 
 
 def test_the_goals_of_time() -> None:
-    quick = Speed(1e-5, 2e-5, 1e-3, 1000, 20000.0, has_torch=False)
-    assert [one.met for one in of_time(quick, [12.0, 61.0])] == [True, True, False]
-    slow = Speed(1e-4, 2e-3, 1e-2, 1000, 4000.0, has_torch=False)
-    assert [one.met for one in of_time(slow, [])] == [False, False, None]
-    heavy = Speed(1e-5, 2e-5, 1e-3, 1000, 20000.0, has_torch=True)
-    [decision, *_] = of_time(heavy, [1.0])
+    quick = Speed(1e-5, 2e-5, 1e-3, 1000, 3e-4, 9e-4, 20000.0, has_torch=False)
+    assert [one.met for one in of_time(quick, [12.0, 61.0])] == [True, True, True, False]
+    slow = Speed(1e-4, 2e-3, 1e-2, 1000, 3e-4, 2e-3, 4000.0, has_torch=False)
+    assert [one.met for one in of_time(slow, [])] == [False, False, False, None]
+    heavy = Speed(1e-5, 2e-5, 1e-3, 1000, 3e-4, 9e-4, 20000.0, has_torch=True)
+    decision, live, *_ = of_time(heavy, [1.0])
     assert decision.met is False and "torch imported" in decision.figure
+    assert live.met is False and live.figure == "0.900 ms (median 0.300)"
+
+
+@pytest.mark.parametrize("kind", ["shipped", "tuned", "learned"])
+def test_decisions_of_the_running_system_are_timed(kind: str, tmp_path: Path) -> None:
+    path: Path | None = None
+    if kind == "tuned":
+        path = tmp_path / "aware.toml"
+        path.write_text('policy = "queue-aware"\n[parameters]\nration = 0.75\n')
+    elif kind == "learned":
+        path = tmp_path / "one.npz"
+        save_policy(path, made_policy(1))
+    placed: list[str] = []
+    found = live_seconds(path, 5, lambda placement: placed.append(placement.details["by"]))
+    assert len(found) == 5 and all(0 < one < 1 for one in found)
+    assert set(placed) == {"learned" if kind == "learned" else "greedy"}
 
 
 def test_a_unit_is_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,35 +111,3 @@ def install(folder: Path, policy: PolicyFile) -> str:
 def with_machines(*machines: MachineFacts, **fields: Any) -> Situation:
     """A situation with those machines."""
     return replace(situation_of(**fields), machines=machines)
-
-
-def crowded(number: int, others: int = 30) -> Situation:
-    """Three machines that work, six steps at home, and so many that wait beside the step.
-
-    Args:
-        number: Of the situation: each is of another moment, with nothing that was seen before.
-        others: That wait.
-    """
-    at, sizes = NOW + number, (1.0, 2.5, 4.0)
-    runs = tuple(run_of(f"f{index}", since=at - 20.0 * index) for index in range(6))
-    machines = tuple(
-        replace(MACHINE, node=f"n{index}", free_gb=20.0 - index, runs=runs[index:], idle_since=None)
-        for index in range(3)
-    )
-    steps = tuple(
-        step_of(
-            workflow_id=f"w{index // 3}", step=f"s{index}", target=f"g{index % 7}",
-            memory_gb=sizes[index % 3], expected_seconds=30.0 + 10.0 * index,
-            deadline=at + 300.0 + 40.0 * index,
-        )
-        for index in range(others + 1)
-    )  # fmt: skip
-    return situation_of(
-        at=at,
-        step=steps[number % len(steps)],
-        home=HomeFacts(64.0, 30.0, 8.0, runs, {}),
-        machines=machines,
-        most_machines=4,
-        waiting=len(steps),
-        others=steps,
-    )

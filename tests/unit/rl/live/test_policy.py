@@ -310,11 +310,10 @@ def test_it_decides_in_a_millisecond_without_torch(tmp_path: Path) -> None:
 import sys, time
 from pathlib import Path
 from dataclasses import replace
-sys.path.insert(0, {str(Path(__file__).parents[4])!r})
-from tests.unit.rl.live.situations import crowded
 from rl.policy import NumpyPolicy
 from rl.promotion import Standing
 from rl.queue_parameters import QueueParameters
+from rl.report.crowd import crowded
 policy = NumpyPolicy(Path({str(tmp_path)!r}), parameters=QueueParameters())
 policy.stand(Standing("default", policy={digest!r}))
 seconds = []
