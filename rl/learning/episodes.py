@@ -21,6 +21,7 @@ from rl.branches import branch
 from rl.env import WIDTH
 from rl.features import CLIP, Floats, features
 from rl.learning.plan import Training
+from rl.learning.randomised import randomised
 from rl.neural import weighed
 from rl.parameters import Parameters, policy_of
 from rl.regime import Regime
@@ -37,9 +38,10 @@ class Windows(gymnasium.Env[Floats, np.int64]):
     """Decisions of `rl.view` in windows of days; observations are those of `rl.env.RoutingEnv`.
 
     Args:
-        regimes: From light to busy; `progress` says how many of them are drawn from.
+        regimes: From light to busy; `progress` says how many of them are drawn from, and how many
+            days are of randomised ones instead.
         parameters: Of the base.
-        plan: Its seed, horizon and reach.
+        plan: Its seed, horizon, reach and randomised share.
         member: Which of the environments that learn side by side; each has days of its own.
         data: The data folder, for regimes that need traces.
 
@@ -80,8 +82,11 @@ class Windows(gymnasium.Env[Floats, np.int64]):
         super().reset(seed=seed)
         count = max(1, round((0.4 + 0.6 * self.progress) * len(self._regimes)))
         while True:
-            regime = self._regimes[int(self.np_random.integers(min(count, len(self._regimes))))]
             number = self._first + int(self.np_random.integers(DAYS))
+            regime = self._regimes[int(self.np_random.integers(min(count, len(self._regimes))))]
+            # the ranges hold days of all loads, so they come in as the curriculum goes on
+            if self.np_random.random() < self._plan.randomised * self.progress:
+                regime = randomised(self._plan.seed, number)
             day = make_day(regime, self._plan.seed, "train", number, data=self._data)
             if self._walk(Simulation(day, order=self._base.order)):
                 break

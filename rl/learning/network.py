@@ -16,6 +16,7 @@ from rl.learning.plan import Training
 from rl.policy_file import Layer
 
 WARM_SHARE = 0.05  # of the steps, in which the rate rises
+SHARPNESS = 4.0  # of a sampled choice: options that differ by tau / 4 are e times as likely
 
 
 class Scorer(nn.Module):

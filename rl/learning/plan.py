@@ -14,7 +14,9 @@ from ironcliw.errors import SettingsError
 MODELS = ("effects", "network")
 _COUNTS = (
     "decisions", "members", "width", "epochs", "batch", "validation", "confirmation", "rounds",
+    "searched",
 )  # fmt: skip
+_FROM_ZERO = ("seed", "ppo_steps", "cloned")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,9 @@ class Training:
         validation: Days of each regime on which policies are chosen.
         confirmation: Other days of each on which the chosen one has to cost less than its base,
             with 95 % confidence; else nothing of it is kept.
+        cloned: Days of which the clairvoyant search's plans are copied before the rounds (behaviour
+            cloning, `cloning.py`); 0 for none. It fits a network.
+        searched: Simulations of such a day.
         ppo_steps: Decisions of MaskablePPO after the rounds; 0 for none. It goes on from a network.
         most_dollars: Money for machines, by the base's, that is not to be passed.
         minutes: After which learning makes an end of what it does.
@@ -79,6 +84,8 @@ class Training:
     decay: float = 0.1
     validation: int = 60
     confirmation: int = 200
+    cloned: int = 0
+    searched: int = 60
     ppo_steps: int = 0
     most_dollars: float = 1.05
     minutes: float = 55.0
@@ -87,6 +94,9 @@ class Training:
         for name in _COUNTS:
             if getattr(self, name) < 1:
                 raise SettingsError(f"training: {name} is {getattr(self, name)}; give 1 or more")
+        for name in _FROM_ZERO:
+            if getattr(self, name) < 0:
+                raise SettingsError(f"training: {name} is {getattr(self, name)}; give 0 or more")
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, float) and not (math.isfinite(value) and value >= 0):
@@ -108,6 +118,11 @@ class Training:
             raise SettingsError(
                 f"training: ppo_steps is {self.ppo_steps}, and PPO goes on from a network; set "
                 'model to "network"'
+            )
+        if self.cloned and self.model != "network":
+            raise SettingsError(
+                f"training: cloned is {self.cloned}, and a network is fitted to plans; set model "
+                'to "network"'
             )
         for name in ("tau", "horizon", "labelled", "rate", "minutes", "winsor"):
             if getattr(self, name) == 0:

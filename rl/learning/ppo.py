@@ -23,14 +23,13 @@ from torch import Tensor, nn
 from rl.env import WIDTH
 from rl.features import CONTEXT, OPTION
 from rl.learning.episodes import Windows
-from rl.learning.network import Scorer, scorer_of
+from rl.learning.network import SHARPNESS, Scorer, scorer_of
 from rl.learning.plan import Training
 from rl.neural import MACHINES_OVER
 from rl.policy_file import Layer, PolicyFile
 from rl.regime import Regime
 from rl.view import ACTIONS
 
-SHARPNESS = 4.0  # of the sampled choice: options that differ by tau / 4 are e times as likely
 ENVIRONMENTS = 8
 STEPS = 512  # of each between updates
 PRICE_RATE = 0.5  # of the price of machines' money, an update and point above its limit

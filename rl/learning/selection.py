@@ -12,16 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rl.learning.labels import Labels
 from rl.neural import Learned
 from rl.parameters import policy_of
-from rl.policy_file import Guard, PolicyFile
+from rl.policy_file import PolicyFile
 from rl.simulator import Policy, simulate
 from rl.statistics import Interval, Resampling
 from rl.work import Day
 
-RIDGE = 1e-3  # added to the covariance: some features never differ
-FARTHEST = 0.999  # share of training's contexts that are near, before the limit is doubled
 DEARER = 1.0  # by how much a point of machines' money above the limit counts as cost
 
 Days = Mapping[str, Sequence[Day]]
@@ -113,23 +110,3 @@ def confirmed(policy: PolicyFile, days: Days) -> Confirmation:
     """A policy and its base on the same fresh days."""
     base = measured(policy_of(policy.parameters), days)
     return confirmation(measured(Learned(policy), days), base)
-
-
-def guard_of(labels: Labels) -> Guard:
-    """What views of training look like."""
-    context = labels.context.astype(np.float64)
-    options = labels.options[labels.there]
-    low = np.concatenate([labels.context.min(axis=0), options.min(axis=0)])
-    high = np.concatenate([labels.context.max(axis=0), options.max(axis=0)])
-    mean = context.mean(axis=0)
-    off = context - mean
-    covariance = off.T @ off / len(off) + RIDGE * np.eye(off.shape[1])
-    precision = np.linalg.inv(covariance)
-    distances = np.einsum("ni,ij,nj->n", off, precision, off, optimize=True)
-    return Guard(
-        low=low,
-        high=high,
-        mean=mean.astype(np.float32),
-        precision=precision.astype(np.float32),
-        limit=2.0 * float(np.quantile(distances, FARTHEST)),
-    )

@@ -1,5 +1,7 @@
 """Trains a policy: labels under the policy so far, something small fitted to them, again; then PPO.
 
+What the clairvoyant search does may be copied first (`cloning`), which the plan says.
+
 Each round improves a policy by one step: what every option of a decision costs when that policy
 decides the rest (`labels`), learned as a function of what can be seen (`ridge` or `network`). It is
 policy iteration by rollouts (Bertsekas, Tsitsiklis, Wu 1997), begun at the base: the expected-cost
@@ -28,10 +30,10 @@ from rl.learning.selection import (
     Days,
     Verdict,
     confirmed,
-    guard_of,
     judged,
     measured,
 )
+from rl.learning.start import guard_of, unlearned
 from rl.neural import Learned
 from rl.parameters import Parameters, policy_of
 from rl.policy_file import Layer, PolicyFile
@@ -130,6 +132,10 @@ def train(
     run.say(
         f"{policy_of(parameters).name} policy measured on {sum(map(len, run.days.values()))} days"
     )
+    if run.plan.cloned:
+        from rl.learning.cloning import cloned  # needs torch
+
+        run.consider(cloned(regimes, parameters, run.plan, run.say, data, run.is_over), "cloning")
     labels = _rounds(run)
     if run.plan.ppo_steps and not run.is_over():
         from rl.learning.ppo import refined  # needs stable-baselines3, the rounds do not
@@ -188,15 +194,8 @@ def fitted_policy(
         price: By which a dollar for machines weighs more than another.
         say: Told of errors.
     """
-    policy = PolicyFile(
-        layers=(),
-        guard=guard_of(labels),
-        tau=plan.tau,
-        margin=0.0,
-        reach=plan.reach,
-        parameters=parameters,
-        machines=plan.machines,
-    ).silent()
+    guard = guard_of(labels.context, labels.options[labels.there])
+    policy = unlearned(parameters, plan, guard)
     if plan.model == "network":
         return replace(policy, layers=_network(labels, plan, price, say))
     beyond = targets(labels, plan, price) - (labels.over - labels.over[:, :1])

@@ -7,15 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from ironcliw.errors import DataError
-from rl.features import CONTEXT, Floats, features
+from rl.features import Floats, features
+from rl.learning.start import guard_of as what_is_near
 from rl.neural import weighed
 from rl.parameters import Base, Parameters, policy_of
 from rl.policy_file import Guard
 from rl.simulator import Simulation
 from rl.work import Day
-
-RIDGE = 1e-3  # of a variance: one-hot features are bound to each other
-ROOM = 2.0  # times the distance of the farthest view of training
 
 
 def guard_of(days: Sequence[Day], parameters: Parameters, reach: float, machines: bool) -> Guard:
@@ -33,21 +31,7 @@ def guard_of(days: Sequence[Day], parameters: Parameters, reach: float, machines
     contexts, options = _seen(days, policy_of(parameters), reach, machines)
     if not contexts:
         raise DataError(f"{len(days)} days have no decision with a choice; give more days")
-    context, option = np.array(contexts, dtype=np.float64), np.concatenate(options)
-    mean = context.mean(axis=0)
-    off = context - mean
-    covariance = off.T @ off / len(context) + RIDGE * np.eye(len(CONTEXT))
-    precision = np.linalg.inv(covariance)
-    distances = np.einsum("ij,jk,ik->i", off, precision, off)
-    low = np.concatenate([context.min(axis=0), option.min(axis=0)])
-    high = np.concatenate([context.max(axis=0), option.max(axis=0)])
-    return Guard(
-        low=low.astype(np.float32),
-        high=high.astype(np.float32),
-        mean=mean.astype(np.float32),
-        precision=precision.astype(np.float32),
-        limit=ROOM * float(distances.max()),
-    )
+    return what_is_near(np.array(contexts), np.concatenate(options))
 
 
 def _seen(

@@ -22,7 +22,8 @@ from rl.learning.network import Scorer, averaged, fit, scorer_of
 from rl.learning.plan import Training
 from rl.learning.randomised import randomised
 from rl.learning.ridge import fit_effects
-from rl.learning.selection import Confirmation, Verdict, confirmation, guard_of
+from rl.learning.selection import Confirmation, Verdict, confirmation
+from rl.learning.start import guard_of
 from rl.learning.train import parts_of, shrunk, train
 from rl.neural import Learned, residuals
 from rl.parameters import Base, load_parameters, written
@@ -244,7 +245,8 @@ def test_a_guard_lets_training_pass_and_little_else(light: Regime) -> None:
     greedy = Greedy(load_parameters())
     plan = replace(SMALL, decisions=400)
     labels = stacked(collect(training_days([light], plan, 0), greedy, greedy, plan), 3)
-    learned = Learned(made_policy(guard=guard_of(labels)))
+    guard = guard_of(labels.context, labels.options[labels.there])
+    learned = Learned(made_policy(guard=guard))
     rows = zip(labels.context, labels.options, labels.there, strict=True)
     outside = [bool(learned.outside(one, some[there])) for one, some, there in rows]
     assert np.mean(outside) < 0.01
@@ -398,6 +400,9 @@ def test_what_is_held_out_is_not_learned_from(tmp_path: Path) -> None:
         ("[training]\nmodel = 3", "model is 3; it must be text"),
         ("[training]\nmodel = 'tree'", "model is 'tree'; it must be one of effects, network"),
         ("[training]\nppo_steps = 9", "ppo_steps is 9, and PPO goes on from a network; set model"),
+        ("[training]\ncloned = 9", "cloned is 9, and a network is fitted to plans; set model"),
+        ("[training]\nppo_steps = -9", "ppo_steps is -9; give 0 or more"),
+        ("[training]\nseed = -1", "seed is -1; give 0 or more"),
         ("[training]\nhuber = 1.5", "training has no value 'huber'"),
         ("[training]\nminutes = nan", "minutes is nan; give a number from 0"),
         ("[training]\nmembers = 0", "members is 0; give 1 or more"),

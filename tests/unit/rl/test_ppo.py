@@ -11,16 +11,16 @@ import torch
 from gymnasium.utils.env_checker import check_env
 
 from rl.features import CONTEXT, OPTION, features
-from rl.learning.episodes import Windows
-from rl.learning.network import scorer_of
+from rl.learning.episodes import REWARD_DOLLARS, Windows
+from rl.learning.network import SHARPNESS, scorer_of
 from rl.learning.plan import Training
-from rl.learning.ppo import SHARPNESS, Scores, layers_of, learner, refined
+from rl.learning.ppo import PRICE_RATE, Scores, _Progress, layers_of, learner, refined
 from rl.neural import Learned, residuals, weighed
 from rl.parameters import Parameters, load_parameters, policy_of
 from rl.queue_parameters import QueueParameters
 from rl.regime import Regime, load_regime
 from rl.simulator import Simulation
-from rl.view import ACTIONS
+from rl.view import ACTIONS, BUY
 from rl.workload import make_day
 from tests.unit.rl.made_policies import made_policy
 
@@ -91,6 +91,56 @@ def test_worse_choices_earn_less(windows: Windows) -> None:
             over |= is_cut
         totals.append(total)
     assert np.mean(totals) < -0.1
+
+
+def _days(progress: float, randomised: float) -> set[str]:
+    """Names of the regimes that windows are drawn from."""
+    regimes = [load_regime(FOLDER / f"{name}.toml") for name in ("busy", "light", "high_hazard")]
+    plan = replace(PLAN, randomised=randomised)
+    windows = Windows(regimes, load_parameters(), plan)
+    windows.progress = progress
+    return {windows.reset(seed=seed)[1]["day"].split("/")[0] for seed in range(12)}
+
+
+def test_the_curriculum_goes_from_light_to_busy_days_and_to_wide_ranges() -> None:
+    assert _days(0.0, 1.0) == {"light"}
+    assert _days(0.5, 0.0) == {"light", "high_hazard"}
+    assert _days(1.0, 0.0) == {"light", "high_hazard", "busy"}
+    assert _days(1.0, 1.0) == {"randomised"}
+    assert "randomised" in _days(1.0, 0.5) and len(_days(1.0, 0.5)) > 1
+
+
+def test_money_has_a_price_once_more_is_spent_than_may_be(windows: Windows) -> None:
+    lines: list[str] = []
+    progress = _Progress([windows], PLAN, 0.0, lines.append, lambda: False)
+    progress.model = learner(made_policy(), [windows], PLAN)
+    told = []
+    for own in (2.0, 1.05, 0.5, 0.5, 0.5):
+        windows.dollars = [own, 1.0]
+        progress._on_rollout_end()
+        told.append(windows.price)
+        assert windows.dollars == [0.0, 0.0]
+    rise = PRICE_RATE * (2.0 - PLAN.most_dollars)
+    assert told == pytest.approx([rise, rise, max(0.0, rise - PRICE_RATE * 0.55), 0.0, 0.0])
+    assert "machines 2.000, price 0.475" in lines[0]
+
+
+def test_what_is_bought_beyond_the_base_costs_its_price(windows: Windows) -> None:
+    earned = {}
+    for price in (0.0, 3.0):
+        windows.price, windows.dollars = price, [0.0, 0.0]
+        windows.reset(seed=3)
+        total, over = 0.0, False
+        while not over:
+            # a machine wherever one may be had
+            action = np.flatnonzero(windows.action_masks())[-1]
+            action = BUY if windows.action_masks()[BUY] else action
+            _, reward, over, is_cut, _ = windows.step(action)
+            total, over = total + reward, over or is_cut
+        earned[price] = total
+    more = windows.dollars[0] - windows.dollars[1]
+    assert more > 0
+    assert earned[0.0] - earned[3.0] == pytest.approx(3.0 * more / REWARD_DOLLARS)
 
 
 def test_before_learning_its_best_action_is_the_files(windows: Windows) -> None:
