@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ironcliw.errors import SettingsError
 from ironcliw.settings import load_settings
 from rl.learning.days import check_regimes, fresh_days, training_days, validation_days
 from rl.learning.labels import Labels, collect, stacked
@@ -39,7 +40,8 @@ def train(values: Mapping[str, Any], folder: Path, rounds: int, tell: Tell) -> N
         tell: Told of each, with the score by which policies are chosen.
 
     Raises:
-        SettingsError: a value has no such name or is wrong, or a regime is held out.
+        SettingsError: a value has no such name or is wrong, a regime is held out, or the labels
+            are of another release.
     """
     own = {name: value for name, value in values.items() if name not in NAMED}
     plan = Training.of({**own, "rounds": rounds}, "the sweep")
@@ -86,4 +88,10 @@ def _write(path: Path, labels: Labels) -> None:
 
 def _read(path: Path) -> Labels:
     with np.load(path, allow_pickle=False) as file:
-        return Labels(**{field.name: file[field.name] for field in fields(Labels)})
+        names = {field.name for field in fields(Labels)}
+        if absent := sorted(names - set(file.files)):
+            raise SettingsError(
+                f"the sweep's labels in {path.name} are of another release: they have no "
+                f"{absent[0]}; begin again under another name"
+            )
+        return Labels(**{name: file[name] for name in names})

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ironcliw.errors import SettingsError
-from rl.parameters import Parameters, kind_of, load_parameters, load_tuned, parameters_of
+from rl.live.base import packaged
+from rl.parameters import Parameters, kind_of, load_tuned, parameters_of
 from rl.regime import Regime, load_regime, regime_of
 
 REGIMES = "regimes"
 """Of a sweep's `fixed`: files, from the folder in which the sweep was started."""
 BASE = "base"
-"""Likewise: a file of `python -m rl tune`; the tuned expected-cost policy without it."""
+"""Likewise: a file of `python -m rl tune`; what `python -m rl train` begins at without it."""
 NAMED = (REGIMES, BASE)
 _NONE = "the sweep names no regimes; set fixed.regimes to a list of files"
 
@@ -60,7 +61,7 @@ def received_base(values: Mapping[str, Any]) -> Parameters:
     """
     given = values.get(BASE)
     if given is None:
-        return load_parameters()
+        return load_tuned(packaged())
     if isinstance(given, str):
         return load_tuned(Path(given))
     if not (isinstance(given, Mapping) and {"policy", "parameters"} <= set(given)):

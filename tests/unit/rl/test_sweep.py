@@ -8,10 +8,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ironcliw.errors import SettingsError
-from rl.parameters import load_parameters, written
+from rl.live.base import packaged
+from rl.parameters import load_tuned, written
 from rl.queue_parameters import QueueParameters
 from rl.regime import load_regime
 from rl.sweep.config import SweepConfig, read_sweep
@@ -128,6 +130,13 @@ def test_a_learning_goes_on_from_the_rounds_that_are_done(tmp_path: Path) -> Non
     for one, other in zip(policies[0].layers, policies[1].layers, strict=True):
         assert (one[0] == other[0]).all()
     train(TINY, whole, 2, lambda number, ratio: pytest.fail(f"round {number} is done again"))
+    labels = whole / "labels-0001.npz"
+    with np.load(labels) as file:
+        np.savez(labels, **{name: file[name] for name in file.files if name != "effects"})
+    with pytest.raises(
+        SettingsError, match=r"labels-0001.npz are of another release: they have no"
+    ):
+        train(TINY, whole, 3, lambda number, ratio: None)
 
 
 def test_a_trial_in_another_folder_has_the_sweeps_regimes(
@@ -142,7 +151,7 @@ def test_a_trial_in_another_folder_has_the_sweeps_regimes(
     monkeypatch.chdir(tmp_path / "trial")
     [found] = received(json.loads(json.dumps(told)))
     assert received_base(json.loads(json.dumps(told))) == QueueParameters(order_left=1.5)
-    assert received_base({}) == load_parameters()
+    assert received_base({}) == load_tuned(packaged()), "as `python -m rl train` does"
     with pytest.raises(SettingsError, match=r"the sweep's base is 3; set fixed.base to a file"):
         received_base({"base": 3})
     assert found.digest() == load_regime(regimes / "light.toml").digest()
