@@ -17,6 +17,7 @@ from typing import Any
 from ironcliw import __version__
 from ironcliw.errors import IroncliwError, SettingsError
 from ironcliw.settings import load_settings
+from rl.arguments import check_place, count, seed, write
 from rl.clairvoyant import ALL_LEVERS, Rest
 from rl.evaluate import BASE, baselines, clairvoyance, days_of, evaluate, table
 from rl.learning.command import add_train
@@ -46,6 +47,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
+    check_place(arguments.json)
     regime = load_regime(arguments.regime)
     tuned = load_parameters(arguments.parameters)
     data = arguments.data or load_settings().bench.data
@@ -82,7 +84,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             some, tuned, arguments.evaluations, levers=levers, starts=starts
         )
     if arguments.json:
-        _write(arguments.json, json.dumps(page, indent=1) + "\n")
+        write(arguments.json, json.dumps(page, indent=1) + "\n")
     sys.stdout.write(f"{regime.name}, {len(days)} days of {arguments.split}\n{table(found)}\n")
     if "clairvoyant" in page:
         known = page["clairvoyant"]
@@ -92,28 +94,14 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         )
 
 
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise SettingsError(f"{path} cannot be written ({error.strerror})") from error
-
-
-def _count(text: str) -> int:
-    number = int(text) if text.isdigit() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a count; give 1 or more")
-    return number
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m rl", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("evaluate", help="all baselines on a regime's days")
     one.set_defaults(run=_evaluate)
     one.add_argument("--regime", type=Path, required=True, help="a TOML file, see rl/regimes")
-    one.add_argument("--days", type=_count, default=100)
-    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--days", type=count, default=100)
+    one.add_argument("--seed", type=seed, default=0)
     one.add_argument("--split", choices=("train", "validation", "test"), default="test")
     one.add_argument("--json", type=Path, help="where the figures go, each day's cost too")
     one.add_argument(
@@ -141,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DAYS",
         help="search so many, from the best of all given",
     )
-    one.add_argument("--evaluations", type=_count, default=400, help="of that search, a day")
+    one.add_argument("--evaluations", type=count, default=400, help="of that search, a day")
     for name, (module, text) in _MODULES.items():
         command = importlib.import_module(module)
         more = commands.add_parser(name, help=text)

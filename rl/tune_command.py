@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ironcliw.errors import SettingsError
 from ironcliw.settings import load_settings
+from rl.arguments import check_place, count, seed, write
 from rl.greedy import GreedyParameters
 from rl.parameters import POLICIES, TUNED, Parameters, load_parameters, load_tuned, written
 from rl.queue_parameters import QueueParameters
@@ -26,12 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--policy", choices=POLICIES, default="greedy")
     add("--start", type=Path, help="a file to go on from; the policy's defaults without it")
     add("--base", type=Path, default=TUNED, help="of the greedy policy whose cost is 1")
-    add("--days", type=_count, default=_DEFAULTS.days, help="a generation, of all parts together")
-    add("--generations", type=_count, default=_DEFAULTS.generations)
-    add("--population", type=_count, default=_DEFAULTS.population)
-    add("--first-day", type=int, default=0, help="number of the first: fresh ones for going on")
-    add("--seed", type=int, default=0)
-    add("--processes", type=_count, default=1)
+    add("--days", type=count, default=_DEFAULTS.days, help="a generation, of all parts together")
+    add("--generations", type=count, default=_DEFAULTS.generations)
+    add("--population", type=count, default=_DEFAULTS.population)
+    add("--first-day", type=seed, default=0, help="number of the first: fresh ones for going on")
+    add("--seed", type=seed, default=0)
+    add("--processes", type=count, default=1)
     add("--out", type=Path, required=True, help="written after each generation")
 
 
@@ -42,6 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
         SettingsError: a file cannot be read or written, a regime is held out, or the file to go on
             from is of the other policy.
     """
+    check_place(arguments.out)
     regimes = [_trained(load_regime(path)) for path in arguments.regime]
     data = load_settings().bench.data
     sources: list[Source] = [RegimeDays(one, arguments.seed, data=data) for one in regimes]
@@ -59,7 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
     command = _command(arguments)
 
     def report(progress: Progress, centre: Parameters) -> None:
-        _write(arguments.out, written(centre, digests, command))
+        write(arguments.out, written(centre, digests, command))
         sys.stdout.write(
             f"generation {progress.generation}: centre {progress.centre:.4f} of the base's cost on "
             f"fresh days, best {progress.best:.4f}, machines {progress.dollars:.3f}\n"
@@ -101,17 +103,3 @@ def _command(arguments: argparse.Namespace) -> str:
         f"--generations {arguments.generations} --population {arguments.population} "
         f"--first-day {arguments.first_day} --seed {arguments.seed}"
     )
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise SettingsError(f"{path} cannot be written ({error.strerror})") from error
-
-
-def _count(text: str) -> int:
-    number = int(text) if text.isdigit() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a count; give 1 or more")
-    return number

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ironcliw.settings import load_settings
+from rl.arguments import check_place, seed, write
 from rl.learning.plan import Training
 from rl.live.base import packaged
 from rl.parameters import load_tuned
@@ -35,7 +36,7 @@ def add_train(commands: Commands) -> None:
         action="append",
         help="may be repeated; the three of training without",
     )
-    parser.add_argument("--seed", type=int, help="of days, weights and choices")
+    parser.add_argument("--seed", type=seed, help="of days, weights and choices")
     parser.add_argument("--out", type=Path, required=True, help="the policy file, an .npz")
     parser.add_argument("--config", type=Path, help="TOML with a table [training]")
     parser.add_argument("--minutes", type=float, help="after which an end is made")
@@ -51,6 +52,7 @@ def run_train(arguments: argparse.Namespace) -> None:
     Raises:
         SettingsError: a file cannot be used, or a regime is held out.
     """
+    check_place(arguments.out)
     plan = Training.load(arguments.config) if arguments.config else Training()
     if arguments.seed is not None:
         plan = replace(plan, seed=arguments.seed)
@@ -66,7 +68,7 @@ def run_train(arguments: argparse.Namespace) -> None:
     saved = save_policy(arguments.out, policy)
     # beside the file, whose bytes depend on the seed alone; `rl.report` tells it
     seconds = {"seconds": round(time.monotonic() - begun, 1)}
-    arguments.out.with_suffix(".json").write_text(json.dumps(seconds) + "\n", encoding="utf-8")
+    write(arguments.out.with_suffix(".json"), json.dumps(seconds) + "\n")
     _say(f"{arguments.out}: {saved.digest}")
 
 

@@ -14,6 +14,7 @@ from typing import get_args
 from ironcliw import __version__
 from ironcliw.errors import SettingsError
 from ironcliw.settings import load_settings
+from rl.arguments import check_place, count, seed, write
 from rl.evaluate import BASE
 from rl.parameters import TUNED
 from rl.report import plots, speed
@@ -42,14 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="files of learned policies, one a seed, or of `tune`",
     )
     add("--parameters", type=Path, default=TUNED, help="of the tuned greedy policy")
-    add("--days", type=_count, help="of each regime; 400")
-    add("--clairvoyant", type=_count, help="of them, so many are searched; 24")
-    add("--evaluations", type=_count, help="of that search, a day; 400")
-    add("--frontier", type=_count, help="days on which the value of time is varied; 100")
-    add("--seed", type=int, default=1, help="of the days")
+    add("--days", type=count, help="of each regime; 400")
+    add("--clairvoyant", type=count, help="of them, so many are searched; 24")
+    add("--evaluations", type=count, help="of that search, a day; 400")
+    add("--frontier", type=count, help="days on which the value of time is varied; 100")
+    add("--seed", type=seed, default=1, help="of the days")
     add("--split", choices=get_args(Split), default="test")
     add("--quick", action="store_true", help="a few days, for finding a broken path")
-    add("--processes", type=_count, default=2, help="that work at once")
+    add("--processes", type=count, default=2, help="that work at once")
     add("--data", type=Path, help="the data folder; the setting bench.data without it")
     add("--work", type=Path, default=Path("build/routing"), help="where results of parts are kept")
     add("--json", type=Path, help="where the figures of every goal go")
@@ -99,6 +100,11 @@ def write_report(
         SettingsError: a regime, policy or data file is not what it should be, or `out` cannot be
             written.
     """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"{out} cannot be written ({error.strerror})") from error
+    check_place(out)
     begun = time.monotonic()
     plan, store = Plan.of(options), Store(work)
     board = _run(plan, store, report or (lambda text: None))
@@ -119,11 +125,20 @@ def training_minutes(plan: Plan) -> list[float]:
     """Of each learned policy, as the file beside it says (`NAME.json`); none where it is absent."""
     found = []
     for one in plan.learned:
-        beside = Path(one.file).with_suffix(".json")
-        if beside.is_file():
-            told = json.loads(beside.read_text(encoding="utf-8"))
-            found.append(float(told["seconds"]) / 60.0)
+        seconds = _seconds_of(Path(one.file).with_suffix(".json"))
+        if seconds is not None:
+            found.append(seconds / 60.0)
     return found
+
+
+def _seconds_of(path: Path) -> float | None:
+    """Of a training; None where the file beside a policy is absent, or says something else."""
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    seconds = told.get("seconds") if isinstance(told, dict) else None
+    return float(seconds) if isinstance(seconds, int | float) else None
 
 
 def _run(plan: Plan, store: Store, report: Report) -> Board:
@@ -206,16 +221,10 @@ def make(
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
 
+    check_place(arguments.json)
     goals = write_report(options_of(arguments), out, arguments.work, facts, tell)
     if arguments.json:
         found = [asdict(one) for one in goals]
-        arguments.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write(arguments.json, json.dumps(found, indent=1) + "\n")
     sys.stdout.write(f"written to {out}\n")
     return goals
-
-
-def _count(text: str) -> int:
-    number = int(text) if text.isdigit() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a count; give 1 or more")
-    return number

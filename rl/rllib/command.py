@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ironcliw.settings import load_settings
+from rl.arguments import check_place, count, seed
+from rl.arguments import write as write_text
 from rl.live.base import packaged
 from rl.parameters import load_tuned
 from rl.regime import load_regime
@@ -21,17 +23,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--regime", type=Path, action="append", required=True, help="may be repeated")
     add("--out", type=Path, required=True, help="the policy's file (.npz)")
     add("--folder", default="build/rllib", help="path or URI of checkpoints; goes on with them")
-    add("--iterations", type=int, default=200)
-    add("--decisions", type=int, default=4000, help="of an iteration, over all runners")
-    add("--days", type=int, default=1000, help="of each regime")
+    add("--iterations", type=count, default=200)
+    add("--decisions", type=count, default=4000, help="of an iteration, over all runners")
+    add("--days", type=count, default=1000, help="of each regime")
     add("--runners", type=int, default=0, help="processes that simulate; 0: this one")
     add("--machines", action="store_true", help="learn when to buy early and give back, too")
     add("--on-spot", action="store_true", help="runners go to Spot machines alone")
     add("--learning-rate", type=float, default=1e-4)
-    add("--hidden", type=int, default=64)
-    add("--seed", type=int, default=0)
+    add("--hidden", type=count, default=64)
+    add("--seed", type=seed, default=0)
     add("--base", type=Path, help="what is begun at: a file of `tune`; the shipped one without")
-    add("--validation", type=int, default=50, help="days a regime on which it is tried at the end")
+    add(
+        "--validation", type=count, default=50, help="days a regime on which it is tried at the end"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -45,6 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from rl.rllib.trainer import RllibSettings, RllibTrainer, validation, write
 
+    check_place(arguments.out)
     settings = RllibSettings(
         seed=arguments.seed,
         days=arguments.days,
@@ -75,6 +80,6 @@ def run(arguments: argparse.Namespace) -> None:
     finally:
         trainer.stop()
     seconds = {"seconds": time.monotonic() - begun}
-    arguments.out.with_suffix(".json").write_text(json.dumps(seconds) + "\n", encoding="utf-8")
+    write_text(arguments.out.with_suffix(".json"), json.dumps(seconds) + "\n")
     ratio = validation(policy, regimes, arguments.validation, data)
     sys.stdout.write(f"{arguments.out}: {ratio:.4f} of its base's cost in validation\n")

@@ -266,6 +266,18 @@ def test_the_options_of_the_command() -> None:
         parser.parse_args(["--days", "0"])
 
 
+@pytest.mark.parametrize("text", ['{"policies": {}}', "[1]", "{", '{"seconds": "long"}'])
+def test_what_lies_beside_a_policy_may_be_something_else(text: str, tmp_path: Path) -> None:
+    """Such as what `python -m rl evaluate --json one.json` writes."""
+    for name in ("one", "two"):
+        save_policy(tmp_path / f"{name}.npz", made_policy())
+    (tmp_path / "one.json").write_text('{"seconds": 90.0}')
+    (tmp_path / "two.json").write_text(text)
+    policies = (tmp_path / "one.npz", tmp_path / "two.npz")
+    made = Plan.of(Options(regimes=(LIGHT,), policies=policies))
+    assert command.training_minutes(made) == [1.5]
+
+
 def test_a_policy_file_that_is_absent_ends_before_the_work(tmp_path: Path) -> None:
     options = Options(regimes=(LIGHT,), policies=(tmp_path / "gone.npz",))
     with pytest.raises(SettingsError, match=r"gone.npz cannot be read"):
