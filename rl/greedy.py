@@ -10,10 +10,10 @@ negative of these costs plus a network's output whose last layer begins as zeros
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
-from ironcliw.errors import SettingsError
 from rl.guardrails import RESERVE_GB
 from rl.simulator import Order
 from rl.view import (
@@ -31,13 +31,14 @@ from rl.view import (
     StepView,
     View,
 )
+from rl.weights import Weights
 
 HOUR = 3600.0
 REFUSED = math.inf
 
 
 @dataclass(frozen=True, slots=True)
-class GreedyParameters:
+class GreedyParameters(Weights):
     """Weights of the costs; each is positive, and 1 or the written figure before any tuning.
 
     Attributes:
@@ -55,6 +56,7 @@ class GreedyParameters:
         slowdown: By which machines are believed slower than their kind says.
     """
 
+    policy: ClassVar[str] = "greedy"
     idle_seconds: float = 240.0
     wait_weight: float = 1.0
     miss_weight: float = 1.0
@@ -67,30 +69,6 @@ class GreedyParameters:
     scarcity: float = 0.5
     prewarm: float = 0.5
     slowdown: float = 1.0
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not (isinstance(value, float) and 0 < value < math.inf):
-                raise SettingsError(
-                    f"parameter {field.name} of the greedy policy is {value!r}; it must be a "
-                    "number above 0; tune it again or delete it for its default"
-                )
-
-    @classmethod
-    def of(cls, values: Mapping[str, float]) -> GreedyParameters:
-        """From a table, such as a file's.
-
-        Raises:
-            SettingsError: an unknown name, or a value that is no number above 0.
-        """
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise SettingsError(
-                f"the greedy policy has no parameter {unknown[0]!r}; it has "
-                f"{', '.join(sorted(known))}"
-            )
-        return cls(**values)
 
 
 class Greedy:

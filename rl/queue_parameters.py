@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import ClassVar
 
-from ironcliw.errors import SettingsError
+from rl.weights import Weights
 
 
 @dataclass(frozen=True, slots=True)
-class QueueParameters:
+class QueueParameters(Weights):
     """Weights of the costs; each is positive. Those that the tuned greedy has begin at its values.
 
     Attributes:
@@ -46,6 +45,7 @@ class QueueParameters:
         look_ahead: Of what the others that wait are believed to lose or gain by an option.
     """
 
+    policy: ClassVar[str] = "queue-aware"
     order_priority: float = 1.0
     order_left: float = 1.0
     order_size: float = 0.003
@@ -80,27 +80,3 @@ class QueueParameters:
     idle_session: float = 0.01
     prewarm: float = 0.4652
     look_ahead: float = 0.005
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not (isinstance(value, float) and 0 < value < math.inf):
-                raise SettingsError(
-                    f"parameter {field.name} of the queue-aware policy is {value!r}; it must be a "
-                    "number above 0; tune it again or delete it for its default"
-                )
-
-    @classmethod
-    def of(cls, values: Mapping[str, float]) -> QueueParameters:
-        """From a table, such as a file's.
-
-        Raises:
-            SettingsError: an unknown name, or a value that is no number above 0.
-        """
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise SettingsError(
-                f"the queue-aware policy has no parameter {unknown[0]!r}; it has "
-                f"{', '.join(sorted(known))}"
-            )
-        return cls(**values)

@@ -169,7 +169,7 @@ _DECIDING = (
     "baselines", "beliefs", "bounds", "critical_paths", "draws", "events", "fleet", "greedy",
     "guardrails", "ledger", "mechanics", "outcome", "pace", "regime", "remaining",
     "shapes", "simulator", "sites", "traces", "uniform_progress", "upcoming", "urgency", "view",
-    "view_parts", "views", "work", "workload",
+    "view_parts", "views", "weights", "work", "workload",
 )  # fmt: skip
 _DECIDING_LEARNED = (
     "clairvoyant", "effects", "features", "look_ahead", "neural", "parameters", "policy_file",
