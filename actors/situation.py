@@ -15,10 +15,13 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from actors.workflow.tasks import StepTask
 from ironcliw.schemas.base import Priority
-from ironcliw.schemas.workflows import Place
+from ironcliw.schemas.workflows import Place, StepKind
 
 WAIT = "wait"
 """The place of a step that stays ready and is asked about again when something has changed."""
+
+ROUTED: frozenset[StepKind] = frozenset({"function"})
+"""Kinds of steps that a place is sought for; the others find their own."""
 
 STALE_SECONDS = 60.0
 """Facts about machines and money that are older are not decided by."""
@@ -32,11 +35,14 @@ class Plan:
         targets: Of each step: a function's name, or its kind where it has none.
         expected: Seconds that its author gave; None: none.
         dependents: Indices of the steps that need it; all are larger than its own.
+        memory_gb: That its author gave; None: none; 0 of steps that find their own places. Empty:
+            nobody has told.
     """
 
     targets: tuple[str, ...]
     expected: tuple[float | None, ...]
     dependents: tuple[tuple[int, ...], ...]
+    memory_gb: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 from actors.orchestration.holding import ROUND, Holding
 from actors.orchestration.live import LiveWorkflow
-from actors.situation import Plan, Ready, Waiting
+from actors.situation import ROUTED, Plan, Ready, Waiting
 from actors.workflow.graph import Definition
 from actors.workflow.tasks import StepTask
 from actors.workflow.units import Unit
@@ -137,4 +137,7 @@ def plan_of(definition: Definition) -> Plan:
         targets=tuple(step.call.target or step.call.kind for step in definition.steps),
         expected=tuple(step.call.expected_seconds for step in definition.steps),
         dependents=tuple(step.dependents for step in definition.steps),
+        memory_gb=tuple(
+            step.call.memory_gb if step.call.kind in ROUTED else 0.0 for step in definition.steps
+        ),
     )

@@ -24,7 +24,7 @@ from actors.functions import find
 from actors.results import Results, has_reference
 from actors.router import Routed, Router
 from actors.routing import LOCAL, RouterPolicy
-from actors.situation import WAIT, Ready, Waiting
+from actors.situation import ROUTED, WAIT, Ready, Waiting
 from actors.steps.kinds import Done, KindExecutor, Lasting, result_of, step_error
 from actors.surroundings import Machine
 from actors.workflow.tasks import READS_RESULTS, StepError, StepResult, StepTask
@@ -34,7 +34,6 @@ from ironcliw.schemas.workflows import StepKind
 logger = logging.getLogger(__name__)
 
 # They answer where the policy has no say: the service, the agent or the job finds its own place.
-_ROUTED: frozenset[StepKind] = frozenset({"function"})
 
 _MOVED = frozenset({"moved", "left"})
 """With these messages an attempt is cancelled because its node goes away."""
@@ -129,7 +128,7 @@ class StepExecutor:
 
     def in_order(self, steps: Sequence[Waiting]) -> Sequence[int]:
         """See `actors.orchestration.asking.Gate`: what is not routed keeps its turn."""
-        places = [index for index, one in enumerate(steps) if one.task.kind in _ROUTED]
+        places = [index for index, one in enumerate(steps) if one.task.kind in ROUTED]
         found = list(range(len(steps)))
         for place, which in zip(places, self.router.in_order(_routed(steps)), strict=True):
             found[place] = places[which]
@@ -140,7 +139,7 @@ class StepExecutor:
 
         None: it may start now, and has its place.
         """
-        if task.kind not in _ROUTED or not self.router.may_wait:
+        if task.kind not in ROUTED or not self.router.may_wait:
             return None
         try:
             routed = self.router.ask(task, ready, may_wait=True)
@@ -228,7 +227,7 @@ class StepExecutor:
 
     def _place(self, task: StepTask) -> Routed:
         """Where it runs: as was decided before its start, or now."""
-        if task.kind not in _ROUTED:
+        if task.kind not in ROUTED:
             return Routed(LOCAL)
         routed = self._routed.pop((task.key, task.attempt), None)
         if routed is None:
@@ -244,7 +243,7 @@ class StepExecutor:
         facts: Mapping[str, Any],
     ) -> None:
         self.router.ended((task.key, task.attempt), facts.get("run_seconds"))
-        if task.kind in _ROUTED:
+        if task.kind in ROUTED:
             self.router.note_outcome(task.key, routed.place, outcome, str(facts.get("cause", "")))
         if self._observer is not None:
             self._observer.on_attempt(task.kind, routed.place, outcome, seconds)
@@ -260,7 +259,7 @@ class StepExecutor:
 
 
 def _routed(steps: Sequence[Waiting]) -> list[Waiting]:
-    return [one for one in steps if one.task.kind in _ROUTED]
+    return [one for one in steps if one.task.kind in ROUTED]
 
 
 def _measured(result: StepResult) -> dict[str, Any]:

@@ -89,6 +89,14 @@ class LiveBeliefs:
             for target, expected in zip(plan.targets, plan.expected, strict=True)
         ]
 
+    def memory_of(self, plan: Plan) -> list[float]:
+        """GB that each step of a plan stays below in 19 of 20 cases; 0 of those elsewhere."""
+        stated = plan.memory_gb or (None,) * len(plan.targets)
+        return [
+            0.0 if memory == 0 else self.fit.memory_gb(target, memory).p95
+            for target, memory in zip(plan.targets, stated, strict=True)
+        ]
+
     # steps
 
     def step(

@@ -10,13 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from weakref import WeakKeyDictionary
 
-from actors.situation import MachineFacts, Plan, RunFacts, Situation, StepFacts
+from actors.situation import MachineFacts, RunFacts, Situation, StepFacts
 from ironcliw.errors import DataError
-from rl import critical_paths
 from rl.calibration.fit import Fit
+from rl.guardrails import RESERVE_GB
 from rl.live.beliefs import KIND, LiveBeliefs
+from rl.live.coming import Plans, first_large
 from rl.live.money import money_view, pace_of
 from rl.live.refused import refused
 from rl.regime import Costs
@@ -69,6 +69,7 @@ class _Moment:
         others: What waits; a step's number is its place in the situation.
         told: What waits, in the same order.
         runs: All that has a place.
+        large_in: See `View`.
     """
 
     of: Situation
@@ -81,6 +82,7 @@ class _Moment:
     numbers: dict[tuple[str, str, int | None], int]
     told: list[StepFacts]
     runs: list[Run]
+    large_in: float
 
     def is_of(self, other: Situation) -> bool:
         """Whether nothing has changed since that a view is made of, but for the step."""
@@ -107,7 +109,7 @@ class LiveViews:
         self.fit = fit
         self._costs = costs or Costs()
         self._beliefs = LiveBeliefs(fit)
-        self._after: WeakKeyDictionary[Plan, list[float]] = WeakKeyDictionary()
+        self._plans = Plans(self._beliefs)
         self._moment: _Moment | None = None
 
     def build(self, situation: Situation) -> LiveView:
@@ -128,7 +130,7 @@ class LiveViews:
             money=moment.money,
             waiting=situation.waiting,
             arrivals_half_hour=situation.arrivals,
-            large_in=float("inf"),
+            large_in=moment.large_in,
             others=moment.others,
         )
         reasons, forced = refused(view, situation)
@@ -158,6 +160,7 @@ class LiveViews:
         pace = pace_of(situation.ended, self.fit, at - now)
         others, _ = self.waiting(situation.others, at)
         told = [situation.others[one.number] for one in others]
+        runs = _runs(situation.home.runs, home.runs, ordered, machines)
         return _Moment(
             situation,
             now,
@@ -168,8 +171,23 @@ class LiveViews:
             others,
             {_key(one): view.number for one, view in zip(told, others, strict=True)},
             told,
-            _runs(situation.home.runs, home.runs, ordered, machines),
+            runs,
+            self._large_in(runs, told, others, home),
         )
+
+    def _large_in(
+        self,
+        runs: Sequence[Run],
+        told: Sequence[StepFacts],
+        others: Sequence[WaitingView],
+        home: HomeView,
+    ) -> float:
+        active = [(run.workflow_id, run.ready, seconds) for run, seconds in runs]
+        active += [
+            (step.workflow_id, step.ready, view.home_seconds)
+            for step, view in zip(told, others, strict=True)
+        ]
+        return first_large(active, self._plans, home.room_gb - RESERVE_GB)
 
     def _step(self, situation: Situation, moment: _Moment) -> StepView:
         step = situation.step
@@ -193,12 +211,7 @@ class LiveViews:
         ready = step.ready
         if ready is None or ready.plan is None:
             return 0.0
-        plan = ready.plan
-        known = self._after.get(plan)
-        if known is None:
-            seconds = self._beliefs.seconds_on_path(plan)
-            known = self._after[plan] = critical_paths.after(plan.dependents, seconds)
-        return known[ready.index]
+        return self._plans.of(ready.plan).after[ready.index]
 
 
 def _key(step: StepFacts) -> tuple[str, str, int | None]:

@@ -64,6 +64,7 @@ def test_a_situation_told_as_either_view_has_the_same_costs(seed: int) -> None:
         if teller.can_tell():
             live = views.build(teller(decision))
             seen.append(live.view)
+            assert near([live.view.large_in], [decision.view.large_in])
             order = _order(decision.view, live)
             machines = [None if slot < 0 else decision.view.machines[slot] for slot in order]
             simulated = replace(decision.view, machines=machines)
@@ -112,6 +113,7 @@ def _all_was_seen(seen: Sequence[View]) -> None:
     assert max(len(view.others) for view in seen) > 5
     assert any(view.step is not None and view.step.beside_seconds > 0 for view in seen)
     assert any(abs(view.money.cloud_pace - 1.0) > 0.01 for view in seen)
+    assert len({view.large_in for view in seen if 0.0 < view.large_in < math.inf}) > 5
     assert max(len(view.home.runs) for view in seen) > 1
     machines = [one for view in seen for one in view.machines if one is not None]
     assert {one.state for one in machines} >= {"booting", "ready"}
