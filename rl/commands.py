@@ -25,6 +25,7 @@ LogFile = Annotated[
     Path | None, typer.Option("--log", metavar="FILE", help="Of `route log`; the store without.")
 ]
 _DAY = 86_400.0
+_WHO = {"tuned": "the tuned policy decides", "rules": "the rules decide"}
 
 
 @route.command("train")
@@ -298,7 +299,7 @@ def _tell(standing: Standing, *, as_json: bool) -> None:
     last = standing.changes[-1]
     console.write_line(
         f"policy {standing.policy[:12] or 'none'} stands at {standing.stage}, elsewhere "
-        f"{standing.base} decides ({last.reason}); a running head follows within seconds"
+        f"{_WHO[standing.base]} ({last.reason}); a running head follows within seconds"
     )
 
 

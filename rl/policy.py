@@ -1,7 +1,7 @@
 """The router that the running system uses: `routing.policy = "rl.policy:NumpyPolicy"`.
 
 It needs numpy alone. A learned policy decides where its standing allows it (`rl.promotion`), the
-tuned policy of `rl.live.base` elsewhere (its stage and its rows say `greedy`, whichever it is), and
+tuned policy of `rl.live.base` elsewhere (rows say `tuned`, whichever it is), and
 the rules of placement where that one raised alarms too. Whatever goes wrong with one is logged and
 counted, and the next of them decides.
 """
@@ -66,7 +66,7 @@ class Counts:
     """What became of decisions since the process began.
 
     Attributes:
-        decided: By `learned`, `greedy`, `rules`.
+        decided: By `learned`, `tuned`, `rules`.
         fallbacks: Reasons why another than the one that should have decided did.
         bad_numbers: Decisions with a feature that is no number.
         failures: Decisions in which this program failed, so that the rules of placement decided.
@@ -257,12 +257,12 @@ class NumpyPolicy:
         mask = live.mask
         costs = self.base.costs(live.view, mask)
         chosen = min(range(STEP_ACTIONS), key=costs.__getitem__)
-        if self.standing.base == "greedy" and mask[chosen] and math.isfinite(costs[chosen]):
-            return Verdict("greedy", self.base.name, chosen, costs, schema=self._schema)
+        if self.standing.base == "tuned" and mask[chosen] and math.isfinite(costs[chosen]):
+            return Verdict("tuned", self.base.name, chosen, costs, schema=self._schema)
         found = Verdict(
             "rules", _RULES, self._by_rules(live, situation), costs, schema=self._schema
         )
-        if self.standing.base == "greedy":
+        if self.standing.base == "tuned":
             self._fall(found, "the expected costs are no numbers")
         return found
 

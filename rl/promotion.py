@@ -6,10 +6,9 @@
 In the shadow it is only asked. As a canary it decides for a tenth of the workflows of low
 priority, then for half of all, then for all. It goes up when what was logged says with confidence
 that it saves money, the simulator's replay agrees, and the replay fits the log at all. An alarm
-takes it off at once: the tuned expected-cost policy decides then, and where that one raises alarms,
-the rules of placement. What a week cost beside the tuned policy says nothing against that one, so
-it takes the learned policy off and goes no further. The figures are those of the shared notes,
-section 5.
+takes it off at once: the tuned policy decides then, and where that one raises alarms, the rules of
+placement. What a week cost beside the tuned policy says nothing against that one, so it takes the
+learned policy off and goes no further. The figures are those of the shared notes, section 5.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from typing import Any, Literal
 from ironcliw.errors import ConflictError, DataError
 
 Stage = Literal["off", "shadow", "canary", "half", "default"]
-Base = Literal["greedy", "rules"]
+Base = Literal["tuned", "rules"]
 STAGES: tuple[Stage, ...] = ("off", "shadow", "canary", "half", "default")
 SHARES: Mapping[Stage, float] = {
     "off": 0.0, "shadow": 0.0, "canary": 0.1, "half": 0.5, "default": 1.0,
@@ -38,6 +37,7 @@ MOST_FAILURES = 10
 BREACH = "a cap on money was passed"
 """Begins the reason of a change that was made because of it."""
 _KEPT = 50
+_OLD_TUNED = "greedy"  # what releases before called the tuned policy, whichever it was
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Change:
 
     Attributes:
         at: Unix seconds.
-        to: `shadow`, ... or `greedy`, `rules`.
+        to: `shadow`, ... or `tuned`, `rules`.
         reason: In words.
     """
 
@@ -69,7 +69,7 @@ class Standing:
     """
 
     stage: Stage = "off"
-    base: Base = "greedy"
+    base: Base = "tuned"
     policy: str = ""
     since: float = 0.0
     waits_for: str = ""
@@ -136,7 +136,7 @@ def install(standing: Standing, policy: str, at: float) -> Standing:
         policy: Digest of its file.
         at: Unix seconds.
     """
-    found = replace(standing, policy=policy, base="greedy")
+    found = replace(standing, policy=policy, base="tuned")
     return _moved(found, "shadow", at, f"policy {policy[:12]} was installed")
 
 
@@ -183,7 +183,7 @@ def watch(standing: Standing, signs: Signs) -> Standing:
         found = _moved(found, "off", signs.at, own)
     elif decided and (alarm := systems or _dear(signs)):
         found = _moved(found, "off", signs.at, alarm)
-    if systems and not decided and standing.base == "greedy":
+    if systems and not decided and standing.base == "tuned":
         found = _based(found, "rules", signs.at, systems)
     return found
 
@@ -196,7 +196,7 @@ def rolled_back(standing: Standing, at: float, reason: str = "by its owner") -> 
     """
     if standing.stage != "off":
         return _moved(standing, "off", at, reason)
-    if standing.base == "greedy":
+    if standing.base == "tuned":
         return _based(standing, "rules", at, reason)
     raise ConflictError("the rules of placement decide already; there is nothing below them")
 
@@ -209,7 +209,7 @@ def begun_anew(at: float) -> Standing:
 
 def restored(standing: Standing, at: float) -> Standing:
     """The tuned policy decides again where the rules did."""
-    return standing if standing.base == "greedy" else _based(standing, "greedy", at, "by its owner")
+    return standing if standing.base == "tuned" else _based(standing, "tuned", at, "by its owner")
 
 
 def alarm_of(signs: Signs) -> str:
@@ -254,15 +254,22 @@ def from_json(page: Mapping[str, Any]) -> Standing:
     try:
         values = dict(page)
         changes: Sequence[Mapping[str, Any]] = values.pop("changes")
-        found = Standing(**values, changes=tuple(Change(**one) for one in changes))
+        if values.get("base") == _OLD_TUNED:
+            values["base"] = "tuned"
+        found = Standing(**values, changes=tuple(_change_of(one) for one in changes))
     except (KeyError, TypeError) as error:
         raise DataError(
             f"the state of routing in the store is of another release: {error}; "
             "`ironcliw route rollback` writes it anew"
         ) from error
-    if found.stage not in STAGES or found.base not in ("greedy", "rules"):
+    if found.stage not in STAGES or found.base not in ("tuned", "rules"):
         raise DataError(f"the state of routing names stage {found.stage!r}, base {found.base!r}")
     return found
+
+
+def _change_of(page: Mapping[str, Any]) -> Change:
+    found = Change(**page)
+    return replace(found, to="tuned") if found.to == _OLD_TUNED else found
 
 
 def _own_alarm(signs: Signs) -> str:

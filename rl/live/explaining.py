@@ -113,7 +113,7 @@ def _lines(page: Mapping[str, Any], standing: Standing, now: float) -> Sequence[
         f"learned policy {name}: {standing.stage} for {days:.1f} days, decides for {share:.0%}"
         + (" of the low priority" if standing.stage == "canary" else "")
     )
-    found.append(f"elsewhere: {page['base'] if standing.base == 'greedy' else 'placement rules'}")
+    found.append(f"elsewhere: {page['base'] if standing.base == 'tuned' else 'placement rules'}")
     if standing.waits_for:
         found.append(f"next stage waits: {standing.waits_for}")
     found.append(page["fit"])
@@ -162,7 +162,7 @@ def _counts(connection: Connection, since: float) -> dict[str, int]:
     counts: Counter[str] = Counter()
     for row in connection.execute(query):
         details = row.details or {}
-        counts[f"decided by {details.get('by') or row.policy}"] += 1
+        counts[f"decided by {row.policy}"] += 1
         if details.get("fallback"):
             counts[f"fell back: {details['fallback']}"] += 1
         if details.get("forced"):

@@ -31,7 +31,7 @@ class Verdict:
     """A decision as it came about.
 
     Attributes:
-        by: `learned`, `greedy` (the tuned policy, whichever it is) or `rules`.
+        by: `learned`, `tuned` (whichever that policy is) or `rules`.
         policy: Its name, for the log.
         chosen: By the policy, before anything was tried.
         costs: USD of each action; infinite where refused.

@@ -44,6 +44,7 @@ AGAIN_SECONDS = 3600.0
 """After a start, or a night whose work failed, until it is tried."""
 _DAY = 86_400.0
 _CENT = 0.01
+_WHO = {"tuned": "tuned policy", "rules": "rules of placement"}
 
 
 class Journal(Protocol):
@@ -146,7 +147,7 @@ class Upkeep:
             lambda connection: change(connection, lambda old: watch(old, signs))
         )
         if new.changes and new.changes != standing.changes:
-            logger.error("routing falls back to %s: %s", new.base, new.changes[-1].reason)
+            logger.error("routing falls back to the %s: %s", _WHO[new.base], new.changes[-1].reason)
         self._stand(new)
 
     def _stand(self, standing: Standing) -> None:

@@ -110,7 +110,7 @@ def test_two_weeks_are_as_good_as_a_thousand_decisions() -> None:
 @pytest.mark.parametrize("stage", ["canary", "half", "default"])
 def test_any_alarm_takes_it_off_at_once(signs: dict[str, Any], reason: str, stage: Any) -> None:
     standing = watch(at(stage), Signs(2000.0, **signs))
-    assert (standing.stage, standing.base, standing.policy) == ("off", "greedy", DIGEST)
+    assert (standing.stage, standing.base, standing.policy) == ("off", "tuned", DIGEST)
     assert standing.changes[-1].reason.startswith(reason)
 
 
@@ -134,7 +134,7 @@ def test_below_the_tuned_policy_are_the_rules_and_nothing_is_below_them() -> Non
     assert (rules.stage, rules.base) == ("off", "rules")
     assert watch(rules, Signs(3.0, breaches=("2027-03",))) == rules
     assert watch(off, Signs(2.0, bad_file="gone")) == off, "it does not decide any more"
-    assert restored(rules, 4.0).base == "greedy"
+    assert restored(rules, 4.0).base == "tuned"
 
 
 @pytest.mark.parametrize("stage", ["off", "shadow"])
@@ -147,7 +147,7 @@ def test_a_router_that_fails_again_and_again_is_taken_off() -> None:
     often = Signs(at=5.0, failures=MOST_FAILURES + 1)
     assert watch(Standing(), Signs(at=5.0, failures=MOST_FAILURES)) == Standing()
     found = watch(Standing("half", policy="p"), often)
-    assert (found.stage, found.base) == ("off", "greedy")
+    assert (found.stage, found.base) == ("off", "tuned")
     found = watch(found, often)
     assert found.base == "rules"
     assert found.changes[-1].reason == "11 decisions failed, as the head's log tells"
@@ -160,7 +160,7 @@ def test_a_bad_file_hides_nothing_of_the_system() -> None:
     assert (shadow.stage, shadow.base) == ("off", "rules")
     assert [one.to for one in shadow.changes[-2:]] == ["off", "rules"]
     canary = watch(at("canary"), signs)
-    assert (canary.stage, canary.base) == ("off", "greedy"), "the learned one may be to blame"
+    assert (canary.stage, canary.base) == ("off", "tuned"), "the learned one may be to blame"
 
 
 def test_a_cap_that_was_passed_is_told_once() -> None:
@@ -179,12 +179,12 @@ def test_by_hand() -> None:
     with pytest.raises(ConflictError, match="decides everywhere already"):
         promoted(at("default"), 1.0)
     off = rolled_back(at("default"), 1.0)
-    assert (off.stage, off.base) == ("off", "greedy")
+    assert (off.stage, off.base) == ("off", "tuned")
     rules = rolled_back(off, 2.0)
     assert rules.base == "rules"
     with pytest.raises(ConflictError, match="the rules of placement decide already"):
         rolled_back(rules, 3.0)
-    assert install(rules, "cd" * 32, 4.0).base == "greedy"
+    assert install(rules, "cd" * 32, 4.0).base == "tuned"
 
 
 def test_whose_workflow_it_is_does_not_change() -> None:
@@ -246,3 +246,14 @@ def test_no_story_skips_a_stage_or_survives_an_alarm(story: list[Evidence | Sign
                 assert SHARES[standing.stage] == 0
             else:
                 assert standing == before
+
+
+def test_a_state_in_which_the_tuned_policy_had_another_name_is_read() -> None:
+    page = to_json(rolled_back(rolled_back(SHADOW, 3.0), 4.0))
+    page["base"] = "greedy"
+    page["changes"] = [*page["changes"], {"at": 5.0, "to": "greedy", "reason": "by its owner"}]
+    found = from_json(page)
+    assert found.base == "tuned" and found.changes[-1].to == "tuned"
+    assert from_json(to_json(found)) == found
+    with pytest.raises(DataError, match="names stage 'off', base 'fast'"):
+        from_json({**page, "base": "fast"})

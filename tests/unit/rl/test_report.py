@@ -154,7 +154,7 @@ def test_decisions_of_the_running_system_are_timed(kind: str, tmp_path: Path) ->
     placed: list[str] = []
     found = live_seconds(path, 5, lambda placement: placed.append(placement.details["by"]))
     assert len(found) == 5 and all(0 < one < 1 for one in found)
-    assert set(placed) == {"learned" if kind == "learned" else "greedy"}
+    assert set(placed) == {"learned" if kind == "learned" else "tuned"}
 
 
 def test_a_unit_is_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

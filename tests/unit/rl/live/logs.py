@@ -18,7 +18,7 @@ def decision_of(number: int = 0, **fields: object) -> LoggedDecision:
         "propensity": 0.97, "options": ("home", "machine 0"), "mask": (True, True),
         "workflow_id": f"wf-{number}", "step": "s", "attempt": 1,
         "features": {"deadline_in": None, "waited": 0.0},
-        "outcome": {"outcome": "ok", "seconds": 1.0}, "details": {"by": "greedy"},
+        "outcome": {"outcome": "ok", "seconds": 1.0}, "details": {"by": "tuned"},
     }  # fmt: skip
     return LoggedDecision(**{**values, **fields})  # type: ignore[arg-type]
 

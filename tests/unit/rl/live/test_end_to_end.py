@@ -168,11 +168,11 @@ async def test_alarms_take_a_policy_off_without_anybody(
         assert signs.out_of_memory >= 2
         later = Upkeep(one.policy, one.journal, clock=lambda: time.time())
         await later.round()
-        assert (one.policy.standing.stage, one.policy.standing.base) == ("off", "greedy")
+        assert (one.policy.standing.stage, one.policy.standing.base) == ("off", "tuned")
         with one.store.read() as connection:
             standing, _ = read_standing(connection)
     assert "steps ran out of memory within a day" in standing.changes[-1].reason
-    assert "routing falls back to greedy" in caplog.text
+    assert "routing falls back to the tuned policy" in caplog.text
 
 
 async def test_a_bad_file_is_an_alarm_too(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_who_waits_is_told_where_the_wait_ended() -> None:
 def asked(decision: LoggedDecision, **details: Any) -> LoggedDecision:
     """As the learned router writes it."""
     told = {
-        "schema": DIGEST, "policy_hash": "p", "by": "greedy", "stage": "canary",
+        "schema": DIGEST, "policy_hash": "p", "by": "tuned", "stage": "canary",
         "chosen_by_policy": decision.chosen, "shadow_chosen": HOME, "exploration": 0.03,
         "forced": "", "costs": [0.1] * 6, "context": [0.0] * len(CONTEXT),
         "option_features": [[0.0] * len(OPTION)] * 6, **details,

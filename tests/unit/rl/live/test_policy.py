@@ -86,7 +86,7 @@ def test_the_record_says_all_that_a_decision_was_made_from(tmp_path: Path) -> No
     policy = router(tmp_path, Standing("shadow", policy=digest))
     placement = policy.place(situation_of())
     told = json.loads(json.dumps(placement.details, allow_nan=False))
-    assert (told["by"], told["schema"], told["policy_hash"]) == ("greedy", DIGEST, digest)
+    assert (told["by"], told["schema"], told["policy_hash"]) == ("tuned", DIGEST, digest)
     assert (told["mode"], told["stage"], told["shadow"]) == ("live", "shadow", "machine 0")
     assert told["costs"][HOME] < told["costs"][FIRST_MACHINE]
     assert told["costs"][WAIT + 1] is None
@@ -130,7 +130,7 @@ def test_a_canary_has_a_tenth_of_the_low_priority(tmp_path: Path) -> None:
         )
         for priority in ("low", "normal")
     }
-    assert by["normal"] == {"greedy": 300}
+    assert by["normal"] == {"tuned": 300}
     assert by["low"]["learned"] == sum(fraction(name) < 0.1 for name in names) > 10
 
 
@@ -168,7 +168,7 @@ def test_a_bad_file_is_told_and_the_tuned_policy_decides(
         other.replace(path)
     policy = router(tmp_path, Standing("default", policy=digest))
     placement = policy.place(situation_of())
-    assert placement.details["by"] == "greedy"
+    assert placement.details["by"] == "tuned"
     assert placement.details["fallback"] == policy.bad_file != ""
     assert re.search(reason, policy.bad_file)
     assert "the learned policy cannot be used" in caplog.text
@@ -197,7 +197,7 @@ def test_what_is_no_number_is_counted_and_the_tuned_policy_decides(
     digest = install(tmp_path, policy_of(50.0, favourite=FIRST_MACHINE))
     policy = router(tmp_path, Standing("default", policy=digest))
     placement = policy.place(situation_of(step={"deadline": math.nan}))
-    assert (placement.details["by"], placement.place) == ("greedy", "local")
+    assert (placement.details["by"], placement.place) == ("tuned", "local")
     assert placement.details["fallback"] == "a feature is no number"
     assert policy.counts.bad_numbers == 1
     assert f"{PACKAGED.name} decides instead: a feature is no number" in caplog.text
@@ -343,7 +343,7 @@ def test_the_packaged_queue_aware_policy_decides_once_there_is_one(
     monkeypatch.setattr(base, "PACKAGED", (packaged, TUNED))
     policy = router(tmp_path, idle_seconds=600.0)
     placement = policy.place(situation_of())
-    assert (placement.policy, placement.details["by"]) == ("queue-aware", "greedy")
+    assert (placement.policy, placement.details["by"]) == ("queue-aware", "tuned")
     assert placement.details["schema"] != DIGEST, "features hold costs, and these are others"
     assert policy.base.parameters.tail_seconds == 600.0, "a purchase pays for the idle time here"
     assert router(tmp_path).base.parameters.tail_seconds == 42.0

@@ -83,11 +83,14 @@ def test_from_the_shadow_to_everywhere_and_back(
     assert run("promote") == console.EXIT_BAD_REQUEST
     assert "decides everywhere already" in capsys.readouterr().err
     assert run("rollback") == 0
-    assert "stands at off, elsewhere greedy decides (by its owner)" in capsys.readouterr().out
+    assert (
+        "stands at off, elsewhere the tuned policy decides (by its owner)"
+        in capsys.readouterr().out
+    )
     assert told(capsys, "rollback")["base"] == "rules"
     assert run("rollback") == console.EXIT_BAD_REQUEST
     assert "there is nothing below them" in capsys.readouterr().err
-    assert told(capsys, "rollback", "--restore")["base"] == "greedy"
+    assert told(capsys, "rollback", "--restore")["base"] == "tuned"
 
 
 def test_rollback_writes_the_state_of_another_release_anew(
@@ -100,7 +103,7 @@ def test_rollback_writes_the_state_of_another_release_anew(
         assert run(*words) == console.EXIT_BAD_REQUEST
         assert "`ironcliw route rollback` writes it anew" in capsys.readouterr().err
     found = told(capsys, "rollback")
-    assert (found["stage"], found["base"], found["policy"]) == ("off", "greedy", "")
+    assert (found["stage"], found["base"], found["policy"]) == ("off", "tuned", "")
     assert found["changes"][-1]["reason"] == "by its owner, in place of a state of another release"
     assert told(capsys, "promote", str(policy_in(tmp_path)))["stage"] == "shadow"
 
