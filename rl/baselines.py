@@ -95,7 +95,11 @@ class BusyHomeRule(Rule):
 
 
 class AlwaysLocal(Rule):
-    """At home whatever ever fits there."""
+    """At home whatever ever fits there; else away, as it would never run.
+
+    Rule B is the same wherever nothing of more than 8 GB that takes over ten minutes fits at home,
+    as on all days of our regimes; the report says so.
+    """
 
     name = "always local"
 

@@ -21,6 +21,8 @@ from rl.regime import load_regime
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
+QUICK = {"decisions": 200, "validation": 4, "confirmation": 8, "margins": (0.3,), "shrinks": (1.0,)}
+"""For finding a broken path; of what it finds nothing is to be expected."""
 REGIMES = tuple(
     Path(__file__).parent.with_name("regimes") / f"{name}.toml"
     for name in ("light", "busy", "high_hazard")
@@ -39,6 +41,7 @@ def add_train(commands: Commands) -> None:
     parser.add_argument("--seed", type=seed, help="of days, weights and choices")
     parser.add_argument("--out", type=Path, required=True, help="the policy file, an .npz")
     parser.add_argument("--config", type=Path, help="TOML with a table [training]")
+    parser.add_argument("--quick", action="store_true", help="little of all: does it work at all?")
     parser.add_argument("--minutes", type=float, help="after which an end is made")
     parser.add_argument(
         "--base", type=Path, help="what is begun at: a file of `tune`; the shipped one without"
@@ -54,6 +57,8 @@ def run_train(arguments: argparse.Namespace) -> None:
     """
     check_place(arguments.out)
     plan = Training.load(arguments.config) if arguments.config else Training()
+    if arguments.quick:
+        plan = replace(plan, **QUICK)
     if arguments.seed is not None:
         plan = replace(plan, seed=arguments.seed)
     if arguments.minutes is not None:

@@ -13,6 +13,9 @@ from rl.features import CLIP, CONTEXT
 from rl.neural import SLACK
 from rl.policy_file import PolicyFile
 
+LEAST_DAYS = 100
+"""Of each regime; anything on fewer simulated days is noise."""
+
 
 def unproven(policy: PolicyFile) -> str:
     """Why little is to be expected of a policy, in words; empty: it was confirmed on fresh days."""
@@ -26,6 +29,9 @@ def unproven(policy: PolicyFile) -> str:
             "nobody has confirmed on fresh days that this policy costs less than its base; "
             "`python -m rl evaluate --policy` compares them"
         )
+    days = (policy.training.get("confirmation") or {}).get("days", 0)
+    if days < LEAST_DAYS:
+        return f"this policy was confirmed on {days} fresh days of each regime, which says little"
     return ""
 
 

@@ -88,7 +88,8 @@ def train_policy(
     begun, beside = _priced_here(settings, plan, folder)
     _run(
         ["train", *_each("--regime", regimes), "--seed", str(plan.seed), "--minutes",
-         str(plan.minutes), "--base", str(begun), "--out", str(plan.policy)],
+         str(plan.minutes), "--base", str(begun), *(["--quick"] if plan.is_quick else []),
+         "--out", str(plan.policy)],
         "training",
     )  # fmt: skip
     policy = load_policy(plan.policy)

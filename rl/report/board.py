@@ -108,6 +108,13 @@ class Board:
         """Those of some names that were run."""
         return [name for name in names if name in self.policies]
 
+    def alike(self, regime: str) -> list[tuple[str, ...]]:
+        """Groups of policies that cost the same on each day of a regime."""
+        groups: dict[bytes, list[str]] = {}
+        for name in self.policies:
+            groups.setdefault(self.all_days[regime][name]["cost"].tobytes(), []).append(name)
+        return [tuple(names) for names in groups.values() if len(names) > 1]
+
     def total(self, policy: str, column: str) -> int:
         """Over all days."""
         return sum(int(policies[policy][column].sum()) for policies in self.all_days.values())

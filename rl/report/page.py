@@ -148,6 +148,8 @@ def _regimes(board: Board) -> list[str]:
             cells += [f"{figures[one].sum():.0f}" for one in _COUNTS]
             lines.append("| " + " | ".join(cells) + " |")
         lines.append("")
+        for names in board.alike(regime):
+            lines += [f"The same on every day: {', '.join(names)}.", ""]
     return lines
 
 

@@ -377,6 +377,20 @@ def test_the_command_writes_a_file_and_evaluate_reads_it(
     assert "learned: mine" in capsys.readouterr().out
 
 
+def test_a_quick_training_is_a_small_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Training] = []
+
+    def trained(regimes: object, parameters: object, plan: Training, **_: object) -> PolicyFile:
+        given.append(plan)
+        return made_policy()
+
+    monkeypatch.setattr("rl.learning.train.train", trained)
+    assert main(["train", "--quick", "--seed", "3", "--out", str(tmp_path / "one.npz")]) == 0
+    [plan] = given
+    assert (plan.seed, plan.validation, plan.confirmation) == (3, 4, 8)
+    assert plan.decisions < Training().decisions / 10
+
+
 def test_what_is_held_out_is_not_learned_from(tmp_path: Path) -> None:
     held_out = load_regime(FOLDER / "bursty.toml")
     with pytest.raises(SettingsError, match="'bursty' is held out"):

@@ -21,6 +21,7 @@ from rl.report import command, contestants, plan, runs
 from rl.report.board import Board, median_of
 from rl.report.contestants import CLAIRVOYANT, LITERAL, RULE_NAMES, Valuing, tuned
 from rl.report.goals import Verdict, verdicts
+from rl.report.page import page
 from rl.report.plan import Options, Plan
 from rl.report.runs import Store, columns_of, run_all
 from rl.report.speed import Speed, live_seconds
@@ -60,7 +61,13 @@ def test_days_that_cannot_be_resampled() -> None:
 
 def _columns(cost: list[float], **others: float) -> dict[str, np.ndarray]:
     names = {"met": 0.8, "dollars": 0.2, "waiting": 1.0, "misses": 0.1, "bound": 0.1}
-    names |= {"breaches": 0.0, "misplaced": 0.0, "flow_p50": 60.0, "flow_p95": 600.0}
+    names |= {
+        "breaches": 0.0,
+        "misplaced": 0.0,
+        "out_of_memory": 0.0,
+        "flow_p50": 60.0,
+        "flow_p95": 600.0,
+    }
     values = {name: np.full(len(cost), value) for name, value in {**names, **others}.items()}
     return {"cost": np.array(cost), **values}
 
@@ -120,6 +127,17 @@ def test_without_a_learned_policy_its_goals_are_not_run() -> None:
         f"deadlines kept, beside {BASE}",
         f"USD for machines by that of {BASE}",
     ]
+
+
+def test_policies_that_are_alike_on_every_day_are_told() -> None:
+    board = _board(0.9)
+    assert board.alike("calm") == [RULE_NAMES]
+    board.all_days["calm"][RULE_NAMES[0]]["cost"][0] += 0.01
+    assert board.alike("calm") == [RULE_NAMES[1:]]
+    assert board.alike("wild") == [RULE_NAMES]
+    made = replace(Plan.of(FEW), options=replace(FEW, days=4, clairvoyant=2))
+    text = page(made, board, {}, {}, [])
+    assert f"The same on every day: {', '.join(RULE_NAMES[1:])}." in text
 
 
 def test_the_median_seed_is_ours() -> None:

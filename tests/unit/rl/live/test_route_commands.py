@@ -25,7 +25,7 @@ from rl.live.log import lines_of, read_log
 from rl.live.nightly import known
 from rl.parameters import load_parameters, load_tuned, written
 from rl.policy import NumpyPolicy, policy_path
-from rl.policy_file import load_policy, save_policy
+from rl.policy_file import PolicyFile, load_policy, save_policy
 from rl.queue_parameters import QueueParameters
 from rl.regime import load_regime
 from tests.unit.rl.live.logs import log_of
@@ -288,6 +288,11 @@ def test_a_policy_of_other_heads_is_told_to_be_one(
     assert "will decide nothing" not in capsys.readouterr().err
 
 
+def confirmed_on(days: int) -> PolicyFile:
+    told = {"is_confirmed": True, "confirmation": {"mean": 0.9, "high": 0.98, "days": days}}
+    return replace(policy_of(1.0, favourite=0), training=told)
+
+
 def test_a_policy_that_was_not_confirmed_is_told_to_be_none(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -296,7 +301,8 @@ def test_a_policy_that_was_not_confirmed_is_told_to_be_none(
     for policy, note in (
         (policy_of(), silent),
         (policy_of(1.0, favourite=0), "nobody has confirmed on fresh days that this policy costs"),
-        (replace(policy_of(1.0, favourite=0), training={"is_confirmed": True}), ""),
+        (confirmed_on(8), "this policy was confirmed on 8 fresh days of each regime, which says"),
+        (confirmed_on(200), ""),
     ):
         save_policy(path, policy)
         assert run("promote", str(path)) == 0
@@ -314,4 +320,7 @@ def test_training_without_a_log_uses_what_is_shipped(
     monkeypatch.setattr("rl.live.training.subprocess.run", commands)
     assert run("train", "--minutes", "1") == 0
     assert commands.words[0].count("--regime") == 3
+    assert "--quick" not in commands.words[0]
+    assert run("train", "--quick") == 0
+    assert all("--quick" in words for words in commands.words[2:])
     assert "the shipped regimes are trained on: the decision log holds 0" in capsys.readouterr().err
