@@ -62,7 +62,8 @@ def train(
     folder = settings.state_dir / "routing"
     policy = out or folder / "candidate.npz"
     document = report or policy.with_suffix(".md")
-    plan = Plan(policy, document, 1.0 if quick else minutes, seed, days, quick, base)
+    fit = _fit_file(settings, log, None)
+    plan = Plan(policy, document, 1.0 if quick else minutes, seed, days, quick, base, fit)
     found = train_policy(settings, plan, _log_of(settings, log, 60.0), console.note)
     if install:
         _install(settings, policy)

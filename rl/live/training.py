@@ -16,14 +16,14 @@ from typing import Any
 
 from ironcliw.errors import DataError, IroncliwError, SettingsError
 from ironcliw.settings import Settings, process_environment
-from rl.calibration.files import save_fit
+from rl.calibration.files import save_fit, with_digest
 from rl.calibration.fit import fit_log
 from rl.calibration.regimes import regime_of_fit
 from rl.live.base import base_parameters
 from rl.live.log import Log
 from rl.live.nightly import known
 from rl.parameters import load_parameters, load_tuned, of_the_cloud, written
-from rl.policy import FIT_FILE, FOLDER, policy_path
+from rl.policy import FOLDER, policy_path
 from rl.policy_file import load_policy
 from rl.regime import Regime, load_regime, regime_of
 
@@ -49,6 +49,7 @@ class Plan:
         days: Of each regime, in the report.
         is_quick: A few days alone, for finding a broken path.
         base: File of the policy to begin at; this head's own or the shipped one without.
+        fit: File of the fit to the log; None: it is written nowhere.
     """
 
     policy: Path
@@ -58,6 +59,7 @@ class Plan:
     days: int
     is_quick: bool = False
     base: Path | None = None
+    fit: Path | None = None
 
 
 def train_policy(
@@ -82,7 +84,7 @@ def train_policy(
         plan.report.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{error.filename} cannot be made ({error.strerror})") from error
-    own = calibrated(settings, folder, log, tell)
+    own = calibrated(settings, folder, log, tell, plan.fit)
     regimes = [*(here(path, settings, folder) for path in SHIPPED), *own]
     held_out = [here(path, settings, folder) for path in HELD_OUT]
     begun, beside = _priced_here(settings, plan, folder)
@@ -131,11 +133,16 @@ def _priced_here(settings: Settings, plan: Plan, folder: Path) -> tuple[Path, Pa
 
 
 def calibrated(
-    settings: Settings, folder: Path, log: Log, tell: Callable[[str], None]
+    settings: Settings,
+    folder: Path,
+    log: Log,
+    tell: Callable[[str], None],
+    fit_file: Path | None,
 ) -> list[Path]:
     """The file of the log's own regime; none where the log holds too little."""
     try:
-        fit = save_fit(folder / FIT_FILE, fit_log(log))
+        found = fit_log(log)
+        fit = with_digest(found) if fit_file is None else save_fit(fit_file, found)
     except DataError as error:
         tell(f"the shipped regimes are trained on: {error}")
         return []

@@ -246,6 +246,7 @@ def test_training_goes_from_the_log_to_a_policy_and_a_report(
     beside = load_parameters(Path(reported[reported.index("--parameters") + 1]))
     assert beside == replace(load_parameters(), idle_seconds=900.0, tail_seconds=900.0)
     assert str(tmp_path / "routing" / "calibrated.toml") in trained
+    assert not (tmp_path / "routing" / "fit.json").exists(), "a head believes its own log alone"
     assert trained[trained.index("--minutes") + 1] == "1.0"
     assert reported[reported.index("--policy") + 1] == found["policy"]
     standing = told(capsys, "status")["standing"]
