@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 QUICK = {"decisions": 200, "validation": 4, "confirmation": 8, "margins": (0.3,), "shrinks": (1.0,)}
 """For finding a broken path; of what it finds nothing is to be expected."""
 REGIMES = tuple(
-    Path(__file__).parent.with_name("regimes") / f"{name}.toml"
+    Path(__file__).resolve().parent.with_name("regimes") / f"{name}.toml"
     for name in ("light", "busy", "high_hazard")
 )
 

@@ -19,6 +19,7 @@ from ironcliw.settings import Settings, process_environment
 from rl.calibration.files import save_fit, with_digest
 from rl.calibration.fit import fit_log
 from rl.calibration.regimes import regime_of_fit
+from rl.learning.command import REGIMES
 from rl.live.base import base_parameters
 from rl.live.log import Log
 from rl.live.nightly import known
@@ -27,14 +28,7 @@ from rl.policy import FOLDER, policy_path
 from rl.policy_file import load_policy
 from rl.regime import Regime, load_regime, regime_of
 
-SHIPPED = tuple(
-    Path(__file__).resolve().parent.parent / "regimes" / f"{name}.toml"
-    for name in ("light", "busy", "high_hazard")
-)
-HELD_OUT = tuple(
-    Path(__file__).resolve().parent.parent / "regimes" / f"{name}.toml"
-    for name in ("bad_estimates", "bursty")
-)
+HELD_OUT = tuple(REGIMES[0].with_name(f"{name}.toml") for name in ("bad_estimates", "bursty"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +79,7 @@ def train_policy(
     except OSError as error:
         raise DataError(f"{error.filename} cannot be made ({error.strerror})") from error
     own = calibrated(settings, folder, log, tell, plan.fit)
-    regimes = [*(here(path, settings, folder) for path in SHIPPED), *own]
+    regimes = [*(here(path, settings, folder) for path in REGIMES), *own]
     held_out = [here(path, settings, folder) for path in HELD_OUT]
     begun, beside = _priced_here(settings, plan, folder)
     _run(
