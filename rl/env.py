@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from rl.features import CLIP, CONTEXT, OPTION, Floats, features
 from rl.greedy import GreedyParameters
+from rl.learning.randomised import randomised
 from rl.parameters import Parameters, policy_of
 from rl.regime import Regime
 from rl.simulator import Decision, Simulation, simulate
@@ -40,6 +41,8 @@ class RoutingEnv(gymnasium.Env[Floats, np.int64]):
         seed: Of the days.
         split: Whose days.
         days: Of each regime, from which is drawn.
+        randomised: Share of the episodes whose regime is drawn from wide ranges instead
+            (`rl.learning.randomised`); none where a day is asked for.
         data: The data folder, for regimes that need traces.
     """
 
@@ -53,6 +56,7 @@ class RoutingEnv(gymnasium.Env[Floats, np.int64]):
         seed: int = 0,
         split: Split = "train",
         days: int = 1000,
+        randomised: float = 0.0,
         data: Path | None = None,
     ) -> None:
         self.action_space = gymnasium.spaces.Discrete(ACTIONS)
@@ -60,6 +64,7 @@ class RoutingEnv(gymnasium.Env[Floats, np.int64]):
         self._regimes = tuple(regimes)
         self._policy = policy_of(parameters or GreedyParameters())
         self._days = (seed, split, days, data)
+        self._randomised = randomised
         self._bases: dict[str, float] = {}
         self._simulation: Simulation
         self._decision: Decision | None = None
@@ -75,7 +80,10 @@ class RoutingEnv(gymnasium.Env[Floats, np.int64]):
         while True:
             which = int(wanted.get("regime", self.np_random.integers(len(self._regimes))))
             number = int(wanted.get("day", self.np_random.integers(count)))
-            day = make_day(self._regimes[which], days_seed, split, number, data=data)
+            regime = self._regimes[which]
+            if not wanted and 0 < self._randomised > self.np_random.random():
+                regime = randomised(days_seed, number)
+            day = make_day(regime, days_seed, split, number, data=data)
             if day.name not in self._bases:
                 self._bases[day.name] = max(simulate(day, self._policy).cost, LEAST_COST)
             self._base, self._spent = self._bases[day.name], 0.0

@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--iterations", type=count, default=200)
     add("--decisions", type=count, default=4000, help="of an iteration, over all runners")
     add("--days", type=count, default=1000, help="of each regime")
+    add("--randomised", type=float, default=0.25, help="share of days from ranges of regimes")
     add("--runners", type=int, default=0, help="processes that simulate; 0: this one")
     add("--machines", action="store_true", help="learn when to buy early and give back, too")
     add("--on-spot", action="store_true", help="runners go to Spot machines alone")
@@ -47,12 +48,14 @@ def run(arguments: argparse.Namespace) -> None:
     """
     import ray
 
-    from rl.rllib.trainer import RllibSettings, RllibTrainer, validation, write
+    from rl.rllib.numbers import RllibSettings
+    from rl.rllib.trainer import RllibTrainer, validation, write
 
     check_place(arguments.out)
     settings = RllibSettings(
         seed=arguments.seed,
         days=arguments.days,
+        randomised=arguments.randomised,
         decisions=arguments.decisions,
         runners=arguments.runners,
         on_spot=arguments.on_spot,

@@ -52,9 +52,9 @@ class Decisions(gymnasium.Env[Floats, np.int64]):
 
     Args:
         given: `regimes` (tables as in a regime's file), `base` (its kind) and its `parameters`,
-            `reach`, `machines` (whether they are learned), `seed` and `days` of the days, `data`
-            (the data folder, or nothing). Plain values, so that a process on another node needs no
-            file of this one.
+            `reach`, `machines` (whether they are learned), `seed` and `days` of the days,
+            `randomised` (see `RoutingEnv`; 0 without), `data` (the data folder, or nothing).
+            Plain values, so that a process on another node needs no file of this one.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  # as in the base class
@@ -66,6 +66,7 @@ class Decisions(gymnasium.Env[Floats, np.int64]):
             parameters_of(given["base"], given["parameters"], "the trainer's base"),
             seed=int(given["seed"]),
             days=int(given["days"]),
+            randomised=float(given.get("randomised", 0.0)),
             data=Path(given["data"]) if given.get("data") else None,
         )
         self.action_space = self._inner.action_space

@@ -11,81 +11,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ironcliw.errors import SettingsError, TrainingError
 from rl.evaluate import days_of
 from rl.neural import Learned
-from rl.parameters import Parameters, kind_of, load_parameters, policy_of
+from rl.parameters import kind_of, policy_of
 from rl.policy_file import PolicyFile, save_policy
 from rl.regime import Regime
 from rl.rllib.checkpoints import Checkpoints
 from rl.rllib.guard import guard_of
+from rl.rllib.numbers import RllibSettings
 from rl.schema import schema_of
 from rl.simulator import simulate
+from rl.sources import RandomisedDays
 from rl.statistics import paired_ratio
+from rl.work import Day
 
 _WHERE = frozenset({"runners", "on_spot"})
 _OF_THE_NETWORK = ("hidden", "tau", "reach", "machines")
 Report = Callable[[int, Mapping[str, float]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class RllibSettings:
-    """How to train.
-
-    Attributes:
-        seed: Of the weights, the days' order and the draws.
-        days: Of each regime, of the set for training.
-        decisions: In an iteration, over all runners.
-        runners: Processes that simulate; 0: the program itself does.
-        environments: In each of them.
-        on_spot: Whether runners go to Spot machines alone.
-        hidden: Units of a layer.
-        tau: USD that a score of 1 stands for.
-        reach: USD; what costs so much more than the cheapest is not weighed.
-        learning_rate: Of Adam.
-        passes: Over an iteration's decisions.
-        clip: Of PPO's ratio.
-        entropy: Weight of the entropy.
-        kl: Weight of the divergence from the policy of the iteration before.
-        horizon: Discount of the next decision: 0.99 looks some hundred decisions ahead.
-        machines: Whether decisions about machines are learned too.
-        margin: Written into the file, see `rl.policy_file`.
-        parameters: Of the base.
-    """
-
-    seed: int = 0
-    days: int = 1000
-    decisions: int = 4000
-    runners: int = 0
-    environments: int = 4
-    on_spot: bool = False
-    hidden: int = 64
-    tau: float = 0.02
-    reach: float = 0.1
-    learning_rate: float = 1e-4
-    passes: int = 4
-    clip: float = 0.1
-    entropy: float = 0.0
-    kl: float = 0.2
-    horizon: float = 0.99
-    machines: bool = False
-    margin: float = 0.0
-    parameters: Parameters = field(default_factory=load_parameters)
-
-    def __post_init__(self) -> None:
-        for name in ("days", "decisions", "environments", "hidden", "passes"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name} is {getattr(self, name)}; give 1 or more")
-        for name in ("tau", "reach", "learning_rate", "clip"):
-            value = getattr(self, name)
-            if not 0 < value < 1:
-                raise SettingsError(f"{name} is {value}; it must lie between 0 and 1")
-        if self.runners < 0:
-            raise SettingsError(f"runners is {self.runners}; give 0 or more")
 
 
 class RllibTrainer:
@@ -144,14 +91,9 @@ class RllibTrainer:
     def policy(self) -> PolicyFile:
         """The policy as it is now; its guard is of days that the base runs."""
         settings = self.settings
-        days = [
-            day
-            for regime in self.regimes
-            for day in days_of(regime, settings.seed, "train", min(settings.days, 20), self.data)
-        ]
         return PolicyFile(
             layers=self.module().layers(),
-            guard=guard_of(days, settings.parameters, settings.reach, settings.machines),
+            guard=guard_of(self._seen(), settings.parameters, settings.reach, settings.machines),
             tau=settings.tau,
             margin=settings.margin,
             reach=settings.reach,
@@ -164,6 +106,20 @@ class RllibTrainer:
                 **{name: one for name, one in asdict(settings).items() if name != "parameters"},
             },
         )
+
+    def _seen(self) -> list[Day]:
+        """Some of the days that were learned from."""
+        settings = self.settings
+        seed, count = settings.seed, min(settings.days, 20)
+        found = [
+            day
+            for regime in self.regimes
+            for day in days_of(regime, seed, "train", count, self.data)
+        ]
+        if settings.randomised > 0:
+            drawn = RandomisedDays(seed)
+            found += [drawn(number) for number in range(count)]
+        return found
 
     def module(self) -> Any:
         """The network that the learner has."""
@@ -200,6 +156,7 @@ class RllibTrainer:
             "machines": settings.machines,
             "seed": settings.seed,
             "days": settings.days,
+            "randomised": settings.randomised,
             "data": str(self.data) if self.data else "",
         }
         spec = RLModuleSpec(

@@ -9,7 +9,8 @@ from typing import Any
 
 from ironcliw.errors import SettingsError
 from ironcliw.settings import load_settings
-from rl.rllib.trainer import RllibSettings, RllibTrainer, validation, write
+from rl.rllib.numbers import RllibSettings
+from rl.rllib.trainer import RllibTrainer, validation, write
 from rl.sweep.regimes import NAMED, received, received_base
 from rl.sweep.trial import Tell
 

@@ -27,7 +27,8 @@ from rl.policy_file import PolicyFile, load_policy
 from rl.regime import load_regime
 from rl.rllib.decisions import Decisions, weighed
 from rl.rllib.module import NEVER, ScoringModule
-from rl.rllib.trainer import RllibSettings, RllibTrainer, validation, write
+from rl.rllib.numbers import RllibSettings
+from rl.rllib.trainer import RllibTrainer, validation, write
 from rl.simulator import Simulation, simulate
 from rl.view import ACTIONS
 from rl.workload import make_day
@@ -216,6 +217,8 @@ def test_held_out_regimes_and_wrong_numbers_are_refused() -> None:
         replace(SMALL, decisions=0)
     with pytest.raises(SettingsError, match=r"tau is 2.0; it must lie between 0 and 1"):
         replace(SMALL, tau=2.0)
+    with pytest.raises(SettingsError, match=r"randomised is 1.5; give a share from 0 to 1"):
+        replace(SMALL, randomised=1.5)
 
 
 @pytest.mark.slow
@@ -223,7 +226,14 @@ def test_it_learns_what_is_better_than_a_bad_start(cluster: None, tmp_path: Path
     # believed dear by far, machines are never bought: there is much to be learned
     bad = replace(load_parameters(), tail_seconds=9000.0, optimism=0.2)
     settings = replace(
-        SMALL, days=40, decisions=3000, environments=8, hidden=32, parameters=bad, reach=0.3
+        SMALL,
+        days=40,
+        decisions=3000,
+        environments=8,
+        hidden=32,
+        parameters=bad,
+        reach=0.3,
+        randomised=0.0,
     )
     trainer = RllibTrainer([LIGHT], settings, str(tmp_path))
     trainer.train(30, lambda iteration, found: None, every=30)

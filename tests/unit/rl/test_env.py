@@ -57,6 +57,17 @@ def test_the_expected_cost_policys_return_is_minus_one(light: Regime) -> None:
     assert info["outcome"]["cost"] == simulate(make_day(light, 0, "train", 1), Greedy()).cost
 
 
+def test_a_share_of_the_days_is_of_wide_ranges(light: Regime) -> None:
+    def names(share: float, **options: Any) -> set[str]:
+        env = RoutingEnv([light], days=5, randomised=share)
+        return {env.reset(seed=seed, options=options)[1]["day"].split("/")[0] for seed in range(12)}
+
+    assert names(0.0) == {"light"}
+    assert names(0.5) == {"light", "randomised"}
+    assert names(1.0) == {"randomised"}
+    assert names(1.0, day=1) == {"light"}
+
+
 def test_masks_are_the_guardrails(light: Regime) -> None:
     env = RoutingEnv([light], days=5)
     env.reset(seed=1)
