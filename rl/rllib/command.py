@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ironcliw.settings import load_settings
-from rl.arguments import check_place, count, seed
-from rl.arguments import write as write_text
+from rl.arguments import check_place, count, seed, write
 from rl.live.base import packaged
 from rl.parameters import load_tuned
 from rl.regime import load_regime
+from rl.rllib.numbers import RllibSettings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,11 +46,6 @@ def run(arguments: argparse.Namespace) -> None:
         SettingsError: a file or an option is wrong, or the folder holds another training.
         TrainingError: a loss is no number.
     """
-    import ray
-
-    from rl.rllib.numbers import RllibSettings
-    from rl.rllib.trainer import RllibTrainer, validation, write
-
     check_place(arguments.out)
     settings = RllibSettings(
         seed=arguments.seed,
@@ -66,6 +61,10 @@ def run(arguments: argparse.Namespace) -> None:
     )
     regimes = [load_regime(path) for path in arguments.regime]
     data = load_settings().bench.data
+    import ray
+
+    from rl.rllib.trainer import RllibTrainer, validation, write_policy
+
     begun = time.monotonic()
     if not ray.is_initialized():
         # in a job Ray finds its cluster by RAY_ADDRESS, else it starts one here
@@ -79,10 +78,10 @@ def run(arguments: argparse.Namespace) -> None:
 
     try:
         trainer.train(arguments.iterations, report)
-        policy = write(trainer, arguments.out)
+        policy = write_policy(trainer, arguments.out)
     finally:
         trainer.stop()
     seconds = {"seconds": time.monotonic() - begun}
-    write_text(arguments.out.with_suffix(".json"), json.dumps(seconds) + "\n")
+    write(arguments.out.with_suffix(".json"), json.dumps(seconds) + "\n")
     ratio = validation(policy, regimes, arguments.validation, data)
     sys.stdout.write(f"{arguments.out}: {ratio:.4f} of its base's cost in validation\n")

@@ -192,7 +192,7 @@ class RllibTrainer:
         )
 
 
-def write(trainer: RllibTrainer, out: Path) -> PolicyFile:
+def write_policy(trainer: RllibTrainer, out: Path) -> PolicyFile:
     """Save a trainer's policy.
 
     Raises:

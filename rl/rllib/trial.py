@@ -10,7 +10,7 @@ from typing import Any
 from ironcliw.errors import SettingsError
 from ironcliw.settings import load_settings
 from rl.rllib.numbers import RllibSettings
-from rl.rllib.trainer import RllibTrainer, validation, write
+from rl.rllib.trainer import RllibTrainer, validation, write_policy
 from rl.sweep.regimes import NAMED, received, received_base
 from rl.sweep.trial import Tell
 
@@ -45,7 +45,7 @@ def train(values: Mapping[str, Any], folder: Path, rounds: int, tell: Tell) -> N
     try:
         for number in range(trainer.iteration // each + 1, rounds + 1):
             trainer.train(number * each, lambda iteration, found: None, every=each)
-            policy = write(trainer, folder / POLICY)
+            policy = write_policy(trainer, folder / POLICY)
             tell(number, validation(policy, regimes, days, data))
     finally:
         trainer.stop()

@@ -28,7 +28,7 @@ from rl.regime import load_regime
 from rl.rllib.decisions import Decisions, weighed
 from rl.rllib.module import NEVER, ScoringModule
 from rl.rllib.numbers import RllibSettings
-from rl.rllib.trainer import RllibTrainer, validation, write
+from rl.rllib.trainer import RllibTrainer, validation, write_policy
 from rl.simulator import Simulation, simulate
 from rl.view import ACTIONS
 from rl.workload import make_day
@@ -124,7 +124,7 @@ def test_what_is_exported_is_what_was_learned(
     trained: tuple[RllibTrainer, list[Mapping[str, float]], Path], tmp_path: Path
 ) -> None:
     trainer, _, _ = trained
-    saved = write(trainer, tmp_path / "policy.npz")
+    saved = write_policy(trainer, tmp_path / "policy.npz")
     policy = load_policy(tmp_path / "policy.npz")
     assert policy.digest == saved.digest
     module, learned, seen = trainer.module(), Learned(policy), 0
