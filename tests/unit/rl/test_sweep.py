@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from ironcliw.errors import SettingsError
-from rl.live.base import packaged
-from rl.parameters import load_tuned, written
+from rl.live import base
+from rl.parameters import TUNED, written
 from rl.queue_parameters import QueueParameters
 from rl.regime import load_regime
 from rl.sweep.config import SweepConfig, read_sweep
@@ -151,7 +151,8 @@ def test_a_trial_in_another_folder_has_the_sweeps_regimes(
     monkeypatch.chdir(tmp_path / "trial")
     [found] = received(json.loads(json.dumps(told)))
     assert received_base(json.loads(json.dumps(told))) == QueueParameters(order_left=1.5)
-    assert received_base({}) == load_tuned(packaged()), "as `python -m rl train` does"
+    monkeypatch.setattr(base, "PACKAGED", (tmp_path / "base.toml", TUNED))
+    assert received_base({}) == QueueParameters(order_left=1.5), "as `python -m rl train` does"
     with pytest.raises(SettingsError, match=r"the sweep's base is 3; set fixed.base to a file"):
         received_base({"base": 3})
     assert found.digest() == load_regime(regimes / "light.toml").digest()
