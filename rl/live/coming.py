@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from actors.situation import Plan, Ready
+from ironcliw.errors import DataError
 from rl import critical_paths
 from rl.live.beliefs import LiveBeliefs
 
@@ -69,8 +70,13 @@ def first_large(active: Iterable[Active], believed: Plans, room_gb: float) -> fl
             continue
         _, ends = plans.setdefault(workflow, (ready.plan, {}))
         ends[ready.index] = max(end, ends.get(ready.index, 0.0))  # of the items of a step
-    found = (_of_plan(plan, ends, believed.of(plan), room_gb) for plan, ends in plans.values())
-    return min(found, default=math.inf)
+    first = math.inf
+    for plan, ends in plans.values():
+        try:
+            first = min(first, _of_plan(plan, ends, believed.of(plan), room_gb))
+        except DataError:
+            continue  # a fact is no number: that is told when its own steps are asked about
+    return first
 
 
 def _of_plan(plan: Plan, active: Mapping[int, float], ahead: Ahead, room_gb: float) -> float:

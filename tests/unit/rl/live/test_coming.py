@@ -56,6 +56,12 @@ def test_workflows_of_one_plan_are_told_apart() -> None:
     assert first_large(steps, Plans(beliefs()), ROOM) == pytest.approx(5.0)
 
 
+def test_a_plan_that_cannot_be_believed_hides_no_other() -> None:
+    odd = replace(PLAN, memory_gb=(1.0, 1.0, 1.0, math.nan))
+    steps = [("w", Ready(0.0, odd, 0), 60.0), ("v", Ready(0.0, PLAN, 1), 5.0)]
+    assert first_large(steps, Plans(beliefs()), ROOM) == pytest.approx(5.0)
+
+
 def test_a_plan_tells_memory_of_functions_alone() -> None:
     definition = define(
         {"name": "flow", "steps": {
