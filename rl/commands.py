@@ -34,7 +34,7 @@ def train(
         Path | None, typer.Option(metavar="FILE", help="Of the policy; in the state directory.")
     ] = None,
     minutes: Annotated[float, typer.Option(min=0.05, help="Of training.")] = 50.0,
-    seed: Annotated[int, typer.Option(help="Of days, weights and choices.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of days, weights and choices.")] = 0,
     days: Annotated[int, typer.Option(min=1, help="Of each regime, in the report.")] = 400,
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The document; beside the policy.")

@@ -16,6 +16,7 @@ from typing import Any
 
 from ironcliw.errors import DataError, IroncliwError, SettingsError
 from ironcliw.settings import Settings, process_environment
+from rl.arguments import check_place
 from rl.calibration.files import save_fit, with_digest
 from rl.calibration.fit import fit_log
 from rl.calibration.regimes import regime_of_fit
@@ -69,6 +70,7 @@ def train_policy(
 
     Raises:
         DataError: a file cannot be written.
+        SettingsError: a place for one is none, or the base's file cannot be used.
         IroncliwError: training or the comparison failed; the message ends as theirs did.
     """
     folder = settings.state_dir / FOLDER
@@ -78,6 +80,7 @@ def train_policy(
         plan.report.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{error.filename} cannot be made ({error.strerror})") from error
+    check_place(plan.policy, plan.report)
     own = calibrated(settings, folder, log, tell, plan.fit)
     regimes = [*(here(path, settings, folder) for path in REGIMES), *own]
     held_out = [here(path, settings, folder) for path in HELD_OUT]

@@ -254,6 +254,10 @@ def test_training_goes_from_the_log_to_a_policy_and_a_report(
     commands.fail = "train"
     assert run(*words) == console.EXIT_FAILED
     assert "error: training failed: it is held out" in capsys.readouterr().err
+    count = len(commands.words)
+    assert run(*words, "--report", str(tmp_path)) == console.EXIT_BAD_REQUEST
+    assert f"{tmp_path} is a folder; give the name of a file in it" in capsys.readouterr().err
+    assert len(commands.words) == count, "it is told before an hour of training"
 
 
 def test_what_is_shipped_is_learned_on_this_head_under_its_caps(
