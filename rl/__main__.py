@@ -66,7 +66,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         raise SettingsError(
             f"--against {arguments.against!r} is none of the policies: {', '.join(makers)}"
         )
-    found = evaluate(days, makers, base=arguments.against)
+    found = evaluate(days, makers, base=arguments.against, report=_tell)
     page: dict[str, Any] = {
         "regime": regime.name,
         "digest": regime.digest(),
@@ -92,6 +92,12 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             f"clairvoyant, {known['days']} days: {known['ratio']['mean']:.3f} of the cost of "
             f"{BASE}; nothing goes below {known['bound_ratio']['mean']:.3f}\n"
         )
+
+
+def _tell(line: str) -> None:
+    """Of the progress, beside what is found."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -50,18 +50,28 @@ def days_of(
     return [make_day(regime, seed, split, number, data=data) for number in range(count)]
 
 
-def evaluate(days: Sequence[Day], makers: Makers, *, base: str = BASE) -> dict[str, Any]:
+def evaluate(
+    days: Sequence[Day],
+    makers: Makers,
+    *,
+    base: str = BASE,
+    report: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
     """Outcomes of each policy and its cost by the base's, paired by day.
 
     Args:
         days: The same for all.
         makers: Of a new policy for a day, by name; the base is among them.
         base: With which all others are compared.
+        report: Told of each policy that has run, in words.
     """
     found: dict[str, Any] = {}
-    base_costs = _costs(_run(days, makers[base])[0])
+    runs: dict[str, tuple[list[Outcome], float]] = {}
     for name, maker in makers.items():
-        outcomes, seconds = _run(days, maker)
+        runs[name] = _run(days, maker)
+        report(f"{name}: {len(days)} days in {runs[name][1]:.0f} s")
+    base_costs = _costs(runs[base][0])
+    for name, (outcomes, seconds) in runs.items():
         costs = _costs(outcomes)
         found[name] = {
             "means": _means(outcomes),

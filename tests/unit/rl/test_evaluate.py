@@ -78,7 +78,9 @@ def test_the_command_writes_what_it_says(
     known = page["clairvoyant"]
     assert known["starts"] == 2, "the tuned greedy, and the one that is given"
     assert known["bounds"][0] <= known["costs"][0] <= page["policies"][BASE]["costs"][0]
-    assert "rule C: busy home" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "rule C: busy home" in printed.out and "3 days in" not in printed.out
+    assert "rule C: busy home: 3 days in" in printed.err
     assert page["policies"].pop("mine")["costs"]
     first = {name: one["costs"] for name, one in page["policies"].items()}
     assert main(arguments) == 0
