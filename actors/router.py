@@ -27,6 +27,7 @@ from actors.routing import (
 )
 from actors.situation import (
     WAIT,
+    ObservingPolicy,
     OrderingPolicy,
     Placement,
     Ready,
@@ -172,7 +173,15 @@ class Router:
 
     def ended(self, key: Key, seconds: float | None = None) -> None:
         """An attempt has ended, however; it ran so long, where it ended well and that is known."""
-        self._around.ended(key, seconds)
+        told = self._around.ended(key, seconds)
+        if told is None or not isinstance(self._policy, ObservingPolicy):
+            return
+        try:
+            self._policy.ran(*told)
+        # the boundary to a policy that is loaded by name: a step that has ended has ended
+        except Exception:
+            if self._has_failed():
+                logger.exception("routing policy %r failed to learn", self._policy.name)
 
     def note_outcome(self, key: str, place: str, outcome: str, cause: str = "") -> None:
         """What became of an attempt, for the next one; see `AttemptHistory.note`."""

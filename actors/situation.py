@@ -114,7 +114,7 @@ class RunFacts:
 
 @dataclass(frozen=True, slots=True)
 class EndedFacts:
-    """A step that has ended well on a machine, for how fast machines are.
+    """A step that has ended well.
 
     Attributes:
         seconds: That it ran.
@@ -286,4 +286,17 @@ class OrderingPolicy(Protocol):
         Args:
             steps: That wait, in the order of starts.
             at: Unix seconds.
+        """
+
+
+@runtime_checkable
+class ObservingPolicy(Protocol):
+    """A `SituationPolicy` that learns how long steps take while it is at work."""
+
+    def ran(self, ended: EndedFacts, place: str) -> None:
+        """A step has ended well.
+
+        Args:
+            ended: What ran, and how long.
+            place: `local` or `spot`.
         """

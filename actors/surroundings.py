@@ -162,24 +162,31 @@ class Surroundings:
                 placed.run = replace(placed.run, since=self._clock(), has_begun=True)
             self._changed(placed.place)
 
-    def ended(self, key: Key, seconds: float | None = None) -> None:
+    def ended(self, key: Key, seconds: float | None = None) -> tuple[EndedFacts, str] | None:
         """An attempt has ended.
 
         Args:
             key: Its step's, and its number.
             seconds: That it ran, where it ended well and that is known.
+
+        Returns:
+            What ran for so long, and its place; None where that is not known.
         """
         placed = self._placed.pop(key, None)
         self._waits.pop(key, None)
         if placed is None:
-            return
+            return None
         self._changed(placed.place)
-        if placed.place == SPOT and placed.is_known:
-            self._done.setdefault(placed.node, set()).add(placed.run.target)
-            if seconds is not None:
-                run, now = placed.run, self._clock()
-                self._ended.append(EndedFacts(run.target, run.expected_seconds, seconds, now))
-                self._ended_then = None
+        run, is_on_machine = placed.run, placed.place == SPOT and placed.is_known
+        if is_on_machine:
+            self._done.setdefault(placed.node, set()).add(run.target)
+        if seconds is None:
+            return None
+        facts = EndedFacts(run.target, run.expected_seconds, seconds, self._clock())
+        if is_on_machine:
+            self._ended.append(facts)
+            self._ended_then = None
+        return facts, placed.place
 
     def note_outcome(self, key: str, place: str, outcome: str, cause: str = "") -> None:
         """What became of an attempt, for the next one; see `AttemptHistory.note`."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from actors.routing import LOCAL, PlacementPolicy, mask_of, options_of
-from actors.situation import Placement, Situation, StepFacts
+from actors.situation import EndedFacts, Placement, Situation, StepFacts
 from ironcliw.errors import DataError, IroncliwError
 from rl.baselines import least_loaded
 from rl.calibration.files import load_fit
@@ -29,6 +29,7 @@ from rl.features import features
 from rl.live.base import base_of, base_parameters, learned_of, schema_of
 from rl.live.exploring import Drawn, explore
 from rl.live.record import STEP_ACTIONS, Verdict, placement_of
+from rl.live.today import Today
 from rl.live.views import LiveView, LiveViews
 from rl.neural import Learned
 from rl.parameters import Parameters
@@ -127,7 +128,8 @@ class NumpyPolicy:
         self._schema = schema_of(self.base)
         self._learned: Learned | None = None
         self._costs = costs
-        self._views = LiveViews(fit or self._read_fit(), costs)
+        self._today = Today(fit or self._read_fit())
+        self._views = LiveViews(self._today.fit, costs)
         self._clock = clock
         self._rules = PlacementPolicy()
 
@@ -148,7 +150,13 @@ class NumpyPolicy:
 
     def believe(self, fit: Fit | None = None) -> None:
         """Take a new fit; the one in the state directory without."""
-        self._views = LiveViews(fit or self._read_fit(), self._costs)
+        self._today = Today(fit or self._read_fit())
+        self._views = LiveViews(self._today.fit, self._costs)
+
+    def ran(self, ended: EndedFacts, place: str) -> None:
+        """See `actors.situation.ObservingPolicy`."""
+        if self._today.ran(ended.target, place, ended.seconds, ended.expected_seconds):
+            self._views = LiveViews(self._today.fit, self._costs)
 
     def stand(self, standing: Standing) -> None:
         """Take a new standing, and the policy that it names."""
@@ -203,6 +211,7 @@ class NumpyPolicy:
             "mode": "forced" if live.forced else "live",
             "policy_hash": self.standing.policy,
             "fit": self.fit.digest,
+            "runs_since": self._today.runs,
             "exploration": self._exploration,
         }
         return placement_of(situation, live, verdict, drawn, facts)

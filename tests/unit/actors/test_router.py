@@ -13,6 +13,7 @@ from actors.router import LONGEST_WAIT_SECONDS, Router
 from actors.routing import Choice, Option, PlacementPolicy, load_policy
 from actors.situation import (
     WAIT,
+    EndedFacts,
     HomeFacts,
     MachineFacts,
     MoneyFacts,
@@ -251,6 +252,30 @@ def test_losses_are_those_of_machines_and_want_of_memory_is_told_apart() -> None
     assert facts() == (2, 2)
     made.note_outcome("w/s", "spot", "ok")
     assert facts() == (0, 0)
+
+
+def test_a_policy_that_learns_is_told_what_ended_well_and_cannot_stop_the_end() -> None:
+    told: list[tuple[str, float, str]] = []
+
+    class Learns(Says):
+        def ran(self, ended: EndedFacts, place: str) -> None:
+            told.append((ended.target, ended.seconds, place))
+            if len(told) > 2:
+                raise ValueError("full")
+
+    made = Router(Learns(lambda _: placed("spot")), Facts(), clock=lambda: NOW)
+    ask(made)
+    made.ended(("w/s", 1), 4.0)
+    ask(made)
+    made.ended(("w/s", 1))  # how long is not known, as after a failure
+    made.ended(("w/s", 1), 9.0)  # has no place any more
+    ask(made)
+    made.ended(("w/s", 1), 5.0)
+    assert told == [("f", 4.0, "spot"), ("f", 5.0, "spot")]
+    ask(made)
+    made.ended(("w/s", 1), 6.0)
+    assert made.failures == 1
+    assert made.running("spot") == 0
 
 
 class Coin:
