@@ -121,8 +121,6 @@ def show(
         console.write_json(view.model_dump(exclude={"definition"}))
         return
     console.write_line(f"{view.name} {view.id}: {view.status}")
-    if view.error is not None:
-        console.write_line(f"error: {view.error.message}")
     rows = [
         (
             step.name,
