@@ -166,7 +166,7 @@ def send(
 
     async def work(them: Agents) -> Any:
         if not ask:
-            await them.send(
+            return await them.send(
                 target,
                 content,
                 capability=capability,
@@ -175,7 +175,6 @@ def send(
                 durable=durable,
                 key=key,
             )
-            return None
         return await them.ask(
             target,
             content,
@@ -184,11 +183,12 @@ def send(
             deadline_seconds=DEFAULT_SECONDS if deadline is None else deadline,
         )
 
-    answer = _with_agents(work)
-    if as_json or ask:
-        console.write_json({"answer": answer} if as_json else answer)
-    else:
-        console.write_line("sent, and kept" if durable else "sent")
+    found = _with_agents(work)
+    if not ask:
+        _write_sent(target, key, durable=durable, is_new=found, as_json=as_json)
+        return
+    _check_answer(target, found)
+    console.write_json({"answer": found} if as_json else found)
 
 
 @agents.command("breakers")
@@ -243,6 +243,35 @@ def replay(
         console.write_json(found)
     else:
         console.write_line(f"{message_id} is on its way to {found['recipient']}")
+
+
+def _write_sent(
+    target: str, key: str | None, *, durable: bool, is_new: bool, as_json: bool
+) -> None:
+    if as_json:
+        console.write_json({"answer": None, "new": is_new})
+    elif not is_new:
+        console.write_line(f"not sent again: {target!r} was sent a message of key {key!r} before")
+    else:
+        console.write_line("sent, and kept" if durable else "sent")
+
+
+def _check_answer(target: str, answer: Any) -> None:
+    """Refuse an answer that JSON cannot write: a text that looks like one would tell a lie.
+
+    Raises:
+        RequestError: it is none; the message says of which type it is, and what to do.
+    """
+    from actors.results import to_json
+
+    try:
+        to_json(answer, f"the answer of {target!r}, of the type {type(answer).__name__!r},")
+    except RequestError as error:
+        raise RequestError(
+            f"{error.message}. The agent has done what it was asked for; in Python, "
+            "`await agents.ask(...)` gives the answer as it is",
+            code=error.code,
+        ) from error
 
 
 def _with_agents(work: Callable[[Agents], Awaitable[_T]], working_dir: Path | None = None) -> _T:
