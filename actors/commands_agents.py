@@ -171,7 +171,7 @@ def send(
         float | None,
         typer.Option(
             min=0.001,
-            help=f"Seconds after which nobody wants it; else never, with --ask {DEFAULT_SECONDS:g}.",
+            help=f"Seconds until nobody wants it; left out: none, with --ask {DEFAULT_SECONDS:g}.",
         ),
     ] = None,
     as_json: Json = False,
