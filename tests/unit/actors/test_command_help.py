@@ -22,7 +22,7 @@ def commands() -> Iterator[Any]:
             yield pytest.param(command, id=f"{group.name}-{name}")
 
 
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", list(commands()))
 def test_each_command_and_each_of_its_words_is_explained(command: Any) -> None:
     assert command.help
     unexplained = [one.name for one in command.params if not getattr(one, "help", None)]
@@ -41,4 +41,4 @@ def test_each_command_and_each_of_its_words_is_explained(command: Any) -> None:
 )
 def test_what_a_user_could_not_guess_is_told(app: Any, words: tuple[str, ...], told: str) -> None:
     shown = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
-    assert told in " ".join(shown.output.replace("│", " ").split())
+    assert told in " ".join(shown.output.replace("\u2502", " ").split())
