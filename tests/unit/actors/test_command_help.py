@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from click import Group
+from typer.core import TyperGroup
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -17,7 +17,7 @@ from actors.commands_workflow import workflow
 def commands() -> Iterator[Any]:
     for app in (agents, workflow):
         group = get_command(app)
-        assert isinstance(group, Group)
+        assert isinstance(group, TyperGroup)
         for name, command in group.commands.items():
             yield pytest.param(command, id=f"{group.name}-{name}")
 
