@@ -140,7 +140,7 @@ def check_address(host: str, text: str, *, private_allowed: bool) -> Address:
     _refuse_always(host, address)
     if not private_allowed and not _are_public(address):
         raise _refused(
-            f"{host} is at {address}, which is not a public address; the owner adds the host to "
+            f"{_where(host, address, 'which is ')}not a public address; the owner adds the host to "
             "actors.http_private_hosts if it is meant"
         )
     return address
@@ -151,8 +151,13 @@ def _refuse_always(host: str, address: Address) -> None:
     for one in (address, *carried(address)):
         if (what := _never(one)) is not None:
             raise _refused(
-                f"{host} is at {address}, {what}, which no step may ask, whatever the lists say"
+                f"{_where(host, address)}{what}, which no step may ask, whatever the lists say"
             )
+
+
+def _where(host: str, address: Address, which: str = "") -> str:
+    """How a sentence about an address begins, where the host may be the address itself."""
+    return f"{host} is " if host == str(address) else f"{host} is at {address}, {which}"
 
 
 def _are_public(address: Address) -> bool:

@@ -38,8 +38,11 @@ def http(url: Any) -> dict[str, Any]:
         ("https://other.com/${inputs.where}", r"other\.com is not on the list"),
         ("https://other.com?q=${inputs.where}", r"other\.com is not on the list"),
         ("https://api.example.com:1/", r"api\.example\.com:1 is not on the list"),
-        ("http://169.254.169.254/latest", "a link-local address .*whatever the lists say$"),
-        ("http://10.0.0.9/", "10.0.0.9, which is not a public address; .*http_private_hosts"),
+        (
+            "http://169.254.169.254/latest",
+            "169.254.169.254 is a link-local address .*whatever the lists say$",
+        ),
+        ("http://10.0.0.9/", "10.0.0.9 is not a public address; .*http_private_hosts"),
         ("http://2130706433:9001/", "adds it to actors.http_hosts and, .*http_private_hosts$"),
         ("http://$${x}/", "is not on the list|malformed"),
         ("ftp://api.example.com/", "must read http"),
