@@ -7,6 +7,7 @@ lets every caller through meanwhile.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -56,6 +57,7 @@ class Breaker:
         failures: so many in a row open it.
         pause_seconds: how long it stays open first.
         longest_pause_seconds: the pause doubles up to this.
+        on_change: called when it has opened, is tried, or has closed.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Breaker:
     pause_seconds: float = PAUSE_SECONDS
     longest_pause_seconds: float = LONGEST_PAUSE_SECONDS
     state: BreakerState = BreakerState.CLOSED
+    on_change: Callable[[], None] = lambda: None
     _in_a_row: int = 0
     _pauses: int = 0
     _until: float = 0.0
@@ -76,7 +79,7 @@ class Breaker:
         if self.state is BreakerState.CLOSED:
             return
         if self.state is BreakerState.OPEN and now >= self._until:
-            self.state = BreakerState.TRIAL
+            self._turn(BreakerState.TRIAL)
             return
         raise UnavailableError(
             f"the capability {self.name!r} failed {self._in_a_row} times in a row and is not asked "
@@ -87,13 +90,13 @@ class Breaker:
 
     def succeeded(self) -> None:
         """It ended well."""
-        self.state = BreakerState.CLOSED
         self._in_a_row = self._pauses = 0
+        self._turn(BreakerState.CLOSED)
 
     def leave(self) -> None:
         """It did not happen: what was sent is sent again elsewhere."""
         if self.state is BreakerState.TRIAL:
-            self.state = BreakerState.OPEN
+            self._turn(BreakerState.OPEN)
 
     def failed(self, now: float) -> None:
         """It ended badly."""
@@ -104,7 +107,12 @@ class Breaker:
             pause = min(self.pause_seconds * 2**self._pauses, self.longest_pause_seconds)
             self._pauses = min(self._pauses + 1, 32)
             self._until = now + pause
-            self.state = BreakerState.OPEN
+            self._turn(BreakerState.OPEN)
+
+    def _turn(self, state: BreakerState) -> None:
+        if state is not self.state:
+            self.state = state
+            self.on_change()
 
     def seen(self, now: float) -> OpenCircuit | None:
         """How it stands, for people; None: messages pass."""
@@ -126,13 +134,16 @@ class Breakers:
     """Those of one process, made when they are needed."""
 
     _found: dict[str, Breaker] = field(default_factory=dict)
+    on_change: Callable[[], None] = lambda: None
+    """Called when one has opened, is tried, or has closed."""
 
     def of(self, capability: str | None) -> Breaker:
         """That of a capability; messages without one share none, and get one that never opens."""
         if capability is None:
             return Breaker("")
         if (found := self._found.get(capability)) is None:
-            found = self._found[capability] = Breaker(capability)
+            found = Breaker(capability, on_change=lambda: self.on_change())
+            self._found[capability] = found
         return found
 
     def open_now(self, now: float) -> list[OpenCircuit]:

@@ -5,13 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from actors.agent_lines import (
+    CAPABILITY_COLUMNS,
+    agent_rows,
+    capability_rows,
+    check_answer,
+    moment,
+    sent_line,
+)
 from actors.agents.messages import DEFAULT_SECONDS, PRIORITIES
+from actors.agents.options import AgentOptions
 from actors.head_connection import connection
 from ironcliw import console
 from ironcliw.errors import RequestError
@@ -23,13 +32,18 @@ _T = TypeVar("_T")
 
 agents = typer.Typer(no_args_is_help=True, help="Start, stop and look after agents.")
 
+_OPTIONS = ", ".join(field.name for field in fields(AgentOptions))
+_VALUE = "JSON where it is JSON, else a text"
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of an agent.")]
 
 
 @agents.command("list")
 def list_agents(as_json: Json = False) -> None:
-    """List agents: how they are, where, and what they can do."""
+    """List agents: how they are, where they may run, and what they can do.
+
+    `load` counts messages that wait or are worked on, `restarts` failures and lost processes.
+    """
     found = _with_agents(lambda them: them.describe_all())
     if as_json:
         console.write_json(found)
@@ -53,29 +67,16 @@ def list_agents(as_json: Json = False) -> None:
 
 @agents.command("show")
 def show(name: Name, as_json: Json = False) -> None:
-    """Show one agent, with what became of the messages for its capabilities."""
+    """Show one agent: where it runs, why it was started again last, and how its messages fared.
+
+    Of recent successes and failures those of five minutes ago count half.
+    """
     found = _with_agents(lambda them: them.describe(name))
     if as_json:
         console.write_json(found)
         return
-    skipped = {"capabilities"}
-    console.write_table(
-        ("", ""), ((key, _text(value)) for key, value in found.items() if key not in skipped)
-    )
-    rows = (
-        (
-            capability,
-            one["concurrency"],
-            one["idempotent"],
-            _milliseconds(one["average_seconds"]),
-            one["recent_successes"],
-            one["recent_failures"],
-        )
-        for capability, one in found["capabilities"].items()
-    )
-    console.write_table(
-        ("capability", "concurrency", "idempotent", "average ms", "successes", "failures"), rows
-    )
+    console.write_table(("", ""), agent_rows(found))
+    console.write_table(CAPABILITY_COLUMNS, capability_rows(found))
 
 
 @agents.command("start")
@@ -83,25 +84,34 @@ def start(
     target: Annotated[
         str,
         typer.Argument(
-            metavar="CLASS", help="module:Class, or the name of an agent that is there."
+            metavar="CLASS", help="module:Class; or the name of an agent that is there already."
         ),
     ],
-    name: Annotated[str | None, typer.Option(help="By which others reach it.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="By which others reach it; else made of the class's.")
+    ] = None,
     argument: Annotated[
         list[str] | None,
-        typer.Option("--argument", "-a", help="NAME=VALUE of its __init__; VALUE as JSON."),
+        typer.Option("--argument", "-a", help=f"NAME=VALUE of its __init__; {_VALUE}; repeatable."),
     ] = None,
     option: Annotated[
         list[str] | None,
-        typer.Option("--option", "-o", help="NAME=VALUE: place, memory_gb, isolated, ..."),
+        typer.Option("--option", "-o", help=f"NAME=VALUE instead of the class's: {_OPTIONS}."),
     ] = None,
     working_dir: Annotated[
         Path | None,
-        typer.Option(file_okay=False, exists=True, help="Folder with CLASS's module, to be sent."),
+        typer.Option(
+            file_okay=False,
+            exists=True,
+            help="Folder with CLASS's module: the head is sent a copy. Else it has to have it.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Start an agent of a class; or, by its name, one that was given up, from its last state."""
+    """Start an agent of a class; or one that is there, by its name, again from its last state.
+
+    The latter is for one that was given up (status `failed`); one that runs is stopped first.
+    """
     if ":" not in target:
         if name or argument or option or working_dir:
             raise RequestError(
@@ -125,7 +135,7 @@ def start(
 def stop(
     name: Name,
     seconds: Annotated[
-        float, typer.Option(min=0, help="For the messages that it has already.")
+        float, typer.Option(min=0, help="How long it may take over messages that it has.")
     ] = 10.0,
     as_json: Json = False,
 ) -> None:
@@ -140,24 +150,37 @@ def stop(
 @agents.command("send")
 def send(
     target: Annotated[str, typer.Argument(metavar="TARGET", help="An agent or a capability.")],
-    body: Annotated[str, typer.Argument(metavar="BODY", help="JSON, or a text as it is.")] = "null",
+    body: Annotated[
+        str, typer.Argument(metavar="BODY", help=f"{_VALUE[:1].upper()}{_VALUE[1:]}.")
+    ] = "null",
     capability: Annotated[
         str | None, typer.Option(help="Which one, where TARGET is an agent.")
     ] = None,
-    ask: Annotated[bool, typer.Option("--ask", help="Wait for the answer and print it.")] = False,
+    ask: Annotated[
+        bool, typer.Option("--ask", help="Wait for the answer and print it as JSON.")
+    ] = False,
     durable: Annotated[
         bool, typer.Option("--durable", help="Keep it until an agent has dealt with it.")
     ] = False,
     key: Annotated[
-        str | None, typer.Option(help="Of a durable message: sent twice, it is one.")
+        str | None,
+        typer.Option(help="With --durable: a second one of this key for TARGET is not sent."),
     ] = None,
     priority: Annotated[str, typer.Option(help=f"{', '.join(PRIORITIES)}.")] = "normal",
     deadline: Annotated[
-        float | None, typer.Option(min=0.001, help="Seconds after which nobody wants it.")
+        float | None,
+        typer.Option(
+            min=0.001,
+            help=f"Seconds until nobody wants it; left out: none, with --ask {DEFAULT_SECONDS:g}.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Send an agent a message; with --ask, print what it answers."""
+    """Send an agent a message; with --ask, print what it answers.
+
+    An answer that JSON cannot write, such as a set, is an error (exit code 4): the agent has done
+    its work all the same.
+    """
     if ask and durable:
         raise RequestError("--ask waits for an answer, and --durable brings none; give one of them")
     if key is not None and not durable:
@@ -166,7 +189,7 @@ def send(
 
     async def work(them: Agents) -> Any:
         if not ask:
-            await them.send(
+            return await them.send(
                 target,
                 content,
                 capability=capability,
@@ -175,7 +198,6 @@ def send(
                 durable=durable,
                 key=key,
             )
-            return None
         return await them.ask(
             target,
             content,
@@ -184,16 +206,25 @@ def send(
             deadline_seconds=DEFAULT_SECONDS if deadline is None else deadline,
         )
 
-    answer = _with_agents(work)
-    if as_json or ask:
-        console.write_json({"answer": answer} if as_json else answer)
-    else:
-        console.write_line("sent, and kept" if durable else "sent")
+    found = _with_agents(work)
+    if not ask:
+        if as_json:
+            console.write_json({"answer": None, "new": found})
+        else:
+            console.write_line(sent_line(target, key, durable=durable, is_new=found))
+        return
+    check_answer(target, found)
+    console.write_json({"answer": found} if as_json else found)
 
 
 @agents.command("breakers")
 def breakers(as_json: Json = False) -> None:
-    """List capabilities that failed too often lately, and which process does not ask for them."""
+    """List capabilities that failed too often lately, and which process does not ask for them.
+
+    Each process counts the failures of what it asked itself: `control` for workflows and durable
+    messages, `agents-...` for the agents in it, `job-ID-PID-...` for a job, which tells of its own
+    and is left out a minute after its pause. An `agents send` is a process that ends at once.
+    """
     found = _with_agents(lambda them: them.breakers())
     if as_json:
         console.write_json(found)
@@ -213,7 +244,7 @@ def dead_letters(
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100,
     as_json: Json = False,
 ) -> None:
-    """List durable messages that were given up, the latest first."""
+    """List durable messages that were given up, the latest first; see replay."""
     found = _with_agents(lambda them: them.dead_letters(recipient, limit=limit))
     if as_json:
         console.write_json(found)
@@ -224,7 +255,7 @@ def dead_letters(
             one["recipient"],
             one["body"]["capability"],
             one["attempts"],
-            datetime.fromtimestamp(one["finished_at"], UTC).isoformat(" ", "seconds"),
+            moment(one["finished_at"]),
             one["error"],
         )
         for one in found
@@ -274,13 +305,3 @@ def _json_or_text(given: str) -> Any:
         return json.loads(given)
     except ValueError:
         return given
-
-
-def _text(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    return json.dumps(value)
-
-
-def _milliseconds(seconds: float | None) -> float | None:
-    return None if seconds is None else seconds * 1000

@@ -26,6 +26,7 @@ Item = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _DASH = "-"
+_STATUSES = "running, paused, uncertain, failing, cancelling, completed, failed and cancelled"
 
 
 @workflow.callback()
@@ -45,18 +46,30 @@ def submit(
         ),
     ] = None,
     key: Annotated[
-        str | None, typer.Option(help="Submitting it again with this key starts nothing new.")
+        str | None,
+        typer.Option(
+            help="Names this submission: again with the same FILE and inputs it gives the workflow "
+            "that there is, with others it is refused."
+        ),
     ] = None,
-    priority: Annotated[str | None, typer.Option(help="critical, high, normal or low.")] = None,
+    priority: Annotated[
+        str | None, typer.Option(help="critical, high, normal or low; else as FILE says.")
+    ] = None,
     deadline: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="For all of it.")
+        float | None,
+        typer.Option(metavar="SECONDS", help="For all of it, from now; else as FILE says."),
     ] = None,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Print events until its end, then its output.")
+        bool,
+        typer.Option(
+            "--follow",
+            help="Print events until its end, then its output; exit with 1 unless it completed. "
+            "Ctrl-C ends the printing alone.",
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Start a workflow."""
+    """Start a workflow, which goes on whatever becomes of this command."""
     console.command_settings()
     # YAML comes with the head's requirements, and not with the base install
     from actors.workflow.yaml_file import load_definition
@@ -83,10 +96,14 @@ def submit(
 
 @workflow.command("list")
 def list_workflows(
-    status: Annotated[str | None, typer.Option(help="Only those that stand so.")] = None,
-    name: Annotated[str | None, typer.Option(help="Only those of this definition.")] = None,
+    status: Annotated[str | None, typer.Option(help=f"One of {_STATUSES}.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Of the definition, as its `name:` says.")
+    ] = None,
     limit: Annotated[int, typer.Option(help="At most so many.")] = 20,
-    before: Annotated[str | None, typer.Option(help="Last id of the page before.")] = None,
+    before: Annotated[
+        str | None, typer.Option(help="Only those older than this id, for the next page.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List workflows, the newest first."""
@@ -104,13 +121,16 @@ def list_workflows(
 @workflow.command("show")
 def show(
     workflow_id: Id,
-    outputs: Annotated[bool, typer.Option("--outputs", help="What each step gave.")] = False,
+    outputs: Annotated[
+        bool, typer.Option("--outputs", help="Print what each step gave, too.")
+    ] = False,
     svg: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw it; `-` writes to standard output.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Only draw it, as SVG; `-`: to standard output."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show a workflow and its steps."""
+    """Show a workflow: its steps, its errors and what to do about them, its output."""
     console.command_settings()
     with Client() as client:
         view = client.workflow(workflow_id, outputs=outputs)
@@ -121,8 +141,6 @@ def show(
         console.write_json(view.model_dump(exclude={"definition"}))
         return
     console.write_line(f"{view.name} {view.id}: {view.status}")
-    if view.error is not None:
-        console.write_line(f"error: {view.error.message}")
     rows = [
         (
             step.name,
@@ -170,7 +188,7 @@ def result(
 
 @workflow.command("cancel")
 def cancel(workflow_id: Id, as_json: Json = False) -> None:
-    """Stop what runs, and undo what has compensations."""
+    """Stop what runs, and undo what was done where the definition says how (`compensate`)."""
     _steer("cancel_workflow", workflow_id, as_json=as_json)
 
 
@@ -198,11 +216,12 @@ def skip(
     step: StepName,
     item: Item = None,
     value: Annotated[
-        str | None, typer.Option(metavar="JSON", help="What it counts as having given.")
+        str | None,
+        typer.Option(metavar="JSON", help="What it counts as having given; else null."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Go on without a step that stands as uncertain."""
+    """Take a step that stands as uncertain as done; it is shown as waived."""
     told = None if value is None else _json("--value", value)
     _steer("skip_step", workflow_id, step, item=item, value=told, as_json=as_json)
 
@@ -210,7 +229,7 @@ def skip(
 @workflow.command("events")
 def events(
     workflow_id: Id,
-    after: Annotated[int, typer.Option(help="Number of the last event that is known.")] = 0,
+    after: Annotated[int, typer.Option(help="Only those after the event of this number.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Print every transition as it comes, until the workflow has finished."""

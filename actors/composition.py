@@ -44,7 +44,8 @@ from actors.steps.kinds import KindExecutor
 from actors.steps.model_calls import ModelCalls, client_of
 from actors.steps.ray_jobs import RayJobs
 from actors.steps.train_job import TrainJobs
-from actors.workflow_service import WorkflowService, check_functions
+from actors.submission_rules import SubmissionRules
+from actors.workflow_service import WorkflowService
 from cluster.config import GROUP_LABEL, SPOT_TYPE
 from cluster.head import project_code
 from cluster.head.ray_environment import dashboard_url, has_workers
@@ -213,8 +214,9 @@ async def compose(
         observer=metrics,
     )
     options = OrchestratorOptions(max_running=settings.actors.max_running_steps)
+    rules = SubmissionRules(settings.actors, Catalog.of(settings))
     orchestrator = Orchestrator(
-        journal, executor, time.time, options, router.note_events, check_functions,
+        journal, executor, time.time, options, router.note_events, rules,
         executor if router.may_wait else None,
     )  # fmt: skip
     router.waiting = lambda: orchestrator.queued

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from actors.agents.directory import Listing
+from actors.agents.last_restart import COUNTED, Cause, LastRestart
 from actors.agents.options import Capability
 from actors.agents.reports import AgentReport, Tally
 from actors.agents.spec import AgentSpec
@@ -79,7 +80,9 @@ class Entry:
         registered_at: Unix time.
         host: name of the process that runs it.
         node: Ray's id of its machine.
-        restarts: how often it was started again.
+        pid: of that process.
+        restarts: how often it was started again because it failed, or its process ended.
+        last_restart: why it was started again last, for whatever cause; None: it never was.
         reason: why it is not running.
         load: messages that wait or are worked on.
         by_priority: those that wait, the most urgent first.
@@ -94,7 +97,9 @@ class Entry:
     registered_at: float
     host: str | None = None
     node: str | None = None
+    pid: int | None = None
     restarts: int = 0
+    last_restart: LastRestart | None = None
     reason: str | None = None
     load: int = 0
     by_priority: tuple[int, ...] = NOBODY_WAITS
@@ -137,9 +142,14 @@ class Entry:
             self._idempotent,
         )
 
+    def note_restart(self, cause: Cause, reason: str, now: float) -> None:
+        """It is started again; `now` is Unix time."""
+        self.last_restart = LastRestart(cause, reason, now)
+        self.restarts += cause in COUNTED
+
     def as_json(self) -> dict[str, Any]:
         """For people and programs."""
-        options = self.spec.options
+        options, last = self.spec.options, self.last_restart
         return {
             "name": self.name,
             "class": self.spec.class_name,
@@ -149,7 +159,9 @@ class Entry:
             "isolated": options.isolated,
             "host": self.host,
             "node": self.node,
+            "pid": self.pid,
             "restarts": self.restarts,
+            "last_restart": None if last is None else last.as_json(),
             "registered_at": self.registered_at,
             "load": self.load,
             "memory_gb": options.memory_gb,
@@ -245,10 +257,11 @@ class Registry:
             raise NotFoundError(f"there is no agent {name!r}; there are: {known}", param="name")
         return entry
 
-    def placed(self, name: str, host: str, node: str) -> None:
+    def placed(self, name: str, host: str, node: str, pid: int | None = None) -> None:
         """An agent runs on a host."""
         entry = self.get(name)
-        entry.host, entry.node, entry.load, entry.reason = host, node, 0, None
+        entry.host, entry.node, entry.pid = host, node, pid
+        entry.load, entry.reason = 0, None
         entry.status, entry.start = AgentStatus.RUNNING, next(self._starts)
         self._changed(entry)
 
@@ -256,7 +269,7 @@ class Registry:
         """An agent does not run, and why."""
         entry = self.get(name)
         entry.status, entry.reason = status, reason
-        entry.host = entry.node = None
+        entry.host = entry.node = entry.pid = None
         entry.load, entry.by_priority = 0, NOBODY_WAITS
         self._changed(entry)
 

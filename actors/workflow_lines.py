@@ -25,15 +25,19 @@ def event_lines(event: WorkflowEvent, workflow_id: str) -> list[str]:
 
 
 def error_lines(view: WorkflowView) -> list[str]:
-    """Each step's error, whole, and below it what its user is to do, if anything.
+    """Each error once and whole, and below that of a step what its user is to do, if anything.
 
-    A cell of a table has no room for them: their end is often the advice.
+    A cell of a table has no room for them: their end is often the advice. What the workflow failed
+    of begins with `error:`; it may be no step's, such as a deadline.
     """
     lines = []
+    if view.error is not None and not any(_is_why(view, step) for step in view.steps):
+        lines.append(f"error: {view.error.message}")
     for step in view.steps:
         if step.error is not None:
+            why = "error: " if _is_why(view, step) else ""
             item = "" if step.error.item is None else f"[{step.error.item}]"
-            lines.append(f"{step.name}{item}: {step.error.message}")
+            lines.append(f"{why}{step.name}{item}: {step.error.message}")
         if view.status not in FINISHED and _is_uncertain(step):
             lines.append(_advice(view.id, step.name))
     return lines
@@ -42,6 +46,12 @@ def error_lines(view: WorkflowView) -> list[str]:
 def output_line(view: WorkflowView) -> str:
     """What a workflow gave, as JSON."""
     return f"output: {json.dumps(view.output)}"
+
+
+def _is_why(view: WorkflowView, step: StepView) -> bool:
+    """Whether the workflow failed of this step's error."""
+    told, own = view.error, step.error
+    return bool(told and own and (told.step, told.message) == (step.name, own.message))
 
 
 def _is_uncertain(step: StepView) -> bool:

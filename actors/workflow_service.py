@@ -8,19 +8,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal, Protocol
 
 from sqlalchemy import Connection
 
-from actors.functions import check_arguments
 from actors.results import Results, address_of
 from actors.workflow.definition import define
 from actors.workflow.graph import Definition
 from actors.workflow.permissions import check_scopes
 from actors.workflow_records import EventRow, WorkflowRow, events_after, load
-from ironcliw.errors import IroncliwError, NotFoundError, RequestError
+from ironcliw.errors import NotFoundError
 from ironcliw.schemas.base import Priority
 from ironcliw.schemas.workflows import FINISHED, WorkflowView
 
@@ -234,31 +233,3 @@ class WorkflowService:
             # as if there were none: whose it is, is nobody's business
             raise NotFoundError(f"there is no workflow {workflow_id!r}; list those there are")
         return row
-
-
-def check_functions(definition: Definition) -> None:
-    """Refuse functions that are not registered, and arguments that they do not take.
-
-    Raises:
-        RequestError: with the path of the field.
-    """
-    for path, form in _function_forms(definition.source["steps"]):
-        try:
-            check_arguments(form["function"], form.get("with") or {})
-        except NotFoundError as error:
-            raise RequestError(f"{path}: {error.message}", param=f"{path}.function") from error
-        except IroncliwError as error:
-            raise RequestError(f"{path}: {error.message}", param=f"{path}.with") from error
-
-
-def _function_forms(
-    steps: Mapping[str, Mapping[str, Any]],
-) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for name, step in steps.items():
-        for path, form in ((f"steps.{name}", step), (f"steps.{name}.compensate", _undo(step))):
-            if form.get("function") is not None:
-                yield path, form
-
-
-def _undo(step: Mapping[str, Any]) -> Mapping[str, Any]:
-    return step.get("compensate") or {}

@@ -130,5 +130,10 @@ def actors_lines(actors: dict[str, Any] | None) -> list[str]:
 
 
 def _counted(counts: dict[str, int]) -> str:
-    told = (f"{count} {name.replace('_', ' ')}" for name, count in counts.items())
+    told = (f"{count} {_name(name, count)}" for name, count in counts.items())
     return ", ".join(told) or "none"
+
+
+def _name(name: str, count: int) -> str:
+    words = name.replace("_", " ")
+    return "dead letter" if (words, count) == ("dead letters", 1) else words

@@ -21,4 +21,7 @@ class Bell:
     async def next(self, turn: asyncio.Event, seconds: float) -> None:
         """Return when it has rung since `turn` was taken, or after `seconds`."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(turn.wait(), seconds)
+            # not `wait_for`, which before Python 3.12 forgets that it was cancelled where it rings
+            # at that moment
+            async with asyncio.timeout(seconds):
+                await turn.wait()

@@ -18,6 +18,7 @@ from actors.agents.messages import DEFAULT_SECONDS, Message, MovedError, withdra
 from actors.agents.options import AgentOptions
 from actors.agents.reports import AgentReport
 from actors.agents.threads import Threads
+from actors.agents.work import named
 from ironcliw.errors import AgentError, IroncliwError, UnavailableError
 
 
@@ -41,7 +42,13 @@ class Cell:
         self._intake = Intake(name, options, self._dispatch, self._askers)
         self._lanes = Lanes(agent.capabilities)
         self._executor = Executor(
-            name, self._dispatch, self._lanes, self._askers, threads, self._pump
+            name,
+            self._dispatch,
+            self._lanes,
+            self._askers,
+            threads,
+            self._pump,
+            options.memory_limit_gb,
         )
         self._jobs = self._executor.jobs
         self._starting: asyncio.Task[None] | None = None
@@ -142,7 +149,7 @@ class Cell:
         try:
             return None if self.agent.healthy() else "it says that it is not healthy"
         except Exception as error:  # noqa: BLE001 - boundary: the user's method
-            return f"healthy() raised {type(error).__name__}: {error}"
+            return f"healthy() raised {named(error)}"
 
     @property
     def in_thread(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, Self
 import ray
 
 from actors.agent import Agent
+from actors.agents.circuits import CircuitTeller
 from actors.agents.exchange import Exchange
 from actors.agents.link import Remote
 from actors.agents.messages import DEFAULT_SECONDS, Priority, checked_name, new_id
@@ -16,6 +17,7 @@ from actors.agents.options import AgentOptions, capabilities_of
 from actors.agents.ray_calls import RayRemote
 from actors.agents.remote_directory import PART, RemoteDirectory
 from actors.agents.spec import AgentSpec, load_agent_class
+from actors.breaker import OpenCircuit
 from actors.control_link import ControlLink
 from actors.selection import Candidate
 from ironcliw.errors import NotRunningError, SettingsError
@@ -30,14 +32,20 @@ class Agents:
     Args:
         link: to the control actor.
         connect: name of a host -> the way to it.
+        process: how `ironcliw agents breakers` calls this process.
     """
 
     def __init__(
-        self, link: ControlLink, connect: Callable[[str], Remote] = RayRemote.named
+        self,
+        link: ControlLink,
+        connect: Callable[[str], Remote] = RayRemote.named,
+        process: str = "client",
     ) -> None:
         self._link = link
         directory = RemoteDirectory(link)
-        self._exchange = Exchange(f"client-{os.getpid()}-{new_id()}", directory, connect)
+        sender = f"{process}-{os.getpid()}-{new_id()}"
+        self._exchange = Exchange(sender, directory, connect)
+        self._teller = CircuitTeller(self._exchange.breakers, self._tell_circuits)
 
     @classmethod
     async def connect(cls) -> Self:
@@ -51,16 +59,19 @@ class Agents:
                 "this process is not connected to Ray: call ray.init() first, in a shell that "
                 '`eval "$(ironcliw env)"` has told where the head is'
             )
-        return cls(ControlLink())
+        # as `ray list jobs` and `ray job list` show it
+        return cls(ControlLink(), process=f"job-{ray.get_runtime_context().get_job_id()}")
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self._teller.last_word()
         self.close()
 
     def close(self) -> None:
         """Give up whatever is on its way."""
+        self._teller.close()
         self._exchange.close()
 
     async def start(
@@ -158,9 +169,14 @@ class Agents:
         priority: Priority | str = Priority.NORMAL,
         durable: bool = False,
         key: str | None = None,
-    ) -> None:
-        """See `Agent.send`."""
-        await self._exchange.send(
+    ) -> bool:
+        """See `Agent.send`.
+
+        Returns:
+            Whether it is new; False: the key was used for the same target before, and that message
+            stands for this one.
+        """
+        return await self._exchange.send(
             target,
             body,
             capability=capability,
@@ -217,6 +233,11 @@ class Agents:
         """
         found: dict[str, Any] = await self._ask("replay", message_id=message_id)
         return found
+
+    async def _tell_circuits(self, circuits: list[OpenCircuit]) -> None:
+        process = self._exchange.sender
+        arguments = {"process": process, "circuits": circuits}
+        await self._link.call(PART, "tell_circuits", repeatable=True, **arguments)
 
     async def _ask(self, method: str, **arguments: Any) -> Any:
         repeatable = method in {"agents", "breakers", "describe", "dead_letters"}

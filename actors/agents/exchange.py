@@ -179,8 +179,8 @@ class Exchange:
         durable: bool = False,
         key: str | None = None,
         sender: str | None = None,
-    ) -> None:
-        """See `Agent.send`."""
+    ) -> bool:
+        """See `Agent.send`; False: an earlier message of this key stands for this one."""
         urgency = priority_of(priority)
         if deadline_seconds is not None:
             _check_seconds(deadline_seconds)
@@ -194,14 +194,14 @@ class Exchange:
             sent = DurableSend(
                 target, body, capability, sender, None, urgency, key, deadline_seconds
             )
-            await self.memory.directory.send_durable(sent)
-            return
+            return await self.memory.directory.send_durable(sent) == sent.id
         now = self._loop.time()
         deadline = None if deadline_seconds is None else now + deadline_seconds
         message = Message(
             new_id(), target, body, capability, sender, priority=urgency, deadline=deadline
         )
         await self._send(target, message)
+        return True
 
     async def _send(self, target: str, message: Message) -> None:
         try:

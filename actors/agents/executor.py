@@ -27,6 +27,7 @@ class Executor:
         askers: are told what became of their messages.
         threads: where its plain methods run.
         freed: called when it has ended with a message, so that another one may begin.
+        memory_limit_gb: beyond which its process gets no memory.
 
     Attributes:
         jobs: what the agent works on.
@@ -42,8 +43,10 @@ class Executor:
         askers: Askers,
         threads: Threads,
         freed: Callable[[], None],
+        memory_limit_gb: float | None = None,
     ) -> None:
         self._name = name
+        self._memory_limit_gb = memory_limit_gb
         self._loop = asyncio.get_running_loop()
         self._dispatch = dispatch
         self._lanes = lanes
@@ -81,7 +84,7 @@ class Executor:
         self._one_ended.set()
         job.silence()
         self._lanes.leave(job.capability.lane)
-        error = what_it_raised(future, job, self._name)
+        error = what_it_raised(future, job, self._name, self._memory_limit_gb)
         if isinstance(error, IroncliwError) and error.code == "agent_broken":
             self.failed = error.message
         self.tallies.count(job, self._loop.time(), error)

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from actors.agents.last_restart import Cause
 from actors.agents.messages import PRIORITIES
 from actors.agents.reports import BOUNDS, AgentReport, HostReport
 from actors.registry import AgentStatus, Entry
@@ -17,8 +18,6 @@ from actors.registry import AgentStatus, Entry
 Outcome = Literal["ok", "failed", "late", "rejected", "full", "expired"]
 """full: there was no place in the mailbox. expired: its deadline passed in there. late: it was
 broken off at its deadline. rejected: the sender's fault, as the agent says."""
-Cause = Literal["asked", "failed", "lost", "moved"]
-"""Why an agent was started again. lost: its process ended, which was no fault of its own."""
 _TOPIC = "topic"
 
 

@@ -21,6 +21,7 @@ from actors.agents.snapshots import States
 from actors.agents.spec import AgentSpec, load_agent_class
 from actors.agents.states import state_from_bytes
 from actors.agents.threads import Threads
+from actors.agents.work import named
 from actors.breaker import OpenCircuit
 from ironcliw.errors import AgentError, IroncliwError, RequestError
 
@@ -222,4 +223,4 @@ class Host:
 
 
 def _could_not(name: str, what: str, error: Exception) -> AgentError:
-    return AgentError(f"agent {name!r} could not {what}: {type(error).__name__}: {error}")
+    return AgentError(f"agent {name!r} could not {what}: {named(error)}")

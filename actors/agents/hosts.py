@@ -31,6 +31,9 @@ class HostHandle(Remote, Protocol):
     @property
     def node(self) -> str: ...
 
+    @property
+    def pid(self) -> int: ...
+
     async def start_agent(self, spec: AgentSpec, state: bytes | None) -> None: ...
 
     async def withdraw(self, message_id: str, seconds: float) -> bool: ...
@@ -162,6 +165,7 @@ class LocalHandle:
         self.host = host
         self.name = host.name
         self.node = node
+        self.pid = os.getpid()
         self.dead = False
         self.notice_seconds: float | None = None
 

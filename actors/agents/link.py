@@ -30,6 +30,8 @@ class HostLostError(UnavailableError):
     """The process that ran the agent is gone, or cannot be reached."""
 
     default_code = "agent_lost"
+    how = ""
+    """How it ended, for its supervisor; empty: nobody knows, or it is another process's error."""
 
 
 class HostGoneError(HostLostError):

@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayError
 
 from actors.agents.link import HostGoneError, HostLostError, Outcome
 from actors.agents.messages import Parcel
@@ -72,12 +72,34 @@ async def answer_of(call: Awaitable[Any]) -> Any:
     """
     try:
         return await call
-    except RayActorError as error:
-        raise HostLostError(
-            f"the process that ran the agent is gone: {_line(error)}; it is started again"
-        ) from error
+    except (RayActorError, OutOfMemoryError, NodeDiedError) as error:
+        raise _lost(error) from error
     except RayError as error:
         raise UnavailableError(f"a host could not be asked: {_line(error)}") from error
+
+
+def how_it_ended(error: RayError) -> str:
+    """How the process of a host ended, for people."""
+    # Ray keeps the cause as a text alone
+    said = str(error)
+    if isinstance(error, OutOfMemoryError):
+        return "its process was ended because the machine ran out of memory"
+    if isinstance(error, NodeDiedError) or "its node has died" in said:
+        return "its machine is gone"
+    if "killed by `ray.kill`" in said:
+        return "its process was ended by its supervisor"
+    if "worker process has died" in said:
+        return "its process was killed, or crashed in native code"
+    return f"its process is gone: {_line(error)}"
+
+
+def _lost(error: RayError) -> HostLostError:
+    how = how_it_ended(error)
+    lost = HostLostError(
+        f"the agent is lost: {how}; it is started again, and `ironcliw agents show NAME` tells why"
+    )
+    lost.how = how
+    return lost
 
 
 def _line(error: BaseException) -> str:

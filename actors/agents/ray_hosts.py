@@ -75,7 +75,7 @@ class RayHosts:
         handle = RayHandle(plan.name, actor)
         try:
             async with asyncio.timeout(patience):
-                handle.node = (await handle.report()).node
+                await handle.introduce()
         except (TimeoutError, UnavailableError) as error:
             await handle.kill()
             raise UnavailableError(
@@ -133,6 +133,12 @@ class RayHandle(RayRemote):
     """A host's actor, as its supervisor sees it."""
 
     node = ""
+    pid = 0
+
+    async def introduce(self) -> None:
+        """Have it say where it is; to be awaited before it is of use."""
+        report = await self.report()
+        self.node, self.pid = report.node, report.pid
 
     async def withdraw(self, message_id: str, seconds: float) -> bool:
         """See `HostHandle.withdraw`."""
@@ -208,7 +214,7 @@ async def _is_up(handle: RayHandle) -> bool:
     """
     try:
         async with asyncio.timeout(_FIND_SECONDS):
-            handle.node = (await handle.report()).node
+            await handle.introduce()
     except (TimeoutError, UnavailableError) as error:
         logger.warning("host %s is not taken up: %s", handle.name, str(error) or "no answer")
         await handle.kill()

@@ -6,11 +6,13 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from actors.agent_records import AgentRow
+from actors.agents.last_restart import LastRestart
 from actors.agents.options import AgentOptions, Capability
 from actors.agents.spec import AgentSpec
 from actors.registry import AgentStatus, Entry
 
 _ENVIRONMENT = "environment"
+_LAST_RESTART = "last_restart"
 
 
 def to_row(entry: Entry) -> AgentRow:
@@ -26,14 +28,16 @@ def to_row(entry: Entry) -> AgentRow:
         entry.restarts,
         entry.node,
         [asdict(one) for one in entry.capabilities.values()],
-        options_json(spec),
+        options_json(entry),
         dict(spec.arguments),
     )
 
 
-def options_json(spec: AgentSpec) -> dict[str, Any]:
-    """The options of an agent, and its environment, for their column."""
-    return {**spec.options.as_json(), _ENVIRONMENT: dict(spec.environment)}
+def options_json(entry: Entry) -> dict[str, Any]:
+    """The options of an agent, its environment and its last restart, for their column."""
+    spec, last = entry.spec, entry.last_restart
+    found = {**spec.options.as_json(), _ENVIRONMENT: dict(spec.environment)}
+    return found if last is None else {**found, _LAST_RESTART: last.as_json()}
 
 
 def from_row(row: AgentRow) -> Entry:
@@ -49,6 +53,7 @@ def from_row(row: AgentRow) -> Entry:
         AgentStatus.FAILED if failed else AgentStatus.RESTARTING,
         row.registered_at,
         restarts=row.restarts,
+        last_restart=LastRestart.from_json(row.options.get(_LAST_RESTART)),
         reason="it failed too often" if failed else "the head was started again",
     )
 

@@ -158,7 +158,7 @@ class Running:
             return False
         if self.places.get(place.handle.name) is not place:
             raise HostLostError(f"host {place.handle.name} ended while agent {name!r} was started")
-        self._registry.placed(name, place.handle.name, place.handle.node)
+        self._registry.placed(name, place.handle.name, place.handle.node, place.handle.pid)
         return True
 
     async def _have_started(self, handle: HostHandle, entry: Entry) -> None:
@@ -217,7 +217,7 @@ class Running:
                     node=entry.node,
                     restarts=entry.restarts,
                     isolated=entry.spec.options.isolated,
-                    options=options_json(entry.spec),
+                    options=options_json(entry),
                 )
                 await self.last_words.save_kept(name)
                 if not self.last_words.is_unsaved(name):
@@ -246,7 +246,7 @@ class Running:
                 # one that was stopped meanwhile, or started elsewhere while this host could not be
                 # reached, is dropped by the watch
                 if one.name in self._registry and self._registry.get(one.name).host is None:
-                    self._registry.placed(one.name, handle.name, handle.node)
+                    self._registry.placed(one.name, handle.name, handle.node, handle.pid)
                     self._registry.report(one, time.monotonic())
 
     async def end(self, host: str) -> None:

@@ -9,6 +9,7 @@ from actors.agents.directory import DurableSend, Listing
 from actors.agents.options import Capability
 from actors.agents.spec import AgentSpec
 from actors.agents.system import AgentSystem
+from actors.breaker import OpenCircuit
 from actors.selection import Candidate
 
 
@@ -33,6 +34,7 @@ class AgentService:
             "stop",
             "subscribe",
             "subscribers",
+            "tell_circuits",
         }
     )
     """What the control actor lets others call."""
@@ -66,6 +68,9 @@ class AgentService:
 
     async def breakers(self) -> list[dict[str, Any]]:
         return await self._system.breakers()
+
+    async def tell_circuits(self, process: str, circuits: list[OpenCircuit]) -> None:
+        self._system.tell_circuits(process, circuits)
 
     async def describe(self, name: str) -> dict[str, Any]:
         return self._system.describe(name)

@@ -37,7 +37,15 @@ def load_agent_class(class_name: str) -> type[Agent]:
     Raises:
         SettingsError: it cannot be loaded, or is no subclass of `Agent`.
     """
-    found = load_by_name(class_name)
+    try:
+        found = load_by_name(class_name)
+    except SettingsError as error:
+        if not isinstance(error.__cause__, ModuleNotFoundError):
+            raise
+        raise SettingsError(
+            f"{error.message}; if the module stands in a folder of yours, send that along: "
+            "`ironcliw agents start --working-dir FOLDER`, or `ray job submit --working-dir FOLDER`"
+        ) from error.__cause__
     if not (isinstance(found, type) and issubclass(found, Agent)):
         raise SettingsError(f"{class_name!r} is no class of agents; derive it from Agent")
     return found

@@ -11,10 +11,11 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from actors.agents.circuits import ToldCircuits
 from actors.agents.delivery import Deliveries
 from actors.agents.directory import DurableSend, Listing
 from actors.agents.exchange import Exchange
@@ -30,6 +31,7 @@ from actors.agents.running import Place, Running
 from actors.agents.spec import AgentSpec
 from actors.agents.starting import Starting
 from actors.agents.watching import Watching
+from actors.breaker import OpenCircuit
 from actors.handover import hand_over_agents, hand_over_host, hurry_host
 from actors.message_records import MessageRow
 from actors.registry import AgentStatus, Entry, Registry
@@ -85,6 +87,7 @@ class AgentSystem:
         self._found = asyncio.Event()
         self._clock = clock
         self._lookups = Lookups(self.registry)
+        self._told_circuits = ToldCircuits()
         self.figures = Figures()
         self._running = Running(
             self.registry, hosts, store, home_memory_gb=home_memory_gb, cloud=cloud
@@ -123,7 +126,7 @@ class AgentSystem:
         self._found.set()
         for entry in list(self.registry):
             if entry.status is AgentStatus.RESTARTING:
-                self._watching.restart(entry.name, entry.reason or "it is taken up")
+                self._watching.restart(entry.name, entry.reason or "it is taken up", "resumed")
         self._watching.start()
         await self._deliveries.start()
 
@@ -320,10 +323,15 @@ class AgentSystem:
         """See `Agent.publish`."""
         return await self.exchange.publish(topic, body, priority=priority)
 
+    def tell_circuits(self, process: str, circuits: Sequence[OpenCircuit]) -> None:
+        """A process that is no host, such as a job, tells of all its open circuits."""
+        self._told_circuits.tell(process, circuits, time.monotonic())
+
     async def breakers(self) -> list[dict[str, Any]]:
-        """Capabilities that some process does not ask for a while, by name; of clients none."""
+        """Capabilities that some process does not ask for a while, by name."""
         own = self.exchange.breakers.open_now(asyncio.get_running_loop().time())
         found = [("control", one) for one in own]
+        found += self._told_circuits.open_now(time.monotonic())
         for host, circuits in (await self._watching.circuits()).items():
             found += [(host, one) for one in circuits]
         rows = [{"process": process, **asdict(one)} for process, one in found]
@@ -362,7 +370,8 @@ class AgentSystem:
 
     def standing(self) -> Standing:
         """How the agents stand now."""
-        circuits = self.figures.open_circuits(self.exchange.breakers.open())
+        told = (one.capability for _, one in self._told_circuits.open_now(time.monotonic()))
+        circuits = self.figures.open_circuits([*self.exchange.breakers.open(), *told])
         return Standing.of(self.registry, self.durable_on_the_way, circuits)
 
     def _most_attempts(self, recipient: str) -> int:

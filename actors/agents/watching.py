@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from actors.agents.figures import Cause, Figures
+from actors.agents.figures import Figures
 from actors.agents.hosts import HostHandle
+from actors.agents.last_restart import Cause
 from actors.agents.link import HostLostError
 from actors.agents.reports import REPORT_SECONDS, HostReport
 from actors.agents.running import Place, Running
@@ -83,7 +84,7 @@ class Watching:
 
     def restart(self, name: str, why: str, cause: Cause = "lost") -> None:
         """Start an agent again, without counting a failure."""
-        self._figures.restarts[cause] += 1
+        self._note_restart(self._registry.get(name), cause, why)
         status = AgentStatus.MOVING if cause == "moved" else AgentStatus.RESTARTING
         self._registry.mark(name, status, why)
         self._again(name, self._bring_back(name))
@@ -149,8 +150,7 @@ class Watching:
                 options = replace(entry.spec.options, isolated=True)
                 entry.spec = replace(entry.spec, options=options)
             await asyncio.sleep(decision.pause)
-            entry.restarts += 1
-            self._figures.restarts["failed"] += 1
+            self._note_restart(entry, "failed", why)
             try:
                 await self._start_until_it_runs(name)
                 return
@@ -158,6 +158,10 @@ class Watching:
                 why = str(error)
                 logger.warning("agent %s could not be started again: %s", name, why)
                 self._registry.mark(name, AgentStatus.RESTARTING, why)
+
+    def _note_restart(self, entry: Entry, cause: Cause, why: str) -> None:
+        self._figures.restarts[cause] += 1
+        entry.note_restart(cause, why, time.time())
 
     async def _start_until_it_runs(self, name: str) -> None:
         """Start an agent; a machine or a store that is not there is waited for."""
@@ -207,7 +211,7 @@ class Watching:
         try:
             report = await _within(place.handle.report())
         except HostLostError as error:
-            return str(error)
+            return error.how or str(error)
         except (TimeoutError, UnavailableError) as error:
             place.silent_polls += 1
             said = str(error) or "it does not answer"
@@ -217,7 +221,7 @@ class Watching:
         try:
             await self._see_to(place, report, expected)
         except HostLostError as error:
-            return str(error)
+            return error.how or str(error)
         except (TimeoutError, UnavailableError) as error:  # it has just reported, so it lives
             logger.warning("host %s is slow: %s", host, str(error) or "no answer")
         return None

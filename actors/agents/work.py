@@ -32,10 +32,18 @@ async def call(job: Job, work: Awaitable[Any]) -> Any:
         ) from None
 
 
-def what_it_raised(future: asyncio.Future[Any], job: Job, agent: str) -> IroncliwError | None:
+def what_it_raised(
+    future: asyncio.Future[Any], job: Job, agent: str, memory_limit_gb: float | None = None
+) -> IroncliwError | None:
     """The error that the asker is told; None: there was none.
 
     An error with the code "agent_broken" says that the agent itself is of no use any more.
+
+    Args:
+        future: what it did.
+        job: what it was to do.
+        agent: its name.
+        memory_limit_gb: beyond which it gets no memory.
     """
     if future.cancelled():
         return job.instead or UnavailableError(
@@ -46,11 +54,23 @@ def what_it_raised(future: asyncio.Future[Any], job: Job, agent: str) -> Ironcli
     if error is None or isinstance(error, IroncliwError):
         return error
     # what is raised need not be known to the asker's process, so it goes as text
-    text = f"agent {agent!r}: {job.capability.name!r} raised {type(error).__name__}: {error}"
+    text = f"agent {agent!r}: {job.capability.name!r} raised {named(error)}"
+    if isinstance(error, MemoryError):
+        text += (
+            "; it has no memory_limit_gb, so its machine gives no more"
+            if memory_limit_gb is None
+            else f"; its memory_limit_gb is {memory_limit_gb:g}"
+        )
     broken = isinstance(error, MemoryError) or not isinstance(error, Exception)
     failed = AgentError(text, code="agent_broken" if broken else None)
     failed.__cause__ = error
     return failed
+
+
+def named(error: BaseException) -> str:
+    """An error's type and what it says, if anything."""
+    said = str(error)
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def too_late(agent: str, why: str) -> DeadlineExceededError:

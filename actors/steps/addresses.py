@@ -17,6 +17,7 @@ The connection is made to the address that was checked, never to the name again:
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Iterable, Iterator
 from urllib.parse import SplitResult, urlsplit
 
@@ -58,7 +59,7 @@ def parse_url(url: object) -> SplitResult:
 
 
 def check_host(parts: SplitResult, allowed: Iterable[str]) -> None:
-    """Refuse a host that is not on the list.
+    """Refuse a host that is not on the list, or that no list helps.
 
     Raises:
         StepError: the message names the list.
@@ -66,13 +67,31 @@ def check_host(parts: SplitResult, allowed: Iterable[str]) -> None:
     host, port = host_and_port(parts)
     if host in _METADATA_NAMES:
         raise _refused(f"{host} is a metadata server, which no step may ask")
+    address = literal(host)
+    if address is not None:
+        _refuse_always(host, address)
     listed = list(allowed)
     if not is_listed(host, port, parts.scheme, listed):
         entry = host if port == PORTS[parts.scheme] else f"{host}:{port}"
+        private = host == "localhost" or (address is not None and not _are_public(address))
         raise _refused(
             f"{entry} is not on the list of hosts that http steps may ask "
             f"({', '.join(listed) or 'it is empty'}); the owner adds it to actors.http_hosts"
+            + (" and, as its address is not public, actors.http_private_hosts" if private else "")
         )
+
+
+def literal(host: str) -> Address | None:
+    """The address that a host is written as, in any form that the resolver takes; None: a name."""
+    try:
+        return ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        pass
+    try:
+        # 0x7f.1 and 2130706433 are 127.0.0.1, too; it asks nobody
+        return ipaddress.IPv4Address(socket.inet_aton(host))
+    except (OSError, UnicodeError):
+        return None
 
 
 def host_and_port(parts: SplitResult) -> tuple[str, int]:
@@ -118,15 +137,31 @@ def check_address(host: str, text: str, *, private_allowed: bool) -> Address:
         address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
         raise _refused(f"{host} resolves to {text!r}, which is no address") from None
+    _refuse_always(host, address)
+    if not private_allowed and not _are_public(address):
+        raise _refused(
+            f"{_where(host, address, 'which is ')}not a public address; the owner adds the host to "
+            "actors.http_private_hosts if it is meant"
+        )
+    return address
+
+
+def _refuse_always(host: str, address: Address) -> None:
+    """Refuse what is refused whoever lists it."""
     for one in (address, *carried(address)):
         if (what := _never(one)) is not None:
-            raise _refused(f"{host} is at {address}, {what}, which no step may ask")
-        if not _is_public(one) and not private_allowed:
             raise _refused(
-                f"{host} is at {address}, which is not a public address; the owner adds the host "
-                "to actors.http_private_hosts if it is meant"
+                f"{_where(host, address)}{what}, which no step may ask, whatever the lists say"
             )
-    return address
+
+
+def _where(host: str, address: Address, which: str = "") -> str:
+    """How a sentence about an address begins, where the host may be the address itself."""
+    return f"{host} is " if host == str(address) else f"{host} is at {address}, {which}"
+
+
+def _are_public(address: Address) -> bool:
+    return all(_is_public(one) for one in (address, *carried(address)))
 
 
 def carried(address: Address) -> Iterator[ipaddress.IPv4Address]:

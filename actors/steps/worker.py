@@ -145,7 +145,8 @@ def _told(name: str, error: BaseException) -> StepError:
     """An exception of the function's own, with the end of its traceback."""
     lines = traceback.format_exception(error)
     tail = "".join(lines).splitlines()[-_SHOWN_LINES:]
-    first = f"{name} raised {type(error).__name__}: {error}"
+    said = f": {error}" if str(error) else ""
+    first = f"{name} raised {type(error).__name__}{said}"
     # the exception's own text stands in two lines: neither may push out the place
     return StepError("error", "\n".join(cut(line, _LINE_CHARACTERS) for line in (first, *tail)))
 

@@ -10,12 +10,12 @@ from pydantic import ValidationError
 
 from actors.workflow.call_reader import at, read_call
 from actors.workflow.conditions import Condition
+from actors.workflow.form_problems import as_request_error
 from actors.workflow.graph import Call, Definition, Input, Step
 from actors.workflow.references import Reference, Template
 from ironcliw.errors import RequestError
 from ironcliw.schemas.workflows import InputForm, StepForm, WorkflowForm
 
-_SHOWN = 5
 _WORKFLOW_ATTRIBUTES = ("id", "name")
 
 
@@ -32,7 +32,7 @@ def read(source: Mapping[str, Any], digest: str) -> Definition:
     try:
         form = WorkflowForm.model_validate(source)
     except ValidationError as error:
-        raise _as_request_error(error) from None
+        raise as_request_error(error) from None
     drafts = {name: _Draft(name, step, form) for name, step in form.steps.items()}
     order = _in_order(drafts)
     steps = _steps(drafts, order)
@@ -47,25 +47,6 @@ def read(source: Mapping[str, Any], digest: str) -> Definition:
         digest=digest,
         source=source,
     )
-
-
-def _as_request_error(error: ValidationError) -> RequestError:
-    problems = error.errors(include_url=False)
-    lines = [_problem(each["loc"], each["msg"]) for each in problems[:_SHOWN]]
-    if len(problems) > _SHOWN:
-        lines.append(f"and {len(problems) - _SHOWN} more")
-    return RequestError(
-        "the definition cannot be used: " + "; ".join(lines),
-        param=".".join(map(str, problems[0]["loc"])) or "definition",
-    )
-
-
-def _problem(location: tuple[int | str, ...], message: str) -> str:
-    message = message[:1].lower() + message[1:]
-    if location[:1] == ("steps",) and len(location) > 1:
-        rest = ".".join(map(str, location[2:]))
-        return f"step {location[1]!r}" + (f", field `{rest}`" if rest else "") + f": {message}"
-    return f"field `{'.'.join(map(str, location))}`: {message}"
 
 
 def _input(name: str, form: InputForm) -> Input:

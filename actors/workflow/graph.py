@@ -118,7 +118,8 @@ class Definition:
         for name, declared in self.inputs.items():
             if declared.required and name not in given:
                 raise RequestError(
-                    f"workflow {self.name!r} needs the input {name!r}, which was not given",
+                    f"workflow {self.name!r} needs the input {name!r}, which was not given: "
+                    f"`inputs` has to have it, on the command line --input {name}=VALUE",
                     param=f"inputs.{name}",
                     code="missing_input",
                 )

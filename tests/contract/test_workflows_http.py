@@ -98,7 +98,7 @@ def test_the_same_key_gives_the_same_workflow(client: Client, world: World) -> N
 @pytest.mark.parametrize(
     ("definition", "param", "why"),
     [
-        ({"name": "x"}, "steps", "field required"),
+        ({"name": "x"}, "steps", "field `steps`: it is required"),
         ({"name": "x", "steps": {"a": {}}}, "steps.a", "exactly one|one of"),
         (
             {"name": "x", "steps": {"a": calls("os.system")}},

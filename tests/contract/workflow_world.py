@@ -11,8 +11,9 @@ from typing import Any
 from actors.journal import Journal
 from actors.orchestrator import Orchestrator
 from actors.results import Results, to_json
+from actors.submission_rules import check_functions
 from actors.workflow.tasks import StepError, StepResult, StepTask
-from actors.workflow_service import WorkflowService, check_functions
+from actors.workflow_service import WorkflowService
 from ironcliw.errors import UnavailableError
 from ironcliw.store import Store
 

@@ -190,7 +190,22 @@ def test_a_killed_host_takes_no_agent_along(agents: Client) -> None:
     assert len(pids) == 1
     assert pid not in pids
     # who was at work is to blame, the others are not
-    assert [agents.describe(n)["restarts"] for n in ("one", "two", "three")] == [1, 0, 0]
+    found = [agents.describe(name) for name in ("one", "two", "three")]
+    assert [one["last_restart"]["cause"] for one in found] == ["failed", "lost", "lost"]
+    for one in found:
+        why = "its process was killed, or crashed in native code"
+        assert (one["restarts"], one["last_restart"]["reason"]) == (1, why)
+        assert one["pid"] in pids
+
+
+def test_a_jobs_open_circuit_is_listed(agents: Client) -> None:
+    agents.start("raises")
+    for _ in range(8):
+        with pytest.raises(AgentFailure, match="LookupError: no"):
+            agents.ask("raise", "no")
+    [row] = wait_for(lambda: agents.agents("breakers"))
+    assert (row["capability"], row["state"], row["failures"]) == ("raise", "open", 8)
+    assert row["process"].startswith("job-")
 
 
 def test_an_agent_that_blocks_its_process_is_found_and_ends_with_it(agents: Client) -> None:
@@ -200,8 +215,10 @@ def test_an_agent_that_blocks_its_process_is_found_and_ends_with_it(agents: Clie
         agents.ask("blocks", 60, capability="block", deadline_seconds=25)
     assert agents.ask("neighbour", capability="pid")
     assert agents.ask("blocks", capability="pid")
-    assert agents.describe("blocks")["restarts"] == 1
-    assert agents.describe("neighbour")["restarts"] == 0
+    found = [agents.describe(name)["last_restart"] for name in ("blocks", "neighbour")]
+    assert [one["cause"] for one in found] == ["failed", "lost"]
+    assert found[0]["reason"] == "it blocks the event loop of its process"
+    assert found[1]["reason"].startswith("its event loop has stood still for ")
 
 
 def test_an_agent_whose_thread_hangs_is_started_again(agents: Client) -> None:

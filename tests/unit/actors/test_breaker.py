@@ -36,6 +36,22 @@ def test_an_open_one_says_when_to_come_back() -> None:
     assert caught.value.code == "circuit_open"
 
 
+def test_whoever_wants_to_know_is_told_of_changes_alone() -> None:
+    breakers, seen = Breakers(), list[list[str]]()
+    breakers.on_change = lambda: seen.append([one.state for one in breakers.open_now(0.0)])
+    breaker = breakers.of("think")
+    breaker.succeeded()
+    for _ in range(8):
+        breaker.failed(0.0)
+    breaker.failed(0.0)
+    breaker.enter(100.0)
+    breaker.leave()
+    breaker.enter(100.0)
+    breaker.succeeded()
+    breaker.succeeded()
+    assert seen == [["open"], ["trial"], ["open"], ["trial"], []]
+
+
 def test_one_trial_at_a_time_decides() -> None:
     breaker = opened()
     breaker.enter(2.0)

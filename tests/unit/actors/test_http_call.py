@@ -196,7 +196,7 @@ def test_the_next_address_is_tried_and_all_are_judged(server: Server) -> None:
 @pytest.mark.parametrize(
     ("target", "why"),
     [
-        ("http://169.254.169.254/", r"169\.254\.169\.254 is not on the list"),
+        ("http://169.254.169.254/", r"169\.254\.169\.254 is a link-local address"),
         ("http://metadata.google.internal/", "is a metadata server"),
         ("//evil.test/", r"evil\.test is not on the list"),
         ("file:///etc/passwd", "must read http"),

@@ -78,6 +78,16 @@ def test_a_long_text_does_not_push_out_where_it_was_raised(tmp_path: Path) -> No
     assert len(error.message) < 4000
 
 
+def test_what_says_nothing_has_no_colon(tmp_path: Path) -> None:
+    def mute() -> None:
+        raise MemoryError
+
+    function("mute")(mute)
+    error = answered(tmp_path, "mute", {}).error
+    assert error is not None
+    assert error.message.startswith("mute raised MemoryError\n")
+
+
 def test_what_a_function_raises_is_told_with_its_place(tmp_path: Path) -> None:
     def broken() -> None:
         raise KeyError("nothing")

@@ -31,6 +31,21 @@ def test_errors_are_shown_whole_and_name_their_item() -> None:
 
 
 @pytest.mark.parametrize(
+    ("why", "lines"),
+    [
+        ({"message": LONG, "step": "pay"}, [f"error: pay: {LONG}", "side: it may"]),
+        ({"message": "late"}, ["error: late", f"pay: {LONG}", "side: it may"]),
+    ],
+)
+def test_what_a_workflow_failed_of_is_told_once(why: dict[str, Any], lines: list[str]) -> None:
+    pay = step(status="failed", error=Failure(kind="error", message=LONG))
+    side = step(name="side", status="failed", error=Failure(kind="error", message="it may"))
+    failed = workflow("failed", pay, side)
+    failed.error = Failure.model_validate({"kind": "error", **why})
+    assert error_lines(failed) == lines
+
+
+@pytest.mark.parametrize(
     "uncertain",
     [
         {"status": "uncertain"},

@@ -129,6 +129,9 @@ def test_workflows_and_agents_are_counted(capsys: pytest.CaptureFixture[str]) ->
         "agents: none; messages: 4 waiting, 1 durable, 0 dead letters\n"
         "not asked for a while: translate\n"
     ) in capsys.readouterr().out
+    actors["messages"] = {"waiting": 0, "durable": 0, "dead_letters": 1}
+    write_status({**report, "actors": actors})
+    assert "0 durable, 1 dead letter\n" in capsys.readouterr().out
     write_status({**report, "actors": {"state": "away"}})
     assert "workflows" not in capsys.readouterr().out, "what is degraded says so"
 

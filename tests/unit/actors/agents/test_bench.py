@@ -53,7 +53,8 @@ class Worker(Agent):
 
     @capability("raise", concurrency=8)
     async def fail(self, body: Any) -> None:
-        raise {"key": KeyError, "request": RequestError, "exit": SystemExit}[body]("as asked")
+        kinds = {"key": KeyError, "request": RequestError, "exit": SystemExit}
+        raise {**kinds, "memory": MemoryError}[body]("as asked")
 
     @capability("thread", concurrency=2)
     def thread(self, _: Any) -> str:
@@ -184,6 +185,21 @@ async def test_what_an_agent_raises_goes_to_whoever_asked(
     with pytest.raises(kind, match=words):
         await bench.ask("raise", how)
     assert await bench.ask("echo", 1) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "as asked; it has no memory_limit_gb, so its machine gives no more$"),
+        ({"isolated": True, "memory_limit_gb": 0.5}, "as asked; its memory_limit_gb is 0.5$"),
+    ],
+)
+async def test_who_gets_no_memory_is_told_the_limit(
+    bench: AgentBench, options: dict[str, Any], words: str
+) -> None:
+    await bench.start(Worker, name="worker", options=options)
+    with pytest.raises(AgentError, match=rf"'raise' raised MemoryError: {words}"):
+        await bench.ask("raise", "memory")
 
 
 async def test_an_agent_that_exits_takes_nobody_along(bench: AgentBench) -> None:

@@ -64,7 +64,7 @@ def test_inputs_get_their_defaults() -> None:
 @pytest.mark.parametrize(
     ("given", "message", "param"),
     [
-        ({}, "needs the input 'question', which was not given", "inputs.question"),
+        ({}, "the input 'question', .*command line --input question=VALUE", "inputs.question"),
         (
             {"question": "", "top": 1},
             "has no input 'top'; its inputs: question, top_k, hint",
@@ -118,7 +118,19 @@ def test_an_agent_is_named_by_capability_or_name() -> None:
         ({"http": {"url": "u"}}, "it has function and http of", "steps.s"),
         ({"function": "a b"}, "field `function`: 'a b' is no name", "steps.s.function"),
         ({"function": "${inputs.q}"}, "no references", "steps.s.function"),
-        ({"wth": {}}, "step 's', field `wth`: extra inputs", "steps.s.wth"),
+        ({"wit": {}}, "field `wit`: there is no such field; did you mean `with`; ", "steps.s.wit"),
+        ({"oops": 1}, "no such field; there are function, agent, .*, compensate$", "steps.s.oops"),
+        ({"wait_seconds": 5}, r"write agent: \{capability: NAME, wait_seconds: \.\.\.\}", None),
+        ({"retry": {"tries": 2}}, "`retry.tries`: .*there are attempts, backoff_seconds", None),
+        ({"compensate": {"when": "x"}}, "`compensate.when`: .*, expected_seconds$", None),
+        (
+            {"with": "Ada"},
+            "field `with`: an object .names with values. is expected",
+            "steps.s.with",
+        ),
+        ({"after": "a"}, "field `after`: a list is expected", "steps.s.after"),
+        ({"agent": 5}, "field `agent`: a text or an object .* is expected", "steps.s.agent"),
+        ({"agent": {"nme": "x"}}, "^.*: step 's', field `agent.nme`: .*`name`; [^;]*$", None),
         ({"retry": {"attempts": 0}}, "field `retry.attempts`: input should", None),
         ({"timeout_seconds": -1}, "field `timeout_seconds`: input should be greater", None),
         ({"place": "moon"}, "field `place`: input should be 'local', 'spot'", None),
@@ -212,7 +224,10 @@ def test_the_output_is_checked_and_has_a_default() -> None:
     ("source", "message"),
     [
         ({"name": "d", "steps": {}}, "field `steps`: dictionary should have at least 1"),
-        ({"steps": {"s": {"function": "f"}}}, "field `name`: field required"),
+        ({"steps": {"s": {"function": "f"}}}, "field `name`: it is required$"),
+        ({**one(), "step": {}}, "field `step`: .*; did you mean `steps`; there are name, "),
+        ({**one(), "inputs": {"q": {"dflt": 1}}}, "field `inputs.q.dflt`: .* there are required, "),
+        ({"name": "d", "steps": {"a b": {"function": "f"}}}, "step 'a b': a name has letters"),
         ({**one(), "inputs": {"q": {"required": True, "default": 1}}}, "required and has a"),
         (one(**{"with": {"a": {1, 2}}}), "the definition is not JSON"),
         (one(**{"with": {"a": float("nan")}}), "the definition is not JSON"),

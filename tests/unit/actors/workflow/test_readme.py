@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from actors import functions
+from actors.submission_rules import check_functions
 from actors.workflow.references import Scope
 from actors.workflow.yaml_file import parse_definition
-from actors.workflow_service import check_functions
 from ironcliw import PrimeModel
 
 README = Path(__file__).parents[4] / "actors" / "README.md"
