@@ -11,8 +11,9 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 from actors.agents.cell import Cell
-from actors.agents.directory import Directory, DurableSend, Memory
+from actors.agents.directory import Directory, DurableSend
 from actors.agents.link import HostGoneError, HostLostError, Link, Remote
+from actors.agents.memory import Memory
 from actors.agents.messages import (
     DEFAULT_SECONDS,
     Message,
