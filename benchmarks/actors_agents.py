@@ -6,7 +6,7 @@ import asyncio
 import time
 
 from actors.agent import Agents
-from actors.agents.directory import REMEMBER_SECONDS
+from actors.agents.memory import REMEMBER_SECONDS
 from actors.agents.options import AgentOptions, capabilities_of
 from actors.agents.spec import AgentSpec
 from actors.registry import AgentStatus, Entry, Registry

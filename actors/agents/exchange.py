@@ -11,8 +11,9 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 from actors.agents.cell import Cell
-from actors.agents.directory import Directory, DurableSend, Memory
+from actors.agents.directory import Directory, DurableSend
 from actors.agents.link import HostGoneError, HostLostError, Link, Remote
+from actors.agents.memory import Memory
 from actors.agents.messages import (
     DEFAULT_SECONDS,
     Message,
@@ -113,7 +114,7 @@ class Exchange:
                 if (cell := self._cells.get(target)) is not None:
                     with suppress(MovedError):  # it is looked up like any other
                         return await cell.post(message)
-                hosts = set[str]() if given_to is None else given_to
+                hosts: set[str] = set() if given_to is None else given_to
                 return await self._ask(target, message, strategy, wait_seconds, hosts, waiting)
         except TimeoutError:
             raise DeadlineExceededError(

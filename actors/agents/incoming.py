@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from actors.agents.answers import LateAnswers
@@ -47,7 +47,7 @@ class Incoming:
         found = [self._take_in(parcel, now) for parcel in parcels]
         waiting = [one for one in found if isinstance(one, asyncio.Future) and not one.done()]
         if waiting:
-            await asyncio.wait(waiting, timeout=LINGER_SECONDS)
+            await self._linger(waiting)
         outcomes: list[Outcome | None] = []
         for parcel, one in zip(parcels, found, strict=True):
             if not isinstance(one, asyncio.Future):
@@ -58,6 +58,29 @@ class Incoming:
                 outcomes.append(None)
                 one.add_done_callback(self._keeper(sender, parcel.fields[0]))
         return outcomes
+
+    async def _linger(self, waiting: Sequence[asyncio.Future[Any]]) -> None:
+        """Return when all are done, or in a moment; `asyncio.wait` takes longer over many."""
+        over: asyncio.Future[None] = self._loop.create_future()
+        left = len(waiting)
+
+        def one_is_done(_: asyncio.Future[Any]) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                enough()
+
+        def enough() -> None:
+            if not over.done():
+                over.set_result(None)
+
+        for one in waiting:
+            one.add_done_callback(one_is_done)
+        alarm = self._loop.call_later(LINGER_SECONDS, enough)
+        try:
+            await over
+        finally:
+            alarm.cancel()
 
     def _take_in(self, parcel: Parcel, now: float) -> Outcome | asyncio.Future[Any]:
         try:

@@ -1,26 +1,27 @@
 """The way from this process to one host: messages go together, answers come as they are ready.
 
-What is asked or sent while the event loop is in one turn leaves in one call. The call brings back
-the answers that are ready within a moment; for the others the host is asked, in one call that it
-keeps open. So a lone question costs one call there and back, and a thousand hardly more; and the
-end of the host's process is learned at once, because some call is always open while we wait.
+What is asked or sent while the event loop is in one turn leaves together, and so does what comes
+while others are on their way (`pace.py`). A call brings back the answers that are ready within a
+moment; for the others the host is asked, in one call that it keeps open. So a lone question costs
+one call there and back, and a thousand hardly more; and the end of the host's process is learned at
+once, because some call is always open while we wait.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from actors.agents.messages import Message, Parcel, to_parcel
+from actors.agents.pace import Pace
 from actors.agents.packing import unpack
 from ironcliw.errors import IroncliwError, UnavailableError
 
-BATCH = 256
-"""Most messages of a call."""
-CALLS = 4
-"""Calls that are on their way at once; while they are, messages gather for the next."""
+_ROUNDED_SECONDS = 0.001
+"""uvloop, on which Ray runs actors, knows whole milliseconds alone."""
 
 Outcome = tuple[bool, Any]
 """(True, packed value) or (False, error)."""
@@ -57,16 +58,21 @@ class Link:
     Args:
         sender: unlike that of any other process.
         remote: the host.
+        clock: monotonic seconds; an event loop's own may stand still during a turn.
     """
 
-    def __init__(self, sender: str, remote: Remote) -> None:
+    def __init__(
+        self, sender: str, remote: Remote, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._sender = sender
         self._remote = remote
+        self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Parcel] = deque()
         self._pending: dict[str, asyncio.Future[Any]] = {}
-        self._calls = 0
+        self._pace = Pace()
         self._scheduled = False
+        self._alarm: asyncio.TimerHandle | None = None
         self._late = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -86,20 +92,30 @@ class Link:
         """Give up whatever is on its way."""
         for task in self._tasks:
             task.cancel()
+        if self._alarm is not None:
+            self._alarm.cancel()
         self._fail(HostLostError("this process sends nothing more"))
 
     def _schedule(self) -> None:
-        if not self._scheduled and self._queue and self._calls < CALLS:
+        if not self._scheduled and self._queue:
             self._scheduled = True
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         self._scheduled = False
-        batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
-        if batch:
-            self._calls += 1
-            self._start(self._deliver(batch))
-        self._schedule()
+        now = self._clock()
+        while size := self._pace.next_batch(len(self._queue), now):
+            self._pace.left(now)
+            self._start(self._deliver([self._queue.popleft() for _ in range(size)]))
+        if self._queue and self._pace.free and self._alarm is None:
+            self._alarm = self._loop.call_later(self._pace.due - now, self._on_alarm)
+
+    def _on_alarm(self) -> None:
+        self._alarm = None
+        now = self._clock()
+        if self._pace.due - now < _ROUNDED_SECONDS:
+            self._pace.due = now
+        self._flush()
 
     def _start(self, work: Any) -> None:
         task = self._loop.create_task(work)
@@ -117,7 +133,7 @@ class Link:
                 self._resolve(parcel.fields[0], (False, error))
             return
         finally:
-            self._calls -= 1
+            self._pace.returned()
             self._schedule()
         late = 0
         for parcel, outcome in zip(batch, outcomes, strict=True):
@@ -156,14 +172,24 @@ class Link:
             future.set_exception(error)
 
     def _fail(self, error: HostLostError, batch: Sequence[Parcel] = ()) -> None:
-        """Tell all who wait; those whose messages were never handed over are told just that."""
-        self._late = 0
-        kept = [*self._queue, *(batch if isinstance(error, HostGoneError) else ())]
-        untouched = {parcel.fields[0] for parcel in kept}
+        """Tell all who wait; those whose messages were never handed over are told just that.
+
+        Args:
+            error: what has come of a call. `HostGoneError` speaks for that call alone: others that
+                are on their way find out for themselves.
+            batch: what the call took along.
+        """
+        gone = isinstance(error, HostGoneError)
+        kept = [*self._queue, *(batch if gone else ())]
         self._queue.clear()
-        pending, self._pending = self._pending, {}
-        for id_, future in pending.items():
-            if not future.done():
-                kind = HostGoneError if id_ in untouched else HostLostError
+        self._tell([parcel.fields[0] for parcel in kept], HostGoneError, error)
+        if not gone:
+            self._late = 0
+            self._tell(list(self._pending), HostLostError, error)
+
+    def _tell(self, ids: Sequence[str], kind: type[HostLostError], error: HostLostError) -> None:
+        for id_ in ids:
+            future = self._pending.pop(id_, None)
+            if future is not None and not future.done():
                 # one each: a traceback would otherwise grow with every waiter
                 future.set_exception(kind(error.message, retry_after=error.retry_after))

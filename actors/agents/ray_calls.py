@@ -27,6 +27,7 @@ class RayRemote:
     def __init__(self, name: str, actor: Any = None) -> None:
         self.name = name
         self._actor = actor
+        self._finding = asyncio.Lock()
 
     @classmethod
     def named(cls, name: str) -> RayRemote:
@@ -55,12 +56,18 @@ class RayRemote:
             HostGoneError: there is no such actor any more.
         """
         if self._actor is None:
-            try:
-                # it asks the control service, and so may block
-                self._actor = await asyncio.to_thread(ray.get_actor, self.name, NAMESPACE)
-            except (ValueError, RayError) as error:
-                raise HostGoneError(f"host {self.name!r} is gone: {_line(error)}") from error
+            async with self._finding:  # the first calls leave in the order in which they came
+                await self._find()
         return self._actor
+
+    async def _find(self) -> None:
+        if self._actor is not None:
+            return
+        try:
+            # it asks the control service, and so may block
+            self._actor = await asyncio.to_thread(ray.get_actor, self.name, NAMESPACE)
+        except (ValueError, RayError) as error:
+            raise HostGoneError(f"host {self.name!r} is gone: {_line(error)}") from error
 
 
 async def answer_of(call: Awaitable[Any]) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from actors.agents.directory import Memory
+from actors.agents.memory import Memory
 from ironcliw.errors import NotFoundError, UnavailableError
 
 logger = logging.getLogger(__name__)

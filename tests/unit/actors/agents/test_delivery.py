@@ -81,13 +81,14 @@ async def test_to_wait_for_an_agent_costs_no_commits(
     store: ShakyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with AgentBench(store=store) as bench:
-        asked, look_up = [], bench.system.look_up
+        memory = bench.system.exchange.memory
+        asked, look_up = [], memory.look_up
 
         async def counted(target: str, *given: Any, **options: Any) -> Any:
             asked.append(target)
             return await look_up(target, *given, **options)
 
-        monkeypatch.setattr(bench.system, "look_up", counted)
+        monkeypatch.setattr(memory, "look_up", counted)
         for number in range(200):
             await bench.send("file", number, durable=True)
         await until(lambda: len(asked) >= 200)
