@@ -85,7 +85,6 @@ def cloned(
         data: The data folder.
         is_over: Asked after each day; true to end before all are searched.
     """
-    torch.set_num_threads(1)
     shown = shown_on(training_days(regimes, plan, ROUND, data), parameters, plan, say, is_over)
     scorer, before, after = fit_choices(shown, plan)
     say(f"cloning: of decisions left out {before:.1%} are the base's, {after:.1%} the network's")
@@ -177,6 +176,7 @@ def fit_choices(shown: Shown, plan: Training) -> tuple[Scorer, float, float]:
         The network, and of a tenth that was left out the shares in which the base's and its choice
         is the one that was shown.
     """
+    torch.set_num_threads(1)
     random = np.random.default_rng([plan.seed, 4])
     torch.manual_seed(int(random.integers(2**31)))
     data = _Data(shown, plan.tau)

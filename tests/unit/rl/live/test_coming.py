@@ -67,7 +67,7 @@ def test_a_plan_tells_memory_of_functions_alone() -> None:
         {"name": "flow", "steps": {
             "one": {"function": "f", "memory_gb": 3.0},
             "two": {"function": "g"},
-            "three": {"generate": {"prompt": "x"}, "needs": ["one"]},
+            "three": {"generate": {"prompt": "${steps.one}"}},
         }}
     )  # fmt: skip
     found = plan_of(definition)
