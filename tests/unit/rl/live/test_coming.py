@@ -40,7 +40,7 @@ def test_it_is_ready_when_the_longest_of_its_ways_is_gone() -> None:
     assert soon((0, 60.0)) == pytest.approx(60.0 + 50.0)
     assert soon((1, 50.0), (2, 70.0)) == pytest.approx(70.0)
     assert soon((1, 5.0)) == pytest.approx(5.0), "what is not under way beside it has ended"
-    assert soon((1, 5.0), (1, 25.0)) == pytest.approx(25.0), "of two items the longer one"
+    assert soon((1, 25.0), (1, 5.0)) == pytest.approx(25.0), "of two items the longer one"
 
 
 def test_what_is_ready_small_or_elsewhere_does_not_count() -> None:
