@@ -47,6 +47,7 @@ def test_what_is_ready_small_or_elsewhere_does_not_count() -> None:
     assert soon((3, 10.0)) == math.inf, "it waits or runs itself"
     assert soon((0, 60.0), plan=replace(PLAN, memory_gb=(1.0, 1.0, 1.0, 2.0))) == math.inf
     assert soon((0, 60.0), plan=replace(PLAN, memory_gb=(1.0, 1.0, 1.0, 0.0))) == math.inf
+    assert soon((0, 60.0), plan=replace(PLAN, memory_gb=(12.0, 1.0, 1.0, 1.0))) == math.inf
     assert soon() == math.inf
     assert first_large([("w", None, 3.0)], Plans(beliefs()), ROOM) == math.inf
 
