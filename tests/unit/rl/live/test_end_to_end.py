@@ -243,6 +243,7 @@ async def test_a_night_with_little_to_learn_from_says_so(tmp_path: Path) -> None
     assert "holds 3 finished steps of functions, a fit needs 30" in kept[1]["why_no_fit"]
     assert any("next stage waits: " in line for line in page["lines"])
     assert any(line.startswith("fit: none yet") for line in page["lines"])
+    assert page["last_day"] == {f"decided by {one.policy.base.name}": 3}
     assert not (tmp_path / "routing" / "fit.json").exists()
 
 
