@@ -3,8 +3,8 @@
 A plan that the search finds is carried out again, and of each decision it is kept what a policy
 would have seen there, who knows no more than it does, and what the plan took. A network, begun at
 zero on top of the base's costs, is fitted so that it would have been taken (cross-entropy). What a
-plan does for reasons that nobody sees beforehand is copied as noise: so it is a start, which days of
-validation judge beside all others, and from which PPO may go on.
+plan does for reasons that nobody sees beforehand is copied as noise: so it is a start, which days
+of validation judge beside all others, and from which PPO may go on.
 """
 
 from __future__ import annotations
