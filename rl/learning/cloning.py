@@ -38,6 +38,7 @@ from rl.work import Day
 
 ROUND = 400  # whose days of training are copied; the rounds of labels have those before
 _NEVER = -1e9
+_TOLD_EACH = 25  # days
 
 Say = Callable[[str], None]
 
@@ -107,7 +108,9 @@ def shown_on(
     base = policy_of(parameters)
     found: list[Choice] = []
     own = theirs = 0.0
-    for day in islice(days, plan.cloned):
+    for number, day in enumerate(islice(days, plan.cloned)):
+        if number and number % _TOLD_EACH == 0:
+            say(f"cloning: {number} of {plan.cloned} days are searched")
         made, outcome = search(day, (parameters,), evaluations=plan.searched, seed=plan.seed)
         own, theirs = own + outcome.cost, theirs + simulate(day, base).cost
         found += choices_of(day, made, base, plan.reach)
