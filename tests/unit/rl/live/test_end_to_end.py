@@ -126,6 +126,7 @@ async def test_what_was_learned_of_effects_is_explained(tmp_path: Path) -> None:
     best, other = sorted(scores, reverse=True)[:2]
     assert sum(found.values()) == pytest.approx(best - other, abs=1e-3)
     assert "mattered: effect home +40.000, expected cost " in " ".join(page["lines"])
+    assert any(line.startswith("home is believed to cost: time 0.0") for line in page["lines"])
 
 
 async def test_a_running_router_follows_the_standing_in_the_store(tmp_path: Path) -> None:
