@@ -87,8 +87,12 @@ def test_costs_are_told_in_their_parts(tmp_path: Path, parameters: Parameters) -
     policy = router(tmp_path, parameters=parameters, idle_seconds=900.0)
     seen = set()
     for number in range(12):
-        told = policy.place(crowded(number)).details
-        assert len(told["parts"]) == 2
+        situation = crowded(number)
+        if number % 2:
+            situation = replace(situation, step=replace(situation.step, place="spot"))
+        placement = policy.place(situation)
+        told = placement.details
+        assert len(told["parts"]) == 2 and next(iter(told["parts"])) == chosen(placement)
         for name, parts in told["parts"].items():
             cost = told["costs"][ACTION_NAMES.index(name)]
             assert sum(parts.values()) == pytest.approx(cost, abs=5e-6)
