@@ -28,11 +28,12 @@ from rl.calibration.fit import Fit, prior
 from rl.features import features
 from rl.live.base import base_of, base_parameters, learned_of, schema_of
 from rl.live.exploring import Drawn, explore
+from rl.live.parts import parts_of
 from rl.live.record import STEP_ACTIONS, Verdict, placement_of
 from rl.live.today import Today
 from rl.live.views import LiveView, LiveViews
 from rl.neural import Learned
-from rl.parameters import Parameters
+from rl.parameters import Base, Parameters
 from rl.promotion import Standing, decides
 from rl.regime import Costs
 from rl.schema import DIGEST
@@ -213,8 +214,14 @@ class NumpyPolicy:
             "fit": self.fit.digest,
             "runs_since": self._today.runs,
             "exploration": self._exploration,
+            "parts": parts_of(self._base_of(verdict), live.view, drawn.action, verdict.costs),
         }
         return placement_of(situation, live, verdict, drawn, facts)
+
+    def _base_of(self, verdict: Verdict) -> Base:
+        """Whose costs a verdict tells."""
+        learned = self._learned
+        return learned.base if learned is not None and verdict.by == "learned" else self.base
 
     def in_order(self, steps: Sequence[StepFacts], at: float) -> Sequence[int]:
         """See `actors.situation.OrderingPolicy`: as whoever decides most would have it."""

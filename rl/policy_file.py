@@ -34,6 +34,7 @@ INPUTS = len(CONTEXT) + len(OPTION)
 
 Array = npt.NDArray[np.float32]
 Layer = tuple[Array, Array]
+_ZIP = b"PK\x03\x04"
 _GUARD = ("low", "high", "mean", "precision")
 
 
@@ -156,8 +157,14 @@ def load_policy(path: Path) -> PolicyFile:
 
 def _entries(path: Path) -> dict[str, npt.NDArray[Any]]:
     try:
+        content = path.read_bytes()
+        if not content.startswith(_ZIP):  # numpy would advise to trust it
+            raise SettingsError(
+                f"{path} is no policy file: it is no .npz; give one that `python -m rl train` has "
+                "written"
+            )
         # of bytes: of a path numpy would leave a damaged file open
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise SettingsError(f"{path} is no policy file: it holds one array; train one")
             return {name: file[name] for name in file.files}

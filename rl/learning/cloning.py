@@ -2,9 +2,9 @@
 
 A plan that the search finds is carried out again, and of each decision it is kept what a policy
 would have seen there, who knows no more than it does, and what the plan took. A network, begun at
-zero on top of the base's costs, is fitted so that it would have been taken (cross-entropy). Half of
-what a plan does it does for reasons that nobody sees beforehand, and those are copied as noise: so
-it is a start, which days of validation judge beside all others, and from which PPO may go on.
+zero on top of the base's costs, is fitted so that it would have been taken (cross-entropy). What a
+plan does for reasons that nobody sees beforehand is copied as noise: so it is a start, which days
+of validation judge beside all others, and from which PPO may go on.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from rl.work import Day
 
 ROUND = 400  # whose days of training are copied; the rounds of labels have those before
 _NEVER = -1e9
+_TOLD_EACH = 25  # days
 
 Say = Callable[[str], None]
 
@@ -85,7 +86,6 @@ def cloned(
         data: The data folder.
         is_over: Asked after each day; true to end before all are searched.
     """
-    torch.set_num_threads(1)
     shown = shown_on(training_days(regimes, plan, ROUND, data), parameters, plan, say, is_over)
     scorer, before, after = fit_choices(shown, plan)
     say(f"cloning: of decisions left out {before:.1%} are the base's, {after:.1%} the network's")
@@ -108,7 +108,9 @@ def shown_on(
     base = policy_of(parameters)
     found: list[Choice] = []
     own = theirs = 0.0
-    for day in islice(days, plan.cloned):
+    for number, day in enumerate(islice(days, plan.cloned)):
+        if number and number % _TOLD_EACH == 0:
+            say(f"cloning: {number} of {plan.cloned} days are searched")
         made, outcome = search(day, (parameters,), evaluations=plan.searched, seed=plan.seed)
         own, theirs = own + outcome.cost, theirs + simulate(day, base).cost
         found += choices_of(day, made, base, plan.reach)
@@ -177,6 +179,7 @@ def fit_choices(shown: Shown, plan: Training) -> tuple[Scorer, float, float]:
         The network, and of a tenth that was left out the shares in which the base's and its choice
         is the one that was shown.
     """
+    torch.set_num_threads(1)
     random = np.random.default_rng([plan.seed, 4])
     torch.manual_seed(int(random.integers(2**31)))
     data = _Data(shown, plan.tau)

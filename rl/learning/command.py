@@ -8,7 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ironcliw.settings import load_settings
 from rl.arguments import check_place, seed, write
@@ -21,7 +21,13 @@ from rl.regime import load_regime
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-QUICK = {"decisions": 200, "validation": 4, "confirmation": 8, "margins": (0.3,), "shrinks": (1.0,)}
+QUICK: dict[str, Any] = {
+    "decisions": 200,
+    "validation": 4,
+    "confirmation": 8,
+    "margins": (0.3,),
+    "shrinks": (1.0,),
+}
 """For finding a broken path; of what it finds nothing is to be expected."""
 REGIMES = tuple(
     Path(__file__).resolve().parent.with_name("regimes") / f"{name}.toml"

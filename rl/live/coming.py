@@ -21,11 +21,13 @@ class Ahead:
         seconds: Of each at home.
         memory_gb: That each stays below in 19 of 20 cases; 0 of those that find their own places.
         after: Seconds from the end of each to the workflow's.
+        most_gb: Of them all.
     """
 
     seconds: list[float]
     memory_gb: list[float]
     after: list[float]
+    most_gb: float
 
 
 class Plans:
@@ -39,13 +41,25 @@ class Plans:
         self._beliefs = beliefs
         self._known: WeakKeyDictionary[Plan, Ahead] = WeakKeyDictionary()
 
+    def known(self, plan: Plan) -> Ahead | None:
+        """The same as `of`; None where a fact is no number, which its own steps tell."""
+        try:
+            return self.of(plan)
+        except DataError:
+            return None
+
     def of(self, plan: Plan) -> Ahead:
-        """What is believed of one."""
+        """What is believed of one.
+
+        Raises:
+            DataError: a fact is no number.
+        """
         found = self._known.get(plan)
         if found is None:
             seconds = self._beliefs.seconds_on_path(plan)
             after = critical_paths.after(plan.dependents, seconds)
-            found = self._known[plan] = Ahead(seconds, self._beliefs.memory_of(plan), after)
+            memory = self._beliefs.memory_of(plan)
+            found = self._known[plan] = Ahead(seconds, memory, after, max(memory))
         return found
 
 
@@ -64,19 +78,21 @@ def first_large(active: Iterable[Active], believed: Plans, room_gb: float) -> fl
         believed: Of plans.
         room_gb: What may be held at home.
     """
-    plans: dict[str, tuple[Plan, dict[int, float]]] = {}
+    plans: dict[str, tuple[Plan, Ahead, dict[int, float]]] = {}
+    small: set[str] = set()  # most workflows have no such step, and a decision is to be quick
     for workflow, ready, end in active:
-        if ready is None or ready.plan is None:
+        if workflow in small or ready is None or (plan := ready.plan) is None:
             continue
-        _, ends = plans.setdefault(workflow, (ready.plan, {}))
+        if workflow not in plans:
+            ahead = believed.known(plan)
+            if ahead is None or ahead.most_gb <= room_gb:
+                small.add(workflow)
+                continue
+            plans[workflow] = (plan, ahead, {})
+        ends = plans[workflow][2]
         ends[ready.index] = max(end, ends.get(ready.index, 0.0))  # of the items of a step
-    first = math.inf
-    for plan, ends in plans.values():
-        try:
-            first = min(first, _of_plan(plan, ends, believed.of(plan), room_gb))
-        except DataError:
-            continue  # a fact is no number: that is told when its own steps are asked about
-    return first
+    found = (_of_plan(plan, ends, ahead, room_gb) for plan, ahead, ends in plans.values())
+    return min(found, default=math.inf)
 
 
 def _of_plan(plan: Plan, active: Mapping[int, float], ahead: Ahead, room_gb: float) -> float:

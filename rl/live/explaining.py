@@ -227,6 +227,9 @@ def _about(
 ) -> list[str]:
     known = {name: value for name, value in row["features"].items() if value is not None}
     lines = [", ".join(f"{name} {value:g}" for name, value in known.items())]
+    for name, parts in (details.get("parts") or {}).items():
+        told = ", ".join(f"{part} {usd:.5f}" for part, usd in parts.items() if usd)
+        lines.append(f"{name} is believed to cost: {told or 'nothing'}")
     if moved:
         words = [f"{one['feature']} {one['by']:+.3f}" for one in moved]
         lines.append(f"mattered: {', '.join(words)}")

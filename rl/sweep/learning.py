@@ -45,6 +45,11 @@ def train(values: Mapping[str, Any], folder: Path, rounds: int, tell: Tell) -> N
     """
     own = {name: value for name, value in values.items() if name not in NAMED}
     plan = Training.of({**own, "rounds": rounds}, "the sweep")
+    if other := [name for name in ("cloned", "ppo_steps") if getattr(plan, name)]:
+        raise SettingsError(
+            f"the sweep: {other[0]} is set, and its rounds are of labels alone; leave it out, or "
+            "compare files of `python -m rl train --config` by `python -m rl evaluate`"
+        )
     regimes = received(values)
     check_regimes(regimes)
     data, parameters = load_settings().bench.data, received_base(values)

@@ -48,8 +48,9 @@ def test_what_a_plan_takes_is_shown_by_what_is_believed(light: Regime) -> None:
     assert all(there[taken] and there.sum() > 1 for _, _, _, there, taken in shown)
     believed = [step.home_mean for one in day.workflows for step in one.steps]
     truth = [step.home_seconds for one in day.workflows for step in one.steps]
-    seconds = {round(float(np.expm1(8.0 * row[0][CONTEXT.index("log_home_seconds")])), 1)
-               for row in shown}  # fmt: skip
+    # of a step that goes on where it was there is less to do
+    rows = [one for one, *_ in shown if not one[CONTEXT.index("is_checkpointable")]]
+    seconds = [float(np.expm1(8.0 * one[CONTEXT.index("log_home_seconds")])) for one in rows]
     near = [min(abs(one / other - 1.0) for other in believed) for one in seconds]
     assert max(near) < 0.02
     far = [min(abs(one / other - 1.0) for other in truth) for one in seconds]
@@ -65,7 +66,7 @@ def test_an_empty_plan_shows_what_the_base_would_take_where_all_is_known() -> No
         assert taken == min(np.flatnonzero(there), key=over.__getitem__)
 
 
-def _made(taken: int, count: int = 400) -> Shown:
+def _made(taken: int, count: int = 200) -> Shown:
     """Two options, the second believed to cost a cent more; which was taken is said."""
     random = np.random.default_rng(0)
     context = random.normal(size=(count, len(CONTEXT))).astype(np.float32)
@@ -80,7 +81,7 @@ def _made(taken: int, count: int = 400) -> Shown:
 
 
 def test_it_begins_at_the_base_and_learns_what_was_shown() -> None:
-    plan = replace(PLAN, epochs=30, batch=64, rate=3e-3)
+    plan = replace(PLAN, epochs=12, batch=32, rate=1e-2)
     _, before, after = fit_choices(_made(HOME), plan)
     assert (before, after) == (1.0, 1.0)
     scorer, before, after = fit_choices(_made(WAIT), plan)

@@ -130,6 +130,15 @@ def test_what_is_no_policy_file(tmp_path: Path, content: bytes) -> None:
         load_policy(path)
 
 
+def test_nobody_is_told_to_trust_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('policy = "greedy"\n[parameters]\n')
+    with pytest.raises(
+        SettingsError, match=r"mine.toml is no policy file: it is no .npz; give one"
+    ):
+        load_policy(path)
+
+
 def test_arrays_of_somebody_else(tmp_path: Path) -> None:
     path = tmp_path / "one.npz"
     np.savez(path, weights=np.zeros(3))

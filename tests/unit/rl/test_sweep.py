@@ -172,3 +172,6 @@ def test_a_learning_that_is_told_nonsense() -> None:
         train({"speed": 3.0}, Path("."), 1, tell)
     with pytest.raises(SettingsError, match=r"names no regimes; set fixed.regimes"):
         train({}, Path("."), 1, tell)
+    for name in ("cloned", "ppo_steps"):
+        with pytest.raises(SettingsError, match=f"{name} is set, and its rounds are of labels"):
+            train({**TINY, name: 5}, Path("."), 1, tell)

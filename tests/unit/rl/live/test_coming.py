@@ -40,13 +40,14 @@ def test_it_is_ready_when_the_longest_of_its_ways_is_gone() -> None:
     assert soon((0, 60.0)) == pytest.approx(60.0 + 50.0)
     assert soon((1, 50.0), (2, 70.0)) == pytest.approx(70.0)
     assert soon((1, 5.0)) == pytest.approx(5.0), "what is not under way beside it has ended"
-    assert soon((1, 5.0), (1, 25.0)) == pytest.approx(25.0), "of two items the longer one"
+    assert soon((1, 25.0), (1, 5.0)) == pytest.approx(25.0), "of two items the longer one"
 
 
 def test_what_is_ready_small_or_elsewhere_does_not_count() -> None:
     assert soon((3, 10.0)) == math.inf, "it waits or runs itself"
     assert soon((0, 60.0), plan=replace(PLAN, memory_gb=(1.0, 1.0, 1.0, 2.0))) == math.inf
     assert soon((0, 60.0), plan=replace(PLAN, memory_gb=(1.0, 1.0, 1.0, 0.0))) == math.inf
+    assert soon((0, 60.0), plan=replace(PLAN, memory_gb=(12.0, 1.0, 1.0, 1.0))) == math.inf
     assert soon() == math.inf
     assert first_large([("w", None, 3.0)], Plans(beliefs()), ROOM) == math.inf
 
@@ -67,7 +68,7 @@ def test_a_plan_tells_memory_of_functions_alone() -> None:
         {"name": "flow", "steps": {
             "one": {"function": "f", "memory_gb": 3.0},
             "two": {"function": "g"},
-            "three": {"generate": {"prompt": "x"}, "needs": ["one"]},
+            "three": {"generate": {"prompt": "${steps.one}"}},
         }}
     )  # fmt: skip
     found = plan_of(definition)

@@ -110,7 +110,7 @@ async def test_a_decision_is_explained(tmp_path: Path) -> None:
 
 async def test_what_was_learned_of_effects_is_explained(tmp_path: Path) -> None:
     weights = np.zeros(len(EFFECTS), dtype=np.float32)
-    weights[EFFECTS.index("home")] = 40.0  # of a cent
+    weights[EFFECTS.index("home")] = -40.0  # of a cent, in scores of a cent
     policy = NumpyPolicy(tmp_path)
     digest = install_file(tmp_path, replace(policy_of(), effects=weights))
     policy.stand(Standing("default", policy=digest))
@@ -119,12 +119,14 @@ async def test_what_was_learned_of_effects_is_explained(tmp_path: Path) -> None:
         with one.store.read() as connection:
             [page] = explained(tmp_path, connection, workflow, "s")
     found = {each["feature"]: each["by"] for each in page["mattered"]}
-    assert page["chosen"] == "machine 0"
-    # 40 cents in scores of a cent, and what the machine is believed to cost more
-    assert found == {"effect home": pytest.approx(40.0), COST: pytest.approx(found[COST])}
-    assert -40.0 < found[COST] < 0.0
-    scores = {each["name"]: each["score"] for each in page["options"]}
-    assert sum(found.values()) == pytest.approx(scores["machine 0"] - scores["home"], abs=1e-3)
+    assert page["chosen"] == "home"
+    assert found.keys() == {"effect home", COST}
+    assert found["effect home"] == pytest.approx(40.0)
+    scores = [each["score"] for each in page["options"] if each["score"] is not None]
+    best, other = sorted(scores, reverse=True)[:2]
+    assert sum(found.values()) == pytest.approx(best - other, abs=1e-3)
+    assert "mattered: effect home +40.000, expected cost " in " ".join(page["lines"])
+    assert any(line.startswith("home is believed to cost: time 0.0") for line in page["lines"])
 
 
 async def test_a_running_router_follows_the_standing_in_the_store(tmp_path: Path) -> None:
@@ -242,6 +244,7 @@ async def test_a_night_with_little_to_learn_from_says_so(tmp_path: Path) -> None
     assert "holds 3 finished steps of functions, a fit needs 30" in kept[1]["why_no_fit"]
     assert any("next stage waits: " in line for line in page["lines"])
     assert any(line.startswith("fit: none yet") for line in page["lines"])
+    assert page["last_day"] == {f"decided by {one.policy.base.name}": 3}
     assert not (tmp_path / "routing" / "fit.json").exists()
 
 

@@ -22,12 +22,13 @@ from rl.features import CONTEXT, OPTION
 from rl.live import base
 from rl.live.exploring import explore, propensity_of
 from rl.live.views import LiveViews
-from rl.parameters import TUNED, load_parameters, written
+from rl.parameters import TUNED, Parameters, load_parameters, written
 from rl.policy import NumpyPolicy, policy_path
 from rl.promotion import Standing, fraction
 from rl.queue_parameters import QueueParameters
+from rl.report.crowd import crowded
 from rl.schema import DIGEST
-from rl.view import BUY, FIRST_MACHINE, HOME, WAIT
+from rl.view import ACTION_NAMES, BUY, FIRST_MACHINE, HOME, WAIT
 from tests.unit.rl.live.situations import install, policy_of, run_of, situation_of, step_of
 
 DEFAULT = Standing(stage="default")
@@ -79,6 +80,26 @@ def test_a_file_that_has_learned_nothing_decides_as_the_tuned_policy(
         assert tuned.details["costs"][BUY] is not None
         assert learned.details["costs"] == tuned.details["costs"]
         assert learned.index == tuned.index
+
+
+@pytest.mark.parametrize("parameters", [load_parameters(), QueueParameters(look_ahead=0.5)])
+def test_costs_are_told_in_their_parts(tmp_path: Path, parameters: Parameters) -> None:
+    policy = router(tmp_path, parameters=parameters, idle_seconds=900.0)
+    seen = set()
+    for number in range(12):
+        situation = crowded(number)
+        if number % 2:
+            situation = replace(situation, step=replace(situation.step, place="spot"))
+        placement = policy.place(situation)
+        told = placement.details
+        assert len(told["parts"]) == 2 and next(iter(told["parts"])) == chosen(placement)
+        for name, parts in told["parts"].items():
+            cost = told["costs"][ACTION_NAMES.index(name)]
+            assert sum(parts.values()) == pytest.approx(cost, abs=5e-6)
+            assert parts["machines"] >= 0.0 and parts["deadline"] >= 0.0 and parts["time"] > 0.0
+            assert (name == "home") <= (parts["machines"] == 0.0)
+            seen |= {(name.split()[0], part) for part, usd in parts.items() if usd}
+    assert ("machine", "machines") in seen or ("buy", "machines") in seen
 
 
 def test_the_record_says_all_that_a_decision_was_made_from(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ def busy_day(seed: int) -> Day:
         for index in range(int(random.integers(1, 6))):
             parents = () if index == 0 else (0,) if index < 4 else tuple(range(1, index))
             memory, seconds = random.uniform(0.5, 9.0), random.uniform(20.0, 400.0)
+            memory += 4.0 * bool(parents and number % 3 == 0)  # above 10 GB it never fits at home
             steps.append(Draft("function", parents, float(memory), float(seconds), MEGABYTES))
         workflows.append((36_000.0 + 15.0 * number, steps))
     return made_day(workflows, plain_regime(**like_a_system()))
@@ -64,7 +65,7 @@ def test_a_situation_told_as_either_view_has_the_same_costs(seed: int) -> None:
         if teller.can_tell():
             live = views.build(teller(decision))
             seen.append(live.view)
-            assert near([live.view.large_in], [decision.view.large_in])
+            assert live.view.large_in == pytest.approx(decision.view.large_in, abs=1e-5)
             order = _order(decision.view, live)
             machines = [None if slot < 0 else decision.view.machines[slot] for slot in order]
             simulated = replace(decision.view, machines=machines)
