@@ -75,7 +75,9 @@ def run_trial(config: dict[str, Any], given: TrialJob | None = None) -> None:
     assert given is not None, "tune.with_parameters gives it"
     point = config["point"]
     uri = trial_uri(given.uri, point)
-    made = given.sweep.trial(point).model_copy(update={"model_name": given.job.config.model_name})
+    # the run's name would be that of all trials, on their pages and where they are merged
+    common = {"model_name": given.job.config.model_name, "name": ""}
+    made = given.sweep.trial(point).model_copy(update=common)
     job = dataclasses.replace(given.job, config=made, uri=uri)
     numbers = {**made.numbers(), "data": job.train.digest, "model": given.model}
     begun = {"config": made.model_dump(mode="json"), "numbers": numbers}
