@@ -31,6 +31,7 @@ from train.evaluation.report import from_record
 from train.job import Job
 from train.loop.run import StepReport
 from train.outcome import read_outcome, set_aside_failure
+from train.paths import whole_uri, with_whole_paths
 from train.placement import Place, check_storage, choose_place
 from train.progress import watch
 from train.publish import check_publishing, publish_run, refusal
@@ -114,6 +115,7 @@ class Trainer:
             config = config.model_copy(update={"data": changed})
         if not config.data.train:
             raise SettingsError("data.train is empty; name the files to train on")
+        config = with_whole_paths(config, self.settings)
         import ray
 
         if not ray.is_initialized():
@@ -133,7 +135,7 @@ class Trainer:
         index = self.settings.state_dir / "models" / "index"
         model = weights_digest(model_path(config.model_name, self.settings), index)
         name = config.name or run_name(config, prepared, model)
-        uri = config.checkpoint.storage or run_uri(name, self.settings)
+        uri = whole_uri(config.checkpoint.storage or run_uri(name, self.settings))
         files = RunFiles(uri)
         check_storage(place, files)
         numbers = {

@@ -68,9 +68,9 @@ def test_saved_steps_are_not_continued_as_another_run(outcome: str | None, tmp_p
         check_same_run("a", files, {**NUMBERS, "model": "y"}, allow_inexact=True)
 
 
-def test_a_second_job_of_a_name_changes_nothing_of_the_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def two_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a run names is there, and has two rows; Ray is not asked for."""
     monkeypatch.setattr("ray.is_initialized", lambda: True)
     prepared = Prepared(rows_of([4, 5]), None, DataReport(2, (), {}, ()))
     for name, given in {
@@ -82,6 +82,12 @@ def test_a_second_job_of_a_name_changes_nothing_of_the_first(
         "weights_digest": "model",
     }.items():
         monkeypatch.setattr(f"train.trainer.{name}", lambda *_, given=given, **__: given)
+
+
+@pytest.mark.usefixtures("two_rows")
+def test_a_second_job_of_a_name_changes_nothing_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     jobs: list[Job] = []
 
     def trainer(seed: int) -> Trainer:
@@ -107,6 +113,22 @@ def test_a_second_job_of_a_name_changes_nothing_of_the_first(
     assert found is not None and found["config"]["seed"] == 0
     assert RunFiles(jobs[0].uri).read(OUTCOME) is None
     assert len(jobs) == 1
+
+
+@pytest.mark.usefixtures("two_rows")
+def test_workers_get_whole_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray Train gives them a working directory of its own, and takes no path that is not whole."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "some").mkdir()
+    jobs: list[Job] = []
+    monkeypatch.setattr(Trainer, "_fit", lambda self, job, place, name: jobs.append(job))
+    given = config(name="a", checkpoint={"storage": "runs/a"})
+    with pytest.raises(TrainingError, match="ended without an outcome"):
+        Trainer(given, Settings(state_dir=tmp_path)).train("rows.jsonl")
+    assert jobs[0].uri == f"{tmp_path}/runs/a"
+    assert jobs[0].config.model_name == f"{tmp_path}/some"
+    kept = RunFiles(jobs[0].uri).read(CONFIG)
+    assert kept is not None and kept["config"]["model_name"] == f"{tmp_path}/some"
 
 
 @pytest.mark.parametrize(
