@@ -16,7 +16,7 @@ from ironcliw.settings import Settings
 from train.evaluation.report import from_record
 from train.export.hub import HubCommit, upload
 from train.export.hub_errors import check_repository
-from train.export.merge import write_merged
+from train.export.merge import write_merged, write_template
 from train.export.merged_model import transformer_folder
 from train.export.model_card import CardFacts, Kind, model_card
 from train.export.source import Source, open_source
@@ -157,6 +157,7 @@ def _gather(source: Source, kind: Kind, folder: Path, facts: CardFacts) -> None:
         text = json.dumps(config, indent=2, sort_keys=True) + "\n"
         (folder / ADAPTER_FILES[0]).write_text(text, encoding="utf-8")
         shutil.copyfile(source.adapter / ADAPTER_FILES[1], folder / ADAPTER_FILES[1])
+        write_template(source, folder)  # with the base's it would read other tokens
     else:
         # an encoder's pooling has a folder of its own
         shutil.copytree(source.model, folder, dirs_exist_ok=True)

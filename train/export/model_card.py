@@ -146,6 +146,8 @@ def _training(facts: CardFacts) -> list[str]:
     files = ", ".join(f"`{PurePosixPath(str(each)).name}`" for each in data.get("train") or ())
     rows: list[tuple[str, Any]] = [("objective", _objective(config)), ("method", _method(config))]
     rows += [("data", files or "not named"), ("SHA-256 of the tokenised rows", facts.data_digest)]
+    if data.get("chat_template"):
+        rows.append(("chat template", "of its own: `chat_template.jinja`"))
     names = ("num_epochs", "max_steps", "batch_size", "learning_rate", "schedule", "seed")
     rows += [(name, config[name]) for name in names if config.get(name) is not None]
     rows.append(("made with", f"ironcliw {__version__}"))

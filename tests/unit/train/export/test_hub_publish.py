@@ -77,6 +77,27 @@ def test_an_adapter_and_its_page(tmp_path: Path, model: Path, hub: Hub) -> None:
     assert "published under Apache-2.0" in text
 
 
+@pytest.mark.parametrize("merged", [False, True])
+def test_the_chat_template_that_it_was_trained_with_goes_along(
+    merged: bool, tmp_path: Path, model: Path, hub: Hub
+) -> None:
+    job = run(tmp_path, model)
+    template = tmp_path / "plain.jinja"
+    template.write_text("{{ messages[0].content }} =")
+    files = RunFiles(job.uri)
+    begun = files.read(CONFIG)
+    assert begun is not None
+    begun["config"]["data"]["chat_template"] = str(template)
+    files.write(CONFIG, begun)
+    settings = licensed(job, model)
+    publish_to_hub(job.uri, "me/sums", settings, endpoint=hub.url, merged=merged)
+    found = hub.repositories["me/sums"].files
+    assert found["chat_template.jinja"] == template.read_bytes()
+    page = found["README.md"].decode()
+    assert "| chat template | of its own: `chat_template.jinja` |" in page
+    assert str(tmp_path) not in page
+
+
 def test_merged(tmp_path: Path, model: Path, hub: Hub) -> None:
     job = run(tmp_path, model)
     publish_to_hub(job.uri, "me/sums", licensed(job, model), endpoint=hub.url, merged=True)
