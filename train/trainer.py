@@ -19,10 +19,17 @@ from ironcliw.settings import Settings, load_settings, process_environment
 from train.checkpoint.store import CheckpointStore
 from train.checks import check_same_run
 from train.config import TrainingConfig
+from train.data.plan import check_rows
 from train.data.prepare import Prepared
 from train.data.read import how_to_read, read_data
 from train.embedding.contrast import check_contrast
-from train.embedding.tokenizer import EncoderTokenizer, embeds_texts, within_window
+from train.embedding.load import check_encoder
+from train.embedding.tokenizer import (
+    EncoderTokenizer,
+    embeds_texts,
+    encoder_folder,
+    within_window,
+)
 from train.environment import run_environment
 from train.evaluation.checks import check_evaluation
 from train.evaluation.gate import Verdict
@@ -130,6 +137,7 @@ class Trainer:
         prepared = read_data(options, tokenizer, how_to_read(options))
         check_kind(config, prepared)
         check_contrast(prepared.train)
+        check_rows(prepared.train, config.micro_batch_tokens)
         check_publishing(config, prepared.eval, self.settings)
         check_evaluation(config.evaluation, prepared.eval, prepared.train, tokenizer)
         index = self.settings.state_dir / "models" / "index"
@@ -201,6 +209,7 @@ class Trainer:
 
 def _tokenizer(config: TrainingConfig, settings: Settings) -> TrainingTokenizer:
     if config.embedding is not None:
+        check_encoder(config, encoder_folder(config.model_name, settings))
         return EncoderTokenizer.load_encoder(config.model_name, settings)
     if embeds_texts(config.model_name, settings):
         raise SettingsError(

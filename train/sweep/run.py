@@ -11,6 +11,7 @@ from ironcliw.errors import SettingsError
 from ironcliw.file_digests import weights_digest
 from ironcliw.settings import Settings, process_environment
 from train.config import TrainingConfig
+from train.data.plan import check_rows
 from train.data.read import how_to_read, read_data, with_ray_data
 from train.environment import run_environment
 from train.evaluation.checks import check_evaluation
@@ -126,6 +127,7 @@ def _prepared(
         _start_ray()
     prepared = read_data(first.data, tokenizer, how)
     check_kind(first, prepared)
+    check_rows(prepared.train, first.micro_batch_tokens)
     check_evaluation(first.evaluation, prepared.eval, prepared.train, tokenizer)
     if prepared.eval is None or not len(prepared.eval):
         raise SettingsError(

@@ -166,17 +166,32 @@ def test_a_model_that_embeds_texts_does_not_write(
         run.train("rows.jsonl")
 
 
-def test_texts_of_one_label_are_refused_before_a_worker_starts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("labels", "changes", "error", "words"),
+    [
+        ((9, 9), {}, DataError, r"all 2 rows, .*jsonl:1 first, have the same label, and"),
+        ((9, 10), {"embedding": {"matryoshka": [32]}}, SettingsError, r"matryoshka has 32, and"),
+        ((9, 10), {"micro_batch_tokens": 16}, DataError, r"rows.jsonl:1 has 19 tokens, more than"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_a_worker_starts(
+    labels: tuple[int, ...],
+    changes: dict[str, Any],
+    error: type[Exception],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("ray.is_initialized", lambda: True)
     monkeypatch.setattr("train.trainer.choose_place", lambda *_: Place(1))
+    monkeypatch.setattr(Trainer, "_fit", lambda *_: pytest.fail("a worker was started"))
     folder = make_encoder(tmp_path / "encoder")
     rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join(f'{{"text": "w{at}", "label": "w9"}}\n' for at in (5, 6, 7)))
-    run = Trainer(config(model_name=str(folder), embedding={}), Settings(state_dir=tmp_path))
-    with pytest.raises(DataError, match=r"all 3 rows, .*jsonl:1 first, have the same label, and"):
-        run.train(rows)
+    long = " ".join(f"w{at}" for at in range(20, 34))
+    rows.write_text("".join(f'{{"text": "{long}", "label": "w{at}"}}\n' for at in labels))
+    given = config(model_name=str(folder), **{"embedding": {}, **changes})
+    with pytest.raises(error, match=words):
+        Trainer(given, Settings(state_dir=tmp_path)).train(rows)
 
 
 def test_without_data_there_is_nothing_to_train_on() -> None:
