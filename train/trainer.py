@@ -39,7 +39,7 @@ from train.job import Job
 from train.loop.run import StepReport
 from train.outcome import read_outcome, set_aside_failure
 from train.paths import whole_uri, with_whole_paths
-from train.placement import Place, check_storage, choose_place
+from train.placement import Place, check_reference, check_storage, choose_place
 from train.progress import watch
 from train.publish import check_publishing, publish_run, refusal
 from train.ray_worker import train_worker
@@ -146,6 +146,7 @@ class Trainer:
         uri = whole_uri(config.checkpoint.storage or run_uri(name, self.settings))
         files = RunFiles(uri)
         check_storage(place, files)
+        check_reference(place, config)
         numbers = {
             **config.numbers(),
             "data": prepared.train.digest,

@@ -17,7 +17,7 @@ from train.environment import run_environment
 from train.evaluation.checks import check_evaluation
 from train.job import Job
 from train.paths import whole_uri, with_whole_paths
-from train.placement import Place, check_storage, choose_place
+from train.placement import Place, check_reference, check_storage, choose_place
 from train.run_files import OUTCOME, RunFiles
 from train.run_lock import held
 from train.sweep import plot
@@ -60,6 +60,7 @@ def run_sweep(
     files = RunFiles(uri)
     place = choose_place(configs[0], settings)
     check_storage(place, files, "storage")
+    check_reference(place, configs[0])
     check_begun(config, files)
     given = _prepared(config, configs[0], settings, place, uri)
     with held(files, f"sweep {config.name}"):

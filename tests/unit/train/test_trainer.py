@@ -22,7 +22,7 @@ from train.config import TrainingConfig, make_config
 from train.data.prepare import DataReport, Prepared
 from train.data.tokenized import TokenizedData
 from train.job import Job
-from train.placement import SPOT_LABEL, Place, choose_place
+from train.placement import SPOT_LABEL, Place, check_reference, choose_place
 from train.run_files import CHECKPOINTS, CONFIG, OUTCOME, RunFiles
 from train.trainer import Trainer, check_kind
 
@@ -224,6 +224,19 @@ def test_a_small_mac_trains_on_spot_machines(monkeypatch: pytest.MonkeyPatch) ->
     assert place(monkeypatch, MAC, cloud=True, placement="local") == ({}, 8)
     with pytest.raises(SettingsError, match="kept for inference, and no cloud is set up"):
         place(monkeypatch, MAC, cloud=False)
+
+
+@pytest.mark.parametrize("cache", ["references", "s3://bucket/references"])
+def test_a_reference_is_kept_where_the_workers_are(cache: str) -> None:
+    given = config(preference={"reference_cache": cache})
+    check_reference(Place(2), given)
+    check_reference(Place(2, labels=SPOT_LABEL), config(preference={}))
+    if cache.startswith("s3"):
+        check_reference(Place(2, labels=SPOT_LABEL), given)
+        return
+    told = "cannot reach references; set preference.reference_cache to a bucket"
+    with pytest.raises(SettingsError, match=told):
+        check_reference(Place(2, labels=SPOT_LABEL), given)
 
 
 def test_workers_with_gpus_meet_through_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
