@@ -169,7 +169,12 @@ def _objective(config: Mapping[str, Any]) -> str:
     preference = config.get("preference")
     if preference is None:
         return "answers are imitated (supervised)"
-    return f"preferences, loss {preference['loss']}, beta {preference['beta']:g}"
+    more = "".join(
+        f", {name.replace('_', ' ')} {preference[name]:g}"
+        for name in ("label_smoothing", "gamma")
+        if preference.get(name)
+    )
+    return f"preferences, loss {preference['loss']}, beta {preference['beta']:g}{more}"
 
 
 def _method(config: Mapping[str, Any]) -> str:

@@ -54,6 +54,13 @@ def test_everything_is_said() -> None:
     assert "max_steps" not in text
 
 
+def test_numbers_of_the_loss() -> None:
+    options = {"loss": "simpo", "beta": 2.0, "label_smoothing": 0.0, "gamma": 0.5}
+    config = {**FACTS.config, "preference": options}
+    page = model_card(dataclasses.replace(FACTS, config=config))
+    assert "| objective | preferences, loss simpo, beta 2, gamma 0.5 |" in page
+
+
 def test_nothing_was_held_out() -> None:
     page = model_card(dataclasses.replace(FACTS, before={}, after={}, forced=True))
     assert "Nothing was held out" in page
