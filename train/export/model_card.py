@@ -51,6 +51,7 @@ class CardFacts:
         after: And of what is published.
         verdict: What the gate says, in words.
         forced: Published although the gate says no.
+        rounded: Of a base that was read from a GGUF file, how its weights are rounded there.
     """
 
     repository: str
@@ -65,6 +66,7 @@ class CardFacts:
     after: Mapping[str, Any] = field(default_factory=dict)
     verdict: str = ""
     forced: bool = False
+    rounded: str = ""
 
 
 def model_card(facts: CardFacts) -> str:
@@ -137,7 +139,13 @@ def _first(facts: CardFacts) -> str:
         "merged": f"{base} with a trained adapter merged into its weights.",
         "full": f"{base}, all of whose weights were trained further.",
     }[facts.kind]
-    return f"{what} SHA-256 of the base's weights: `{facts.base_digest}`."
+    rounded = ""
+    if facts.rounded:
+        rounded = (
+            " It was trained on the base's weights as a GGUF file has them "
+            f"({facts.rounded}), which are rounded."
+        )
+    return f"{what}{rounded} SHA-256 of the base's weights: `{facts.base_digest}`."
 
 
 def _training(facts: CardFacts) -> list[str]:
