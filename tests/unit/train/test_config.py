@@ -98,7 +98,7 @@ def test_a_file_of_another_kind_is_told_the_known_keys_once(tmp_path: Path) -> N
     assert lines["checkpoint.often"].endswith(
         "known are every, keep, mtbf_hours, storage (given: 1)"
     )
-    assert lines["checkpoint.never"] == "  checkpoint.never: unknown key (given: 2)"
+    assert lines["checkpoint.path"] == "  checkpoint.path: unknown key (given: 2)"
 
 
 def test_keys_that_do_not_fit_together_are_told_after_the_file(tmp_path: Path) -> None:
