@@ -46,6 +46,7 @@ class ModelCard:
         placement: Where it is served where there is a cloud: `local`, `spot`, or `auto`, which is
             local while it fits.
         adapter: What changes the model; None: it is a model of its own.
+        origin: Repository of the Hugging Face Hub that bundled weights come from.
     """
 
     id: str
@@ -62,6 +63,14 @@ class ModelCard:
     quantization: Quantization | None = None
     placement: Placement = "auto"
     adapter: AdapterCard | None = None
+    origin: str | None = None
+
+    @property
+    def repository(self) -> str | None:
+        """Of the Hugging Face Hub, where the weights are published; None: it is not known."""
+        if self.source is not None and self.source.startswith("hf:"):
+            return self.source[3:].partition("@")[0]
+        return self.origin
 
     @property
     def owner(self) -> str:
@@ -86,6 +95,7 @@ _SHIPPED = (
         256,
         "Apache-2.0",
         bundled=True,
+        origin="sentence-transformers/all-MiniLM-L6-v2",
     ),
     ModelCard(
         "SmolLM2-135M-Instruct",
@@ -97,6 +107,7 @@ _SHIPPED = (
         "Apache-2.0",
         ("Q4_1",),
         bundled=True,
+        origin="HuggingFaceTB/SmolLM2-135M-Instruct",
     ),
     ModelCard(
         "distilbert-base-uncased",
@@ -252,7 +263,9 @@ def _apply(card: ModelCard | None, model_id: str, change: ModelSettings) -> Mode
             f"setting models.{model_id}.task is {task!r}; give one of {', '.join(get_args(Task))}"
         )
     if card is not None:
-        changed = dataclasses.replace(card, **given)
+        # other weights come from somewhere else
+        origin = None if "source" in given else card.origin
+        changed = dataclasses.replace(card, **given, origin=origin)
         _check_generating(changed)
         return changed
     missing = [name for name in ("source", "task") if name not in given]

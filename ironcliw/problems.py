@@ -15,12 +15,18 @@ _LISTS = {
 _FOLLOWS = "default_factory_not_called"
 
 
+def nearest(key: str, known: Iterable[str]) -> str | None:
+    """The known key that may have been meant; None: none is like it."""
+    return next(iter(difflib.get_close_matches(key, sorted(known), n=1)), None)
+
+
 def unknown_key(key: str, known: Iterable[str]) -> str:
     """That a key is not known, and which one may have been meant."""
     names = sorted(known)
-    near = difflib.get_close_matches(key, names, n=1)
-    advice = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(names)}"
-    return f"unknown key; {advice}"
+    if not names:
+        return "unknown key"
+    near = nearest(key, names)
+    return f"unknown key; {f'did you mean {near!r}?' if near else 'known are ' + ', '.join(names)}"
 
 
 def follows(item: Mapping[str, Any]) -> bool:

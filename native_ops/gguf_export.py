@@ -55,15 +55,13 @@ def export_gguf(folder: Path, file: Path, quantization: GgufQuantization, *, nam
         ModelLoadError: the folder's files are absent or damaged, or hold numbers that are none.
         OSError: the file cannot be written.
     """
-    import transformers
-
-    config = transformers.AutoConfig.from_pretrained(folder).to_dict()
-    source = str(folder)
+    config = _config(folder)
+    described = architecture_metadata(config, str(folder))
     with ExitStack() as stack:
         stored = _stored(folder, stack)
         embedding = stored.get("model.embed_tokens.weight") or stored["transformer.wte.weight"]
         metadata = {
-            **architecture_metadata(config, source),
+            **described,
             "general.name": name,
             "general.type": "model",
             "general.quantized_by": f"ironcliw {__version__}",
@@ -73,6 +71,26 @@ def export_gguf(folder: Path, file: Path, quantization: GgufQuantization, *, nam
         }
         planned = plan_tensors(file, metadata, config, stored, quantization)
         _write(file, metadata, planned, stored, rope_factors(config))
+
+
+def check_architecture(folder: Path) -> None:
+    """Refuse what no GGUF file can hold, by the model's configuration alone.
+
+    Args:
+        folder: With config.json.
+
+    Raises:
+        UnsupportedError: a GGUF file cannot hold the model.
+    """
+    architecture_metadata(_config(folder), str(folder))
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """transformers' configuration, with its defaults."""
+    import transformers
+
+    found: dict[str, Any] = transformers.AutoConfig.from_pretrained(folder).to_dict()
+    return found
 
 
 def _stored(folder: Path, stack: ExitStack) -> dict[str, StoredTensor]:

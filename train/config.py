@@ -259,6 +259,8 @@ class TrainingConfig(BaseModel):
         # the model is known by its digest, and the data by theirs, wherever they lie
         dumped.pop("model_name")
         dumped.pop("data")
+        if self.preference is not None:
+            dumped["preference"] = self.preference.numbers()
         if self.embedding is None:
             dumped.pop("embedding")  # runs of the releases before had no such key
         # how the model is cut changes the order of sums; where it is whole nothing is said, so that

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ironcliw.errors import SettingsError
-from ironcliw.problems import follows, what_is_wrong
+from ironcliw.problems import follows, nearest, what_is_wrong
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -59,12 +59,8 @@ def validated(model: type[Model], given: Mapping[str, Any], called: str) -> Mode
     try:
         return model.model_validate(given)
     except ValidationError as error:
-        lines = [
-            f"  {_key(item)}{what_is_wrong(item, _known(model, item))}{_given(item)}"
-            for item in error.errors()
-            if not follows(item)
-        ]
-        raise SettingsError("\n".join([f"{called}:", *lines])) from error
+        wrong = [dict(item) for item in error.errors() if not follows(item)]
+        raise SettingsError("\n".join([f"{called}:", *_lines(model, wrong)])) from error
 
 
 def put(given: dict[str, Any], key: str, value: Any) -> None:
@@ -82,6 +78,18 @@ def put(given: dict[str, Any], key: str, value: Any) -> None:
         if not isinstance(inner, dict):
             raise SettingsError(f"--set {key}: {name} is no section")
     inner[last] = value
+
+
+def _lines(model: type[BaseModel], wrong: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What is wrong, a line each."""
+    told: set[Any] = set()
+    for item in wrong:
+        known, section = _known(model, item), item["loc"][:-1]
+        if item["type"] == "extra_forbidden" and nearest(str(item["loc"][-1]), known) is None:
+            # a file of another kind has many of them: what is known is told with the first
+            known = () if section in told else known
+            told.add(section)
+        yield f"  {_key(item)}{what_is_wrong(item, known)}{_given(item)}"
 
 
 def _key(item: Mapping[str, Any]) -> str:

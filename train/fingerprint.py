@@ -243,6 +243,11 @@ def _kernels() -> str:
     return f"{level}, interface {binary.INTERFACE}" if level else "none: references"
 
 
+def loss_head_tiles() -> str:
+    """Tokens and positions of a tile of the loss head, which decide the order of its sums."""
+    return f"{loss_head.TILE} x {loss_head.ROWS}"
+
+
 def processor_here() -> str:
     """What the processor of this machine calls itself."""
     linux = Path("/proc/cpuinfo")

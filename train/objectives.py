@@ -11,7 +11,7 @@ import torch
 from native_ops import binary
 from train.config import TrainingConfig
 from train.data.tokenized import TokenizedData
-from train.fingerprint import device_name, processor_here
+from train.fingerprint import device_name, loss_head_tiles, processor_here
 from train.job import Job
 from train.loop.compute import Computer
 from train.loop.objective import Objective, TokenLoss
@@ -23,6 +23,9 @@ from train.preference.options import WITHOUT_REFERENCE, PreferenceOptions
 from train.preference.reference import KeptReference, ModelReference, Reference, precompute
 from train.preference.reference_cache import ReferenceCache
 from train.run_files import HELD_OUT_REFERENCE, REFERENCE, RunFiles
+
+_SLACK = {torch.float32: 0.02, torch.bfloat16: 1.0}
+"""Nats between log-probabilities of answers that are computed in other batches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +94,14 @@ def _pair_loss(
 ) -> PairLoss:
     config = job.config
     reference: Reference | None = None
+    slack = 0.0
     if options.loss not in WITHOUT_REFERENCE:
         reference = ModelReference(place.computer)
         if keeps_reference(options, use_lora=config.use_lora, epochs=config.num_epochs):
             reference = _kept(config, place, data, uri, rows)
-    return PairLoss(place.computer, data, options, reference)
+            # one that was allowed although it is not exact may be of the coarser kind
+            slack = _SLACK[torch.bfloat16 if place.inexact else place.dtype]
+    return PairLoss(place.computer, data, options, reference, slack)
 
 
 def keeps_reference(options: PreferenceOptions, *, use_lora: bool, epochs: int) -> bool:
@@ -115,7 +121,7 @@ def _kept(
     config: TrainingConfig, place: Place, data: TokenizedData, uri: str, rows: int | None
 ) -> KeptReference:
     most = config.micro_batch_tokens
-    key = reference_key(data, place.model_digest, place.dtype, most, config.quantization)
+    key = reference_key(data, place.model_digest, place.dtype, config)
     cache = place.cache(uri, key, allow_inexact=config.allow_inexact)
     place.inexact.extend(f"reference's {words}" for words in cache.inexact)
     # rows lie in its parts as they were computed together
@@ -130,8 +136,7 @@ def reference_key(
     data: TokenizedData,
     model_digest: str,
     dtype: torch.dtype,
-    micro_batch_tokens: int,
-    quantization: str | None,
+    config: TrainingConfig,
     device: torch.device | None = None,
 ) -> dict[str, str | int]:
     """What log-probabilities of a reference depend on; tokenizer and template are in the data.
@@ -142,19 +147,23 @@ def reference_key(
         data: Preferences.
         model_digest: Of the reference's weights.
         dtype: Of the computation.
-        micro_batch_tokens: Most tokens that are computed together: it changes the rounding.
-        quantization: Of the weights.
+        config: Of which count how many tokens are computed together, how the weights are held, and
+            whether the model is in pieces: all of them change the rounding.
         device: Where it is computed; None: where models are loaded here.
     """
     return {
         "model": model_digest,
         "data": data.digest,
         "dtype": str(dtype).removeprefix("torch."),
-        "micro_batch_tokens": micro_batch_tokens,
-        "quantization": quantization or "none",
+        "micro_batch_tokens": config.micro_batch_tokens,
+        "quantization": config.quantization or "none",
+        "sharding": config.sharding.mode,
         "torch": importlib.metadata.version("torch"),
+        "transformers": importlib.metadata.version("transformers"),
         "torch_level": torch.backends.cpu.get_cpu_capability(),
         "kernels": binary.state().level or "none",
+        "kernels_interface": binary.INTERFACE,
+        "loss_head": loss_head_tiles(),
         "device": device_name(device or choose_device()),
         "processor": processor_here(),
         "threads": torch.get_num_threads(),

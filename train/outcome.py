@@ -5,7 +5,6 @@ The outcome is written last, since it says that all the rest is there.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from ironcliw.errors import CheckpointError, IroncliwError, TrainingError
 from train.evaluation.gate import judge, why_unjudged
 from train.evaluation.held_out import are_of_one_kind, before_and_after
 from train.evaluation.report import as_json, as_markdown, as_record
+from train.export.target import staging
 from train.job import Job
 from train.loop.run import TrainingRun
 from train.run_files import (
@@ -65,15 +65,17 @@ def write_result(
 
     Raises:
         CheckpointError: they cannot be written.
+        StoreError: the disk of the state directory has no room for them.
     """
     kind = ADAPTER if job.config.use_lora else MODEL
-    with tempfile.TemporaryDirectory(prefix="ironcliw-train-") as folder:
-        save(Path(folder))
+    # not where the machine keeps what is temporary, which may be its memory
+    with staging(job.settings.state_dir / "results") as folder:
+        save(folder)
         is_encoder = job.config.embedding is not None
         if kind == MODEL and job.tokenizer is not None and not is_encoder:
             # a model is served and trained further with its tokenizer; an adapter with its base's
             job.tokenizer.transformers().save_pretrained(folder)
-        files.upload(Path(folder), kind)
+        files.upload(folder, kind)
     files.write_text(LOG, run.log.text)
     recorder.finish(run.log.lines())
     evaluations = [line for line in run.log.lines() if line.get("event") == "evaluation"]

@@ -92,6 +92,18 @@ def check_storage(place: Place, files: RunFiles, key: str = "checkpoint.storage"
         )
 
 
+def check_reference(place: Place, config: TrainingConfig) -> None:
+    """See that the workers can reach what a run's reference is kept in.
+
+    Raises:
+        SettingsError: as `check_storage`.
+        CheckpointError: it can be no folder.
+    """
+    if config.preference is not None and config.preference.reference_cache:
+        cache = RunFiles(config.preference.reference_cache)
+        check_storage(place, cache, "preference.reference_cache")
+
+
 def cores_here() -> int:
     """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,8 @@ from train.model.load import model_folder
 from train.outcome import read_outcome
 from train.run_files import ADAPTER, CONFIG, RunFiles
 from train.tokenizer import model_path
+
+logger = logging.getLogger(__name__)
 
 
 def check_publishing(
@@ -96,6 +99,16 @@ def publish_run(
         )
     base = str(config["model_name"])
     _check_base(base, settings)
+    if (config.get("data") or {}).get("chat_template"):
+        logger.warning(
+            "%s was trained with a chat template of its own, and %s:%s is served with that of %s, "
+            "which may write other tokens; `ironcliw train merge` makes a model of it that has "
+            "its template",
+            uri,
+            base,
+            name,
+            base,
+        )
     index = settings.state_dir / "models" / "index"
     check_weights(base, outcome, settings, index)
     with tempfile.TemporaryDirectory(prefix="ironcliw-publish-") as temporary:

@@ -15,6 +15,8 @@ from train.loop.run import StepReport
 _LINE_SECONDS = 10.0
 _STEPS = 20
 """Speed and time left are means over so many steps."""
+_ACCURACIES = frozenset({"reward_accuracy", "batch_accuracy"})
+"""Of preferences, and of texts that are compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +37,17 @@ class Shown:
 
     def line(self) -> str:
         """E.g. `step 12 of 300, loss 1.2345, 340 tokens/s, 0:02:10 left`."""
+        return f"step {self.report.step} of {self.report.steps}, {self.state()}"
+
+    def state(self) -> str:
+        """The same without the step."""
+        accuracy = next(
+            (value for name, value in self.report.measures.items() if name in _ACCURACIES), None
+        )
+        told = "" if accuracy is None else f"accuracy {accuracy:.2f}, "
         return (
-            f"step {self.report.step} of {self.report.steps}, loss {self.report.loss:.4f}, "
-            f"{self.tokens_per_second:.0f} tokens/s, {clock(self.seconds_left)} left"
+            f"loss {self.report.loss:.4f}, {told}{self.tokens_per_second:.0f} tokens/s, "
+            f"{clock(self.seconds_left)} left"
         )
 
 
@@ -135,8 +145,7 @@ def _bar(screen: object) -> Iterator[Callable[[Shown], None]]:
                 task,
                 completed=report.step,
                 total=report.steps,
-                description=f"loss {report.loss:.4f}, {shown.tokens_per_second:.0f} tokens/s, "
-                f"{clock(shown.seconds_left)} left",
+                description=shown.state(),
             )
 
         yield show

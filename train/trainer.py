@@ -19,10 +19,17 @@ from ironcliw.settings import Settings, load_settings, process_environment
 from train.checkpoint.store import CheckpointStore
 from train.checks import check_same_run
 from train.config import TrainingConfig
+from train.data.plan import check_rows
 from train.data.prepare import Prepared
 from train.data.read import how_to_read, read_data
 from train.embedding.contrast import check_contrast
-from train.embedding.tokenizer import EncoderTokenizer, embeds_texts, within_window
+from train.embedding.load import check_encoder
+from train.embedding.tokenizer import (
+    EncoderTokenizer,
+    embeds_texts,
+    encoder_folder,
+    within_window,
+)
 from train.environment import run_environment
 from train.evaluation.checks import check_evaluation
 from train.evaluation.gate import Verdict
@@ -31,7 +38,8 @@ from train.evaluation.report import from_record
 from train.job import Job
 from train.loop.run import StepReport
 from train.outcome import read_outcome, set_aside_failure
-from train.placement import Place, check_storage, choose_place
+from train.paths import whole_uri, with_whole_paths
+from train.placement import Place, check_reference, check_storage, choose_place
 from train.progress import watch
 from train.publish import check_publishing, publish_run, refusal
 from train.ray_worker import train_worker
@@ -114,6 +122,7 @@ class Trainer:
             config = config.model_copy(update={"data": changed})
         if not config.data.train:
             raise SettingsError("data.train is empty; name the files to train on")
+        config = with_whole_paths(config, self.settings)
         import ray
 
         if not ray.is_initialized():
@@ -128,14 +137,16 @@ class Trainer:
         prepared = read_data(options, tokenizer, how_to_read(options))
         check_kind(config, prepared)
         check_contrast(prepared.train)
+        check_rows(prepared.train, config.micro_batch_tokens)
         check_publishing(config, prepared.eval, self.settings)
         check_evaluation(config.evaluation, prepared.eval, prepared.train, tokenizer)
         index = self.settings.state_dir / "models" / "index"
         model = weights_digest(model_path(config.model_name, self.settings), index)
         name = config.name or run_name(config, prepared, model)
-        uri = config.checkpoint.storage or run_uri(name, self.settings)
+        uri = whole_uri(config.checkpoint.storage or run_uri(name, self.settings))
         files = RunFiles(uri)
         check_storage(place, files)
+        check_reference(place, config)
         numbers = {
             **config.numbers(),
             "data": prepared.train.digest,
@@ -199,6 +210,7 @@ class Trainer:
 
 def _tokenizer(config: TrainingConfig, settings: Settings) -> TrainingTokenizer:
     if config.embedding is not None:
+        check_encoder(config, encoder_folder(config.model_name, settings))
         return EncoderTokenizer.load_encoder(config.model_name, settings)
     if embeds_texts(config.model_name, settings):
         raise SettingsError(

@@ -16,7 +16,7 @@ from train.evaluation.options import EvaluationOptions
 from train.quantization import Quantization
 
 BASE = "base"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")
 
 
 class Suite(BaseModel):

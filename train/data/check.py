@@ -124,7 +124,7 @@ def facts(found: Prepared, options: DataOptions) -> dict[str, Any]:
         "length_percentiles": _percentiles(np.array(report.lengths)),
         "answer_percentiles": _percentiles(train.supervised_counts),
         "max_length": options.max_length,
-        "over_length": rules.get("over-length", 0),
+        "over_length": sum(length > options.max_length for length in report.lengths),
         "duplicates": report.duplicates,
         "ignored_keys": report.ignored,
         "problems_by_rule": rules,

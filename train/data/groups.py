@@ -9,6 +9,7 @@ They are read where the model is an encoder; what is no such record is no known 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -69,12 +70,32 @@ def tokenize_group(
         example: The texts.
         tokenizer: Of the encoder.
         most: Tokens that a text is cut to, special ones included; None: it is not cut.
+
+    Raises:
+        RowError: the positive has the tokens of the anchor, or of a negative.
     """
     tokens = tokenizer.text_tokens(example.texts, most)
+    if not example.labelled:
+        _check_tokens(tokens, most)
     lengths = [len(each) for each in tokens]
     joined = np.array([token for each in tokens for token in each], np.int32)
     starts = tuple(np.cumsum([0, *lengths[:-1]]).tolist())
     return TokenRow(joined, np.zeros(len(joined), np.bool_), None, starts, example.labelled)
+
+
+def _check_tokens(tokens: Sequence[Sequence[int]], most: int | None) -> None:
+    """Texts may differ in what a tokenizer does not read, such as case, or behind a cut."""
+    anchor, positive, *negatives = tokens
+    names = (("anchor", anchor), *(("a negative", other) for other in negatives))
+    for name, other in names:
+        if other == positive:
+            cut = "" if most is None else f"cut to max_length, {most}, "
+            raise RowError(
+                "equal-texts",
+                f"{cut}{name} and the positive have the same tokens",
+                "it is left out" if most is None else "it is left out; raise max_length",
+                stops=False,
+            )
 
 
 def longest_text(row: TokenRow) -> int:

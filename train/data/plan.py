@@ -152,7 +152,7 @@ class StepPlan:
         for name, value in given.items():
             if value < 1:
                 raise SettingsError(f"{name} is {value}; give a number from 1")
-        _check_rows(data, micro_batch_tokens)
+        check_rows(data, micro_batch_tokens)
         self.seed = seed
         self.batch_size = batch_size
         self.shards = shards
@@ -281,7 +281,16 @@ def _order(seed: int, epoch: int, rows: int) -> npt.NDArray[np.int64]:
     return order(seed, epoch, rows)
 
 
-def _check_rows(data: TokenizedData, most: int) -> None:
+def check_rows(data: TokenizedData, most: int) -> None:
+    """See that there are rows, and that a micro-batch has room for each.
+
+    Args:
+        data: The rows.
+        most: Tokens of a micro-batch.
+
+    Raises:
+        DataError: there is none, or one has too many tokens.
+    """
     if not len(data):
         raise DataError("there are no rows to train on; see what was left out of the data and why")
     longest = int(data.lengths.argmax())

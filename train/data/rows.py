@@ -24,7 +24,7 @@ from train.data.groups import longest_text, tokenize_group
 from train.data.masks import TokenRow, tokenize
 from train.data.options import DataOptions, FormatName
 from train.data.pairs import cut, length_of, tokenize_pair
-from train.data.problems import DataProblem, RowError
+from train.data.problems import DataProblem, RowError, Rule
 from train.data.records import Record, parse
 from train.embedding.tokenizer import EncoderTokenizer
 from train.tokenizer import TrainingTokenizer
@@ -178,6 +178,7 @@ def _cut(
 def _too_long(file: str, row: Row, options: DataOptions, shorten: Callable[[], TokenRow]) -> Row:
     found = f"the row has {row.length} tokens, more than max_length, {options.max_length}"
     kept: TokenRow | None = None
+    rule: Rule = "over-length"
     if options.over_length == "error":
         advice = "raise max_length, shorten the row, or set over_length to drop or truncate"
     elif options.over_length == "drop":
@@ -188,9 +189,10 @@ def _too_long(file: str, row: Row, options: DataOptions, shorten: Callable[[], T
         try:
             kept = shorten()
         except RowError as error:
-            advice = f"{error.given}: {error.advice}"
+            # such as answers that are equal where they are cut: counted with their like
+            advice, rule = f"{error.given}: {error.advice}", error.rule
     stops = options.over_length == "error"
-    problem = DataProblem(file, row.line, "over-length", found, advice, stops)
+    problem = DataProblem(file, row.line, rule, found, advice, stops)
     return replace(row, tokens=kept, problem=problem)
 
 

@@ -38,7 +38,7 @@ def load_encoder(
     """
     import transformers
 
-    pooling_of(folder)
+    check_encoder(config, folder)
     attention = packed_attention.register_encoder()
     try:
         loader: Any = transformers.AutoModel
@@ -58,13 +58,26 @@ def load_encoder(
         body.activation_checkpointing_enable()
     base = BaseModel(body, folder.transformer, digest, dtype)
     module = add_adapters(base, config, task="FEATURE_EXTRACTION") if config.use_lora else body
-    encoder = Encoder(module, folder, pooler)
-    _check_lengths(config, encoder.dimensions)
-    return encoder
+    return Encoder(module, folder, pooler)
 
 
-def _check_lengths(config: TrainingConfig, dimensions: int) -> None:
+def check_encoder(config: TrainingConfig, folder: EncoderFolder) -> None:
+    """See by a model's folder alone that it can be trained as a run asks for.
+
+    Args:
+        config: Of the run.
+        folder: Of the model.
+
+    Raises:
+        UnsupportedError: it is of an architecture, or has modules, that are not trained.
+        SettingsError: the run asks for lengths that its vectors have not.
+    """
+    import transformers
+
     assert config.embedding is not None
+    modes = pooling_of(folder)
+    found: Any = transformers.AutoConfig.from_pretrained(folder.transformer)
+    dimensions = int(found.hidden_size) * len(modes)
     for length in config.embedding.matryoshka:
         if length >= dimensions:
             raise SettingsError(

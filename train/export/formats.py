@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, get_args
 
-from ironcliw.errors import SettingsError
+from ironcliw.errors import SettingsError, UnsupportedError
 from ironcliw.settings import Settings
-from native_ops.gguf_export import export_gguf
+from native_ops.gguf_export import check_architecture, export_gguf
 from native_ops.gguf_export_plan import BLOCKS, GgufQuantization
 from train.copying import copy_folder
 from train.export.merge import write_merged
-from train.export.merged_model import transformer_folder
+from train.export.merged_model import encoder_of, transformer_folder
 from train.export.source import Source, open_source
 from train.export.target import whole
 from train.model.sizes import read_sizes
@@ -60,6 +60,8 @@ def export(
         open_source(wanted, settings, base) as source,
         whole(target, force=force, room=_room(source, kind)) as work,
     ):
+        if kind is not None:
+            _check_gguf(source)  # an adapter takes its time to be merged
         folder = source.model
         if source.adapter is not None:
             # beside the target: a machine's folder for what is temporary may be its memory
@@ -71,6 +73,15 @@ def export(
         if kind is not None:
             export_gguf(folder, work, kind, name=source.name)
         return source
+
+
+def _check_gguf(source: Source) -> None:
+    if encoder_of(source.model) is not None:
+        raise UnsupportedError(
+            f"{source.name} makes vectors of texts, and as GGUF are written models that write; "
+            "export it with --format safetensors"
+        )
+    check_architecture(source.model)
 
 
 def default_target(source: str, form: str, quantization: str | None) -> Path:

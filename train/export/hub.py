@@ -110,8 +110,8 @@ class _Upload:
         made = self._create(private=private, replace=replace)
         try:
             revision = self._commit(message)
-        except _UnknownError:
-            raise  # it may be published: nothing is removed
+        except (_UnknownError, ConflictError):
+            raise  # it may be published, or hold somebody else's commit: nothing is removed
         except BaseException as error:
             # also for Ctrl-C: an empty repository is not what was asked for
             state = self._removed() if made else "it is as it was"

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ironcliw.adapter_record import ADAPTER_FILES
-from ironcliw.catalog import Catalog
+from ironcliw.catalog import Catalog, ModelCard
 from ironcliw.errors import SettingsError, TrainingError
 from ironcliw.file_digests import weights_digest
 from ironcliw.settings import Settings
 from train.evaluation.report import from_record
 from train.export.hub import HubCommit, upload
 from train.export.hub_errors import check_repository
-from train.export.merge import write_merged
+from train.export.merge import write_merged, write_template
 from train.export.merged_model import transformer_folder
 from train.export.model_card import CardFacts, Kind, model_card
 from train.export.source import Source, open_source
@@ -123,14 +123,14 @@ def _facts(
             f"the licence of {source.base} is not known, and it holds for what is made of it; give "
             "--licence, such as apache-2.0, or set models.ID.licence"
         )
-    where = card.source if card is not None and card.source is not None else ""
     outcome = source.outcome
     verdict = from_record(outcome.get("gate"))
     return CardFacts(
         repository=repository,
         kind=kind,
         base=Path(source.base).name,
-        base_repository=where[3:].partition("@")[0] if where.startswith("hf:") else None,
+        base_repository=card.repository if card is not None else None,
+        rounded=_rounding(card) if card is not None else "",
         base_digest=str(outcome.get("model_digest") or weights_digest(source.model)),
         licence=known,
         config=source.config,
@@ -140,6 +140,12 @@ def _facts(
         verdict=verdict.words if verdict is not None else "",
         forced=forced,
     )
+
+
+def _rounding(card: ModelCard) -> str:
+    """Of weights that are read from a GGUF file, where the catalogue knows it; else nothing."""
+    is_gguf = card.source is not None and card.source.endswith(".gguf")
+    return card.quantizations[0] if is_gguf and card.quantizations[0] != "none" else ""
 
 
 def _line(found: Any) -> Mapping[str, Any]:
@@ -157,6 +163,7 @@ def _gather(source: Source, kind: Kind, folder: Path, facts: CardFacts) -> None:
         text = json.dumps(config, indent=2, sort_keys=True) + "\n"
         (folder / ADAPTER_FILES[0]).write_text(text, encoding="utf-8")
         shutil.copyfile(source.adapter / ADAPTER_FILES[1], folder / ADAPTER_FILES[1])
+        write_template(source, folder)  # with the base's it would read other tokens
     else:
         # an encoder's pooling has a folder of its own
         shutil.copytree(source.model, folder, dirs_exist_ok=True)

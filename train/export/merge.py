@@ -132,7 +132,7 @@ def _write_causal(source: Source, model: Any, folder: Path) -> None:
     for name in _BESIDE_WEIGHTS:
         if (source.model / name).is_file():
             shutil.copyfile(source.model / name, folder / name)
-    _write_template(source, folder)
+    write_template(source, folder)
 
 
 def _write_dtype(model: Any, folder: Path) -> None:
@@ -171,8 +171,12 @@ def _write_record(source: Source, model: Any, folder: Path) -> None:
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def _write_template(source: Source, folder: Path) -> None:
-    """The chat template that the run was given, in place of the model's own."""
+def write_template(source: Source, folder: Path) -> None:
+    """Write the chat template that a run was given in place of the model's own, if it was.
+
+    Raises:
+        ModelLoadError: it was a file, which is gone.
+    """
     given = source.chat_template
     if given is None:
         return

@@ -51,6 +51,7 @@ class CardFacts:
         after: And of what is published.
         verdict: What the gate says, in words.
         forced: Published although the gate says no.
+        rounded: Of a base that was read from a GGUF file, how its weights are rounded there.
     """
 
     repository: str
@@ -65,6 +66,7 @@ class CardFacts:
     after: Mapping[str, Any] = field(default_factory=dict)
     verdict: str = ""
     forced: bool = False
+    rounded: str = ""
 
 
 def model_card(facts: CardFacts) -> str:
@@ -137,7 +139,13 @@ def _first(facts: CardFacts) -> str:
         "merged": f"{base} with a trained adapter merged into its weights.",
         "full": f"{base}, all of whose weights were trained further.",
     }[facts.kind]
-    return f"{what} SHA-256 of the base's weights: `{facts.base_digest}`."
+    rounded = ""
+    if facts.rounded:
+        rounded = (
+            " It was trained on the base's weights as a GGUF file has them "
+            f"({facts.rounded}), which are rounded."
+        )
+    return f"{what}{rounded} SHA-256 of the base's weights: `{facts.base_digest}`."
 
 
 def _training(facts: CardFacts) -> list[str]:
@@ -146,6 +154,8 @@ def _training(facts: CardFacts) -> list[str]:
     files = ", ".join(f"`{PurePosixPath(str(each)).name}`" for each in data.get("train") or ())
     rows: list[tuple[str, Any]] = [("objective", _objective(config)), ("method", _method(config))]
     rows += [("data", files or "not named"), ("SHA-256 of the tokenised rows", facts.data_digest)]
+    if data.get("chat_template"):
+        rows.append(("chat template", "of its own: `chat_template.jinja`"))
     names = ("num_epochs", "max_steps", "batch_size", "learning_rate", "schedule", "seed")
     rows += [(name, config[name]) for name in names if config.get(name) is not None]
     rows.append(("made with", f"ironcliw {__version__}"))
@@ -167,7 +177,12 @@ def _objective(config: Mapping[str, Any]) -> str:
     preference = config.get("preference")
     if preference is None:
         return "answers are imitated (supervised)"
-    return f"preferences, loss {preference['loss']}, beta {preference['beta']:g}"
+    more = "".join(
+        f", {name.replace('_', ' ')} {preference[name]:g}"
+        for name in ("label_smoothing", "gamma")
+        if preference.get(name)
+    )
+    return f"preferences, loss {preference['loss']}, beta {preference['beta']:g}{more}"
 
 
 def _method(config: Mapping[str, Any]) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 LossName = Literal["sigmoid", "cdpo", "robust", "ipo", "hinge", "sigmoid_norm", "simpo"]
 LOSSES: tuple[LossName, ...] = get_args(LossName)
 WITHOUT_REFERENCE: frozenset[LossName] = frozenset({"simpo"})
+BY_LENGTH: frozenset[LossName] = frozenset({"ipo", "sigmoid_norm", "simpo"})
 SMOOTHED: frozenset[LossName] = frozenset({"cdpo", "robust"})
 
 
@@ -54,4 +55,17 @@ class PreferenceOptions(BaseModel):
             )
         if self.loss in WITHOUT_REFERENCE and (self.reference != "auto" or self.reference_cache):
             raise ValueError(f"loss {self.loss!r} has no reference; leave reference out")
+        if self.reference == "model" and self.reference_cache:
+            raise ValueError(
+                f"reference is 'model', which keeps nothing, and reference_cache is "
+                f"{self.reference_cache!r}; set reference to 'precomputed', or leave the cache out"
+            )
         return self
+
+    def numbers(self) -> dict[str, Any]:
+        """What changes the numbers of a run: that values are kept does, where they lie does not."""
+        dumped = self.model_dump(mode="json")
+        if self.reference_cache:
+            # empty, not absent: so are those of runs without one from the releases before
+            dumped |= {"reference": "precomputed", "reference_cache": ""}
+        return dumped

@@ -25,6 +25,12 @@ SEARCHED = frozenset(
     | {f"preference.{name}" for name in ("beta", "loss", "label_smoothing", "gamma")}
 )
 """Keys that change neither the data, nor the model, nor where a run goes."""
+_CHANGES_MEANING = {
+    "eval_loss": {f"preference.{name}" for name in ("beta", "loss", "label_smoothing", "gamma")},
+    "reward_margin": {"preference.beta", "preference.loss"},  # rewards are beta times something
+    "reward_accuracy": {"preference.loss"},  # simpo's rewards are against no reference
+}
+"""Measures that mean something else in each trial where one of these keys differs."""
 
 
 class Range(BaseModel):
@@ -101,7 +107,17 @@ class SweepConfig(BaseModel):
                     f"samples is 0, which takes every combination, and space.{key} is no choice; "
                     "set samples to how many are drawn"
                 )
+        self._can_be_ranked()
         return self
+
+    def _can_be_ranked(self) -> None:
+        changed = sorted(_CHANGES_MEANING.get(self.metric, set()) & self.space.keys())
+        if changed:
+            raise ValueError(
+                f"metric is {self.metric!r} and space has {', '.join(changed)}, with which "
+                f"{self.metric} means something else in each trial: the largest or the smallest "
+                "value would win; set metric to 'preference_accuracy'"
+            )
 
     @property
     def mode(self) -> Literal["min", "max"]:
@@ -128,6 +144,12 @@ class SweepConfig(BaseModel):
             raise SettingsError(
                 f"sweep {self.name}: workers is {config.workers}; a trial has one, and `concurrent`"
                 " says how many trials go on at a time"
+            )
+        if config.publish is not None:
+            raise SettingsError(
+                f"sweep {self.name}: publish of the run is {config.publish!r}, and trials are not "
+                "published; take it out of the run, or set publish to null in `changes`, and "
+                "publish the best trial by its folder with `ironcliw train publish`"
             )
         return config
 

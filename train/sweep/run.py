@@ -7,16 +7,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from ironcliw.catalog import Catalog
 from ironcliw.errors import SettingsError
 from ironcliw.file_digests import weights_digest
 from ironcliw.settings import Settings, process_environment
 from train.config import TrainingConfig
+from train.data.plan import check_rows
 from train.data.read import how_to_read, read_data, with_ray_data
 from train.environment import run_environment
 from train.evaluation.checks import check_evaluation
 from train.job import Job
-from train.placement import Place, check_storage, choose_place
+from train.paths import whole_uri, with_whole_paths
+from train.placement import Place, check_reference, check_storage, choose_place
 from train.run_files import OUTCOME, RunFiles
 from train.run_lock import held
 from train.sweep import plot
@@ -34,10 +35,7 @@ RESULTS, PAGE = "results.json", "results.md"
 
 def sweep_uri(config: SweepConfig, settings: Settings) -> str:
     """Of a sweep's folder."""
-    if "://" in config.storage:
-        return config.storage.rstrip("/")
-    folder = Path(config.storage or settings.state_dir / "sweeps" / config.name)
-    return str(folder.expanduser().resolve())
+    return whole_uri(config.storage or str(settings.state_dir / "sweeps" / config.name))
 
 
 def run_sweep(
@@ -62,6 +60,7 @@ def run_sweep(
     files = RunFiles(uri)
     place = choose_place(configs[0], settings)
     check_storage(place, files, "storage")
+    check_reference(place, configs[0])
     check_begun(config, files)
     given = _prepared(config, configs[0], settings, place, uri)
     with held(files, f"sweep {config.name}"):
@@ -129,6 +128,7 @@ def _prepared(
         _start_ray()
     prepared = read_data(first.data, tokenizer, how)
     check_kind(first, prepared)
+    check_rows(prepared.train, first.micro_batch_tokens)
     check_evaluation(first.evaluation, prepared.eval, prepared.train, tokenizer)
     if prepared.eval is None or not len(prepared.eval):
         raise SettingsError(
@@ -150,7 +150,7 @@ def _prepared(
             f"{first.num_epochs}, so that no trial could be ended early; lower grace_epochs, or "
             "set scheduler to none"
         )
-    shared = first.model_copy(update={"model_name": _absolute(first.model_name, settings)})
+    shared = with_whole_paths(first, settings)
     threads = max(1, place.threads // config.concurrent)
     index = settings.state_dir / "models" / "index"
     job = Job(shared, settings, uri, prepared.train, prepared.eval, threads, tokenizer)
@@ -161,13 +161,6 @@ def _begun(given: TrialJob) -> Begun:
     job = given.job
     assert job.held_out is not None, "a sweep compares measures of held-out rows"
     return Begun(job.train.digest, job.held_out.digest, given.model, job.threads)
-
-
-def _absolute(name: str, settings: Settings) -> str:
-    """A trial's process has another working directory."""
-    if name in Catalog(settings.models):
-        return name
-    return str(Path(name).expanduser().resolve())
 
 
 def _start_ray() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from ironcliw.errors import CheckpointError, TrainingError
 from ironcliw.settings import load_settings
+from train.config import TrainingConfig
 from train.job import Job
 from train.outcome import read_outcome, set_aside_failure
 from train.ray_worker import on_this_machine
@@ -75,7 +76,7 @@ def run_trial(config: dict[str, Any], given: TrialJob | None = None) -> None:
     assert given is not None, "tune.with_parameters gives it"
     point = config["point"]
     uri = trial_uri(given.uri, point)
-    made = given.sweep.trial(point).model_copy(update={"model_name": given.job.config.model_name})
+    made = _in_this_process(given.sweep.trial(point), given.job.config)
     job = dataclasses.replace(given.job, config=made, uri=uri)
     numbers = {**made.numbers(), "data": job.train.digest, "model": given.model}
     begun = {"config": made.model_dump(mode="json"), "numbers": numbers}
@@ -109,6 +110,16 @@ def run_trial(config: dict[str, Any], given: TrialJob | None = None) -> None:
             fail(f"trial {trial_name(point)} ended without an outcome; see its storage")
     except (CheckpointError, TrainingError) as error:
         fail(error.message)
+
+
+def _in_this_process(made: TrainingConfig, shared: TrainingConfig) -> TrainingConfig:
+    """A trial's configuration with the paths as they are here: it has another working directory."""
+    # the run's name would be that of all trials, on their pages and where they are merged
+    common: dict[str, Any] = {"model_name": shared.model_name, "data": shared.data, "name": ""}
+    if made.preference is not None and shared.preference is not None:
+        cache = shared.preference.reference_cache
+        common["preference"] = made.preference.model_copy(update={"reference_cache": cache})
+    return made.model_copy(update=common)
 
 
 class History:

@@ -53,6 +53,18 @@ def test_owners() -> None:
     assert owners["prime-7b-chat-v1"] == "local"
 
 
+def test_where_weights_are_on_the_hub() -> None:
+    found = {card.id: card.repository for card in Catalog().values()}
+    assert found["t5-small"] == "google-t5/t5-small"
+    assert found["SmolLM2-135M-Instruct"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert found["llama-2-7b"] is None
+    # other weights under that name come from somewhere else
+    name = "SmolLM2-135M-Instruct"
+    assert Catalog({name: change(source="dir:/m")})[name].repository is None
+    assert Catalog({name: change(source="hf:me/it@main")})[name].repository == "me/it"
+    assert Catalog({name: change(engine="torch")})[name].repository == found[name]
+
+
 def test_an_unknown_model_names_the_known_ones() -> None:
     with pytest.raises(ModelNotFoundError, match=r"'gpt-9'; known models: all-MiniLM.*t5-small"):
         Catalog()["gpt-9"]

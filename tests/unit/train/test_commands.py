@@ -181,3 +181,16 @@ def test_counts(tmp_path: Path) -> None:
     assert rows["tokens of a row"].startswith(f"median {lengths[49]}, 5 % {lengths[4]}, ")
     assert rows["tokens of a row"].endswith(f"99 % {lengths[98]}, most {lengths[99]}")
     assert show_row(found.train, 0, small()).source == f"{path}:{found.train.lines[0]}"
+
+
+def test_rows_that_are_too_long_are_counted_whatever_becomes_of_them(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    ends = [("x" * 40 + "y", "x" * 40 + "z"), ("x" * 40, "z" * 40), ("x", "z")]
+    rows = ({"prompt": "a", "chosen": chosen, "rejected": other} for chosen, other in ends)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = DataOptions.model_validate(
+        {"train": str(path), "max_length": 60, "over_length": "truncate"}
+    )
+    counts = facts(examine(options, small()), options)
+    assert (counts["over_length"], counts["trained_on"]) == (2, 2)
+    assert counts["left_out"] == {"equal-answers": 1}

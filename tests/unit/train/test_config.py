@@ -83,6 +83,24 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     ]
 
 
+def test_a_file_of_another_kind_is_told_the_known_keys_once(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        "model_name: x\nsuites: []\nadapters: {}\nseeed: 1\ncheckpoint: {often: 1, path: 2}\n",
+    )
+    with pytest.raises(SettingsError) as raised:
+        read_config(path)
+    lines = {line.split(":")[0].strip(): line for line in raised.value.message.splitlines()[1:]}
+    assert lines["suites"].startswith("  suites: unknown key; known are allow_inexact, ")
+    assert lines["adapters"] == "  adapters: unknown key"
+    assert lines["seeed"] == "  seeed: unknown key; did you mean 'seed'? (given: 1)"
+    # those of a section are others
+    assert lines["checkpoint.often"].endswith(
+        "known are every, keep, mtbf_hours, storage (given: 1)"
+    )
+    assert lines["checkpoint.path"] == "  checkpoint.path: unknown key (given: 2)"
+
+
 def test_keys_that_do_not_fit_together_are_told_after_the_file(tmp_path: Path) -> None:
     path = written(tmp_path, "model_name: x\nworkers: 3\nshards: 2\n")
     with pytest.raises(SettingsError) as raised:

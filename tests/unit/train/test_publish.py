@@ -65,6 +65,41 @@ def test_a_better_adapter_is_published_once(tmp_path: Path, model: Path) -> None
     assert written["gate"]["passed"] is True
 
 
+def test_a_chat_template_of_its_own_is_told_to_be_left_behind(
+    tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = run(tmp_path, model)
+    publish_run(job.uri, "sums", job.settings)
+    assert not caplog.records
+    files = RunFiles(job.uri)
+    begun = files.read(CONFIG)
+    assert begun is not None
+    begun["config"]["data"]["chat_template"] = "plain.jinja"
+    files.write(CONFIG, begun)
+    publish_run(job.uri, "sums", job.settings)
+    assert "tiny:sums is served with that of tiny, which may write other tokens" in caplog.text
+
+
+def test_the_result_is_put_together_where_there_is_room(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All weights of a model may be more than the folder for what is temporary holds."""
+    import transformers
+
+    folders: list[Path] = []
+    save = transformers.LlamaForCausalLM.save_pretrained
+
+    def spied(self: Any, folder: Path, **options: Any) -> None:
+        folders.append(Path(folder))
+        save(self, folder, **options)
+
+    monkeypatch.setattr(transformers.LlamaForCausalLM, "save_pretrained", spied)
+    job = run(tmp_path, model, use_lora=False, max_steps=1)
+    assert folders and folders[0].is_relative_to(job.settings.state_dir)
+    assert not folders[0].exists()
+    assert (Path(job.uri) / "model" / "model.safetensors").is_file()
+
+
 def test_a_worse_one_is_kept_back_unless_forced(tmp_path: Path, model: Path) -> None:
     job = run(tmp_path, model)
     files = RunFiles(job.uri)

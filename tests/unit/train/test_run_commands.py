@@ -213,6 +213,12 @@ def test_speed_and_time_left_are_means_of_the_last_steps() -> None:
     assert not meter.add(step(22)).went_back
 
 
+def test_a_line_says_how_often_a_comparison_is_right() -> None:
+    assert Meter().add(step(3)).line() == "step 3 of 40, loss 1.2500, 200 tokens/s, 0:00:18 left"
+    compared = dataclasses.replace(step(3), measures={"reward_margin": 2.0, "reward_accuracy": 0.5})
+    assert "loss 1.2500, accuracy 0.50, 200 tokens/s" in Meter().add(compared).line()
+
+
 def test_a_line_every_ten_seconds() -> None:
     meter, lines = Meter(), Lines()
     due = [

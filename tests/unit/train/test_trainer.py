@@ -22,7 +22,7 @@ from train.config import TrainingConfig, make_config
 from train.data.prepare import DataReport, Prepared
 from train.data.tokenized import TokenizedData
 from train.job import Job
-from train.placement import SPOT_LABEL, Place, choose_place
+from train.placement import SPOT_LABEL, Place, check_reference, choose_place
 from train.run_files import CHECKPOINTS, CONFIG, OUTCOME, RunFiles
 from train.trainer import Trainer, check_kind
 
@@ -68,9 +68,9 @@ def test_saved_steps_are_not_continued_as_another_run(outcome: str | None, tmp_p
         check_same_run("a", files, {**NUMBERS, "model": "y"}, allow_inexact=True)
 
 
-def test_a_second_job_of_a_name_changes_nothing_of_the_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def two_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a run names is there, and has two rows; Ray is not asked for."""
     monkeypatch.setattr("ray.is_initialized", lambda: True)
     prepared = Prepared(rows_of([4, 5]), None, DataReport(2, (), {}, ()))
     for name, given in {
@@ -82,6 +82,12 @@ def test_a_second_job_of_a_name_changes_nothing_of_the_first(
         "weights_digest": "model",
     }.items():
         monkeypatch.setattr(f"train.trainer.{name}", lambda *_, given=given, **__: given)
+
+
+@pytest.mark.usefixtures("two_rows")
+def test_a_second_job_of_a_name_changes_nothing_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     jobs: list[Job] = []
 
     def trainer(seed: int) -> Trainer:
@@ -107,6 +113,22 @@ def test_a_second_job_of_a_name_changes_nothing_of_the_first(
     assert found is not None and found["config"]["seed"] == 0
     assert RunFiles(jobs[0].uri).read(OUTCOME) is None
     assert len(jobs) == 1
+
+
+@pytest.mark.usefixtures("two_rows")
+def test_workers_get_whole_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray Train gives them a working directory of its own, and takes no path that is not whole."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "some").mkdir()
+    jobs: list[Job] = []
+    monkeypatch.setattr(Trainer, "_fit", lambda self, job, place, name: jobs.append(job))
+    given = config(name="a", checkpoint={"storage": "runs/a"})
+    with pytest.raises(TrainingError, match="ended without an outcome"):
+        Trainer(given, Settings(state_dir=tmp_path)).train("rows.jsonl")
+    assert jobs[0].uri == f"{tmp_path}/runs/a"
+    assert jobs[0].config.model_name == f"{tmp_path}/some"
+    kept = RunFiles(jobs[0].uri).read(CONFIG)
+    assert kept is not None and kept["config"]["model_name"] == f"{tmp_path}/some"
 
 
 @pytest.mark.parametrize(
@@ -144,17 +166,32 @@ def test_a_model_that_embeds_texts_does_not_write(
         run.train("rows.jsonl")
 
 
-def test_texts_of_one_label_are_refused_before_a_worker_starts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("labels", "changes", "error", "words"),
+    [
+        ((9, 9), {}, DataError, r"all 2 rows, .*jsonl:1 first, have the same label, and"),
+        ((9, 10), {"embedding": {"matryoshka": [32]}}, SettingsError, r"matryoshka has 32, and"),
+        ((9, 10), {"micro_batch_tokens": 16}, DataError, r"rows.jsonl:1 has 19 tokens, more than"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_a_worker_starts(
+    labels: tuple[int, ...],
+    changes: dict[str, Any],
+    error: type[Exception],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("ray.is_initialized", lambda: True)
     monkeypatch.setattr("train.trainer.choose_place", lambda *_: Place(1))
+    monkeypatch.setattr(Trainer, "_fit", lambda *_: pytest.fail("a worker was started"))
     folder = make_encoder(tmp_path / "encoder")
     rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join(f'{{"text": "w{at}", "label": "w9"}}\n' for at in (5, 6, 7)))
-    run = Trainer(config(model_name=str(folder), embedding={}), Settings(state_dir=tmp_path))
-    with pytest.raises(DataError, match=r"all 3 rows, .*jsonl:1 first, have the same label, and"):
-        run.train(rows)
+    long = " ".join(f"w{at}" for at in range(20, 34))
+    rows.write_text("".join(f'{{"text": "{long}", "label": "w{at}"}}\n' for at in labels))
+    given = config(model_name=str(folder), **{"embedding": {}, **changes})
+    with pytest.raises(error, match=words):
+        Trainer(given, Settings(state_dir=tmp_path)).train(rows)
 
 
 def test_without_data_there_is_nothing_to_train_on() -> None:
@@ -187,6 +224,19 @@ def test_a_small_mac_trains_on_spot_machines(monkeypatch: pytest.MonkeyPatch) ->
     assert place(monkeypatch, MAC, cloud=True, placement="local") == ({}, 8)
     with pytest.raises(SettingsError, match="kept for inference, and no cloud is set up"):
         place(monkeypatch, MAC, cloud=False)
+
+
+@pytest.mark.parametrize("cache", ["references", "memory://references"])
+def test_a_reference_is_kept_where_the_workers_are(cache: str) -> None:
+    given = config(preference={"reference_cache": cache})
+    check_reference(Place(2), given)
+    check_reference(Place(2, labels=SPOT_LABEL), config(preference={}))
+    if "://" in cache:
+        check_reference(Place(2, labels=SPOT_LABEL), given)
+        return
+    told = "cannot reach references; set preference.reference_cache to a bucket"
+    with pytest.raises(SettingsError, match=told):
+        check_reference(Place(2, labels=SPOT_LABEL), given)
 
 
 def test_workers_with_gpus_meet_through_nccl(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,6 +159,7 @@ def test_what_is_refused(folder: Path, tmp_path: Path) -> None:
             "suite 's' holds rows out",
         ),
         ({"suites": [{"name": "s", "data": {"train": ["x"]}}] * 2}, "two suites are called 's'"),
+        ({"suites": [{"name": "a|b", "data": {"train": ["x"]}}]}, r"suites\.0\.name: .*pattern"),
         ({"suite": []}, "did you mean 'suites'"),
         ({"suites": [{"name": "s", "data": {"trian": ["x"]}}]}, "did you mean 'train'"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,27 @@ def test_texts_that_are_too_long(
     assert len(found.train) == rows
     if over_length == "truncate":
         assert found.train.row(0).tokens.tolist() == [2, 5, 6, 7, 3, 2, 4, 3]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"anchor": "w5 x", "positive": "w5 y"}, "anchor and the positive have the same tokens"),
+        (
+            {"anchor": "w4", "positive": "w5 w6 w7 w8", "negative": ["w9", "w5 w6 w7 w9"]},
+            "cut to max_length, 5, a negative and the positive have the same tokens: it is left",
+        ),
+    ],
+)
+def test_texts_that_become_equal_are_told_and_counted(
+    row: dict[str, Any], words: str, tokenizer: EncoderTokenizer
+) -> None:
+    text = json.dumps(row) + '\n{"anchor": "w5", "positive": "w7"}\n'
+    found = rows_of(text, tokenizer, over_length="truncate", max_length=5)
+    (problem,) = found.report.problems
+    assert words in str(problem)
+    assert found.report.left_out == {"equal-texts": 1}
+    assert len(found.train) == 1 and not problem.stops
 
 
 def _cut(folder: Path, texts: Sequence[str]) -> list[list[int]]:

@@ -15,13 +15,14 @@ import pytest
 import torch
 
 from ironcliw.cli import main
-from ironcliw.errors import ConflictError, SettingsError, StoreError
+from ironcliw.errors import ConflictError, SettingsError, StoreError, UnsupportedError
 from ironcliw.settings import Settings
 from native_ops.gguf import GgufFile
 from serve.engines.decoders.folder import GenerationFolder
 from serve.engines.decoders.load import LoadOptions, load_decoder, load_gguf
 from serve.generation.protocol import Decoder, Step
 from tests.requirements import need
+from tests.unit.train.embedding.encoders import make_encoder
 from tests.unit.train.export.models import logits, make_adapter, make_base, make_tokenizer
 from tests.unit.train.export.test_target import small_files
 from train.export.formats import default_target, export
@@ -162,6 +163,22 @@ def test_what_is_refused(tmp_path: Path, adapter: Path, settings: Settings) -> N
     target.write_text("mine")
     refused(ConflictError, "out.gguf exists already", form="gguf")
     assert target.read_text() == "mine"
+
+
+def test_what_gguf_cannot_hold_is_refused_before_it_is_merged(
+    tmp_path: Path, adapter: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.export.formats.write_merged", lambda *given: pytest.fail("merged"))
+    config = tmp_path / "base" / "config.json"
+    windowed = {**json.loads(config.read_text()), "model_type": "mistral", "sliding_window": 8}
+    config.write_text(json.dumps(windowed))
+    with pytest.raises(UnsupportedError, match="attends within a sliding window of 8 tokens"):
+        export(str(adapter), tmp_path / "out.gguf", settings, form="gguf")
+    encoder = make_encoder(tmp_path / "encoder")
+    words = "encoder makes vectors of texts, and as GGUF .* --format safetensors"
+    with pytest.raises(UnsupportedError, match=words):
+        export(str(encoder), tmp_path / "out.gguf", settings, form="gguf")
+    assert not list(tmp_path.glob("*out*"))
 
 
 def test_the_command(

@@ -90,6 +90,11 @@ def test_somebody_else_commits_in_between(hub: Hub, folder: Path) -> None:
     with pytest.raises(ConflictError, match="made or changed by somebody else"):
         publish(hub, folder, replace=True)
     assert set(hub.repositories["me/bot"].files) == {".gitattributes"}
+    # into one that was made a moment ago, too: it holds their commit
+    hub.fail(r"POST /api/models/me/new/commit", 412)
+    with pytest.raises(ConflictError, match="made or changed by somebody else"):
+        publish(hub, folder, "me/new")
+    assert "me/new" in hub.repositories
 
 
 @pytest.mark.parametrize("where", [r"preupload", r"objects/batch", r"PUT /lfs/", r"/commit/"])

@@ -77,6 +77,49 @@ def test_an_adapter_and_its_page(tmp_path: Path, model: Path, hub: Hub) -> None:
     assert "published under Apache-2.0" in text
 
 
+def test_a_bundled_base_is_named_as_the_hub_knows_it(
+    tmp_path: Path, model: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """peft loads an adapter's base by that name."""
+    name = "SmolLM2-135M-Instruct"
+    job = run(tmp_path, model)
+    files = RunFiles(job.uri)
+    begun = files.read(CONFIG)
+    assert begun is not None
+    begun["config"]["model_name"] = name
+    files.write(CONFIG, begun)
+    # in place of its weights
+    monkeypatch.setattr("train.export.source.model_folder", lambda *given: model)
+    publish_to_hub(job.uri, "me/sums", job.settings, endpoint=hub.url)
+    found = hub.repositories["me/sums"].files
+    config = json.loads(found["adapter_config.json"])
+    assert config["base_model_name_or_path"] == f"HuggingFaceTB/{name}"
+    page = found["README.md"].decode()
+    assert yaml.safe_load(page.split("---\n")[1])["base_model"] == f"HuggingFaceTB/{name}"
+    assert "as a GGUF file has them (Q4_1)" in page
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_the_chat_template_that_it_was_trained_with_goes_along(
+    merged: bool, tmp_path: Path, model: Path, hub: Hub
+) -> None:
+    job = run(tmp_path, model)
+    template = tmp_path / "plain.jinja"
+    template.write_text("{{ messages[0].content }} =")
+    files = RunFiles(job.uri)
+    begun = files.read(CONFIG)
+    assert begun is not None
+    begun["config"]["data"]["chat_template"] = str(template)
+    files.write(CONFIG, begun)
+    settings = licensed(job, model)
+    publish_to_hub(job.uri, "me/sums", settings, endpoint=hub.url, merged=merged)
+    found = hub.repositories["me/sums"].files
+    assert found["chat_template.jinja"] == template.read_bytes()
+    page = found["README.md"].decode()
+    assert "| chat template | of its own: `chat_template.jinja` |" in page
+    assert str(tmp_path) not in page
+
+
 def test_merged(tmp_path: Path, model: Path, hub: Hub) -> None:
     job = run(tmp_path, model)
     publish_to_hub(job.uri, "me/sums", licensed(job, model), endpoint=hub.url, merged=True)

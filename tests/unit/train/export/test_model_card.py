@@ -54,6 +54,19 @@ def test_everything_is_said() -> None:
     assert "max_steps" not in text
 
 
+def test_numbers_of_the_loss() -> None:
+    options = {"loss": "simpo", "beta": 2.0, "label_smoothing": 0.0, "gamma": 0.5}
+    config = {**FACTS.config, "preference": options}
+    page = model_card(dataclasses.replace(FACTS, config=config))
+    assert "| objective | preferences, loss simpo, beta 2, gamma 0.5 |" in page
+
+
+def test_a_base_whose_weights_were_rounded() -> None:
+    assert "GGUF" not in model_card(FACTS)
+    page = model_card(dataclasses.replace(FACTS, rounded="Q4_1"))
+    assert "trained on the base's weights as a GGUF file has them (Q4_1), which are rounded" in page
+
+
 def test_nothing_was_held_out() -> None:
     page = model_card(dataclasses.replace(FACTS, before={}, after={}, forced=True))
     assert "Nothing was held out" in page

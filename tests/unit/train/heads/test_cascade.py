@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from ironcliw.cli import main
+from ironcliw.client import Classification, Served
 from ironcliw.errors import DataError
 from ironcliw.setting_sections import CascadeStep
+from train.heads.cascade_command import milliseconds_alone
 from train.heads.cascade_fit import (
     FittedStep,
     Said,
@@ -142,6 +144,23 @@ def test_from_files_to_lines_of_the_settings(tmp_path: Path) -> None:
     heading, table = found.table()
     assert [len(row) for row in table] == [len(heading)] * 2
     assert "the last step alone" in found.summary()
+
+
+def test_the_time_is_that_of_texts_that_nobody_has_asked_before() -> None:
+    """The service keeps vectors: what was asked for the fit would cost the timed step nothing."""
+    asked: list[str] = []
+
+    class Client:
+        def classify(self, text: str, labels: Sequence[str], *, model: str) -> Classification:
+            asked.append(text)
+            served = Served(model, "local", "node", None, None)
+            return Classification(text, dict.fromkeys(labels, 0.5), served)
+
+    texts = ["wake me", "play a song"]
+    assert milliseconds_alone(Client(), "head", texts, LABELS) >= 0
+    milliseconds_alone(Client(), "head", texts, LABELS)
+    assert len(set(asked)) == 4 and not set(asked) & set(texts)
+    assert [text.startswith(texts[at % 2]) for at, text in enumerate(asked)] == [True] * 4
 
 
 def test_too_few_rows(tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ import torch
 
 from ironcliw.errors import CheckpointError, NewerFormatError
 from tests.unit.train.preference.pairs import make_pairs
+from train.config import make_config
 from train.data.plan import in_order
+from train.data.tokenized import TokenizedData
 from train.loop.reduce import Alone
 from train.objectives import keeps_reference, reference_key
 from train.preference import reference
@@ -161,15 +163,30 @@ def test_damage_and_newer_formats(tmp_path: Path) -> None:
         ReferenceCache(str(tmp_path), KEY)
 
 
+def test_one_of_an_older_release_says_less(tmp_path: Path) -> None:
+    ReferenceCache(str(tmp_path), KEY)
+    now = KEY | {"transformers": "5.23.0", "sharding": "none"}
+    ReferenceCache(str(tmp_path), now)
+    ReferenceCache(str(tmp_path / "new"), now)
+    with pytest.raises(CheckpointError, match=r"\(sharding: none there, fsdp here\)"):
+        ReferenceCache(str(tmp_path / "new"), now | {"sharding": "fsdp"})
+
+
+def key(data: TokenizedData, model: str = "m", dtype: Any = torch.float32, **changes: Any) -> Any:
+    config = make_config({"model_name": "m", "preference": {}, **changes}, "test")
+    return reference_key(data, model, dtype, config, torch.device("cpu"))
+
+
 def test_the_key_has_what_the_numbers_depend_on() -> None:
     data = make_pairs(3)
-    first = reference_key(data, "m", torch.float32, 64, None)
+    first = key(data)
     others = [
-        reference_key(make_pairs(3, seed=1), "m", torch.float32, 64, None),
-        reference_key(data, "n", torch.float32, 64, None),
-        reference_key(data, "m", torch.bfloat16, 64, None),
-        reference_key(data, "m", torch.float32, 65, None),
-        reference_key(data, "m", torch.float32, 64, "nf4"),
+        key(make_pairs(3, seed=1)),
+        key(data, "n"),
+        key(data, dtype=torch.bfloat16),
+        key(data, micro_batch_tokens=65),
+        key(data, quantization="nf4"),
+        key(data, sharding={"mode": "fsdp"}),
     ]
     for other in others:
         assert sum(first[name] != other[name] for name in first) == 1
@@ -177,16 +194,26 @@ def test_the_key_has_what_the_numbers_depend_on() -> None:
 
 def test_a_cache_is_not_shared_by_what_rounds_differently(monkeypatch: pytest.MonkeyPatch) -> None:
     data = make_pairs(3)
+    first = key(data)
 
-    def key(device: str = "cpu") -> dict[str, str | int]:
-        return reference_key(data, "m", torch.float32, 64, None, torch.device(device))
+    def changed() -> set[str]:
+        now = key(data)
+        return {name for name in first if now[name] != first[name]}
 
-    first = key()
-    assert key("meta")["device"] != first["device"]
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 97)
-    assert {name for name in first if key()[name] != first[name]} == {"threads"}
-    monkeypatch.setattr("train.objectives.processor_here", lambda: "another one")
-    assert {name for name in first if key()[name] != first[name]} == {"threads", "processor"}
+    config = make_config({"model_name": "m", "preference": {}}, "test")
+    elsewhere = reference_key(data, "m", torch.float32, config, torch.device("meta"))
+    assert elsewhere["device"] != first["device"]
+    expected = set()
+    for where, value, name in (
+        ("torch.get_num_threads", 97, "threads"),
+        ("train.objectives.processor_here", "another one", "processor"),
+        ("train.objectives.loss_head_tiles", "1 x 1", "loss_head"),
+    ):
+        monkeypatch.setattr(where, lambda value=value: value)
+        expected.add(name)
+        assert changed() == expected
+    monkeypatch.setattr("native_ops.binary.INTERFACE", 99)
+    assert changed() == {*expected, "kernels_interface"}
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks import resume_runs as runs
 from benchmarks.harness import BenchmarkError
 from train.job import Job
-from train.run_files import CHECKPOINTS
+from train.run_files import CHECKPOINTS, LOG
 
 FSDP = {"sharding": {"mode": "fsdp"}, "shards": 3, "batch_size": 6, "max_steps": 5}
 LORA = {**FSDP, "lora_dropout": 0.1}
@@ -53,6 +53,13 @@ class Runs:
         except BenchmarkError:
             return self.told(job)
 
+    def losses(self, given: dict[str, Any], workers: int) -> list[float]:
+        """Of each step of an undisturbed run."""
+        job = self.job(given, workers)
+        assert runs.attempt(job) == 0, self.told(job)
+        lines = [json.loads(line) for line in (Path(job.uri) / LOG).read_text().splitlines()]
+        return [line["loss"] for line in lines if "event" not in line]
+
     def told(self, job: Job) -> str:
         """What the workers of a run have printed, and how it ended."""
         log = Path(job.uri).parent / "attempts.log"
@@ -78,6 +85,15 @@ def preferences(made: Runs) -> dict[str, Any]:
     return {
         "LoRA": [made.whole({**FSDP, "preference": {}}, workers) for workers in (1, 2)],
         "all weights": [made.whole(KEPT, workers) for workers in (1, 2)],
+    }
+
+
+def as_the_whole(made: Runs) -> dict[str, Any]:
+    """Losses of a model in pieces, and of the same one whole; rounding alone tells them apart."""
+    kinds = {"LoRA": LORA, "all weights": ALL, "preferences": KEPT}
+    return {
+        name: [made.losses(changes, 2) for changes in (given, {**given, "sharding": {}})]
+        for name, given in kinds.items()
     }
 
 
@@ -136,7 +152,8 @@ def _flip(file: Path) -> None:
 
 
 PROGRAMS: dict[str, Callable[[Runs], dict[str, Any]]] = {
-    each.__name__: each for each in (same_for_any_number, preferences, resumes, troubles)
+    each.__name__: each
+    for each in (same_for_any_number, preferences, as_the_whole, resumes, troubles)
 }
 
 if __name__ == "__main__":

@@ -55,6 +55,15 @@ def test_preferences_give_the_same_bits(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+def test_a_model_in_pieces_learns_what_the_whole_one_does(tmp_path: Path) -> None:
+    for pieces, whole in _run(tmp_path, "as_the_whole").values():
+        assert len(pieces) == len(whole) == 5
+        assert pieces == pytest.approx(whole, rel=1e-4)
+        assert abs(whole[-1] - whole[0]) > 0.01 * whole[0], "nothing was learned"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_run_that_was_killed_goes_on_with_any_number_of_workers(tmp_path: Path) -> None:
     for results in _run(tmp_path, "resumes").values():
         _equal(results)

@@ -25,7 +25,7 @@ from train.sweep.trial import RECORD, History, TrialJob, run_trial, trial_uri
 from train.sweep.tuning import tune_all
 
 RUN = {"model_name": "tiny", "num_epochs": 9, "preference": {"beta": 0.1}}
-SPACE = {"lora_rank": [4, 8], "preference.beta": {"choice": [0.1, 0.3]}}
+SPACE = {"lora_rank": [4, 8], "weight_decay": {"choice": [0.1, 0.3]}}
 
 
 def sweep(**changes: Any) -> SweepConfig:
@@ -36,10 +36,34 @@ def test_every_combination() -> None:
     found = points(sweep())
     assert [tuple(point.values()) for point in found] == [(4, 0.1), (4, 0.3), (8, 0.1), (8, 0.3)]
     config = sweep().trial(found[3])
-    assert config.preference is not None
-    assert (config.lora_rank, config.preference.beta, config.num_epochs) == (8, 0.3, 9)
+    assert (config.lora_rank, config.weight_decay, config.num_epochs) == (8, 0.3, 9)
+
+
+def test_keys_within_a_section() -> None:
+    config = sweep(space={"preference.beta": [0.1, 0.3]}, metric="preference_accuracy")
+    made = [config.trial(point).preference for point in points(config)]
+    assert [each.beta for each in made if each] == [0.1, 0.3]
     # the sweep's own configuration is as it was
     assert RUN["preference"] == {"beta": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("metric", "key", "values"),
+    [
+        ("eval_loss", "preference.beta", [0.1, 0.3]),
+        ("eval_loss", "preference.loss", ["sigmoid", "ipo"]),
+        ("reward_margin", "preference.beta", [0.1, 0.3]),
+        ("reward_accuracy", "preference.loss", ["sigmoid", "simpo"]),
+    ],
+)
+def test_a_measure_that_the_searched_keys_scale_ranks_nothing(
+    metric: str, key: str, values: list[Any]
+) -> None:
+    told = f"metric is '{metric}' and space has {key}, with which .* 'preference_accuracy'"
+    with pytest.raises(SettingsError, match=told):
+        sweep(space={key: values}, metric=metric)
+    sweep(space={key: values}, metric="preference_accuracy")
+    sweep(space={"lora_rank": [4]}, metric=metric)
 
 
 def test_changes_of_all_trials() -> None:
@@ -94,6 +118,10 @@ def test_trials_that_cannot_be() -> None:
         sweep(run={"model_name": "tiny", "embedding": {}}).trial({"lora_rank": 4})
     with pytest.raises(SettingsError, match="workers is 2; a trial has one"):
         sweep(run={**RUN, "workers": 2, "shards": 2}).trial({})
+    published = {**RUN, "publish": "bot"}
+    with pytest.raises(SettingsError, match="publish of the run is 'bot', and trials are not"):
+        sweep(run=published).trial({})
+    assert sweep(run=published, changes={"publish": None}).trial({}).publish is None
 
 
 def test_the_keys_are_those_of_a_run() -> None:
@@ -142,15 +170,18 @@ def test_a_trial_hears_of_the_end_of_the_machine_that_it_is_on(
     given, reported = trial_job(tmp_path), []
     here = Settings(state_dir=tmp_path / "here", handover_dir=tmp_path / "handover")
     folders: list[tuple[Path | None, Path]] = []
+    names: list[str] = []
 
     def work(job: Job, listen: Any) -> None:
         folders.append((job.settings.handover_dir, job.settings.state_dir))
+        names.append(job.config.name)
 
     monkeypatch.setattr("train.sweep.trial.load_settings", lambda: here)
     monkeypatch.setattr("train.sweep.trial.work", work)
     monkeypatch.setattr("ray.tune.report", reported.append)
     run_trial({"point": {"lora_rank": 4}}, given)
     assert folders == [(here.handover_dir, here.state_dir)]
+    assert names == [""], "a trial is called by its folder"
     # its work left no outcome: Tune is told, and does not start it for ever
     (told,) = reported
     assert "ended without an outcome" in told["failed"]
@@ -215,7 +246,7 @@ def test_what_has_failed_is_tried_again_by_the_same_command(
 
 def trial_job(folder: Path) -> TrialJob:
     job = make_job(folder, folder / "no model")
-    return TrialJob(job, sweep(), str(folder / "s"), "digest")
+    return TrialJob(job, sweep(run={**RUN, "name": "support"}), str(folder / "s"), "digest")
 
 
 def test_the_history_of_a_log() -> None:
@@ -238,12 +269,12 @@ def test_the_history_of_a_log() -> None:
     ]
 
 
-def trial(rank: int, beta: float, state: Any, *losses: float, error: str = "") -> Trial:
-    point: dict[str, Any] = {"lora_rank": rank, "preference.beta": beta}
+def trial(rank: int, decay: float, state: Any, *losses: float, error: str = "") -> Trial:
+    point: dict[str, Any] = {"lora_rank": rank, "weight_decay": decay}
     history = [
         {"step": 10 * epoch, "epoch": epoch, "eval_loss": loss} for epoch, loss in enumerate(losses)
     ]
-    return Trial(trial_name(point), f"/runs/{rank}-{beta}", point, state, history, error)
+    return Trial(trial_name(point), f"/runs/{rank}-{decay}", point, state, history, error)
 
 
 TRIALS = [
@@ -264,7 +295,7 @@ def test_the_best_first() -> None:
     higher = sweep(metric="preference_accuracy")
     assert higher.mode == "max"
     heading, rows = table(config, TRIALS)
-    assert heading == ["lora_rank", "preference.beta", "steps", "epochs", "eval_loss", "state"]
+    assert heading == ["lora_rank", "weight_decay", "steps", "epochs", "eval_loss", "state"]
     assert rows[0] == ["8", "0.1", "20", "2", "1.1000", "finished"]
     assert rows[-1] == ["8", "0.3", "0", "0", "-", "failed"]
 
@@ -276,7 +307,7 @@ def test_pages_and_pictures(tmp_path: Path) -> None:
     assert written["best"] == TRIALS[2].name
     assert written["trials"][-1]["value"] is None
     page = as_markdown(config, TRIALS, "sweep.png")
-    assert "`--set lora_rank=8 --set preference.beta=0.1`" in page
+    assert "`--set lora_rank=8 --set weight_decay=0.1`" in page
     assert "failed: step 3: the loss is nan" in page
     draw(config, TRIALS, tmp_path / "sweep.png")
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
