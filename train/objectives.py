@@ -24,9 +24,6 @@ from train.preference.reference import KeptReference, ModelReference, Reference,
 from train.preference.reference_cache import ReferenceCache
 from train.run_files import HELD_OUT_REFERENCE, REFERENCE, RunFiles
 
-_SLACK = {torch.float32: 0.02, torch.bfloat16: 1.0}
-"""Nats between log-probabilities of answers that are computed in other batches."""
-
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -94,14 +91,11 @@ def _pair_loss(
 ) -> PairLoss:
     config = job.config
     reference: Reference | None = None
-    slack = 0.0
     if options.loss not in WITHOUT_REFERENCE:
         reference = ModelReference(place.computer)
         if keeps_reference(options, use_lora=config.use_lora, epochs=config.num_epochs):
             reference = _kept(config, place, data, uri, rows)
-            # one that was allowed although it is not exact may be of the coarser kind
-            slack = _SLACK[torch.bfloat16 if place.inexact else place.dtype]
-    return PairLoss(place.computer, data, options, reference, slack)
+    return PairLoss(place.computer, data, options, reference)
 
 
 def keeps_reference(options: PreferenceOptions, *, use_lora: bool, epochs: int) -> bool:

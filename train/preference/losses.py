@@ -19,12 +19,13 @@ IPO is averaged over the answers' lengths, as its authors do in practice.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-from train.preference.options import BY_LENGTH, WITHOUT_REFERENCE, LossName
+from train.preference.options import WITHOUT_REFERENCE, LossName
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ def preference_loss(
     if reference is not None and name not in WITHOUT_REFERENCE:
         chosen, rejected = chosen - reference.chosen, rejected - reference.rejected
     sums = LogProbs(chosen, rejected)
-    if name in BY_LENGTH:
+    if name in ("ipo", "sigmoid_norm", "simpo"):
         chosen, rejected = chosen / lengths.chosen, rejected / lengths.rejected
     worth = LogProbs(chosen, rejected) if name in WITHOUT_REFERENCE else sums
     rewards = Rewards((beta * worth.chosen).detach(), (beta * worth.rejected).detach())
@@ -111,23 +112,17 @@ def _of_margin(
     return right
 
 
-def first_losses(
-    name: LossName, *, beta: float, label_smoothing: float = 0.0, slack: float = 0.0
-) -> tuple[float, float] | None:
-    """The least and the largest loss of a model that is still its own reference, on average.
+def first_loss(name: LossName, *, beta: float, label_smoothing: float = 0.0) -> float | None:
+    """The loss of a model that is still its own reference; None where that says nothing.
 
     Args:
         name: Which loss.
         beta: As for `preference_loss`.
         label_smoothing: As for `preference_loss`.
-        slack: How far D may be from 0 by rounding alone; of losses by length, D of the averages.
-
-    Returns:
-        Both are one number without a slack, such as ln 2; None where the loss says nothing.
     """
     if name in WITHOUT_REFERENCE:
         return None
-    margins = torch.tensor([-slack, 0.0, slack], dtype=torch.float64)
-    losses = _of_margin(name, margins, beta, label_smoothing, 0.0)
-    assert bool(losses.isfinite().all())
-    return float(losses.min()), float(losses.max())
+    nothing = torch.zeros(1, dtype=torch.float64)
+    loss = float(_of_margin(name, nothing, beta, label_smoothing, 0.0))
+    assert math.isfinite(loss)
+    return loss

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -11,13 +12,13 @@ from train.data.plan import MicroBatch, Step
 from train.data.tokenized import TokenizedData
 from train.loop.compute import Computer
 from train.preference.batch import pack_pairs
-from train.preference.losses import LogProbs, first_losses, preference_loss
-from train.preference.options import BY_LENGTH, PreferenceOptions
+from train.preference.losses import LogProbs, first_loss, preference_loss
+from train.preference.options import PreferenceOptions
 from train.preference.reference import Reference, answer_logprobs
 
 MEASURES = ("reward_chosen", "reward_rejected", "reward_margin", "reward_accuracy")
 _FIRST_TOLERANCE = 0.02
-"""Of the first loss, relative."""
+"""Of the first loss, relative: what was computed in other batches is rounded otherwise."""
 
 
 class PairLoss:
@@ -28,8 +29,6 @@ class PairLoss:
         data: Preferences.
         options: Of the loss.
         reference: Log-probabilities of the model before training; None: the loss needs none.
-        slack: Nats by which they may differ, of a pair's D on average, from what the model says
-            before its first step: what was computed in other batches is rounded otherwise.
     """
 
     measures: Sequence[str] = MEASURES
@@ -40,9 +39,7 @@ class PairLoss:
         data: TokenizedData,
         options: PreferenceOptions,
         reference: Reference | None,
-        slack: float = 0.0,
     ) -> None:
-        self._slack = slack
         self._computer = computer
         self._data = data
         self._options = options
@@ -71,22 +68,16 @@ class PairLoss:
             TrainingError: it has another one.
         """
         options = self._options
-        slack = self._slack
-        if options.loss in BY_LENGTH:
-            slack /= max(1.0, float(self._data.supervised_counts.mean()) / 2)
-        wanted = first_losses(
-            options.loss, beta=options.beta, label_smoothing=options.label_smoothing, slack=slack
+        wanted = first_loss(
+            options.loss, beta=options.beta, label_smoothing=options.label_smoothing
         )
-        if wanted is None:
-            return
-        low, high = wanted
-        if low * (1 - _FIRST_TOLERANCE) <= loss <= high * (1 + _FIRST_TOLERANCE):
+        if wanted is None or math.isclose(loss, wanted, rel_tol=_FIRST_TOLERANCE):
             return
         raise TrainingError(
             f"the first loss is {loss:.6g}, and that of a model which is its own reference is "
-            f"{low:.6g}{f' to {high:.6g}' if high > low else ''} (loss {options.loss}, beta "
-            f"{options.beta:g}): the reference is of another model or other data; remove "
-            "preference.reference_cache, and report this if there is none"
+            f"{wanted:.6g} (loss {options.loss}, beta {options.beta:g}): the reference is of "
+            "another model or other data; remove preference.reference_cache, and report this if "
+            "there is none"
         )
 
     def _forward(self, batch: MicroBatch) -> tuple[torch.Tensor, list[float], LogProbs]:

@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 LossName = Literal["sigmoid", "cdpo", "robust", "ipo", "hinge", "sigmoid_norm", "simpo"]
 LOSSES: tuple[LossName, ...] = get_args(LossName)
 WITHOUT_REFERENCE: frozenset[LossName] = frozenset({"simpo"})
-BY_LENGTH: frozenset[LossName] = frozenset({"ipo", "sigmoid_norm", "simpo"})
 SMOOTHED: frozenset[LossName] = frozenset({"cdpo", "robust"})
 
 
