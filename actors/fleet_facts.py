@@ -127,7 +127,8 @@ class FleetFacts:
                 logger.warning("money cannot be read for now: %s", error)
         if self.has_cloud:
             report = read_report(self._settings.state_dir)
-            self._booting = _booting(report, self._booting, self._ordered, now)
+            joined = [one.since for one in self._machines.values()]
+            self._booting = _booting(report, self._booting, self._ordered, joined, now)
         self._read_at = now
         return self._has_room() or (self._state(), True) != before
 
@@ -227,15 +228,22 @@ def _booting(
     report: ControllerReport | None,
     before: Mapping[str, float],
     ordered: Mapping[str, float],
+    joined: Sequence[float],
     now: float,
 ) -> dict[str, float]:
-    """Machines that have not joined, and since when they start: their order, or the first sight."""
+    """Machines that have not joined, and since when they start: their order, or the first sight.
+
+    Ray knows of a machine before the report does, and not by the same name: as many as have joined
+    since the report start no more, those that were ordered first, or they would count twice.
+    """
     if report is None or report.workers is None:
         return {}
     if now - report.at.timestamp() > 60.0:
         return {}  # nobody looks after them: what it said is old
     names = [one.name for one in report.workers if one.status in _BOOTING and one.node == "none"]
-    return {name: ordered.get(name, before.get(name, now)) for name in names}
+    since = {name: ordered.get(name, before.get(name, now)) for name in names}
+    late = sum(at > report.at.timestamp() for at in joined)
+    return dict(sorted(since.items(), key=lambda item: item[1])[late:])
 
 
 def _hours(since: datetime | None, until: datetime) -> float:

@@ -134,6 +134,19 @@ def test_machines_that_join_start_and_leave_are_events(cloud: World) -> None:
     assert cloud.facts.machines() == []
 
 
+def test_a_machine_that_joined_after_the_report_is_not_counted_twice(cloud: World) -> None:
+    cloud.report(*(Worker(name, "us-central1-a", "STAGING", "none", None) for name in ("w1", "w2")))
+    cloud.read()
+    first, second = cloud.facts.machines()
+    cloud.nodes = {"n1": MachineFacts("n1", "ready", cloud.clock.now + 2.0, 30.0, 30.0, 4.0)}
+    cloud.read()
+    assert [one.node for one in cloud.facts.machines()] == ["n1", ""], "one of both has joined"
+    cloud.report(Worker("w2", "us-central1-a", "STAGING", "none", None))
+    cloud.read()
+    assert [one.node for one in cloud.facts.machines()] == ["n1", ""], "the report knows it"
+    assert (first.state, second.state) == ("booting", "booting")
+
+
 def test_a_machine_that_starts_comes_nearer(cloud: World) -> None:
     cloud.read()
     first = cloud.clock.now + 2.0

@@ -35,7 +35,10 @@ steps:
     ("text", "message"),
     [
         ("name: d\nsteps:\n  a: {function: f}\n  a: {function: g}\n", "4: the key 'a' stands in "),
-        ("name: d\nsteps:\n  a:\n    function: f\n    wth: {}\n", "5: .*field `wth`: there is no such field; did you mean `with`"),
+        (
+            "name: d\nsteps:\n  a:\n    function: f\n    wth: {}\n",
+            "5: .*field `wth`: there is no such field; did you mean `with`",
+        ),
         ("name: d\nsteps:\n  a:\n    function: f\n    with:\n      q: [1, '${steps.b}']\n", "6: "),
         ("name: d\nsteps:\n  a:\n    function: f\n    retry:\n      attempts: 0\n", "6: "),
         ("name: d\nsteps:\n  a:\n    with: {}\n", "3: step 'a': it has none of"),
