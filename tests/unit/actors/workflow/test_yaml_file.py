@@ -37,7 +37,7 @@ steps:
         ("name: d\nsteps:\n  a: {function: f}\n  a: {function: g}\n", "4: the key 'a' stands in "),
         (
             "name: d\nsteps:\n  a:\n    function: f\n    wth: {}\n",
-            "5: .*field `wth`: there is no such field; did you mean `with`",
+            "5: .*`wth`: there is no such field",
         ),
         ("name: d\nsteps:\n  a:\n    function: f\n    with:\n      q: [1, '${steps.b}']\n", "6: "),
         ("name: d\nsteps:\n  a:\n    function: f\n    retry:\n      attempts: 0\n", "6: "),
