@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ironcliw.settings import Settings
 
 LOCAL, SPOT = "local", "spot"
-DEFAULT_POLICY = "actors.routing:PlacementPolicy"
+RULES = "actors.routing:PlacementPolicy"
 _SECONDS_A_MINUTE = 60.0
 
 
@@ -166,7 +166,7 @@ def checked(choice: Choice, options: Sequence[Option], mask: Sequence[bool], nam
         allowed = [option.name for option, free in zip(options, mask, strict=True) if free]
         raise SettingsError(
             f"routing policy {name!r} took option {choice.index}, and allowed are {allowed}; mend "
-            f"the policy, or set routing.policy to {DEFAULT_POLICY!r}"
+            f"the policy, or set routing.policy to {RULES!r}"
         )
     if not 0 < choice.propensity <= 1:
         raise SettingsError(

@@ -84,9 +84,7 @@ class ActorsSettings(Section):
 class RoutingSettings(Section):
     """Where a step or an agent runs."""
 
-    policy: str = Field(
-        "actors.routing:PlacementPolicy", description="RouterPolicy, by its dotted name."
-    )
+    policy: str = Field("rl.policy:NumpyPolicy", description="RouterPolicy, by its dotted name.")
     log_decisions: bool = Field(True, description="Keep a row for each decision in the store.")
     keep_days: float = Field(30.0, gt=0, description="Decisions are dropped after so many days.")
     exploration: float = Field(

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from actors.orchestration.holding import PAUSE_SECONDS
 from rl.guardrails import RESERVE_GB
 from rl.simulator import Order
 from rl.view import (
@@ -185,13 +186,16 @@ class Greedy:
         return self._ending_in(view, step, end) + self._dollars(view, paid)
 
     def _wait(self, view: View, step: StepView) -> float:
-        """As if it then ran at home, or, where it never can, on the first machine."""
+        """As if it then ran at home, or, where it never can, on the first machine.
+
+        What comes free is noticed a moment later: steps of milliseconds had better not wait.
+        """
         if step.memory_p95_gb <= view.home.room_gb - RESERVE_GB:
-            wait = self._until_memory(view.home, step)
+            wait = self._until_memory(view.home, step) + PAUSE_SECONDS
             return self._ending_in(view, step, wait + step.home_seconds + step.cold_home)
         # a machine without work would be an option of its own
         busy = [one.busy_seconds for one in view.machines if one and one.busy_seconds > 0]
-        wait = min(busy, default=900.0) * self.parameters.optimism
+        wait = min(busy, default=900.0) * self.parameters.optimism + PAUSE_SECONDS
         work = self._on_cloud(step, cold=False)
         return self._ending_in(view, step, wait + work) + self._dollars(view, work)
 

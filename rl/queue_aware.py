@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from actors.orchestration.holding import PAUSE_SECONDS
 from rl.guardrails import RESERVE_GB
 from rl.look_ahead import MOST, ends_of_others
 from rl.queue_parameters import QueueParameters
@@ -200,7 +201,10 @@ class QueueAware:
         return self._ending_in(view, step, end) + price * (seconds + tail)
 
     def _wait(self, view: View, step: StepView, price: float) -> float:
-        """As if it then ran at home or on a machine that works, whichever is cheaper."""
+        """As if it then ran at home or on a machine that works, whichever is cheaper.
+
+        What comes free is noticed a moment later: steps of milliseconds had better not wait.
+        """
         p = self.parameters
         ahead = self._ahead(view, step)
         found = math.inf
@@ -208,13 +212,13 @@ class QueueAware:
             free = view.home.free_gb - RESERVE_GB
             seconds, is_free = until_free(step.memory_p95_gb, free, view.home.runs)
             wait = (seconds or 60.0) + (0.0 if is_free else p.refill_seconds)
-            wait = wait * p.optimism + ahead / max(view.home.room_gb, 1.0)
+            wait = wait * p.optimism + ahead / max(view.home.room_gb, 1.0) + PAUSE_SECONDS
             work = step.home_seconds + step.cold_home
             rent = p.rent_later * self._rent(view, step, work)
             found = self._ending_in(view, step, wait + work) + rent
         work = self._on_cloud(view, step, cold=False)
         if not step.private:
-            wait = self._until_machine(view, step) + ahead / 30.0
+            wait = self._until_machine(view, step) + ahead / 30.0 + PAUSE_SECONDS
             if wait < math.inf:
                 found = min(found, self._ending_in(view, step, wait + work) + price * work)
         if found < math.inf:

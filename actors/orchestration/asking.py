@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple, Protocol
@@ -89,12 +90,14 @@ class Asking:
     @contextmanager
     def round(self, asked: Sequence[Waiting]) -> Iterator[Iterator[int]]:
         """The indices of those to ask about, in the gate's order, as of one moment."""
+        begun = time.perf_counter()
         held = [self._held[entry] for entry in self._holding.first(ROUND - len(asked))]
         try:
             with self._gate.round(asked, held):
                 yield self._counted(self._gate.in_order(asked))
         finally:
             self._left = 0
+            self._holding.took(time.perf_counter() - begun)
 
     def _counted(self, order: Sequence[int]) -> Iterator[int]:
         for number, index in enumerate(order):

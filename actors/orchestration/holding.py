@@ -16,9 +16,13 @@ from typing import Generic, NamedTuple, TypeVar
 
 ROUND = 64
 """At most so many are asked about again at once; the others have their turn in the next rounds."""
+LEAST_ROUND = 16
+"""Where few of a round were let go, the next one is of twice as many as were, and of so many."""
 PAUSE_SECONDS = 0.2
 """Events that come within it are one, and rounds are so far apart: many steps that end together
 must not ask as often, and the event loop has other work."""
+MOST_SHARE = 0.1
+"""Of the event loop's time, for asking again: where a round takes long, they are further apart."""
 PREFERRED = 4 * ROUND
 """Among so many, those that came first, `prefer` chooses; what it asks takes time."""
 _LEAST_SECONDS = 1.0
@@ -58,6 +62,8 @@ class Holding(Generic[Entry]):
         self._held: dict[Entry, _Held] = {}
         self._has_happened = False
         self._events = 0
+        self._pause = PAUSE_SECONDS
+        self._taken: list[Entry] = []
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
 
@@ -85,39 +91,50 @@ class Holding(Generic[Entry]):
         """Ask again soon."""
         if self._held:
             self._has_happened = True
-            self._arm(self._clock() + PAUSE_SECONDS)
+            self._arm(self._clock() + self._pause)
+
+    def took(self, seconds: float) -> None:
+        """A round of questions has taken so long."""
+        self._pause = max(PAUSE_SECONDS, seconds / MOST_SHARE)
 
     def take(self) -> list[Entry]:
         """Those to ask about now, the one that goes first first."""
-        now, held = self._clock(), self._held
+        now, held, most = self._clock(), self._held, self._most()
         if self._has_happened:
             self._events += 1
             self._has_happened = False
         due = [entry for entry, one in held.items() if one.at <= now]
-        taken = dict.fromkeys(heapq.nsmallest(ROUND, due, key=lambda entry: held[entry]))
+        taken = dict.fromkeys(heapq.nsmallest(most, due, key=lambda entry: held[entry]))
         # those that have not been asked about since the last event, longest ago first
         unasked = [entry for entry, one in held.items() if one.asked < self._events]
-        first = self._first_of(unasked) if len(unasked) > ROUND - len(taken) else []
+        first = self._first_of(unasked, most) if len(unasked) > most - len(taken) else []
         for entry in itertools.chain(first, unasked):
-            if len(taken) >= ROUND:
+            if len(taken) >= most:
                 break
             taken[entry] = None
-        found = sorted(taken, key=lambda entry: held[entry].rank)
+        found = self._taken = sorted(taken, key=lambda entry: held[entry].rank)
         for entry in found:
             del held[entry]
         if held:
             more = any(entry in held for entry in itertools.chain(due, unasked))
-            self._arm(now + PAUSE_SECONDS if more else min(one.at for one in held.values()))
+            self._arm(now + self._pause if more else min(one.at for one in held.values()))
         return found
 
-    def _first_of(self, entries: Sequence[Entry]) -> Sequence[Entry]:
-        """Half of a round of them."""
-        count = ROUND // 2 if self._prefer is None else PREFERRED
+    def _most(self) -> int:
+        """How many are asked about now: what waits on for a full place need not all be asked."""
+        if not self._taken:
+            return ROUND
+        let_go = sum(entry not in self._held for entry in self._taken)
+        return min(ROUND, max(LEAST_ROUND, 2 * let_go))
+
+    def _first_of(self, entries: Sequence[Entry], most: int) -> Sequence[Entry]:
+        """Half of a round of so many."""
+        count = most // 2 if self._prefer is None else PREFERRED
         found: Sequence[Entry]
         found = heapq.nsmallest(count, entries, key=lambda entry: self._held[entry].rank)
         if self._prefer is not None:
             found = self._prefer(found)
-        return found[: ROUND // 2]
+        return found[: most // 2]
 
     def close(self) -> None:
         """Forget all."""

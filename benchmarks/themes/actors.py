@@ -11,6 +11,7 @@ from collections.abc import Callable
 from itertools import chain
 
 from benchmarks.actors_agents import agent_rows, lookup_rows
+from benchmarks.actors_bursts import burst_rows
 from benchmarks.actors_cluster import cluster
 from benchmarks.actors_crowds import rate_rows, recovery_rows
 from benchmarks.actors_messages import message_rows
@@ -30,6 +31,7 @@ _ALONE: dict[str, Part] = {
     "lookup": lookup_rows,
     "transitions": rate_rows,
     "recovery": recovery_rows,
+    "bursts": burst_rows,
     "chaos": chaos_rows,
 }
 PARTS = (*_ON_RAY, *_ALONE)

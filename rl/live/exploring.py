@@ -7,6 +7,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rl.view import WAIT
+
 NEAR_DOLLARS = 0.01
 """Options that are believed to cost so much more than the chosen one may be tried."""
 
@@ -39,17 +41,32 @@ def explore(
         key: Of the case: asked again about the same, the same is drawn, so that a step that waits
             is not drawn anew at each event until it does not.
     """
-    most = costs[chosen] + NEAR_DOLLARS
-    eligible = tuple(
-        action
-        for action, cost in enumerate(costs)
-        if mask[action] and (action == chosen or (math.isfinite(cost) and cost <= most))
-    )
+    allowed = [cost if free else None for cost, free in zip(costs, mask, strict=True)]
+    eligible = near_of(chosen, allowed)
     if len(eligible) < 2 or share <= 0:
         return Drawn(chosen, 1.0, eligible)
     first, second = _uniforms(f"{key}/{chosen}")
     action = eligible[int(second * len(eligible))] if first < share else chosen
     return Drawn(action, propensity_of(action, chosen, len(eligible), share), eligible)
+
+
+def near_of(chosen: int, costs: Sequence[float | None]) -> tuple[int, ...]:
+    """What may be taken in a choice's place, itself included.
+
+    To wait is never tried: a step would wait until something happens, which no belief bounds.
+
+    Args:
+        chosen: By the policy.
+        costs: USD of each action; None, infinite or no number where it is not to be tried.
+    """
+    least = costs[chosen]
+    most = -math.inf if least is None else least + NEAR_DOLLARS
+    return tuple(
+        action
+        for action, cost in enumerate(costs)
+        if action == chosen
+        or (cost is not None and math.isfinite(cost) and cost <= most and action != WAIT)
+    )
 
 
 def propensity_of(action: int, chosen: int, eligible: int, share: float) -> float:

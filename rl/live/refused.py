@@ -1,18 +1,31 @@
 """What the running system refuses a policy beside the guardrails, and what it allows at the last.
 
 The system cannot start a machine while one that is there has room (Ray would put the step on that
-one), it may have no cloud at all, and its ledger promises money for a whole run of a machine.
+one), it may have no cloud at all, and its ledger promises money for a whole run of a machine. It
+asks about a step that waits a fraction of a second after something has ended, and not at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from actors.orchestration.holding import PAUSE_SECONDS
 from actors.situation import STALE_SECONDS, Situation
 from rl.calibration.as_live import has_room
 from rl.guardrails import Limits, refusals
-from rl.view import ACTIONS, BUY, FIRST_MACHINE, HOME, MACHINES, WAIT, StepView, View
+from rl.view import (
+    ACTIONS,
+    BUY,
+    FIRST_MACHINE,
+    HOME,
+    MACHINES,
+    WAIT,
+    HomeView,
+    StepView,
+    View,
+)
 
+_ROUNDS = 2  # of questions, for which the head has work to do
 FORCED_SECONDS = 3600.0
 """A step that nothing is allowed for but to wait is started after it, at the place it may go to."""
 
@@ -22,6 +35,7 @@ _AT_HOME = "the step is to run at home"
 _AWAY = "the step is to run on a machine"
 _LAST = "it is asked about for the last time"
 _MANY = "machines beyond the third are not told apart"
+_SOON_OVER = "it is over at home before it would be asked about again"
 _UNREAD = "machines and money have not been read yet"
 
 
@@ -44,7 +58,15 @@ def refused(view: View, situation: Situation) -> tuple[list[str | None], str]:
             reasons[action] = closed
     if not situation.may_wait:
         reasons[WAIT] = _LAST
+    elif reasons[HOME] is None and _is_soon_over(view.step, view.home):
+        refuse(WAIT, _SOON_OVER)
     return reasons, _force(reasons, view.step, situation)
+
+
+def _is_soon_over(step: StepView, home: HomeView) -> bool:
+    """Whether the cores of the head would rest while a step of milliseconds waits."""
+    left = sum(run.work_seconds * run.cores for run in home.runs) / home.cores
+    return step.home_seconds < PAUSE_SECONDS and left < _ROUNDS * PAUSE_SECONDS
 
 
 def _closed(situation: Situation) -> str:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from ironcliw.errors import DataError
 from rl.live.beliefs import PRIORITIES
-from rl.live.exploring import NEAR_DOLLARS, propensity_of
+from rl.live.exploring import near_of, propensity_of
 from rl.live.log import Log, LoggedDecision, LoggedWorkflow
 from rl.live.machine_costs import last_decisions, machine_seconds
 from rl.live.record import STEP_ACTIONS
@@ -226,15 +226,6 @@ def _share(details: Mapping[str, Any], workflow: LoggedWorkflow) -> float:
     return SHARES.get(stage, 0.0)
 
 
-def _ways(details: Mapping[str, Any], chosen: int) -> tuple[int, set[int]]:
+def _ways(details: Mapping[str, Any], chosen: int) -> tuple[int, tuple[int, ...]]:
     """(a policy's choice, what could be taken in its place)."""
-    costs = details["costs"]
-    least = costs[chosen]
-    near = {chosen}
-    if least is not None:
-        near |= {
-            action
-            for action, cost in enumerate(costs[:STEP_ACTIONS])
-            if cost is not None and cost <= least + NEAR_DOLLARS
-        }
-    return chosen, near
+    return chosen, near_of(chosen, details["costs"][:STEP_ACTIONS])

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from actors.routing import (
-    DEFAULT_POLICY,
     LOCAL,
+    RULES,
     SPOT,
     Choice,
     Option,
@@ -82,7 +82,7 @@ class Coin:
 
 
 def test_a_policy_is_loaded_by_its_name() -> None:
-    assert load_policy(DEFAULT_POLICY).name == "placement"
+    assert load_policy(RULES).name == "placement"
     assert isinstance(Coin(), RouterPolicy)
 
 

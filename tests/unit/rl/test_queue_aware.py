@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from rl.features import features
+from rl.greedy import Greedy
 from rl.look_ahead import ends_of_others
+from rl.parameters import Base
 from rl.queue_aware import QueueAware
 from rl.queue_parameters import QueueParameters
 from rl.regime import load_regime
@@ -17,7 +19,7 @@ from rl.shapes import Draft
 from rl.sharing import shared_seconds, until_free
 from rl.simulator import Simulation, simulate
 from rl.urgency import Urgency
-from rl.view import BUY, HOME, KEEP, WAIT, RunView, View, WaitingView
+from rl.view import ACTIONS, BUY, HOME, KEEP, WAIT, RunView, View, WaitingView
 from rl.workload import make_day
 from tests.unit.rl.made_days import made_day, step
 
@@ -92,6 +94,14 @@ def test_who_waits_and_what_runs_beside_is_seen() -> None:
     assert seen[0] == 0.0  # nothing beside it
     assert max(seen[2], seen[3]) == pytest.approx(505.0)
     assert seen[1] == pytest.approx(65.0)
+
+
+@pytest.mark.parametrize("policy", [Greedy(), QueueAware()], ids=["greedy", "queue-aware"])
+def test_a_step_of_milliseconds_does_not_wait_for_a_core(policy: Base) -> None:
+    view = _first((0.0, [step(0.005)]))
+    home = replace(view.home, runs=[_run(0.005)] * 8, cores_wanted=4 * view.home.cores)
+    costs = policy.costs(replace(view, home=home), [True] * ACTIONS)
+    assert costs[HOME] < costs[WAIT], "what comes free is noticed later than it would have ended"
 
 
 def test_waiting_costs_more_behind_more_urgent_steps() -> None:

@@ -32,7 +32,7 @@ from rl.statistics import Interval, Resampling, paired_ratio
 from rl.traces import ARRIVALS, GRAPHS
 from rl.view import HOME, KEEP
 from tests.unit.rl.made_days import Prefer, made_day, step
-from tests.unit.rl.made_policies import made_policy
+from tests.unit.rl.made_policies import PARAMETERS, made_policy
 
 ROOT = Path(__file__).parents[3]
 LIGHT = ROOT / "rl" / "regimes" / "light.toml"
@@ -215,7 +215,7 @@ def test_a_damaged_result_is_told(tmp_path: Path) -> None:
 
 
 def test_another_value_of_time_is_another_contestant() -> None:
-    base = Plan.of(FEW).base
+    base = replace(Plan.of(FEW).base, parameters=PARAMETERS)
     hasty = base.at(10.0)
     assert hasty.identity != base.identity and hasty.name == f"{BASE} at 10"
     assert isinstance(hasty.policy(), Valuing)

@@ -188,7 +188,7 @@ async def test_one_that_is_due_is_asked_about_and_none_of_the_others() -> None:
     clock.now = 1010.0
     assert crowd.take() == [last]
     clock.now = 5000.0
-    assert crowd.take() == list(range(holding.ROUND))
+    assert crowd.take() == list(range(holding.LEAST_ROUND))
     crowd.close()
 
 
@@ -197,16 +197,30 @@ async def test_at_each_event_the_first_go_first_and_the_last_have_their_turn() -
     count = 4 * holding.ROUND
     for entry in reversed(range(count)):  # the last by rank has waited longest
         crowd.hold(entry, 5000.0, entry)
-    half, asked = holding.ROUND // 2, set[int]()
-    for _ in range(count // half):
+    size, asked = holding.ROUND, set[int]()
+    for _ in range(2 * count // holding.LEAST_ROUND):
         crowd.something_happened()
         taken = crowd.take()
-        assert len(taken) == holding.ROUND
-        assert taken[:half] == list(range(half)), "what has come free is theirs"
+        assert len(taken) == size
+        assert taken[: size // 2] == list(range(size // 2)), "what has come free is theirs"
         asked.update(taken)
         for entry in taken:
             crowd.hold(entry, 5000.0, entry)
+        size = holding.LEAST_ROUND  # none was let go
     assert asked == set(range(count))
+    crowd.close()
+
+
+async def test_where_many_are_let_go_many_are_asked_about() -> None:
+    crowd: Holding[int] = Holding(Clock(), lambda: None)
+    for entry in range(4 * holding.ROUND):
+        crowd.hold(entry, 5000.0, entry)
+    crowd.something_happened()
+    for let_go, size in ((0, holding.ROUND), (15, 16), (25, 30), (50, 50), (0, holding.ROUND)):
+        taken = crowd.take()
+        assert len(taken) == size
+        for entry in taken[let_go:]:
+            crowd.hold(entry, 5000.0, entry)
     crowd.close()
 
 
@@ -222,6 +236,19 @@ async def test_after_one_event_each_is_asked_about_once() -> None:
         for entry in taken:
             crowd.hold(entry, 5000.0, entry)
     assert sorted(asked) == list(range(count))
+    crowd.close()
+
+
+async def test_rounds_that_take_long_are_further_apart() -> None:
+    fired: list[float] = []
+    crowd: Holding[int] = Holding(time.time, lambda: fired.append(time.monotonic()))
+    crowd.hold(0, time.time() + 3600, 0.0)
+    crowd.took(1000.0)
+    crowd.took(0.05)  # the last one counts
+    begun = time.monotonic()
+    crowd.something_happened()
+    await until(lambda: bool(fired))
+    assert fired[0] - begun >= 0.45
     crowd.close()
 
 

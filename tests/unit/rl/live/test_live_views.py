@@ -170,6 +170,17 @@ def test_what_is_refused_says_why(fields: dict[str, Any], action: int, reason: s
     assert seen(**fields).reasons[action] == reason
 
 
+def test_a_step_of_milliseconds_waits_for_nothing_but_a_busy_head() -> None:
+    short = {"expected_seconds": 0.01}
+    soon = "it is over at home before it would be asked about again"
+    assert seen(step=short).reasons[WAIT] == soon
+    assert seen(step={"expected_seconds": 5.0}).reasons[WAIT] is None
+    busy = HomeFacts(16.0, 10.0, 2.0, runs=(run_of(),))
+    assert seen(step=short, home=busy).reasons[WAIT] is None
+    full = HomeFacts(16.0, 1.6, 8.0)
+    assert seen(step=short, home=full).reasons[WAIT] is None, "it has no room"
+
+
 def test_where_nothing_has_room_a_machine_may_be_bought() -> None:
     full = replace(MACHINE, free_gb=1.0, runs=(run_of(memory_gb=27.0),))
     live = seen(with_machines(full))

@@ -282,18 +282,19 @@ def test_below_the_tuned_policy_are_the_rules(tmp_path: Path) -> None:
 
 
 def test_exploration_stays_near_and_its_propensities_are_right(tmp_path: Path) -> None:
-    share, costs = 0.05, [0.10, 0.105, 0.2, math.inf, 0.109, 0.11]
-    mask = [True, True, True, False, False, True]
+    share, costs = 0.05, [0.10, 0.105, 0.2, math.inf, 0.11, 0.10]
+    mask = [True, True, True, False, True, True]
     found = [explore(0, costs, mask, share, f"case {number}") for number in range(20_000)]
     counts = Counter(one.action for one in found)
-    assert set(counts) == {0, 1, 5}, "a cent at most, and allowed"
-    assert found[0].eligible == (0, 1, 5)
+    assert set(counts) == {0, 1, 4}, "a cent at most, and allowed, and never to wait"
+    assert found[0].eligible == (0, 1, 4)
     for action, count in counts.items():
         expected = propensity_of(action, 0, 3, share)
         assert count / 20_000 == pytest.approx(expected, abs=0.004)
     assert {one.propensity for one in found if one.action == 0} == {1 - share + share / 3}
     again = [explore(0, costs, mask, share, f"case {number}") for number in range(100)]
     assert again == found[:100], "asked again, the same is drawn"
+    assert explore(5, costs, mask, share, "case").eligible == (0, 1, 4, 5), "instead of waiting"
 
 
 def test_what_is_tried_is_allowed_and_logged(tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ def test_adapters_of_packed_layers_keep_more() -> None:
     assert estimate(LARGE, packed, BF16).activations == plain + more
     assert estimate(LARGE, config(use_dora=True), BF16).activations == plain + more
     wide = estimate(LARGE, run, FP32).activations
-    assert estimate(LARGE, packed, FP32).activations == wide + more // 12 * 8
+    assert estimate(LARGE, packed, FP32).activations == wide + more // 12 * 9
 
 
 def test_full_training_has_no_frozen_weights() -> None:
