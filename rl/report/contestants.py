@@ -16,7 +16,7 @@ from rl.clairvoyant import Rest, search
 from rl.evaluate import BASE, baselines
 from rl.greedy import GreedyParameters
 from rl.neural import Learned
-from rl.parameters import load_tuned, policy_of
+from rl.parameters import Parameters, load_tuned, policy_of
 from rl.policy_file import load_policy
 from rl.simulator import Order, Policy, simulate
 from rl.view import View
@@ -29,6 +29,7 @@ TUNED_SUFFIX = ".toml"
 """Of files that `python -m rl tune` writes; others are learned policies."""
 RULE_NAMES = tuple(rule.name for rule in RULES)
 _PATHS = ("file", "starts")
+_LEARNED = "learned"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Contestant:
         kind: A baseline by its name, a learned policy from its file, or the search.
         parameters: Of the tuned expected-cost policy.
         file: Of a learned policy.
-        digest: Of that policy, as its file says.
+        digest: Of that policy, as its file says; of its base where it learned nothing.
         factor: By which the value of time and of deadlines is multiplied before it decides.
         evaluations: Of the search, a day.
         starts: Files of policies that the search may begin with, beside the tuned one.
@@ -58,7 +59,9 @@ class Contestant:
     @property
     def identity(self) -> str:
         """What its decisions depend on, as text; not where its files lie, but what they hold."""
-        values = {key: value for key, value in asdict(self).items() if key not in _PATHS}
+        # two files of one digest decide alike, whatever they are called
+        left_out = (*_PATHS, "name") if self.kind == _LEARNED else _PATHS
+        values = {key: value for key, value in asdict(self).items() if key not in left_out}
         return json.dumps(values, sort_keys=True)
 
     def run(self, day: Day) -> dict[str, float]:
@@ -75,7 +78,7 @@ class Contestant:
         Raises:
             SettingsError: its file cannot be read, or is no policy for these features.
         """
-        if self.kind == "learned":
+        if self.kind == _LEARNED:
             made = learned_policy(Path(self.file))
         else:
             made = baselines(self.parameters)[self.name_of_policy]()
@@ -123,7 +126,10 @@ def learned_policy(path: Path) -> Policy:
     """
     if path.suffix == TUNED_SUFFIX:
         return policy_of(load_tuned(path), f"learned {path.stem}")
-    return Learned(path, name=f"learned {path.stem}")
+    policy = load_policy(path)
+    if policy.is_silent:
+        return policy_of(policy.parameters, f"learned {path.stem}")
+    return Learned(policy, name=f"learned {path.stem}")
 
 
 def all_baselines(parameters: GreedyParameters) -> list[Contestant]:
@@ -140,14 +146,15 @@ def clairvoyant(
     parameters: GreedyParameters, evaluations: int, others: Sequence[Contestant] = ()
 ) -> Contestant:
     """The search that knows the day; it begins with the best of the tuned policy and of others."""
-    digest = hashlib.sha256("\n".join(one.digest for one in others).encode()).hexdigest()
+    starts = {one.digest: one.file for one in reversed(others)}
+    digest = hashlib.sha256("\n".join(sorted(starts)).encode()).hexdigest()
     return Contestant(
         CLAIRVOYANT,
         CLAIRVOYANT,
         parameters,
         digest=digest if others else "",
         evaluations=evaluations,
-        starts=tuple(one.file for one in others),
+        starts=tuple(starts.values()),
     )
 
 
@@ -164,19 +171,25 @@ def learned(paths: Sequence[Path], parameters: GreedyParameters) -> list[Contest
     """
     found: dict[str, Contestant] = {}
     for path in paths:
-        digest = _digest(path) if path.suffix == TUNED_SUFFIX else load_policy(path).digest
+        digest = _digest(path)
         name = f"learned {path.stem}"
         if name in found:
             raise SettingsError(
                 f"two policy files are named {path.name}; give files of different names, "
                 "which the report tells them apart by"
             )
-        found[name] = Contestant(name, "learned", parameters, str(path.resolve()), digest)
+        found[name] = Contestant(name, _LEARNED, parameters, str(path.resolve()), digest)
     return list(found.values())
 
 
 def _digest(path: Path) -> str:
-    """Of a tuned policy; raises before hours of work."""
-    found = load_tuned(path)
-    values = [type(found).__name__, json.dumps(asdict(found), sort_keys=True)]
+    """Of what a file decides by; raises before hours of work."""
+    if path.suffix == TUNED_SUFFIX:
+        return _digest_of(load_tuned(path))
+    policy = load_policy(path)
+    return _digest_of(policy.parameters) if policy.is_silent else policy.digest
+
+
+def _digest_of(parameters: Parameters) -> str:
+    values = [type(parameters).__name__, json.dumps(asdict(parameters), sort_keys=True)]
     return hashlib.sha256("\n".join(values).encode()).hexdigest()

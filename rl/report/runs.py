@@ -80,11 +80,12 @@ def run_all(
         processes: That work at once; with 1 it is done in this one.
         report: Told of an estimate, then of the progress, in words.
     """
-    missing = [unit for unit in units if store.read(unit) is None]
+    unique = {unit.key: unit for unit in units}.values()  # policies may decide alike
+    missing = [unit for unit in unique if store.read(unit) is None]
     if not missing:
         return
     report(
-        f"{len(missing)} of {len(units)} parts are to be run, about "
+        f"{len(missing)} of {len(unique)} parts are to be run, about "
         f"{_told(estimate(missing, data) / processes)} on {processes} processes"
     )
     begun = told = time.monotonic()

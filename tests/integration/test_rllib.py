@@ -22,7 +22,6 @@ from rl.env import WIDTH
 from rl.features import CONTEXT, OPTION
 from rl.greedy import Greedy
 from rl.neural import Learned, residuals
-from rl.parameters import load_parameters
 from rl.policy_file import PolicyFile, load_policy
 from rl.regime import load_regime
 from rl.rllib.decisions import Decisions, weighed
@@ -32,7 +31,7 @@ from rl.rllib.trainer import RllibTrainer, validation, write_policy
 from rl.simulator import Simulation, simulate
 from rl.view import ACTIONS
 from rl.workload import make_day
-from tests.unit.rl.made_policies import made_policy
+from tests.unit.rl.made_policies import PARAMETERS, made_policy
 
 pytestmark = [
     pytest.mark.cluster,
@@ -74,7 +73,7 @@ def _given() -> dict[str, Any]:
     return {
         "regimes": [LIGHT.model_dump(mode="json")],
         "base": "greedy",
-        "parameters": asdict(load_parameters()),
+        "parameters": asdict(PARAMETERS),
         "reach": SMALL.reach,
         "machines": SMALL.machines,
         "seed": 0,
@@ -224,7 +223,7 @@ def test_held_out_regimes_and_wrong_numbers_are_refused() -> None:
 @pytest.mark.slow
 def test_it_learns_what_is_better_than_a_bad_start(cluster: None, tmp_path: Path) -> None:
     # believed dear by far, machines are never bought: there is much to be learned
-    bad = replace(load_parameters(), tail_seconds=9000.0, optimism=0.2)
+    bad = replace(PARAMETERS, tail_seconds=9000.0, optimism=0.2, wait_weight=0.3)
     settings = replace(
         SMALL,
         days=40,

@@ -10,12 +10,20 @@ from pathlib import Path
 from actors.functions import current_step, function
 
 _LONGEST_SECONDS = 120.0
+_WHILE_SECONDS = 0.6
 
 
 @function("tests.note", idempotent=True)
 def note(folder: str, text: str = "") -> str:
     """Leave a line, so that the test can count how often it ran."""
     return _leave(folder, text)
+
+
+@function("tests.note_slowly", idempotent=True)
+def note_slowly(folder: str) -> str:
+    """The same in the time after which a step that waits is asked about again, and more."""
+    time.sleep(_WHILE_SECONDS)
+    return _leave(folder, "")
 
 
 @function("tests.wait", idempotent=True)

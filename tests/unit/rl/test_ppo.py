@@ -16,13 +16,13 @@ from rl.learning.network import SHARPNESS, scorer_of
 from rl.learning.plan import Training
 from rl.learning.ppo import PRICE_RATE, Scores, _Progress, layers_of, learner, refined
 from rl.neural import Learned, residuals, weighed
-from rl.parameters import Parameters, load_parameters, policy_of
+from rl.parameters import Parameters, policy_of
 from rl.queue_parameters import QueueParameters
 from rl.regime import Regime, load_regime
 from rl.simulator import Simulation
 from rl.view import ACTIONS, BUY
 from rl.workload import make_day
-from tests.unit.rl.made_policies import made_policy
+from tests.unit.rl.made_policies import PARAMETERS, made_policy
 
 FOLDER = Path(__file__).parents[3] / "rl" / "regimes"
 PLAN = Training(seed=2, ppo_steps=128, model="network", reach=0.15)
@@ -30,7 +30,7 @@ PLAN = Training(seed=2, ppo_steps=128, model="network", reach=0.15)
 
 @pytest.fixture
 def windows() -> Windows:
-    return Windows([load_regime(FOLDER / "busy.toml")], load_parameters(), PLAN)
+    return Windows([load_regime(FOLDER / "busy.toml")], PARAMETERS, PLAN)
 
 
 def test_gymnasium_finds_nothing_to_complain_of(windows: Windows) -> None:
@@ -41,9 +41,7 @@ def test_gymnasium_finds_nothing_to_complain_of(windows: Windows) -> None:
             allowed = np.flatnonzero(self.action_masks())
             return super().step(action if action in allowed else allowed[0])
 
-    check_env(
-        Safe([load_regime(FOLDER / "busy.toml")], load_parameters(), PLAN), skip_render_check=True
-    )
+    check_env(Safe([load_regime(FOLDER / "busy.toml")], PARAMETERS, PLAN), skip_render_check=True)
 
 
 def test_the_expected_cost_policy_earns_nothing_against_itself(windows: Windows) -> None:
@@ -97,7 +95,7 @@ def _days(progress: float, randomised: float) -> set[str]:
     """Names of the regimes that windows are drawn from."""
     regimes = [load_regime(FOLDER / f"{name}.toml") for name in ("busy", "light", "high_hazard")]
     plan = replace(PLAN, randomised=randomised)
-    windows = Windows(regimes, load_parameters(), plan)
+    windows = Windows(regimes, PARAMETERS, plan)
     windows.progress = progress
     return {windows.reset(seed=seed)[1]["day"].split("/")[0] for seed in range(12)}
 
@@ -165,7 +163,7 @@ def test_before_learning_its_best_action_is_the_files(windows: Windows) -> None:
             observation, _ = windows.reset()
 
 
-@pytest.mark.parametrize("parameters", [load_parameters(), QueueParameters()])
+@pytest.mark.parametrize("parameters", [PARAMETERS, QueueParameters()])
 def test_without_residual_the_network_takes_what_the_base_takes(parameters: Parameters) -> None:
     policy = made_policy(tau=PLAN.tau, reach=PLAN.reach, parameters=parameters)
     network, base, asked = Scores(scorer_of(policy.layers), policy.tau), policy_of(parameters), 0

@@ -15,6 +15,7 @@ import pytest
 from benchmarks import routing_report
 from ironcliw.errors import DataError, SettingsError
 from rl.evaluate import BASE
+from rl.neural import Learned
 from rl.parameters import load_parameters
 from rl.policy_file import save_policy
 from rl.report import command, contestants, plan, runs
@@ -31,6 +32,7 @@ from rl.simulator import simulate
 from rl.statistics import Interval, Resampling, paired_ratio
 from rl.traces import ARRIVALS, GRAPHS
 from rl.view import HOME, KEEP
+from rl.workload import make_day
 from tests.unit.rl.made_days import Prefer, made_day, step
 from tests.unit.rl.made_policies import PARAMETERS, made_policy
 
@@ -236,8 +238,6 @@ def test_a_days_record_tells_where_each_step_was() -> None:
 
 def test_a_record_changes_nothing_and_ends_with_the_bill(tmp_path: Path) -> None:
     regime = Plan.of(FEW).regimes[0]
-    from rl.workload import make_day
-
     day = make_day(regime, 1, "train", 0)
     policy = tuned(Plan.of(FEW).base.parameters).policy()
     found, plain = record(day, policy), simulate(day, policy)
@@ -366,3 +366,21 @@ def test_a_tuned_policy_is_compared_as_a_learned_one_is(tmp_path: Path) -> None:
     path.write_text('policy = "queue-aware"\n[parameters]\nluck = 0.5\n')
     with pytest.raises(SettingsError, match="no parameter 'luck'"):
         contestants.learned([path], load_parameters())
+
+
+def test_files_that_decide_as_their_base_does_are_run_once(tmp_path: Path) -> None:
+    policies = {"seed0": made_policy(), "seed1": made_policy(), "own": made_policy(3)}
+    paths = tuple(tmp_path / f"{name}.npz" for name in policies)
+    for path, policy in zip(paths, policies.values(), strict=True):
+        save_policy(path, replace(policy, training={"of": path.stem}))
+    made, store = Plan.of(replace(FEW, policies=paths)), Store(tmp_path / "work")
+    told: list[str] = []
+    units = made.units(made.learned, 2)
+    run_all(units, store, None, 1, told.append)
+    assert told[0].startswith("2 of 2 parts are to be run")
+    first, second, own = ([one] for one in units)
+    assert (columns_of(first, store)["cost"] == columns_of(second, store)["cost"]).all()
+    assert (columns_of(own, store)["cost"] != columns_of(first, store)["cost"]).any()
+    assert len(made.search.starts) == 2, "nor does the search begin with both"
+    day = make_day(made.regimes[0], FEW.seed, FEW.split, 0)
+    assert simulate(day, Learned(paths[0])).cost == columns_of(second, store)["cost"][0]
