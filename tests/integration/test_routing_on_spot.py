@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ironcliw.client import Client
+from tests.waiting import wait_for
 
 from .homes import Home, home_in
 
@@ -40,7 +41,14 @@ def run(client: Client, folder: Path, **fields: Any) -> str:
 
 def explained(home: Home, workflow: str) -> dict[str, Any]:
     """The last decision on its step: one that waits has several."""
-    found: list[dict[str, Any]] = home.head.json("route", "explain", workflow)
+    found: list[dict[str, Any]] = []
+
+    def is_over() -> bool:
+        # what came of it is logged a moment after the workflow has completed
+        found[:] = home.head.json("route", "explain", workflow)
+        return found[-1]["outcome"] is not None
+
+    wait_for(is_over)
     return found[-1]
 
 
